@@ -1,0 +1,35 @@
+# make demo   a first comparison in about two minutes      make test   lint, types, tests
+# make bench  speed of the working tree, through asv       make clean  remove what the others made
+
+PYTHON ?= python3
+BIN    := .venv/bin
+RUN    := $(BIN)/python -m gwfbench
+
+.PHONY: demo test lint types bench clean
+
+demo: .venv/ready
+	$(RUN) run --task ou --method vjko --method ula --seeds 2
+
+test: lint types .venv/ready
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/pyright
+
+bench: .venv/ready
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run --python=same --show-stderr
+
+clean:
+	rm -rf .venv .asv build *.egg-info
+
+# The pins keep everybody on the same numbers. Remove .venv to move to newer ones.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(f"gwfbench: Python {sys.version.split()[0]} found, 3.11 or newer expected; try: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

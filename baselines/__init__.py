@@ -1,0 +1,1 @@
+"""One file, one method. `gwfbench.registry` finds them; nothing imports them by name."""

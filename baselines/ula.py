@@ -1,0 +1,57 @@
+"""Unadjusted Langevin algorithm: the KL flow with its exact score, discretised forward in time.
+
+    x <- x + h grad log pi(x) + sqrt(2 h) xi,   xi ~ N(0, I)
+
+The law after k steps is the flow's at t = k h up to O(h). Nothing is trained: all its cost is in moving points, which
+the board shows as seconds and score calls a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from gwfbench.budget import Budget
+from gwfbench.errors import require
+from gwfbench.info import Field, Info, Initial, LogDensity
+from gwfbench.protocol import Marginal, Problem, Pushed
+from gwfbench.rng import Streams
+
+
+@dataclass(frozen=True)
+class ULA:
+    step: float = 0.005
+    "h, in flow time; shortened where it must hit a judged time"
+
+    needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
+    clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
+    seeds: ClassVar[Literal["batched", "looped"]] = "batched"
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {}
+    reference: ClassVar[str] = """@article{roberts1996exponential,
+  title={Exponential convergence of {L}angevin distributions and their discrete approximations}, author={Roberts, Gareth
+  O. and Tweedie, Richard L.}, journal={Bernoulli}, volume={2}, number={4}, pages={341--363}, year={1996}}"""
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.step < float("inf"),
+            f"ula:step={self.step}",
+            "a positive number",
+            "write, for example, ula:step=0.005",
+        )
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        score = problem[LogDensity].score
+        grid = problem.grid(self.step)
+        for before, t in zip((0.0, *grid), grid, strict=False):
+            yield Pushed(t, _step(score, t - before))
+
+
+def _step(score: Field, h: float) -> Callable[[Tensor, Streams], Tensor]:
+    def push(x: Tensor, noise: Streams) -> Tensor:
+        return x + h * score(x) + (2 * h) ** 0.5 * noise.normal(*x.shape[1:])
+
+    return push

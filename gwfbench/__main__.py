@@ -1,0 +1,5 @@
+"""`python -m gwfbench`."""
+
+from gwfbench.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Networks for S seeds at once: parameters carry a leading S, inputs are (S, n, d)."""

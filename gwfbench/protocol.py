@@ -1,0 +1,199 @@
+"""The interfaces: what a task gives, what a method yields, what a metric sees. Read this file first.
+
+    task.build(streams)                 -> Instance(problem, truth)
+    method.fit(problem, budget, streams) -> iterator of marginals (Drawn or Pushed)
+    metric.evaluate(judged)             -> Estimate
+
+A method sees only the `Problem`; metrics and controls see the `Truth` too. Shapes in one vocabulary: S seeds (always
+first, S = 1 included), n points, d dimensions (or c, h, w for images); log-densities are (S, n).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeVar
+
+from torch import Tensor
+
+from gwfbench.budget import Budget
+from gwfbench.info import Draw, Field, Info
+from gwfbench.rng import Streams
+
+I = TypeVar("I", bound=Info)  # noqa: E741 - the contract's letter
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a method may see.
+
+    Args:
+        shape: of one point, (d,) or (c, h, w).
+        times: flow times at which the law is judged, increasing; (inf,) where only the limit counts.
+        infos: one value for each type that the task offers; `problem[LogDensity]` gets it.
+    """
+
+    shape: tuple[int, ...]
+    times: tuple[float, ...]
+    infos: tuple[Info, ...]
+
+    def __getitem__(self, info: type[I]) -> I:
+        for offered in self.infos:
+            if isinstance(offered, info):
+                return offered
+        raise KeyError(f"this problem offers no {info.__name__}; add it to the method's `needs`")
+
+    def grid(self, step: float) -> tuple[float, ...]:
+        """Flow times from 0 (left out) that hit every judged time, with steps of at most `step`, equal between two."""
+        if math.isinf(self.times[-1]):
+            raise ValueError("this problem judges only the limit: it has no time grid")
+        grid, start = [], 0.0
+        for stop in self.times:
+            count = max(1, math.ceil((stop - start) / step - 1e-9))  # 1e-9: 0.05 * 3 is not 0.15
+            grid += [start + (stop - start) * i / count for i in range(1, count)] + [stop]
+            start = stop
+        return tuple(grid)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The answer, for metrics and controls only. `index` counts `problem.times`.
+
+    Args:
+        draw: (index, n, streams) -> (S, n, d) independent draws of the law at that time.
+        exact: closed form, or a certified reference run.
+        log_prob: (index, x) -> (S, n) normalised log-density.
+        moments: index -> mean (S, d) and covariance (S, d, d), float64.
+        jko: step sizes a_1 ... a_K -> the exact JKO sequence for them, as a truth with index = step - 1.
+        metrics: metrics that only this task has.
+    """
+
+    draw: Callable[[int, int, Streams], Tensor]
+    exact: bool
+    log_prob: Callable[[int, Tensor], Tensor] | None = None
+    moments: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    jko: Callable[[tuple[float, ...]], Truth] | None = None
+    metrics: tuple[Metric, ...] = ()
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One problem and its answer, kept apart."""
+
+    problem: Problem
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A law that is drawn afresh: particles (limit = how many), generators, ODE flows. Valid till it resumes."""
+
+    t: float
+    draw: Draw
+    log_prob: Field | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A law got by pushing the one yielded before (the first: P_0) one step: JKO maps, Langevin steps.
+
+    `push` maps (S, n, d) to (S, n, d), with fresh noise from the streams if it needs any; `log_det` is log |det grad T|
+    before the push, (S, n). Valid until the method resumes; one that offers `inverse` keeps its own frozen map, stays
+    valid, and so has its density anywhere.
+    """
+
+    t: float
+    push: Callable[[Tensor, Streams], Tensor]
+    log_det: Field | None = None
+    inverse: Field | None = None
+
+
+Marginal = Drawn | Pushed
+
+
+class Task(Protocol):
+    """A problem with a known answer: a frozen dataclass whose fields are its parameters, a string below each field.
+
+    offers: types of `info.py`.    metrics: names, headline first.    points: how many points moment metrics see.
+    version: raised when numbers change.    reference: BibTeX.    smoke: fields of a copy that ends in seconds.
+    """
+
+    offers: ClassVar[frozenset[type[Info]]]
+    metrics: ClassVar[tuple[str, ...]]
+    points: ClassVar[int]
+    version: ClassVar[int]
+    reference: ClassVar[str]
+    smoke: ClassVar[Mapping[str, object]]
+
+    def build(self, rng: Streams) -> Instance: ...
+
+
+class Method(Protocol):
+    """A way to move P_0 to the target: a frozen dataclass whose fields are its hyper-parameters, a string below each.
+
+    clock: "jko" (each yield is one JKO step of length its advance in t), "flow" (t is the flow's time), or "none" (only
+    the last law means anything).    seeds: "batched" if S > 1 trains at once, else "looped" (then S is 1).
+    """
+
+    needs: ClassVar[frozenset[type[Info]]]
+    clock: ClassVar[Literal["jko", "flow", "none"]]
+    seeds: ClassVar[Literal["batched", "looped"]]
+    version: ClassVar[int]
+    reference: ClassVar[str]
+    smoke: ClassVar[Mapping[str, object]]
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]: ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a metric sees of one marginal: never the method.
+
+    Args:
+        points: (S, n, d).
+        log_prob: (S, n) log-density of the judged law at the points, where the marginal has one.
+        truth, index: the law to compare with.
+        rng: for a metric's own draws; equal for all methods.
+    """
+
+    points: Tensor
+    log_prob: Tensor | None
+    truth: Truth
+    index: int
+    rng: Streams
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric's values and standard errors, (S,) each, and the number of points used."""
+
+    value: Tensor
+    se: Tensor
+    n: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One function of points, log-densities and truth.
+
+    Args:
+        name: as in leaderboards.
+        evaluate: the function.
+        points: most points it is given; None: all that the task asks for.
+        needs: of "moments" (the truth's), "density" (the truth's), "log_prob" (the marginal's).
+        law: "flow" compares with the flow at that time, "jko" with the exact JKO sequence for the method's own steps.
+        better: "lower" or "higher".
+        version: raised when numbers change.
+        source: paper and equation, and how the standard error is made.
+    """
+
+    name: str
+    evaluate: Callable[[Judged], Estimate]
+    points: int | None
+    source: str
+    needs: frozenset[str] = frozenset()
+    law: Literal["flow", "jko"] = "flow"
+    better: Literal["lower", "higher"] = "lower"
+    version: int = 1

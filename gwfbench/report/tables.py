@@ -1,0 +1,77 @@
+"""Leaderboards as text: for a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+import pandas as pd
+
+HEADS = {
+    "seconds": "train s",
+    "score_calls": "score calls",
+    "sample_seconds": "sample s",
+    "sample_calls": "calls/point",
+}
+NOTES = (
+    "Median over seeds [95 % bootstrap interval] at the last judged time. exact: draws from the truth, the noise "
+    "floor; <= floor: not distinguishable from it. still: never moves. seeds: finished/total. train s: evaluation off "
+    "the clock. sample s, calls/point: what moving the judged points cost."
+)
+
+
+def metric_names(board: pd.DataFrame) -> list[str]:
+    return [column.removesuffix("_verdict") for column in board.columns if column.endswith("_verdict")]
+
+
+def cell(row: dict[Any, Any], metric: str, break_line: str) -> str:
+    """Median, what is to be said of it, and its interval."""
+    value = row[metric]
+    if pd.isna(value):
+        return "-"
+    mark = {"floor": "<= floor ", "alarm": "ALARM ", "": ""}[row[f"{metric}_verdict"]]
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    interval = "" if pd.isna(low) else f"{break_line}[{low:.2g}, {high:.2g}]"
+    return f"{mark}{value:.3g}{interval}"
+
+
+def _lines(board: pd.DataFrame, break_line: str) -> tuple[list[str], list[list[str]]]:
+    names = [name for name in metric_names(board) if board[name].notna().any()]
+    head = ["method", *names, "seeds", *HEADS.values()]
+    body = []
+    for row in board.to_dict("records"):
+        costs = ["-" if pd.isna(row[cost]) else f"{row[cost]:.3g}" for cost in HEADS]
+        body.append([row["method"], *(cell(row, name, break_line) for name in names), row["seeds"], *costs])
+    return head, body
+
+
+def _title(board: pd.DataFrame) -> str:
+    t = board["t"].iloc[0]
+    return f"{board['task'].iloc[0]}" + ("" if pd.isna(t) else f" at t = {t:g}")
+
+
+def print_board(board: pd.DataFrame, file: TextIO = sys.stdout) -> None:
+    """The leaderboard as a table for a terminal; wide as needed where there is none."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=file) if file.isatty() else Console(file=file, width=200)
+    for _, part in board.groupby("task", sort=False):
+        head, body = _lines(part, "\n")
+        table = Table(title=_title(part), title_justify="left", header_style="bold")
+        for name in head:
+            table.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
+        for (_, row), cells in zip(part.iterrows(), body, strict=True):
+            table.add_row(*cells, style="" if row["role"] == "method" else "dim")
+        console.print(table)
+    console.print(NOTES, style="dim")
+
+
+def markdown(board: pd.DataFrame) -> str:
+    """The leaderboard as Markdown, a section a task."""
+    parts = []
+    for _, part in board.groupby("task", sort=False):
+        head, body = _lines(part, " ")
+        rows = pd.DataFrame(body, columns=head).to_markdown(index=False, disable_numparse=True)
+        parts.append(f"## {_title(part)}\n\n{rows}\n")
+    return "\n".join([*parts, NOTES, ""])

@@ -1,0 +1,324 @@
+"""Drives one contestant on one task: times it, judges each law that it yields on fresh points, fills a run a seed."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gwfbench import metrics, record
+from gwfbench.budget import Budget, BudgetSpent, Clock, Counts, counted
+from gwfbench.controls import Control
+from gwfbench.info import Initial
+from gwfbench.protocol import Drawn, Estimate, Instance, Judged, Marginal, Method, Metric, Problem, Pushed, Task
+from gwfbench.record import Attempt, Identity, Point, Run, Status
+from gwfbench.registry import name_of, spec
+from gwfbench.rng import Streams
+
+CHUNK = 65536  # judged points pushed or drawn at once
+
+
+@dataclass(frozen=True)
+class Job:
+    """One contestant on one task for seeds that train together, with all that its numbers depend on."""
+
+    task: Task
+    contestant: Method | Control
+    seeds: tuple[int, ...]
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    budget: Budget = field(default_factory=Budget)
+
+    def identity(self, seed: int) -> Identity:
+        who = self.contestant
+        label, fields = (who.name, {}) if isinstance(who, Control) else (spec(who), asdict(who))  # type: ignore[call-overload]
+        return Identity(
+            task=spec(self.task),
+            task_version=self.task.version,
+            task_fields=asdict(self.task),  # type: ignore[call-overload]
+            method=label,
+            method_version=who.version,
+            method_fields=fields,
+            seed=seed,
+            track="default",
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=torch.device(self.device).type,
+        )
+
+    def code(self) -> str:
+        who = "gwfbench.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
+        return record.code_hash(type(self.task).__module__, who)
+
+
+class _BadLaw(Exception):
+    """The method yielded what the contract does not allow."""
+
+
+def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float, float], None]) -> list[Run]:
+    """Run the job to its end, whatever that is; every seed gets its run, with a status and a reason.
+
+    Args:
+        env: hash of the session's environment.
+        out: where the attempts' folders go; None: nothing is written.
+        progress: called with (laws so far, flow time, last judged time).
+
+    Raises:
+        KeyboardInterrupt: after the runs were kept, with status "killed".
+    """
+    who = job.contestant
+    needs = () if isinstance(who, Control) else tuple(sorted(need.__name__ for need in who.needs))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    code = job.code()
+    runs = [
+        Run(job.identity(seed), needs, code, env, now, job.budget.seconds, batch=len(job.seeds)) for seed in job.seeds
+    ]
+    files = [Attempt(out, run) for run in runs] if out else []
+    log = io.StringIO()
+    drive = _Drive(job, runs, files, log)
+    interrupted = False
+    with contextlib.redirect_stdout(log):  # a method that prints must not break --format json
+        try:
+            drive.to_the_end(progress)
+        except BudgetSpent:
+            drive.end("budget" if drive.steps else "timeout", f"the budget of {job.budget.seconds:g} s was spent")
+        except KeyboardInterrupt:
+            interrupted = True
+            drive.end("killed", "interrupted")
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            drive.end("oom", _reason(error))
+        except (Exception, SystemExit) as error:
+            traceback.print_exc(file=log)
+            drive.end("error", _reason(error))
+    for i, run in enumerate(runs):
+        run.seconds, run.steps = drive.clock.seconds, drive.steps
+        if files:
+            files[i].finish(run, log.getvalue())
+    if interrupted:
+        raise KeyboardInterrupt
+    return runs
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip().replace("\n", " ")
+    return text if isinstance(error, _BadLaw) else f"{type(error).__name__}: {text}"
+
+
+class _Drive:
+    """One generator between its yields."""
+
+    def __init__(self, job: Job, runs: list[Run], files: list[Attempt], log: io.StringIO):
+        self.job, self.runs, self.files, self.log = job, runs, files, log
+        self.steps = 0
+        self._device = torch.device(job.device)
+        self.clock = Clock(self._device, job.budget)
+        self._counts = Counts()  # of training
+        self._sampling = Counts()  # of moving judged points
+        self._path = [0.0]  # flow times yielded
+        self._cloud: Tensor | None = None  # the runner's own points, pushed along
+        self._cloud_log_prob: Tensor | None = None
+        self._moved = 0  # points the last law was judged on
+
+    def end(self, status: Status, reason: str) -> None:
+        """Close the runs that are still going."""
+        for run in self.runs:
+            if run.status == "ok":
+                run.status, run.reason = status, reason
+
+    def to_the_end(self, progress: Callable[[int, float, float], None]) -> None:
+        job = self.job
+        streams = Streams(job.seeds, self._device, job.dtype)
+        instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
+        chosen = self._metrics(instance)
+        for law in self._laws(instance, streams.fork("method")):
+            self.steps += 1
+            self._check_time(law)
+            index = self._judged_index(instance.problem, law.t)
+            with torch.no_grad():
+                points, log_prob = self._points(law, instance.problem, index, streams.fork("eval"))
+                if points is not None and index is not None:
+                    self._judge(law, points, log_prob, instance, index, chosen, streams.fork("eval"))
+            progress(self.steps, law.t, instance.problem.times[-1])
+            if all(run.failed for run in self.runs):
+                return
+            if self.clock.spent and law.t < instance.problem.times[-1]:
+                raise BudgetSpent
+        last = instance.problem.times[-1]
+        if not self.steps:
+            raise _BadLaw("it ended without yielding a law")
+        if job.contestant.clock != "none" and math.isfinite(last) and self._path[-1] < last * (1 - 1e-6):
+            raise _BadLaw(f"it ended at t = {self._path[-1]:g}; the task is judged up to t = {last:g}")
+
+    def _laws(self, instance: Instance, streams: Streams) -> Iterator[Marginal]:
+        """The contestant's laws; its clock runs between them, and gradients are on only for it."""
+        who = self.job.contestant
+        if isinstance(who, Control):
+            laws = iter(who.fit(instance))
+        else:
+            laws = iter(who.fit(counted(instance.problem, self._counts), self.job.budget, streams))
+        while True:
+            with torch.enable_grad(), self.clock.running():
+                law = next(laws, None)
+            if law is None:
+                return
+            if not isinstance(law, Drawn | Pushed):
+                raise _BadLaw(f"it yielded a {type(law).__name__}; expected Drawn or Pushed")
+            yield law
+
+    def _check_time(self, law: Marginal) -> None:
+        if self.job.contestant.clock != "none" and not law.t > self._path[-1]:
+            raise _BadLaw(f"its flow time went from {self._path[-1]:g} to {law.t:g}; expected it to grow")
+        self._path.append(law.t)
+
+    def _judged_index(self, problem: Problem, t: float) -> int | None:
+        """Which judged time this is; a law without a clock is always compared with the last."""
+        if self.job.contestant.clock == "none" or math.isinf(problem.times[-1]):
+            return len(problem.times) - 1
+        near = min(range(len(problem.times)), key=lambda i: abs(problem.times[i] - t))
+        return near if abs(problem.times[near] - t) <= 1e-6 * max(1.0, t) else None
+
+    def _points(
+        self, law: Marginal, problem: Problem, index: int | None, streams: Streams
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The judged points of this law (S, n, ...) and their log-densities, its cost kept apart from training."""
+        before, start = replace(self._counts), time.perf_counter()
+        want = self.job.task.points
+        if isinstance(law, Pushed):
+            points, log_prob = self._push(law, problem, want, streams)
+        elif index is None:
+            return None, None
+        else:
+            points, log_prob = self._draw(law, min(want, law.limit or want), problem, streams), None
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        spent = self._counts - before
+        self._counts.score, self._counts.log_prob, self._counts.draw = before.score, before.log_prob, before.draw
+        self._sampling = Counts(
+            *(getattr(self._sampling, k) + getattr(spent, k) for k in ("score", "log_prob", "draw"))
+        )
+        self._moved = points.shape[1]
+        for run in self.runs:
+            run.sample_seconds += time.perf_counter() - start
+        if isinstance(law, Drawn) and law.log_prob is not None:
+            log_prob = torch.cat([law.log_prob(part) for part in points.split(CHUNK, 1)], 1)
+        return points, log_prob
+
+    def _push(self, law: Pushed, problem: Problem, n: int, streams: Streams) -> tuple[Tensor, Tensor | None]:
+        if self._cloud is None:
+            if self.steps > 1:
+                raise _BadLaw(
+                    "it yielded Pushed after Drawn; Pushed needs the law before it to be Pushed, or the first"
+                )
+            start = problem[Initial]
+            self._cloud = start.draw(n, streams.fork("start"))
+            self._cloud_log_prob = start.log_prob(self._cloud) if start.log_prob else None
+        if law.log_det is None:
+            self._cloud_log_prob = None
+        noise = streams.fork(f"push/{self.steps}")
+        for first in range(0, n, CHUNK):
+            part = self._cloud[:, first : first + CHUNK]
+            if law.log_det is not None and self._cloud_log_prob is not None:
+                self._cloud_log_prob[:, first : first + CHUNK] -= law.log_det(part)
+            moved = law.push(part, noise)
+            _require_shape("push", moved, part.shape)
+            part.copy_(moved)
+        return self._cloud, self._cloud_log_prob
+
+    def _draw(self, law: Drawn, n: int, problem: Problem, streams: Streams) -> Tensor:
+        noise = streams.fork(f"draw/{self.steps}")
+        parts = []
+        for count in [n] if law.limit else [min(CHUNK, n - first) for first in range(0, n, CHUNK)]:
+            parts.append(law.draw(count, noise))
+            _require_shape("draw", parts[-1], (len(self.runs), count, *problem.shape))
+        return torch.cat(parts, 1)
+
+    def _metrics(self, instance: Instance) -> list[Metric]:
+        """The task's metrics, less those that can't be had for this contestant; which and why goes to the log."""
+        have = {"moments"} if instance.truth.moments else set()
+        have |= {"density"} if instance.truth.log_prob else set()
+        chosen = []
+        for metric in metrics.choose(self.job.task.metrics, instance.truth.metrics):
+            missing = metric.needs - have - {"log_prob"}
+            if metric.law == "jko" and (instance.truth.jko is None or self.job.contestant.clock != "jko"):
+                self.log.write(f"{metric.name}: not judged: it compares JKO steps with the exact JKO sequence\n")
+            elif missing:
+                self.log.write(f"{metric.name}: not judged: the task's truth has no {', '.join(sorted(missing))}\n")
+            else:
+                chosen.append(metric)
+        return chosen
+
+    def _judge(
+        self, law: Marginal, points: Tensor, log_prob: Tensor | None, instance: Instance, index: int,
+        chosen: list[Metric], streams: Streams,
+    ) -> None:  # fmt: skip
+        began = time.perf_counter()
+        finite = points.flatten(1).isfinite().all(1)
+        for run, good in zip(self.runs, finite.tolist(), strict=True):
+            if not good and not run.failed:
+                run.status, run.reason = "diverged", f"points are not finite at t = {law.t:g}"
+        if not finite.all():  # metrics see whole batches: a dead seed's points are blanked, and get no rows
+            points = torch.where(finite.view(-1, *[1] * (points.ndim - 1)), points, 0.0)
+        rows: list[list[Point]] = [[] for _ in self.runs]
+        for metric in chosen:
+            if "log_prob" in metric.needs and log_prob is None:
+                continue
+            truth, at = instance.truth, index
+            if metric.law == "jko":
+                assert truth.jko is not None
+                path = self._path
+                truth, at = truth.jko(tuple(b - a for a, b in pairwise(path))), len(path) - 2
+            part = points[:, : metric.points]
+            rng = streams.fork(f"metric/{metric.name}/{index}")
+            judged = Judged(part, None if log_prob is None else log_prob[:, : metric.points], truth, at, rng)
+            try:
+                estimate = metric.evaluate(judged)
+            except (ValueError, ArithmeticError, RuntimeError) as error:
+                self.log.write(f"{metric.name} at t = {law.t:g}: null: {_reason(error)}\n")
+                nothing = torch.full((len(self.runs),), math.nan)
+                estimate = Estimate(nothing, nothing, part.shape[1])
+            for i, run in enumerate(self.runs):
+                if run.status == "ok":
+                    rows[i].append(self._point(law, metric, estimate, i))
+        for i, run in enumerate(self.runs):
+            run.points += rows[i]
+            run.judge_seconds += time.perf_counter() - began
+            if self.files:
+                self.files[i].judged(rows[i], points[i, : record.KEPT].cpu().numpy())
+
+    def _point(self, law: Marginal, metric: Metric, estimate: Estimate, i: int) -> Point:
+        who = self.job.contestant
+        role = "method" if not isinstance(who, Control) else "floor" if who.floor == metric.law else "control"
+        value, se = float(estimate.value[i]), float(estimate.se[i])
+        return Point(
+            step=self.steps,
+            t=round(law.t, 12),
+            metric=metric.name,
+            metric_version=metric.version,
+            better=metric.better,
+            law=metric.law,
+            role=role,
+            value=value if math.isfinite(value) else None,
+            se=se if math.isfinite(se) else None,
+            n=estimate.n,
+            seconds=self.clock.seconds,
+            score_calls=self._counts.score,
+            log_prob_calls=self._counts.log_prob,
+            draw_calls=self._counts.draw,
+            sample_seconds=self.runs[i].sample_seconds,
+            sample_calls=self._sampling.score / self._moved,
+        )
+
+
+def _require_shape(what: str, got: Tensor, expected: tuple[int, ...]) -> None:
+    if not isinstance(got, Tensor) or tuple(got.shape) != tuple(expected):
+        shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+        raise _BadLaw(f"its {what} gave {shape}; expected (S, n, ...) = {tuple(expected)}")

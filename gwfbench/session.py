@@ -1,0 +1,227 @@
+"""From what a user asked for to runs: expand, check, skip what is finished, execute, collect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from gwfbench import metrics, record, registry
+from gwfbench.budget import Budget
+from gwfbench.controls import CONTROLS, Control
+from gwfbench.errors import UserError, require
+from gwfbench.protocol import Method, Task
+from gwfbench.record import Run
+from gwfbench.runner import Job, execute
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Event = Callable[[str, Job, Run | None, float], None]  # what, job, its run, share done
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a user asked for, checked.
+
+    Raises:
+        UserError: on the first thing that can't be done, before anything runs.
+    """
+
+    tasks: tuple[Task, ...]
+    contestants: tuple[Method | Control, ...]
+    seeds: tuple[int, ...]
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    budget: Budget = field(default_factory=Budget)
+    controls: bool = True
+
+    @staticmethod
+    def read(
+        tasks: Iterable[str], methods: Iterable[str], seeds: str | int | Iterable[int], device: str = "cpu",
+        dtype: str = "float32", budget_seconds: float | None = None, controls: bool = True,
+    ) -> Order:  # fmt: skip
+        """From words: `name:key=value` for tasks and methods, a number of seeds or a list of them."""
+        tasks, methods = tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods))
+        require(bool(tasks), "no task", "at least one", "add --task ou")
+        require(bool(methods), "no method", "at least one", "add --method vjko")
+        numbers = read_seeds(seeds)
+        _check_device(device)
+        kinds = {"float32": torch.float32, "float64": torch.float64}
+        require(dtype in kinds, f"--dtype {dtype}", f"one of {', '.join(kinds)}", "leave it out for float32")
+        if budget_seconds is not None:
+            good = 0 < budget_seconds < float("inf")
+            require(
+                good,
+                f"--budget-seconds {budget_seconds:g}",
+                "a positive number of seconds",
+                "leave it out for no limit",
+            )
+        for text in tasks:
+            task = registry.find("task", registry.head(text))
+            for method in methods:
+                if registry.head(method) not in CONTROLS:
+                    registry.require_fit(task, registry.find("method", registry.head(method)))
+        built = tuple(registry.parse("task", text) for text in tasks)
+        contestants = tuple(CONTROLS[m] if m in CONTROLS else registry.parse("method", m) for m in methods)
+        for task in built:
+            metrics.choose(task.metrics)
+        return Order(built, contestants, numbers, device, kinds[dtype], Budget(budget_seconds), controls)
+
+    def jobs(self) -> Iterator[Job]:
+        """Controls first, then the methods; seeds one by one on a CPU, together on a GPU where the method can."""
+        for task in self.tasks:
+            laws = {metric.law for metric in metrics.choose(task.metrics)}
+            own = [c for c in CONTROLS.values() if self.controls and (c.floor is None or c.floor in laws)]
+            for who in dict.fromkeys([*own, *self.contestants]):
+                together = not isinstance(who, Control) and who.seeds == "batched" and self.device != "cpu"
+                budget = Budget() if isinstance(who, Control) else self.budget
+                for seeds in [self.seeds] if together else [(seed,) for seed in self.seeds]:
+                    yield Job(task, who, seeds, self.device, self.dtype, budget)
+
+
+def perform(order: Order, out: Path | None, event: Event, force: bool = False, threads: int = 1) -> Iterator[list[Run]]:
+    """Execute what is not finished under `out`; each job's runs as soon as they are there, old or new.
+
+    A run is finished when an attempt of its key, by the code as it is now, ended in any way but a kill, and not by a
+    budget smaller than today's.
+
+    Raises:
+        KeyboardInterrupt: after the interrupted run was kept.
+    """
+    if out:
+        _make(out)
+    env = record.environment(order.device, threads)
+    if out:
+        record.save_environment(out, env)
+    old, strange = record.attempts(out) if out else ([], [])
+    jobs = list(order.jobs())
+    for text in strange:
+        event(f"left alone: {text}", jobs[0], None, 0.0)
+    with _threads(threads):
+        for number, job in enumerate(jobs):
+            done = {} if force else {run.identity.seed: run for run in old if _finished(run, job)}
+            stale = [run for run in old if run.identity == job.identity(run.identity.seed) and run.code != job.code()]
+            missing = tuple(seed for seed in job.seeds if seed not in done)
+            if stale and missing and not force:
+                event("stale: the code has changed since it last ran", job, None, number / len(jobs))
+            for run in done.values():
+                event("finished before", job, run, (number + 1) / len(jobs))
+            runs = list(done.values())
+            if missing:
+                part = replace(job, seeds=missing)
+                event("starts", part, None, number / len(jobs))
+
+                def progress(steps: int, t: float, last: float, job: Job = part, number: int = number) -> None:
+                    share = min(t / last, 1.0) if last < float("inf") else 0.0
+                    event(f"t = {t:.4g}", job, None, (number + share) / len(jobs))
+
+                fresh = execute(part, record.env_hash(env), out, progress)
+                for run in fresh:
+                    event("ended", part, run, (number + 1) / len(jobs))
+                runs += fresh
+            yield sorted(runs, key=lambda run: job.seeds.index(run.identity.seed))
+
+
+def _finished(run: Run, job: Job) -> bool:
+    if run.identity.seed not in job.seeds or run.identity != job.identity(run.identity.seed):
+        return False
+    if run.status == "killed" or run.code != job.code():
+        return False
+    cut = run.status in ("budget", "timeout")
+    return not cut or (job.budget.seconds or float("inf")) <= (run.budget_seconds or float("inf"))
+
+
+def is_stale(run: Run) -> bool:
+    """Whether today's code, fields or versions are not those that made the run, or its plug-in is gone."""
+    who = run.identity
+    try:
+        contestant = CONTROLS[who.method] if who.method in CONTROLS else registry.parse("method", who.method)
+        job = Job(registry.parse("task", who.task), contestant, (who.seed,), who.device, getattr(torch, who.dtype))
+        return job.code() != run.code or job.identity(who.seed) != who
+    except UserError:
+        return True
+
+
+def tidy(runs: Iterable[Run]) -> pd.DataFrame:
+    """The points table: one row for each judged (seed, time, metric), one for each run without any."""
+    import pandas as pd
+
+    return pd.DataFrame([row for run in runs for row in run.rows()])
+
+
+def run(
+    task: str | Sequence[str], method: str | Sequence[str], seeds: int | Sequence[int] = 3, *, device: str = "cpu",
+    dtype: Literal["float32", "float64"] = "float32", budget_seconds: float | None = None, controls: bool = True,
+    out: str | Path | None = None, force: bool = False, threads: int = 1,
+) -> pd.DataFrame:  # fmt: skip
+    """Run methods on tasks and return tidy points, one row for each judged (seed, time, metric).
+
+    Args:
+        task, method: `name` or `name:key=value,key=value`, one or several.
+        seeds: how many (0, 1, ...), or which.
+        budget_seconds: of training, a run.
+        controls: run `exact` and `still` too, without which a leaderboard has no floor.
+        out: folder that keeps the runs, and where finished ones are found; None: nothing is read or written.
+        threads: of torch, while it runs.
+
+    Raises:
+        UserError: something asked for can't be done; nothing has run then.
+    """
+    tasks, methods = ([value] if isinstance(value, str) else value for value in (task, method))
+    order = Order.read(tasks, methods, seeds, device, dtype, budget_seconds, controls)
+    done: list[Run] = []
+    for runs in perform(order, Path(out) if out else None, lambda *_: None, force, threads):
+        done += runs
+    return tidy(done)
+
+
+def read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
+    """`3` means seeds 0, 1, 2; `3,5,8` means these; `7,` means seed 7."""
+    fix = "write --seeds 3 for seeds 0 1 2, --seeds 3,5,8 for these, --seeds 7, for seed 7 alone"
+    wrong = UserError(f"--seeds {seeds}", "a number of seeds, at least 1, or a list of different seeds, 0 or more", fix)
+    try:
+        if isinstance(seeds, str) and "," in seeds:
+            seeds = [int(part) for part in seeds.split(",") if part.strip()]
+        found: Any = range(int(seeds)) if isinstance(seeds, str | int) else [int(seed) for seed in seeds]
+    except (ValueError, TypeError):
+        raise wrong from None
+    found = tuple(found)
+    if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= 2**63 or len(found) > 100_000:
+        raise wrong
+    return found
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device)
+        torch.empty(0, device=kind)
+    except (RuntimeError, AssertionError) as error:
+        have = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        reason = str(error).partition("\n")[0][:120]
+        raise UserError(
+            f"--device {device}: {reason}", f"one of {', '.join(have)}", "leave it out for the CPU"
+        ) from None
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: {error.strerror}", "a folder that can be written", "name another folder"
+        ) from None
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
