@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -140,11 +141,13 @@ def code_hash(*modules: str) -> str:
 @cache
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
     """Text of a module, and the modules of gwfbench or of its own top package that it imports."""
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
+    loaded = sys.modules.get(module)
+    found = None if loaded else importlib.util.find_spec(module)
+    file = getattr(loaded, "__file__", None) or (found and found.origin)
+    if file is None:  # built in, or typed in
         return "", ()
-    text = Path(found.origin).read_text(encoding="utf-8")
-    package = module if found.submodule_search_locations is not None else module.rpartition(".")[0]
+    text = Path(file).read_text(encoding="utf-8")
+    package = module if Path(file).name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

@@ -74,7 +74,7 @@ def _w2(judged: Judged) -> Estimate:
             raise ArithmeticError(f"exact transport of {n} points did not converge: {log['warning']}")
         squares.append(float(cost))
         variances.append(float(torch.as_tensor(log["u"]).var() + torch.as_tensor(log["v"]).var()) / n)
-    return _root_of(torch.tensor(squares).double(), torch.tensor(variances).double(), n)
+    return _root_of(*torch.tensor([squares, variances], dtype=torch.float64), n=n)
 
 
 def _sliced_w2(judged: Judged) -> Estimate:
@@ -113,7 +113,7 @@ w2 = Metric(
 sliced_w2 = Metric(
     "sliced_w2",
     _sliced_w2,
-    points=8192,
+    points=4096,
     source="sliced W2 over 128 random directions (Bonneel et al. 2015) to as many fresh draws of the truth; se from "
     "the 1-D potentials and the spread over directions, by the delta method",
 )

@@ -77,7 +77,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = gradients
         layers, saved = ctx.layers, ctx.saved_tensors
         inputs, before, leaves = saved[:layers], saved[layers : 2 * layers], saved[2 * layers :]
@@ -86,9 +86,8 @@ class _Fused(torch.autograd.Function):
         for i in reversed(range(layers)):
             if i < ctx.slopes:
                 if wanted:
-                    found[2 * layers + i] = torch.linalg.vecdot(
-                        gradient.flatten(1), before[i].clamp_max(0.0).flatten(1)
-                    )
+                    negative = before[i].clamp_max(0.0)
+                    found[2 * layers + i] = torch.bmm(gradient.flatten(1)[:, None], negative.flatten(1)[:, :, None]).flatten()
                 gradient = _per_seed(_leaky_backward, gradient, before[i], slopes=slopes[i])
             if wanted:
                 found[2 * i], found[2 * i + 1] = inputs[i].mT @ gradient, gradient.sum(1, keepdim=True)

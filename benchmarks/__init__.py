@@ -1,0 +1,1 @@
+"""Speed of our own code, per commit: `make bench`."""

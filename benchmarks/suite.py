@@ -1,0 +1,101 @@
+"""asv benchmarks: import, `list`, one JKO step beside the plain eager loop, one evaluation."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from benchmarks.plain import PlainStep
+from gwfbench import metrics, registry
+from gwfbench.budget import Budget
+from gwfbench.info import LogDensity
+from gwfbench.protocol import Judged
+from gwfbench.rng import Streams
+
+ITERATIONS = 100
+POOL = 102_400
+
+
+def timeraw_import() -> str:
+    return "import gwfbench"
+
+
+def timeraw_import_everything() -> str:
+    return "import gwfbench.session, gwfbench.report.leaderboard"
+
+
+def timeraw_list() -> str:
+    return "import sys; sys.argv = ['gwfbench', 'list', '--format', 'json']; from gwfbench.cli import cli; cli(standalone_mode=False)"
+
+
+class JKOStep:
+    """100 iterations of Algorithm 1 on ou, paper settings, one thread: ours, the plain eager loop, and their ratio."""
+
+    params = (2, 8, 32)
+    param_names = ("dim",)
+    timeout = 300
+    warmup_time = 0
+
+    def setup(self, dim: int) -> None:
+        torch.set_num_threads(1)
+        streams = Streams((0,))
+        problem = registry.parse("task", f"ou:dim={dim}").build(streams.fork("task")).problem
+        method = registry.parse("method", f"vjko:iterations={ITERATIONS},pool={POOL}")
+        self.laws = method.fit(problem, Budget(), streams.fork("method"))
+        score = problem[LogDensity].score
+        eye, zero = torch.eye(dim)[None], torch.zeros(1, 1, dim)
+        a_matrix = (score(zero) - score(eye))[0]
+        b = torch.linalg.solve(a_matrix, score(zero)[0, 0])
+        self.plain = PlainStep(dim, a_matrix, b, POOL)
+        self.ours()
+        self.plain(5)
+
+    def ours(self) -> None:
+        next(self.laws)
+
+    def time_ours(self, dim: int) -> None:
+        self.ours()
+
+    def time_plain_eager(self, dim: int) -> None:
+        self.plain(ITERATIONS)
+
+    time_ours.number = time_plain_eager.number = 1  # type: ignore[attr-defined]
+    time_ours.repeat = time_plain_eager.repeat = (3, 8, 20.0)  # type: ignore[attr-defined]
+
+    def track_ours_over_plain(self, dim: int) -> float:
+        """Median over five interleaved pairs: machine drift falls on both."""
+        ratios = []
+        for _ in range(5):
+            start = time.perf_counter()
+            self.ours()
+            middle = time.perf_counter()
+            self.plain(ITERATIONS)
+            ratios.append((middle - start) / (time.perf_counter() - middle))
+        return statistics.median(ratios)
+
+    track_ours_over_plain.unit = "ratio"  # type: ignore[attr-defined]
+
+
+class Evaluation:
+    """One judged law of ou with all its metrics, 5e5 points."""
+
+    params = (2, 32)
+    param_names = ("dim",)
+
+    def setup(self, dim: int) -> None:
+        torch.set_num_threads(1)
+        streams = Streams((0,))
+        task = registry.parse("task", f"ou:dim={dim}")
+        self.truth = task.build(streams.fork("task")).truth
+        self.points = self.truth.draw(17, task.points, streams.fork("points"))
+        self.log_prob = self.truth.log_prob(17, self.points)
+        self.metrics = metrics.choose(task.metrics)
+        self.streams = streams
+
+    def time_all_metrics(self, dim: int) -> None:
+        for metric in self.metrics:
+            truth = self.truth.jko((0.05,) * 18) if metric.law == "jko" else self.truth
+            part, log_prob = self.points[:, : metric.points], self.log_prob[:, : metric.points]
+            metric.evaluate(Judged(part, log_prob, truth, 17, self.streams.fork(metric.name)))

@@ -1,0 +1,71 @@
+import itertools
+
+import pytest
+import torch
+
+from gwfbench.minmax import Adam, alternate
+from gwfbench.nn.stacked import Stacked
+
+
+def test_adam_is_pytorch_s():
+    start, target = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(40.0)
+    ours = Stacked([start[None].clone()])
+    adam = Adam(ours, lr=0.05, betas=(0.8, 0.95))
+    theirs = start.clone().requires_grad_()
+    reference = torch.optim.Adam([theirs], lr=0.05, betas=(0.8, 0.95))
+    for step in range(50):
+        rate = 1 / (1 + step)
+        adam.descend(((ours.leaves[0][0] - target) ** 4).sum(), rate)
+        reference.param_groups[0]["lr"] = rate * 0.05
+        reference.zero_grad()
+        ((theirs - target) ** 4).sum().backward()
+        reference.step()
+    torch.testing.assert_close(ours.flat, theirs.detach())
+
+
+@pytest.mark.parametrize("decay", ["none", "cosine"])
+def test_the_loop_finds_a_saddle(decay):
+    """min_t max_h  t h - h^2 / 2 + (t - 1)^2 has its saddle at t = 2/3, h = 2/3."""
+    t, h = Stacked([torch.zeros(1, 1)]), Stacked([torch.zeros(1, 1)])
+    nothing = torch.zeros(1, 1, 1)
+    alternate(
+        itertools.repeat(nothing),
+        lambda: nothing,
+        lambda x: x + t.leaves[0],
+        lambda y, z: (h.leaves[0] ** 2 / 2 - y.squeeze() * h.leaves[0]).flatten(),
+        lambda x, y: (y.squeeze() * h.leaves[0].detach() + (y.squeeze() - 1) ** 2).flatten(),
+        critic=Adam(h, 0.01),
+        map_=Adam(t, 0.01),
+        iterations=2000,
+        critic_steps=2,
+        map_steps=1,
+        decay=decay,
+    )
+    assert float(t.flat) == pytest.approx(2 / 3, abs=2e-3)
+    assert float(h.flat) == pytest.approx(2 / 3, abs=2e-3)
+
+
+def test_the_loop_takes_the_steps_it_is_told():
+    """J1 (J2 critic steps, then J3 map steps); the map's image is made once an iteration, and again for its later steps."""
+    seen = []
+    t, h = Stacked([torch.zeros(1, 1)]), Stacked([torch.zeros(1, 1)])
+
+    def push(x):
+        seen.append("push")
+        return x + t.leaves[0]
+
+    def critic_loss(y, z):
+        seen.append("critic")
+        assert not y.requires_grad
+        return h.leaves[0].square().flatten()
+
+    def map_loss(x, y):
+        seen.append("map")
+        return y.flatten()
+
+    batches = itertools.repeat(torch.zeros(1, 1, 1))
+    alternate(
+        batches, lambda: torch.zeros(1, 1, 1), push, critic_loss, map_loss,
+        critic=Adam(h, 0.1), map_=Adam(t, 0.1), iterations=2, critic_steps=3, map_steps=2,
+    )  # fmt: skip
+    assert seen == ["push", "critic", "critic", "critic", "map", "push", "map"] * 2
