@@ -27,7 +27,7 @@ def timeraw_import_everything() -> str:
 
 
 def timeraw_list() -> str:
-    return "import sys; sys.argv = ['gwfbench', 'list', '--format', 'json']; from gwfbench.cli import cli; cli(standalone_mode=False)"
+    return "from gwfbench.cli import cli; cli(['list'], standalone_mode=False)"
 
 
 class JKOStep:

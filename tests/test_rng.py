@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from gwfbench.rng import Streams
@@ -49,9 +50,5 @@ def test_whitened_blocks_have_exact_moments():
 
 
 def test_whitening_needs_points():
-    try:
+    with pytest.raises(ValueError, match="more than 4 points a block, got 4"):
         Streams((0,)).whitened(4, 4)
-    except ValueError as error:
-        assert "more than 4 points a block, got 4" in str(error)
-    else:
-        raise AssertionError("a singular covariance went unnoticed")

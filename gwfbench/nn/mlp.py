@@ -87,7 +87,9 @@ class _Fused(torch.autograd.Function):
             if i < ctx.slopes:
                 if wanted:
                     negative = before[i].clamp_max(0.0)
-                    found[2 * layers + i] = torch.bmm(gradient.flatten(1)[:, None], negative.flatten(1)[:, :, None]).flatten()
+                    found[2 * layers + i] = torch.bmm(
+                        gradient.flatten(1)[:, None], negative.flatten(1)[:, :, None]
+                    ).flatten()
                 gradient = _per_seed(_leaky_backward, gradient, before[i], slopes=slopes[i])
             if wanted:
                 found[2 * i], found[2 * i + 1] = inputs[i].mT @ gradient, gradient.sum(1, keepdim=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 import pandas as pd
 
@@ -50,12 +50,12 @@ def _title(board: pd.DataFrame) -> str:
     return f"{board['task'].iloc[0]}" + ("" if pd.isna(t) else f" at t = {t:g}")
 
 
-def print_board(board: pd.DataFrame, file: TextIO = sys.stdout) -> None:
+def print_board(board: pd.DataFrame) -> None:
     """The leaderboard as a table for a terminal; wide as needed where there is none."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=file) if file.isatty() else Console(file=file, width=200)
+    console = Console() if sys.stdout.isatty() else Console(width=200)
     for _, part in board.groupby("task", sort=False):
         head, body = _lines(part, "\n")
         table = Table(title=_title(part), title_justify="left", header_style="bold")

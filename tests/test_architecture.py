@@ -1,0 +1,88 @@
+"""Imports go one way; plug-ins know gwfbench and never each other; modules stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    {"errors", "rng"},
+    {"info"},
+    {"budget", "protocol"},
+    {"record", "nn", "divergences", "registry"},
+    {"metrics", "controls", "minmax"},
+    {"runner"},
+    {"session"},
+    {"report"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FILES = sorted(path for folder in ("gwfbench", "tasks", "baselines") for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported(path):
+    """Modules of gwfbench that a file imports at run time, without the package's name."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parts(path):
+    return [
+        name.split(".")[1] for name in imported(path) if name.startswith("gwfbench.") and name.split(".")[1] in LEVEL
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    folder, *rest = path.relative_to(ROOT).parts
+    names = set(imported(path))
+    plugins = {name for name in names if name.split(".")[0] in ("tasks", "baselines")}
+    plugins |= {name for name in names if name.startswith(("gwfbench.tasks", "gwfbench.baselines"))}
+    assert not plugins, "plug-ins are asked of gwfbench.registry"
+    if folder != "gwfbench":
+        allowed = {"errors", "rng", "info", "protocol", "budget", "nn", "divergences", "minmax"}
+        assert set(parts(path)) <= allowed
+        return
+    module = rest[0].removesuffix(".py")
+    if module == "__init__":
+        return
+    level = LEVEL[module]
+    for other in parts(path):
+        assert other == module or LEVEL[other] < level or {other, module} <= {"budget", "protocol"}, (
+            f"{module} -> {other}"
+        )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_are_short_and_well_named(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(ast.parse(text)), "a module says what it is"
+    assert path.stem not in {"utils", "helpers", "common", "base", "manager"}
+    assert "hasattr(" not in text
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 65, f"{node.name} is long"
+
+
+@pytest.mark.parametrize("word", ["manual_seed", "np.random.seed", "random.seed", "set_default_dtype"])
+def test_no_global_seed_is_ever_set(word):
+    for path in FILES:
+        if path.name != "rng.py":
+            assert word not in path.read_text(), path

@@ -1,0 +1,268 @@
+"""The command line as its users meet it, through `main` in this process."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import gwfbench
+from gwfbench.cli import main
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--task", "ou:horizon=0.1", "--method", "vjko:iterations=3,pool=4096"]
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Run the command line with --out in a folder of the test's own; gives exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["gwfbench", *words])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        done = capsys.readouterr()
+        return code, done.out, done.err
+
+    return call
+
+
+BAD = {
+    "unknown task": (["run", "--task", "oo", "--method", "vjko"], "no task 'oo'", "one of", "did you mean 'ou'?"),
+    "unknown method": (["run", "--task", "ou", "--method", "vjka"], "no method 'vjka'", "one of", "did you mean 'vjko'?"),
+    "unknown metric": ([*["run", *QUICK], "--metric", "symkI"], "no metric 'symkI'", "one of", "did you mean 'symkl'?"),
+    "unknown field": (["run", "--task", "ou:dimm=2", "--method", "vjko"], "no field of 'ou' 'dimm'", "one of", "did you mean 'dim'?"),
+    "wrong type": (["run", "--task", "ou:dim=two", "--method", "vjko"], "ou:dim=two", "an int", "ou:dim=8"),
+    "fraction for an integer": (["run", "--task", "ou:dim=2.5", "--method", "vjko"], "ou:dim=2.5", "an int", "ou:dim=8"),
+    "wrong choice": (["run", "--task", "ou:cloud=x", "--method", "vjko"], "ou:cloud=x", "one of iid, matched", "ou:cloud=iid"),
+    "dim=0": (["run", "--task", "ou:dim=0", "--method", "vjko"], "ou:dim=0", "a dimension from 1", "ou:dim=8"),
+    "negative step": (["run", "--task", "ou:step=-1", "--method", "vjko"], "ou:step=-1.0", "a positive number", "ou:step=0.05"),
+    "nan": (["run", "--task", "ou:step=nan", "--method", "vjko"], "ou:step=nan", "a positive number", "ou:step=0.05"),
+    "horizon off the grid": (["run", "--task", "ou:horizon=0.12", "--method", "vjko"], "horizon=0.12", "multiple of", "horizon=0.9"),
+    "method's field": (["run", "--task", "ou", "--method", "vjko:pool=10"], "vjko:pool=10", "at least one batch", "pool=1024"),
+    "field twice": (["run", "--task", "ou:dim=2,dim=3", "--method", "vjko"], "given twice", "each key once", "ou:dim=8"),
+    "no value": (["run", "--task", "ou:dim", "--method", "vjko"], "'dim' in 'ou:dim'", "key=value", "ou:dim=8"),
+    "--seeds 0": (["run", *QUICK, "--seeds", "0"], "--seeds 0", "at least 1", "--seeds 3"),
+    "--seeds x": (["run", *QUICK, "--seeds", "x"], "--seeds x", "a number of seeds", "--seeds 3"),
+    "--seeds 1,1": (["run", *QUICK, "--seeds", "1,1"], "--seeds 1,1", "different seeds", "--seeds 3,5,8"),
+    "--seeds -1,2": (["run", *QUICK, "--seeds", "-1,2"], "--seeds -1,2", "0 or more", "--seeds 3,5,8"),
+    "no task": (["run", "--method", "vjko"], "no task", "at least one", "--task ou"),
+    "no method": (["run", "--task", "ou"], "no method", "at least one", "--method vjko"),
+    "device": (["run", *QUICK, "--device", "abacus"], "--device abacus", "one of cpu", "leave it out"),
+    "dtype": (["run", *QUICK, "--dtype", "float8"], "--dtype float8", "float32, float64", "leave it out"),
+    "budget": (["run", *QUICK, "--budget-seconds", "-1"], "--budget-seconds -1", "positive", "leave it out"),
+    "out is a file": (["run", *QUICK, "--out", "a-file"], "--out a-file", "folder", "another folder"),
+    "list": (["list", "--task", "uo"], "no task 'uo'", "one of", "did you mean 'ou'?"),
+    "report of nothing": (["report", "--out", "nothing"], "--out nothing: no finished runs", "at least one", "run --task"),
+    "report of other rows": (["report", "--rows", "a-file"], "--rows a-file", "CSV of points", "--write"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_told_in_three_parts_with_exit_code_2(cli, tmp_path, case):
+    words, got, expected, fix = BAD[case]
+    (tmp_path / "a-file").write_text("x")
+    code, out, err = cli(*words)
+    assert code == 2
+    assert out == ""
+    assert len(re.findall(r"^gwfbench: .+\n  expected: .+\n  fix: .+\n\Z", err)) == 1, err
+    first, second, third = err.splitlines()
+    assert got in first
+    assert expected in second
+    assert fix in third
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file"]
+
+
+def test_click_s_own_errors_end_with_2_too(cli):
+    assert cli("run", "--nonsense")[0] == 2
+    assert cli("run", *QUICK, "--format", "xml")[0] == 2
+
+
+def test_a_method_that_does_not_fit_names_both_sides_and_those_that_fit(cli, tmp_path, monkeypatch):
+    from gwfbench import registry
+    from gwfbench.registry import Plugin
+
+    stranger = Plugin("drifting", "method", "m", "C", "gwfbench", "", frozenset({"TargetSamples"}))
+    known = registry.plugins("method") | {"drifting": stranger}
+    monkeypatch.setattr(
+        registry, "plugins", lambda kind, real=registry.plugins: known if kind == "method" else real(kind)
+    )
+    code, _, err = cli("run", "--task", "ou", "--method", "drifting")
+    assert code == 2
+    assert "method 'drifting' needs TargetSamples, but task 'ou' offers Initial, LogDensity" in err
+    assert "expected: a method that fits 'ou': ula, vjko" in err
+    assert "python -m gwfbench list --task ou" in err
+
+
+def test_json_is_one_object_a_line_and_nothing_else(cli):
+    code, out, err = cli("run", *QUICK, "--method", "ula", "--seeds", "2", "--format", "json")
+    assert code == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {"task", "method", "seed", "step", "t", "metric", "value", "se", "n", "seconds", "status"} <= set(rows[0])
+    assert {row["method"] for row in rows} == {"exact", "exact_jko", "still", "ula", "vjko:iterations=3,pool=4096"}
+    judged = [(row["method"], row["seed"], row["t"], row["metric"]) for row in rows]
+    assert len(set(judged)) == len(judged)
+    vjko = [row for row in rows if row["method"].startswith("vjko")]
+    assert len(vjko) == 2 * 2 * 6  # seeds, times, metrics
+    assert "\x1b" not in err
+    assert "[100%" in err
+    assert "vjko:iterations=3,pool=4096 seed 1: ended: ok" in err
+
+
+def strip(out):
+    volatile = ("seconds", "sample_seconds", "attempt", "env")
+    return [{k: v for k, v in json.loads(line).items() if k not in volatile} for line in out.splitlines()]
+
+
+def test_the_same_command_twice_gives_equal_rows_and_runs_nothing_again(cli):
+    words = ["run", *QUICK, "--seeds", "2", "--format", "json"]
+    first, second, forced = cli(*words), cli(*words), cli(*words, "--force")
+    assert first[1] == second[1]
+    assert second[2].count("finished before") == 8
+    assert "starts" not in second[2]
+    assert strip(first[1]) == strip(forced[1])
+    assert forced[2].count("starts") == 8
+
+
+def test_a_seed_alone_equals_the_seed_among_others_and_seeds_differ(cli):
+    among = [row for row in strip(cli("run", *QUICK, "--seeds", "3,7,9", "--format", "json")[1]) if row["seed"] == 7]
+    alone = strip(cli("run", *QUICK, "--seeds", "7,", "--format", "json", "--out", "alone")[1])
+    assert len(alone) == len(among) > 0
+    for one, other in zip(alone, among, strict=True):
+        assert one["value"] == pytest.approx(other["value"], rel=1e-5, abs=1e-12)
+    other = [row for row in strip(cli("run", *QUICK, "--seeds", "3,7,9", "--format", "json")[1]) if row["seed"] == 9]
+    assert all(a["value"] != b["value"] for a, b in zip(alone, other, strict=True) if a["value"] not in (0.0, None))
+
+
+def test_a_foreign_folder_is_reported_and_kept(cli, tmp_path):
+    foreign = tmp_path / "results/runs/mine"
+    foreign.mkdir(parents=True)
+    (foreign / "thesis.txt").write_text("years of work")
+    code, _, err = cli("run", *QUICK, "--seeds", "1", "--no-controls")
+    assert code == 0
+    assert "left alone: mine: it has no run.json" in err
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_failed_run_is_a_row_the_others_go_on_and_the_exit_code_tells(cli, monkeypatch):
+    from gwfbench import registry
+
+    cls = registry.find("method", "ula").load()
+
+    def broken(self, problem, budget, rng):
+        if 1 in rng.seeds:
+            raise RuntimeError("boom")
+        return fit(self, problem, budget, rng)
+
+    fit = cls.fit
+    monkeypatch.setattr(cls, "fit", broken)
+    words = ["run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "3", "--no-controls"]
+    code, out, err = cli(*words, "--format", "json")
+    assert code == 1
+    rows = [json.loads(line) for line in out.splitlines()]
+    failed = [row for row in rows if row["seed"] == 1]
+    assert [(row["status"], row["reason"], row["value"]) for row in failed] == [("error", "RuntimeError: boom", None)]
+    assert {row["seed"] for row in rows if row["value"] is not None} == {0, 2}
+    assert "FAILED ou:horizon=0.05 ula seed 1: error: RuntimeError: boom" in err
+    code, out, err = cli(*words)
+    assert code == 1
+    assert "2/3, 1 error" in out
+    assert "starts" not in err  # a failure is a result: it is not tried again unasked
+
+
+def test_a_longer_budget_runs_again_what_a_shorter_one_cut(cli):
+    words = ["run", "--task", "ou:horizon=0.1", "--method", "vjko:pool=4096", "--seeds", "1", "--no-controls"]
+    code, _, err = cli(*words, "--budget-seconds", "0.2")
+    assert code == 1
+    assert "timeout (the budget of 0.2 s was spent)" in err
+    assert "finished before" in cli(*words, "--budget-seconds", "0.1")[2]
+    code, _, err = cli(*words, "--budget-seconds", "60")
+    assert code == 0
+    assert "ended: ok" in err
+
+
+def test_metric_chooses_what_is_shown(cli):
+    _, out, _ = cli("run", *QUICK, "--seeds", "1", "--metric", "bures_w2", "--format", "json")
+    assert {json.loads(line)["metric"] for line in out.splitlines()} == {"bures_w2"}
+    _, out, _ = cli("run", *QUICK, "--seeds", "1", "--metric", "bures_w2")
+    assert "bures_w2" in out
+    assert "symkl" not in out
+
+
+def test_report_is_what_run_showed(cli, tmp_path):
+    code, shown, _ = cli("run", *QUICK, "--seeds", "2")
+    assert code == 0
+    code, again, err = cli("report")
+    assert (code, err) == (0, "")
+    assert again == shown
+    code, _, err = cli("report", "--write", "kept", "--format", "markdown")
+    assert code == 0
+    assert "wrote kept/leaderboard.md" in err
+    from_rows = cli("report", "--rows", "kept/rows.csv", "--format", "csv")[1]
+    direct = cli("report", "--format", "csv")[1]
+    ours, theirs = (pd.read_csv(pd.io.common.StringIO(text)) for text in (from_rows, direct))
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+    code, out, _ = cli("report", "--format", "json", "--task", "ou")
+    assert {json.loads(line)["method"] for line in out.splitlines()} >= {"exact", "still"}
+    assert cli("report", "--task", "gmm")[0] == 2
+
+
+def test_edited_code_makes_rows_stale_never_mixed(cli, monkeypatch):
+    from gwfbench import record
+
+    words = ["run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "1", "--no-controls"]
+    assert cli(*words)[0] == 0
+    real = record.code_hash
+    monkeypatch.setattr(record, "code_hash", lambda *modules: "edited" + real(*modules)[6:])
+    code, _, err = cli("report")
+    assert code == 2
+    assert "left out: 1 stale runs" in err
+    code, _, err = cli(*words)
+    assert code == 0
+    assert "stale: the code has changed since it last ran" in err
+    assert "ended: ok" in err
+
+
+def test_list_shows_fields_pairs_and_json(cli):
+    code, out, _ = cli("list")
+    assert code == 0
+    for word in ("ou", "vjko", "ula", "critic_steps", "J2, critic steps an iteration", "exact, exact_jko, still"):
+        assert word in out
+    _, out, _ = cli("list", "--task", "ou", "--format", "json")
+    facts = {line["name"]: line for line in map(json.loads, out.splitlines())}
+    assert facts["ou"]["fits"] == ["ula", "vjko"]
+    assert facts["vjko"]["fields"]["lr"]["default"] == "0.005"
+
+
+def test_python_m_gwfbench_and_a_closed_pipe(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "gwfbench"]
+    done = subprocess.run([*words, "--version"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(gwfbench.__version__)
+    with subprocess.Popen(
+        [*words, "list"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as proc:
+        proc.stdout.close()
+        assert b"Traceback" not in proc.stderr.read()
+
+
+def test_the_python_interface(tmp_path):
+    points = gwfbench.run("ou:horizon=0.05", ["ula"], seeds=[4, 6], out=tmp_path / "runs")
+    assert set(points["seed"]) == {4, 6}
+    board = gwfbench.leaderboard(points)
+    assert list(board["method"]) == ["exact", "exact_jko", "ula", "still"]
+    assert (board["seeds"] == "2/2").all()
+    in_memory = gwfbench.run("ou:horizon=0.05", "ula", seeds=[4, 6])
+    pd.testing.assert_series_equal(points["value"], in_memory["value"])
+    with pytest.raises(gwfbench.UserError, match="no task 'oo'"):
+        gwfbench.run("oo", "ula")
+    with pytest.raises(AttributeError, match="public names: UserError, leaderboard, run"):
+        gwfbench.nonsense  # noqa: B018

@@ -1,0 +1,108 @@
+import dataclasses
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from gwfbench import registry
+from gwfbench.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_spec_round_trip():
+    task = registry.parse("task", "ou:dim=8,cloud=matched")
+    assert (task.dim, task.cloud, task.step) == (8, "matched", 0.05)
+    assert registry.spec(task) == "ou:dim=8,cloud=matched"
+    assert registry.spec(registry.parse("task", "ou:dim=2")) == "ou"  # a default said is the default
+    method = registry.parse("method", " vjko : iterations = 10 , lr=1e-3 ")
+    assert registry.spec(method) == "vjko:iterations=10,lr=0.001"
+    assert registry.parse("method", registry.spec(method)) == method
+
+
+def test_the_source_says_what_the_class_says():
+    for kind, capability in (("task", "offers"), ("method", "needs")):
+        for plugin in registry.plugins(kind).values():
+            cls = plugin.load()
+            assert {info.__name__ for info in getattr(cls, capability)} == plugin.capabilities
+            assert [field.name for field in plugin.fields] == [field.name for field in dataclasses.fields(cls)]
+            assert all(field.doc for field in plugin.fields), f"{plugin.name}: every field has a string below it"
+            assert plugin.summary
+
+
+def test_controls_have_their_names():
+    from gwfbench.controls import CONTROLS
+
+    assert tuple(CONTROLS) == registry.CONTROLS
+
+
+BROKEN = {
+    "syntax": ("def (", "SyntaxError"),
+    "nothing": ("x = 1", "has no class Method"),
+    "good": (
+        '''
+        """A foreign method."""
+        from dataclasses import dataclass
+        from typing import ClassVar
+        @dataclass(frozen=True)
+        class Method:
+            speed: float = 1.0
+            "how fast"
+            needs: ClassVar = frozenset({Initial})
+        ''',
+        "",
+    ),
+}
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """A package outside gwfbench with entry points, of which two are broken and one takes a name of ours."""
+    package = tmp_path / "foreign_flows"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('listing must not import me')")
+    lines = ["[gwfbench.methods]"]
+    for name, (text, _) in BROKEN.items():
+        (package / f"{name}.py").write_text(textwrap.dedent(text))
+        lines.append(f"foreign_{name} = foreign_flows.{name}:Method")
+    lines += ["foreign_gone = foreign_flows.gone:Method", "vjko = foreign_flows.good:Method"]
+    info = tmp_path / "foreign_flows-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign-flows\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.plugins.cache_clear()
+    yield registry.plugins("method")
+    registry.plugins.cache_clear()
+
+
+def test_entry_points_are_listed_and_the_broken_ones_say_why(foreign):
+    for name, (_, problem) in BROKEN.items():
+        plugin = foreign[f"foreign_{name}"]
+        assert plugin.origin == "foreign-flows"
+        assert problem in plugin.problem
+        assert bool(problem) == bool(plugin.problem)
+    assert foreign["foreign_good"].fields[0].doc == "how fast"
+    assert "no module" in foreign["foreign_gone"].problem
+    with pytest.raises(UserError, match=r"unavailable: SyntaxError[\s\S]*fix: mend or uninstall foreign-flows"):
+        foreign["foreign_syntax"].load()
+
+
+def test_a_name_taken_twice_is_unavailable_not_shadowed(foreign):
+    with pytest.raises(UserError, match="taken twice, by gwfbench and by foreign-flows"):
+        foreign["vjko"].load()
+
+
+def test_listing_imports_nothing_heavy():
+    code = """
+import sys
+sys.argv = ["gwfbench", "list"]
+from gwfbench.cli import cli
+cli(standalone_mode=False)
+print("HEAVY", sorted({"torch", "numpy", "pandas", "scipy", "sklearn", "ot"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+    assert "vjko" in done.stdout

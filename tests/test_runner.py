@@ -1,0 +1,359 @@
+"""The runner with methods that are wrong in every way that the contract can be broken."""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from gwfbench import record, registry
+from gwfbench.budget import Budget
+from gwfbench.controls import CONTROLS
+from gwfbench.info import Initial, LogDensity
+from gwfbench.protocol import Drawn, Pushed
+from gwfbench.report.leaderboard import alarms, leaderboard
+from gwfbench.runner import Job, execute
+from gwfbench.session import tidy
+
+TASK = registry.parse("task", "ou:horizon=0.15")
+EIGHT = registry.parse("task", "ou:horizon=0.05,dim=8")
+
+
+def fake(body, kind="flow", together="batched"):
+    """A method with this generator function as its fit."""
+
+    @dataclass(frozen=True)
+    class Fake:
+        needs = frozenset({Initial, LogDensity})
+        clock = kind
+        seeds = together
+        version = 1
+        reference = ""
+        smoke = {}  # noqa: RUF012
+
+        def fit(self, problem, budget, rng):
+            yield from body(problem, budget, rng)
+
+    return Fake()
+
+
+def still(x, noise):
+    return x
+
+
+def run(method, task=TASK, seeds=(0,), out=None, **settings):
+    return execute(Job(task, method, seeds, **settings), "env", out, lambda *_: None)
+
+
+def raises(problem, budget, rng):
+    yield Pushed(0.05, still)
+    raise RuntimeError("boom")
+
+
+def exits(problem, budget, rng):
+    yield Pushed(0.05, still)
+    sys.exit(3)
+
+
+def explodes(problem, budget, rng):
+    yield Pushed(0.05, still)
+    yield Pushed(0.10, lambda x, noise: x * math.inf)
+    yield Pushed(0.15, still)
+
+
+def never_yields(problem, budget, rng):
+    return
+    yield
+
+
+def shrinks(problem, budget, rng):
+    yield Pushed(0.05, lambda x, noise: x[..., :1])
+
+
+def wrong_draw(problem, budget, rng):
+    yield Drawn(0.05, lambda n, noise: noise.normal(n + 1, 2))
+
+
+def goes_back(problem, budget, rng):
+    yield Pushed(0.10, still)
+    yield Pushed(0.05, still)
+
+
+def stops_early(problem, budget, rng):
+    yield Pushed(0.05, still)
+
+
+def yields_points(problem, budget, rng):
+    yield torch.zeros(1)
+
+
+def mixes(problem, budget, rng):
+    yield Drawn(0.05, problem[Initial].draw)
+    yield Pushed(0.10, still)
+
+
+def out_of_memory(problem, budget, rng):
+    yield Pushed(0.05, still)
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def peeks(problem, budget, rng):
+    problem.truth  # noqa: B018
+    yield
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason", "points"),
+    [
+        (raises, "error", "RuntimeError: boom", 1),
+        (exits, "error", "SystemExit: 3", 1),
+        (explodes, "diverged", "points are not finite at t = 0.1", 1),
+        (never_yields, "error", "it ended without yielding a law", 0),
+        (shrinks, "error", "its push gave (1, 65536, 1); expected (S, n, ...) = (1, 65536, 2)", 0),
+        (wrong_draw, "error", "its draw gave (1, 65537, 2)", 0),
+        (goes_back, "error", "its flow time went from 0.1 to 0.05; expected it to grow", 1),
+        (stops_early, "error", "it ended at t = 0.05; the task is judged up to t = 0.15", 1),
+        (yields_points, "error", "it yielded a Tensor; expected Drawn or Pushed", 0),
+        (mixes, "error", "it yielded Pushed after Drawn", 1),
+        (out_of_memory, "oom", "CUDA out of memory", 1),
+        (peeks, "error", "AttributeError", 0),
+    ],
+)
+def test_every_end_is_a_row_with_its_status_and_reason(body, status, reason, points, tmp_path):
+    (ended,) = run(fake(body), out=tmp_path)
+    assert ended.status == status
+    assert reason in ended.reason
+    judged = {point.step for point in ended.points if point.value is not None}
+    assert len(judged) == points
+    assert [row["status"] for row in ended.rows()][-1] == status
+    (kept,), strange = record.attempts(tmp_path)  # and on disk the same
+    assert (kept.status, kept.reason, kept.points) == (ended.status, ended.reason, ended.points)
+    assert not strange
+    if body is raises:
+        (folder,) = tmp_path.iterdir()
+        assert 'raise RuntimeError("boom")' in (folder / "log.txt").read_text()
+
+
+def test_one_diverged_seed_of_a_batch_leaves_the_others_alone():
+    def body(problem, budget, rng):
+        poison = torch.tensor([s == 4 for s in rng.seeds]).view(-1, 1, 1)
+        for t in problem.times:
+            yield Pushed(t, lambda x, noise, t=t: torch.where(poison & torch.tensor(t > 0.07), math.nan, 0.5 * x))
+
+    three = run(fake(body), seeds=(3, 4, 5))
+    assert [ended.status for ended in three] == ["ok", "diverged", "ok"]
+    (alone,) = run(fake(body), seeds=(5,))
+    for ours, theirs in zip(three[2].points, alone.points, strict=True):
+        assert ours.value == pytest.approx(theirs.value, rel=1e-5)
+    assert max(point.t for point in three[1].points) == 0.05
+
+
+def test_an_endless_method_ends_with_its_budget():
+    def body(problem, budget, rng):
+        yield Pushed(0.05, still)
+        while True:
+            pass
+
+    (ended,) = run(fake(body), budget=Budget(0.3))
+    assert (ended.status, ended.reason) == ("budget", "the budget of 0.3 s was spent")
+    assert ended.points
+    assert ended.seconds < 2
+
+    def nothing(problem, budget, rng):
+        while True:
+            pass
+        yield
+
+    assert run(fake(nothing), budget=Budget(0.2))[0].status == "timeout"
+
+
+def test_the_clock_leaves_out_judging_and_the_oracle_counts_training_only():
+    def body(problem, budget, rng):
+        score = problem[LogDensity].score
+        for t in problem.times:
+            score(torch.zeros(1, 100, 2))
+            yield Pushed(t, lambda x, noise: x + 0.01 * score(x))
+
+    (ended,) = run(fake(body))
+    last = ended.points[-1]
+    assert last.score_calls == 300
+    assert last.sample_calls == 3  # one a judged point and step
+    assert ended.seconds < 0.05 < ended.judge_seconds
+
+
+def test_gradients_are_on_for_the_method_and_off_for_the_judge():
+    seen = []
+
+    def body(problem, budget, rng):
+        for t in problem.times:
+            with torch.no_grad():
+                pass
+            seen.append(torch.is_grad_enabled())
+            yield Pushed(t, lambda x, noise: seen.append(torch.is_grad_enabled()) or x)
+
+    run(fake(body))
+    assert seen[0]
+    assert not seen[1]
+    assert seen.count(True) == 3
+
+
+def test_what_a_method_prints_goes_to_its_log(tmp_path, capsys):
+    def body(problem, budget, rng):
+        for t in problem.times:
+            print("chatter")
+            yield Pushed(t, still)
+
+    run(fake(body), out=tmp_path)
+    assert capsys.readouterr().out == ""
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "log.txt").read_text().count("chatter") == 3
+
+
+def test_no_more_points_are_asked_of_particles_than_there_are():
+    def body(problem, budget, rng):
+        cloud = problem[Initial].draw(50, rng)
+
+        def draw(n, noise):
+            assert n <= 50
+            return cloud[:, :n]
+
+        for t in problem.times:
+            yield Drawn(t, draw, limit=50)
+
+    (ended,) = run(fake(body))
+    assert ended.status == "ok"
+    assert {point.n for point in ended.points} == {50}
+
+
+def test_laws_between_judged_times_move_the_cloud_and_are_not_judged():
+    def body(problem, budget, rng):
+        for i, t in enumerate(problem.grid(0.02)):
+            yield Pushed(t, lambda x, noise, i=i: x * 2 if i == 0 else x)
+
+    (ended,) = run(fake(body))
+    assert sorted({point.t for point in ended.points}) == [0.05, 0.1, 0.15]
+    assert ended.steps == 9
+    assert all(point.value > 0.1 for point in ended.points if point.metric == "symkl")
+
+
+def test_a_density_is_carried_along_and_kl_needs_one():
+    def body(problem, budget, rng):
+        for t in problem.times:
+            yield Pushed(t, lambda x, noise: 0.9 * x, lambda x: torch.full(x.shape[:2], 2 * math.log(0.9)))
+
+    def without(problem, budget, rng):
+        for t in problem.times:
+            yield Pushed(t, still)
+
+    instance = TASK.build(_streams())
+    (ended,) = run(fake(body))
+    mean, covariance = instance.truth.moments(2)
+    law = torch.distributions.MultivariateNormal(torch.zeros(2), 0.9**6 * torch.eye(2))
+    goal = torch.distributions.MultivariateNormal(mean[0].float(), covariance[0].float())
+    point = next(point for point in ended.points if point.metric == "kl" and point.t == 0.15)
+    assert abs(point.value - float(torch.distributions.kl_divergence(law, goal))) < 5 * point.se
+    assert not [point for point in run(fake(without))[0].points if point.metric == "kl"]
+
+
+def _streams():
+    from gwfbench.rng import Streams
+
+    return Streams((0,)).fork("task/ou")
+
+
+def test_symkl_jko_is_for_jko_methods_and_follows_their_own_steps():
+    def jko(problem, budget, rng):
+        """Draws from the exact JKO sequence of its own uneven steps: at the floor of symkl_jko only."""
+        truth = TASK.build(_streams()).truth.jko((0.02, 0.03, 0.1))
+        for index, t in enumerate((0.02, 0.05, 0.15)):
+            yield Drawn(t, lambda n, noise, index=index: truth.draw(index, n, noise))
+
+    (ended,) = run(fake(jko, kind="jko"))
+    values = {point.metric: point.value for point in ended.points if point.t == 0.15}
+    (floor,) = run(CONTROLS["exact_jko"])
+    noise = next(point.value for point in floor.points if point.metric == "symkl_jko" and point.t == 0.15)
+    assert values["symkl_jko"] < 10 * noise
+    assert values["symkl"] > 10 * noise
+    assert not [point for point in run(fake(jko))[0].points if point.metric == "symkl_jko"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_exact_sits_at_the_floor_and_still_does_not(seed):
+    table = _board(CONTROLS["exact"], CONTROLS["exact_jko"], CONTROLS["still"], seeds=(seed,))
+    for metric in TASK.metrics:
+        floor = "exact_jko" if metric == "symkl_jko" else "exact"
+        assert table.loc["still", metric] > 1.05 * table.loc[floor, metric]
+    assert table.loc["still", "symkl"] > 100 * table.loc["exact", "symkl"]
+    assert table.loc["still", "symkl_jko"] > 100 * table.loc["exact_jko", "symkl_jko"]
+    assert table.loc["exact", "symkl"] < 1e-4  # 5e5 points: mean 1e-5
+
+
+def _board(*contestants, seeds, task=TASK):
+    runs = [ended for who in contestants for seed in seeds for ended in run(who, task, seeds=(seed,))]
+    return leaderboard(tidy(runs)).set_index("method")
+
+
+def test_better_than_the_floor_raises_the_alarm():
+    """A cheat that knows the answer: its points have the truth's moments exactly, which no honest draw has."""
+    cheat_truth = registry.parse("task", "ou:horizon=0.05,dim=8,cloud=matched")
+
+    def cheats(problem, budget, rng):
+        def draw(n, noise):
+            from gwfbench.rng import Streams
+
+            truth = cheat_truth.build(Streams(noise.seeds).fork("task/ou")).truth
+            return truth.draw(0, n, noise)
+
+        yield Drawn(0.05, draw)
+
+    def honest(problem, budget, rng):
+        from gwfbench.rng import Streams
+
+        truth = EIGHT.build(Streams(rng.seeds).fork("task/ou")).truth
+        yield Drawn(0.05, lambda n, noise: truth.draw(0, n, noise))
+
+    def board(body):
+        runs = [e for who in (CONTROLS["exact"], fake(body)) for s in (0, 1, 2) for e in run(who, EIGHT, seeds=(s,))]
+        return leaderboard(tidy(runs))
+
+    lines = alarms(board(cheats))
+    assert any("symkl" in line and "better than exact draws" in line for line in lines)
+    assert not alarms(board(honest))
+
+
+def test_an_interrupt_keeps_the_run_and_goes_on_up(tmp_path):
+    def body(problem, budget, rng):
+        yield Pushed(0.05, still)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(fake(body), out=tmp_path)
+    (kept,), _ = record.attempts(tmp_path)
+    assert kept.status == "killed"
+    assert kept.points
+
+
+def test_a_metric_that_fails_is_a_null_with_its_reason_in_the_log(tmp_path):
+    def body(problem, budget, rng):
+        for t in problem.times:
+            yield Drawn(t, lambda n, noise: noise.normal(n, 2), limit=3)
+
+    (ended,) = run(fake(body), out=tmp_path)
+    values = {point.metric: point.value for point in ended.points}
+    assert values["symkl"] is None
+    assert values["w2"] > 0
+    (folder,) = tmp_path.iterdir()
+    assert "symkl at t = 0.05: null: ValueError: a covariance in dimension 2 needs" in (folder / "log.txt").read_text()
+    assert '"value": null' in (folder / "points.jsonl").read_text()
+    assert json.loads((folder / "run.json").read_text())["status"] == "ok"
+
+
+def test_kept_points_are_the_judged_ones(tmp_path):
+    run(CONTROLS["exact"], out=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    with np.load(folder / "draws.npz", allow_pickle=False) as kept:
+        assert sorted(kept) == ["t1", "t2", "t3"]
+        assert kept["t3"].shape == (record.KEPT, 2)
