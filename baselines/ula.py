@@ -25,6 +25,8 @@ from gwfbench.rng import Streams
 class ULA:
     step: float = 0.005
     "h, in flow time; shortened where it must hit a judged time"
+    steps: int = 1000
+    "how many, where only the limit is judged"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -45,7 +47,7 @@ class ULA:
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         score = problem[LogDensity].score
-        grid = problem.grid(self.step)
+        grid = problem.grid(self.step, self.steps)
         for before, t in zip((0.0, *grid), grid, strict=False):
             yield Pushed(t, _step(score, t - before))
 

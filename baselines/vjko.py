@@ -37,6 +37,8 @@ CHUNK = 65536  # points pushed at once
 class VJKO:
     step: float = 0.05
     "JKO step a, in flow time; shortened where it must hit a judged time"
+    steps: int = 40
+    "how many JKO steps, where only the limit is judged"
     iterations: int = 500
     "J1, outer iterations a JKO step"
     critic_steps: int = 3
@@ -78,7 +80,7 @@ class VJKO:
                 "a positive number",
                 f"write, for example, vjko:{name}=0.005",
             )
-        for name in ("iterations", "critic_steps", "map_steps", "batch", "pool", "width", "depth"):
+        for name in ("steps", "iterations", "critic_steps", "map_steps", "batch", "pool", "width", "depth"):
             value = getattr(self, name)
             require(value >= 1, f"vjko:{name}={value}", "at least 1", f"leave {name} out for the paper's value")
         require(
@@ -98,7 +100,7 @@ class VJKO:
         shuffle, proposal = rng.fork("shuffle"), rng.fork("proposal")
         pool = problem[Initial].draw(self.pool // self.batch * self.batch, rng.fork("pool"))
 
-        grid = problem.grid(self.step)
+        grid = problem.grid(self.step, self.steps)
         for before, t in zip((0.0, *grid), grid, strict=False):
             mu = _Gaussian.fitted(pool)
             alternate(

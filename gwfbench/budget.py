@@ -40,6 +40,9 @@ class Counts:
     log_prob: int = 0
     draw: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.score + other.score, self.log_prob + other.log_prob, self.draw + other.draw)
+
     def __sub__(self, other: Counts) -> Counts:
         return Counts(self.score - other.score, self.log_prob - other.log_prob, self.draw - other.draw)
 

@@ -44,10 +44,13 @@ class Problem:
                 return offered
         raise KeyError(f"this problem offers no {info.__name__}; add it to the method's `needs`")
 
-    def grid(self, step: float) -> tuple[float, ...]:
-        """Flow times from 0 (left out) that hit every judged time, with steps of at most `step`, equal between two."""
+    def grid(self, step: float, steps: int) -> tuple[float, ...]:
+        """Flow times from 0 (left out) that hit every judged time, with steps of at most `step`, equal between two.
+
+        Where only the limit counts: `steps` steps of `step`.
+        """
         if math.isinf(self.times[-1]):
-            raise ValueError("this problem judges only the limit: it has no time grid")
+            return tuple(step * (k + 1) for k in range(steps))
         grid, start = [], 0.0
         for stop in self.times:
             count = max(1, math.ceil((stop - start) / step - 1e-9))  # 1e-9: 0.05 * 3 is not 0.15
@@ -58,12 +61,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Truth:
-    """The answer, for metrics and controls only. `index` counts `problem.times`.
+    """The answer, for metrics and controls only. `index` counts `problem.times`; what is not known is None.
 
     Args:
         draw: (index, n, streams) -> (S, n, d) independent draws of the law at that time.
         exact: closed form, or a certified reference run.
         log_prob: (index, x) -> (S, n) normalised log-density.
+        score: (index, x) -> (S, n, d) gradient of the log-density.
         moments: index -> mean (S, d) and covariance (S, d, d), float64.
         jko: step sizes a_1 ... a_K -> the exact JKO sequence for them, as a truth with index = step - 1.
         metrics: metrics that only this task has.
@@ -72,6 +76,7 @@ class Truth:
     draw: Callable[[int, int, Streams], Tensor]
     exact: bool
     log_prob: Callable[[int, Tensor], Tensor] | None = None
+    score: Callable[[int, Tensor], Tensor] | None = None
     moments: Callable[[int], tuple[Tensor, Tensor]] | None = None
     jko: Callable[[tuple[float, ...]], Truth] | None = None
     metrics: tuple[Metric, ...] = ()
@@ -182,7 +187,7 @@ class Metric:
         name: as in leaderboards.
         evaluate: the function.
         points: most points it is given; None: all that the task asks for.
-        needs: of "moments" (the truth's), "density" (the truth's), "log_prob" (the marginal's).
+        needs: of "moments", "density", "score" (the truth's), "log_prob" (the marginal's).
         law: "flow" compares with the flow at that time, "jko" with the exact JKO sequence for the method's own steps.
         better: "lower" or "higher".
         version: raised when numbers change.

@@ -56,7 +56,7 @@ class Point:
     """One metric of one judged law of one seed: a row of the points table."""
 
     step: int
-    t: float
+    t: float | None  # flow time; None where only the limit counts
     metric: str
     metric_version: int
     better: str

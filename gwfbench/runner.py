@@ -26,6 +26,7 @@ from gwfbench.registry import name_of, spec
 from gwfbench.rng import Streams
 
 CHUNK = 65536  # judged points pushed or drawn at once
+SPACED = frozenset(round(2 ** (i / 2)) for i in range(60))  # laws judged where only the limit counts; the last one too
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float
     with contextlib.redirect_stdout(log):  # a method that prints must not break --format json
         try:
             drive.to_the_end(progress)
+            drive.judge_last()
         except BudgetSpent:
+            drive.judge_last()
             drive.end("budget" if drive.steps else "timeout", f"the budget of {job.budget.seconds:g} s was spent")
         except KeyboardInterrupt:
             interrupted = True
@@ -98,6 +101,8 @@ def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float
             drive.end("oom", _reason(error))
         except (Exception, SystemExit) as error:
             traceback.print_exc(file=log)
+            with contextlib.suppress(Exception):
+                drive.judge_last()
             drive.end("error", _reason(error))
     for i, run in enumerate(runs):
         run.seconds, run.steps = drive.clock.seconds, drive.steps
@@ -113,6 +118,22 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, _BadLaw) else f"{type(error).__name__}: {text}"
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A law's judged points, and what it had cost when it was yielded."""
+
+    step: int
+    t: float | None  # None: only the limit counts
+    index: int
+    path: tuple[float, ...]  # flow times yielded so far, 0 first
+    points: Tensor
+    log_prob: Tensor | None
+    seconds: float
+    counts: Counts
+    sample_seconds: float
+    sample_calls: float
+
+
 class _Drive:
     """One generator between its yields."""
 
@@ -126,7 +147,7 @@ class _Drive:
         self._path = [0.0]  # flow times yielded
         self._cloud: Tensor | None = None  # the runner's own points, pushed along
         self._cloud_log_prob: Tensor | None = None
-        self._moved = 0  # points the last law was judged on
+        self._pending: Callable[[], None] | None = None  # judges the last law seen
 
     def end(self, status: Status, reason: str) -> None:
         """Close the runs that are still going."""
@@ -134,19 +155,31 @@ class _Drive:
             if run.status == "ok":
                 run.status, run.reason = status, reason
 
+    def judge_last(self) -> None:
+        """Judge the last law seen, if that has not been done."""
+        if self._pending is not None:
+            judge, self._pending = self._pending, None
+            with torch.no_grad():
+                judge()
+
     def to_the_end(self, progress: Callable[[int, float, float], None]) -> None:
         job = self.job
         streams = Streams(job.seeds, self._device, job.dtype)
         instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
         chosen = self._metrics(instance)
+        eval_streams = streams.fork("eval")
         for law in self._laws(instance, streams.fork("method")):
             self.steps += 1
             self._check_time(law)
             index = self._judged_index(instance.problem, law.t)
+            limit = job.contestant.clock == "none" or math.isinf(instance.problem.times[-1])
             with torch.no_grad():
-                points, log_prob = self._points(law, instance.problem, index, streams.fork("eval"))
-                if points is not None and index is not None:
-                    self._judge(law, points, log_prob, instance, index, chosen, streams.fork("eval"))
+                seen = self._see(law, instance.problem, index, limit, eval_streams)
+            self._pending = None
+            if seen is not None:
+                self._pending = lambda seen=seen: self._judge(seen, instance, chosen, eval_streams)
+                if not limit or self.steps in SPACED:
+                    self.judge_last()
             progress(self.steps, law.t, instance.problem.times[-1])
             if all(run.failed for run in self.runs):
                 return
@@ -186,31 +219,38 @@ class _Drive:
         near = min(range(len(problem.times)), key=lambda i: abs(problem.times[i] - t))
         return near if abs(problem.times[near] - t) <= 1e-6 * max(1.0, t) else None
 
-    def _points(
-        self, law: Marginal, problem: Problem, index: int | None, streams: Streams
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The judged points of this law (S, n, ...) and their log-densities, its cost kept apart from training."""
+    def _see(self, law: Marginal, problem: Problem, index: int | None, limit: bool, streams: Streams) -> _Seen | None:
+        """Move or draw the judged points of this law, its cost kept apart from training; None if it is not judged."""
         before, start = replace(self._counts), time.perf_counter()
         want = self.job.task.points
         if isinstance(law, Pushed):
             points, log_prob = self._push(law, problem, want, streams)
         elif index is None:
-            return None, None
+            return None
         else:
             points, log_prob = self._draw(law, min(want, law.limit or want), problem, streams), None
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        spent = self._counts - before
+        self._sampling = self._sampling + (self._counts - before)
         self._counts.score, self._counts.log_prob, self._counts.draw = before.score, before.log_prob, before.draw
-        self._sampling = Counts(
-            *(getattr(self._sampling, k) + getattr(spent, k) for k in ("score", "log_prob", "draw"))
-        )
-        self._moved = points.shape[1]
         for run in self.runs:
             run.sample_seconds += time.perf_counter() - start
+        if index is None:
+            return None
         if isinstance(law, Drawn) and law.log_prob is not None:
             log_prob = torch.cat([law.log_prob(part) for part in points.split(CHUNK, 1)], 1)
-        return points, log_prob
+        return _Seen(
+            step=self.steps,
+            t=None if limit else round(law.t, 12),
+            index=index,
+            path=tuple(self._path),
+            points=points,
+            log_prob=log_prob,
+            seconds=self.clock.seconds,
+            counts=before,
+            sample_seconds=self.runs[0].sample_seconds,
+            sample_calls=self._sampling.score / points.shape[1],
+        )
 
     def _push(self, law: Pushed, problem: Problem, n: int, streams: Streams) -> tuple[Tensor, Tensor | None]:
         if self._cloud is None:
@@ -245,6 +285,7 @@ class _Drive:
         """The task's metrics, less those that can't be had for this contestant; which and why goes to the log."""
         have = {"moments"} if instance.truth.moments else set()
         have |= {"density"} if instance.truth.log_prob else set()
+        have |= {"score"} if instance.truth.score else set()
         chosen = []
         for metric in metrics.choose(self.job.task.metrics, instance.truth.metrics):
             missing = metric.needs - have - {"log_prob"}
@@ -256,51 +297,48 @@ class _Drive:
                 chosen.append(metric)
         return chosen
 
-    def _judge(
-        self, law: Marginal, points: Tensor, log_prob: Tensor | None, instance: Instance, index: int,
-        chosen: list[Metric], streams: Streams,
-    ) -> None:  # fmt: skip
+    def _judge(self, seen: _Seen, instance: Instance, chosen: list[Metric], streams: Streams) -> None:
         began = time.perf_counter()
+        points, where = seen.points, "" if seen.t is None else f" at t = {seen.t:g}"
         finite = points.flatten(1).isfinite().all(1)
         for run, good in zip(self.runs, finite.tolist(), strict=True):
             if not good and not run.failed:
-                run.status, run.reason = "diverged", f"points are not finite at t = {law.t:g}"
+                run.status, run.reason = "diverged", f"points are not finite{where or f' at step {seen.step}'}"
         if not finite.all():  # metrics see whole batches: a dead seed's points are blanked, and get no rows
             points = torch.where(finite.view(-1, *[1] * (points.ndim - 1)), points, 0.0)
         rows: list[list[Point]] = [[] for _ in self.runs]
         for metric in chosen:
-            if "log_prob" in metric.needs and log_prob is None:
+            if "log_prob" in metric.needs and seen.log_prob is None:
                 continue
-            truth, at = instance.truth, index
+            truth, index = instance.truth, seen.index
             if metric.law == "jko":
                 assert truth.jko is not None
-                path = self._path
-                truth, at = truth.jko(tuple(b - a for a, b in pairwise(path))), len(path) - 2
+                truth, index = truth.jko(tuple(b - a for a, b in pairwise(seen.path))), len(seen.path) - 2
             part = points[:, : metric.points]
-            rng = streams.fork(f"metric/{metric.name}/{index}")
-            judged = Judged(part, None if log_prob is None else log_prob[:, : metric.points], truth, at, rng)
+            log_prob = None if seen.log_prob is None else seen.log_prob[:, : metric.points]
+            rng = streams.fork(f"metric/{metric.name}/{seen.index}")
             try:
-                estimate = metric.evaluate(judged)
+                estimate = metric.evaluate(Judged(part, log_prob, truth, index, rng))
             except (ValueError, ArithmeticError, RuntimeError) as error:
-                self.log.write(f"{metric.name} at t = {law.t:g}: null: {_reason(error)}\n")
+                self.log.write(f"{metric.name}{where}: null: {_reason(error)}\n")
                 nothing = torch.full((len(self.runs),), math.nan)
                 estimate = Estimate(nothing, nothing, part.shape[1])
             for i, run in enumerate(self.runs):
                 if run.status == "ok":
-                    rows[i].append(self._point(law, metric, estimate, i))
+                    rows[i].append(self._point(seen, metric, estimate, i))
         for i, run in enumerate(self.runs):
             run.points += rows[i]
             run.judge_seconds += time.perf_counter() - began
             if self.files:
                 self.files[i].judged(rows[i], points[i, : record.KEPT].cpu().numpy())
 
-    def _point(self, law: Marginal, metric: Metric, estimate: Estimate, i: int) -> Point:
+    def _point(self, seen: _Seen, metric: Metric, estimate: Estimate, i: int) -> Point:
         who = self.job.contestant
         role = "method" if not isinstance(who, Control) else "floor" if who.floor == metric.law else "control"
         value, se = float(estimate.value[i]), float(estimate.se[i])
         return Point(
-            step=self.steps,
-            t=round(law.t, 12),
+            step=seen.step,
+            t=seen.t,
             metric=metric.name,
             metric_version=metric.version,
             better=metric.better,
@@ -309,12 +347,12 @@ class _Drive:
             value=value if math.isfinite(value) else None,
             se=se if math.isfinite(se) else None,
             n=estimate.n,
-            seconds=self.clock.seconds,
-            score_calls=self._counts.score,
-            log_prob_calls=self._counts.log_prob,
-            draw_calls=self._counts.draw,
-            sample_seconds=self.runs[i].sample_seconds,
-            sample_calls=self._sampling.score / self._moved,
+            seconds=seen.seconds,
+            score_calls=seen.counts.score,
+            log_prob_calls=seen.counts.log_prob,
+            draw_calls=seen.counts.draw,
+            sample_seconds=seen.sample_seconds,
+            sample_calls=seen.sample_calls,
         )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -100,8 +100,7 @@ class OU:
 
         start = Initial(lambda n, streams: self._standard(n, self.dim, streams), log_initial)
         problem = Problem((self.dim,), times, (start, LogDensity(log_prob, score)))
-        truth = _truth(basis, flow, self._standard)
-        return Instance(problem, Truth(truth.draw, True, truth.log_prob, truth.moments, jko))
+        return Instance(problem, replace(_truth(basis, flow, self._standard), jko=jko))
 
     def _standard(self, n: int, d: int, rng: Streams) -> Tensor:
         return rng.whitened(n, d) if self.cloud == "matched" else rng.normal(n, d)
@@ -125,4 +124,9 @@ def _truth(basis: Tensor, path: Callable[[int], tuple[Tensor, Tensor]], standard
         constant = s.log().sum(-1) + 0.5 * basis.shape[-1] * math.log(2 * math.pi)
         return (-0.5 * white.square().sum(-1) - constant[:, None]).to(x.dtype)
 
-    return Truth(draw, exact=True, log_prob=log_prob, moments=moments)
+    def score(index: int, x: Tensor) -> Tensor:
+        m, s = path(index)
+        centered = (x.double() - (basis @ m[..., None]).mT) @ basis
+        return (-(centered / s.square()[:, None]) @ basis.mT).to(x.dtype)
+
+    return Truth(draw, exact=True, log_prob=log_prob, score=score, moments=moments)

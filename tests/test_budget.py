@@ -62,13 +62,12 @@ def test_the_budget_ends_even_a_loop_that_swallows_exceptions():
 
 def test_grid_hits_every_judged_time():
     problem = Problem((1,), tuple(0.05 * (k + 1) for k in range(18)), ())
-    assert problem.grid(0.05) == problem.times
-    finer = problem.grid(0.02)
+    assert problem.grid(0.05, 7) == problem.times
+    finer = problem.grid(0.02, 7)
     assert set(problem.times) <= set(finer)
     assert len(finer) == 54
     assert max(b - a for a, b in zip((0.0, *finer), finer, strict=False)) <= 0.02 + 1e-12
-    with pytest.raises(ValueError, match="only the limit"):
-        Problem((1,), (float("inf"),), ()).grid(0.1)
+    assert Problem((1,), (float("inf"),), ()).grid(0.5, 3) == (0.5, 1.0, 1.5)
 
 
 def test_a_missing_offer_says_so():

@@ -230,7 +230,7 @@ def test_no_more_points_are_asked_of_particles_than_there_are():
 
 def test_laws_between_judged_times_move_the_cloud_and_are_not_judged():
     def body(problem, budget, rng):
-        for i, t in enumerate(problem.grid(0.02)):
+        for i, t in enumerate(problem.grid(0.02, 1)):
             yield Pushed(t, lambda x, noise, i=i: x * 2 if i == 0 else x)
 
     (ended,) = run(fake(body))
@@ -357,3 +357,58 @@ def test_kept_points_are_the_judged_ones(tmp_path):
     with np.load(folder / "draws.npz", allow_pickle=False) as kept:
         assert sorted(kept) == ["t1", "t2", "t3"]
         assert kept["t3"].shape == (record.KEPT, 2)
+
+
+def test_where_only_the_limit_counts_laws_are_judged_spaced_and_the_last_always():
+    from gwfbench.runner import SPACED
+
+    cheat = _limit_task()
+
+    def pushes(problem, budget, rng):
+        for k in range(21):
+            yield Pushed(0.1 * (k + 1), lambda x, noise: 0.9 * x)
+
+    def draws(problem, budget, rng):
+        for k in range(21):
+            yield Drawn(0.1 * (k + 1), lambda n, noise, k=k: 0.9 ** (k + 1) * noise.normal(n, 2))
+
+    for body in (pushes, draws):
+        (ended,) = run(fake(body), cheat)
+        assert ended.status == "ok"
+        steps = {point.step: point.value for point in ended.points}
+        assert sorted(steps) == [*sorted(k for k in SPACED if k < 21), 21]
+        assert all(point.t is None for point in ended.points)
+        assert steps[21] > steps[16] > steps[1]  # 0.9^k I leaves the target N(0, I)
+
+    def breaks(problem, budget, rng):
+        for k in range(5):
+            yield Pushed(0.1 * (k + 1), still)
+        raise RuntimeError("boom")
+
+    (ended,) = run(fake(breaks), cheat)
+    assert (ended.status, ended.points[-1].step) == ("error", 5)
+    board = leaderboard(tidy([*run(CONTROLS["exact"], cheat), *run(fake(pushes), cheat)]))
+    assert board["t"].isna().all()
+    assert (board["seeds"] == "1/1").all()
+
+
+def _limit_task():
+    from gwfbench.protocol import Instance, Problem, Truth
+
+    @dataclass(frozen=True)
+    class Limit:
+        offers = frozenset({Initial, LogDensity})
+        metrics = ("symkl",)
+        points = 2000
+        version = 1
+
+        def build(self, rng):
+            truth = Truth(
+                lambda index, n, rng: rng.normal(n, 2),
+                exact=True,
+                moments=lambda index: (torch.zeros(1, 2).double(), torch.eye(2)[None].double()),
+            )
+            density = LogDensity(lambda x: -0.5 * x.square().sum(-1), lambda x: -x)
+            return Instance(Problem((2,), (math.inf,), (Initial(lambda n, r: r.normal(n, 2)), density)), truth)
+
+    return Limit()

@@ -100,6 +100,9 @@ def test_log_density_is_the_normal_one_and_draws_follow_it(law, streams):
     x = truth.draw(7, n, streams.fork("draws"))
     normal = torch.distributions.MultivariateNormal(mean, covariance)
     torch.testing.assert_close(truth.log_prob(7, x[:, :100]), normal.log_prob(x[:, :100].transpose(0, 1)).T)
+    some = x[:, :100].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(truth.log_prob(7, some).sum(), some)
+    torch.testing.assert_close(truth.score(7, x[:, :100]), gradient)
     se = covariance.diagonal(dim1=-2, dim2=-1).sqrt() / n**0.5
     assert ((x.mean(1) - mean).abs() < 5 * se).all()
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (x - mean[:, None]).mT, upper=False)
