@@ -32,6 +32,10 @@ class Control:
     version: int = 1
 
 
+class NoTruth(Exception):
+    """The control needs something that this task's truth does not have: the run is skipped."""
+
+
 def _exact(instance: Instance) -> Iterator[Marginal]:
     return _draws(instance.problem, instance.truth)
 
@@ -43,13 +47,12 @@ def _exact_jko(instance: Instance) -> Iterator[Marginal]:
 
 
 def _draws(problem: Problem, truth: Truth) -> Iterator[Marginal]:
+    draw, density = truth.draw, truth.log_prob
+    if draw is None:
+        raise NoTruth("nobody knows this task's truth")
     for index, t in enumerate(problem.times):
-        density = truth.log_prob
-        yield Drawn(
-            t,
-            lambda n, rng, index=index: truth.draw(index, n, rng),
-            None if density is None else lambda x, index=index, density=density: density(index, x),
-        )
+        log_prob = None if density is None else (lambda x, index=index: density(index, x))
+        yield Drawn(t, lambda n, rng, index=index: draw(index, n, rng), log_prob, truth.limit)
 
 
 def _still(instance: Instance) -> Iterator[Marginal]:

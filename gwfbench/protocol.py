@@ -66,18 +66,24 @@ class Truth:
     Args:
         draw: (index, n, streams) -> (S, n, d) independent draws of the law at that time.
         exact: closed form, or a certified reference run.
+        limit: most points that one draw can give; None: any number.
         log_prob: (index, x) -> (S, n) normalised log-density.
         score: (index, x) -> (S, n, d) gradient of the log-density.
         moments: index -> mean (S, d) and covariance (S, d, d), float64.
+        energy: index -> (S,), the energy F of the law at that time.
+        integrand: (x, log-density of a law at x) -> (S, n), whose mean under that law is its energy F.
         jko: step sizes a_1 ... a_K -> the exact JKO sequence for them, as a truth with index = step - 1.
         metrics: metrics that only this task has.
     """
 
-    draw: Callable[[int, int, Streams], Tensor]
+    draw: Callable[[int, int, Streams], Tensor] | None
     exact: bool
+    limit: int | None = None
     log_prob: Callable[[int, Tensor], Tensor] | None = None
     score: Callable[[int, Tensor], Tensor] | None = None
     moments: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    energy: Callable[[int], Tensor] | None = None
+    integrand: Callable[[Tensor, Tensor], Tensor] | None = None
     jko: Callable[[tuple[float, ...]], Truth] | None = None
     metrics: tuple[Metric, ...] = ()
 
@@ -187,7 +193,7 @@ class Metric:
         name: as in leaderboards.
         evaluate: the function.
         points: most points it is given; None: all that the task asks for.
-        needs: of "moments", "density", "score" (the truth's), "log_prob" (the marginal's).
+        needs: of "draw", "moments", "density", "score", "energy" (the truth's), "log_prob" (the marginal's).
         law: "flow" compares with the flow at that time, "jko" with the exact JKO sequence for the method's own steps.
         better: "lower" or "higher".
         version: raised when numbers change.

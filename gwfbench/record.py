@@ -95,7 +95,7 @@ class Run:
 
     @property
     def failed(self) -> bool:
-        return self.status not in ("ok", "budget")
+        return self.status not in ("ok", "budget", "skipped")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Tidy rows, one a point; a run without points has one row too, with nulls and its reason."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gwfbench import metrics, record
 from gwfbench.budget import Budget, BudgetSpent, Clock, Counts, counted
-from gwfbench.controls import Control
+from gwfbench.controls import Control, NoTruth
 from gwfbench.info import Initial
 from gwfbench.protocol import Drawn, Estimate, Instance, Judged, Marginal, Method, Metric, Problem, Pushed, Task
 from gwfbench.record import Attempt, Identity, Point, Run, Status
@@ -91,6 +91,8 @@ def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float
         try:
             drive.to_the_end(progress)
             drive.judge_last()
+        except NoTruth as error:
+            drive.end("skipped", str(error))
         except BudgetSpent:
             drive.judge_last()
             drive.end("budget" if drive.steps else "timeout", f"the budget of {job.budget.seconds:g} s was spent")
@@ -283,9 +285,15 @@ class _Drive:
 
     def _metrics(self, instance: Instance) -> list[Metric]:
         """The task's metrics, less those that can't be had for this contestant; which and why goes to the log."""
-        have = {"moments"} if instance.truth.moments else set()
-        have |= {"density"} if instance.truth.log_prob else set()
-        have |= {"score"} if instance.truth.score else set()
+        truth = instance.truth
+        known = {
+            "draw": truth.draw,
+            "moments": truth.moments,
+            "density": truth.log_prob,
+            "score": truth.score,
+            "energy": truth.energy and truth.integrand,
+        }
+        have = {name for name, value in known.items() if value is not None}
         chosen = []
         for metric in metrics.choose(self.job.task.metrics, instance.truth.metrics):
             missing = metric.needs - have - {"log_prob"}

@@ -100,7 +100,17 @@ class OU:
 
         start = Initial(lambda n, streams: self._standard(n, self.dim, streams), log_initial)
         problem = Problem((self.dim,), times, (start, LogDensity(log_prob, score)))
-        return Instance(problem, replace(_truth(basis, flow, self._standard), jko=jko))
+
+        def energy(index: int) -> Tensor:
+            m, s = flow(index)  # KL(N(m, s^2) || N(c, 1/l)), summed over A's basis
+            return 0.5 * (l * s.square() + l * (m - c).square() - 1 - (l * s.square()).log()).sum(-1)
+
+        def integrand(x: Tensor, log_rho: Tensor) -> Tensor:
+            constant = 0.5 * (l.log().sum(-1) - self.dim * math.log(2 * math.pi))
+            return log_rho - log_prob(x) - constant[:, None].to(x.dtype)
+
+        truth = _truth(basis, flow, self._standard)
+        return Instance(problem, replace(truth, energy=energy, integrand=integrand, jko=jko))
 
     def _standard(self, n: int, d: int, rng: Streams) -> Tensor:
         return rng.whitened(n, d) if self.cloud == "matched" else rng.normal(n, d)

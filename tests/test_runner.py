@@ -100,6 +100,22 @@ def out_of_memory(problem, budget, rng):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def test_a_control_without_its_truth_is_skipped_and_that_is_no_failure():
+    from dataclasses import replace
+
+    @dataclass(frozen=True)
+    class Unknown:
+        offers, metrics, points, version = TASK.offers, ("symkl", "w2"), 1000, 1
+
+        def build(self, rng):
+            instance = TASK.build(rng)
+            return replace(instance, truth=replace(instance.truth, draw=None))
+
+    (exact,), (still_,) = run(CONTROLS["exact"], Unknown()), run(CONTROLS["still"], Unknown())
+    assert (exact.status, exact.reason, exact.failed) == ("skipped", "nobody knows this task's truth", False)
+    assert {point.metric for point in still_.points} == {"symkl"}
+
+
 def peeks(problem, budget, rng):
     problem.truth  # noqa: B018
     yield

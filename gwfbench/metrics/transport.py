@@ -64,11 +64,12 @@ def _sort(x: Tensor) -> tuple[Tensor, Tensor]:
 def _w2(judged: Judged) -> Estimate:
     import ot
 
-    n = judged.points.shape[1]
+    assert judged.truth.draw is not None
+    n = min(judged.points.shape[1], judged.truth.limit or judged.points.shape[1])
     other = judged.truth.draw(judged.index, n, judged.rng)
     weights = torch.full((n,), 1 / n, dtype=torch.float64)
     squares, variances = [], []
-    for x, y in zip(judged.points.flatten(2).double().cpu(), other.flatten(2).double().cpu(), strict=True):
+    for x, y in zip(judged.points[:, :n].flatten(2).double().cpu(), other.flatten(2).double().cpu(), strict=True):
         cost, log = ot.emd2(weights, weights, torch.cdist(x, y).square(), numItermax=10_000_000, log=True)
         if log["warning"]:
             raise ArithmeticError(f"exact transport of {n} points did not converge: {log['warning']}")
@@ -78,7 +79,8 @@ def _w2(judged: Judged) -> Estimate:
 
 
 def _sliced_w2(judged: Judged) -> Estimate:
-    points = judged.points.flatten(2).double()
+    assert judged.truth.draw is not None
+    points = judged.points[:, : judged.truth.limit].flatten(2).double()
     n, d = points.shape[1:]
     other = judged.truth.draw(judged.index, n, judged.rng.fork("points")).flatten(2).double()
     lines = DIRECTIONS if d > 1 else 1
@@ -107,6 +109,7 @@ w2 = Metric(
     "w2",
     _w2,
     points=1024,
+    needs=frozenset({"draw"}),
     source="exact W2 to as many fresh draws of the truth (POT, network simplex); se from the dual potentials "
     "(del Barrio and Loubes 2019, Theorem 4.1) by the delta method",
 )
@@ -114,6 +117,7 @@ sliced_w2 = Metric(
     "sliced_w2",
     _sliced_w2,
     points=4096,
+    needs=frozenset({"draw"}),
     source="sliced W2 over 128 random directions (Bonneel et al. 2015) to as many fresh draws of the truth; se from "
     "the 1-D potentials and the spread over directions, by the delta method",
 )

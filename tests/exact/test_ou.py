@@ -110,6 +110,26 @@ def test_log_density_is_the_normal_one_and_draws_follow_it(law, streams):
     assert ((scatter - torch.eye(3)).abs() < 5 * (2 / n) ** 0.5).all()
 
 
+def test_energy_is_kl_to_the_target_and_its_integrand_averages_to_it(streams):
+    instance = registry.parse("task", "ou:dim=3").build(streams.fork("task"))
+    a, b = registry_target(instance)
+    mean, covariance = instance.truth.moments(5)
+    law = torch.distributions.MultivariateNormal(mean, covariance)
+    goal = torch.distributions.MultivariateNormal(b, torch.linalg.inv(a))
+    energy = instance.truth.energy(5)
+    torch.testing.assert_close(energy, torch.distributions.kl_divergence(law, goal))
+    x = instance.truth.draw(5, 100_000, streams.fork("draws"))
+    values = instance.truth.integrand(x, instance.truth.log_prob(5, x))
+    assert ((values.mean(1) - energy).abs() < 5 * values.std(1) / 100_000**0.5).all()
+
+
+def registry_target(instance):
+    score, d = instance.problem[LogDensity].score, instance.problem.shape[0]
+    zero, eye = torch.zeros(3, 1, d).double(), torch.eye(d).double().expand(3, d, d)
+    a = score(zero) - score(eye)
+    return a, torch.linalg.solve(a, score(zero).mT)[..., 0]
+
+
 def test_score_is_the_gradient_of_the_log_density(streams):
     problem = registry.parse("task", "ou:dim=3").build(streams.fork("task")).problem
     x = streams.normal(7, 3).requires_grad_()
