@@ -292,10 +292,11 @@ def report(
     """The leaderboards of the runs kept under --out, newest attempt of each, stale ones left out."""
     import pandas as pd
 
-    from gwfbench.record import to_json
+    from gwfbench import record
     from gwfbench.report import tables
     from gwfbench.report.leaderboard import alarms, leaderboard
 
+    facts: dict[str, dict[str, Any]] = {}
     if rows:
         try:
             points = pd.read_csv(rows)
@@ -309,6 +310,7 @@ def report(
         points["information"] = points["information"].fillna("")
     else:
         points = _collect(out)
+        facts = record.environments(out, points["env"])
     if tasks:
         name = points["task"].astype(str)
         wanted = name.isin(tasks) | name.str.partition(":")[0].isin(tasks)
@@ -329,14 +331,14 @@ def report(
         click.echo(board.to_csv(index=False), nl=False)
     else:
         for row in board.to_dict("records"):
-            click.echo(to_json(row))
+            click.echo(record.to_json(row))
     for line in alarms(board):
         click.echo(line, err=True)
     if write:
         write.mkdir(parents=True, exist_ok=True)
-        kept = points.drop(columns=["reason"]) if points["reason"].isna().all() else points
-        kept.to_csv(write / "rows.csv", index=False, float_format="%.6g")
-        (write / "leaderboard.md").write_text("# Leaderboard\n\n" + tables.markdown(board), encoding="utf-8")
+        points.to_csv(write / "rows.csv", index=False, float_format="%.6g")
+        page = f"# Leaderboard\n\n{tables.markdown(board)}\n{tables.provenance(points, facts)}"
+        (write / "leaderboard.md").write_text(page, encoding="utf-8")
         click.echo(f"wrote {write / 'leaderboard.md'} and {write / 'rows.csv'}", err=True)
 
 

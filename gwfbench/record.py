@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -268,6 +268,18 @@ def save_environment(out: Path, facts: Mapping[str, Any]) -> None:
         beside = path.with_suffix(f".{os.getpid()}")
         beside.write_text(to_json(facts, indent=2) + "\n", encoding="utf-8")
         beside.replace(path)
+
+
+def environments(out: Path, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The kept facts of these environments; one that is lost or does not match its hash is empty."""
+    found = {}
+    for name in sorted(set(hashes)):
+        try:
+            facts = json.loads((out / f"env-{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            facts = {}
+        found[name] = facts if facts and env_hash(facts) == name else {}
+    return found
 
 
 def read(folder: Path) -> Run:

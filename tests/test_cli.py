@@ -206,6 +206,9 @@ def test_report_is_what_run_showed(cli, tmp_path):
     code, _, err = cli("report", "--write", "kept", "--format", "markdown")
     assert code == 0
     assert "wrote kept/leaderboard.md" in err
+    page = (tmp_path / "kept/leaderboard.md").read_text()
+    assert "## ou:horizon=0.1 at t = 0.1" in page
+    assert re.search(r"- 8 runs \(ou:horizon=0.1: exact, .*\) with python 3\.\d+\.\d+, torch 2", page)
     from_rows = cli("report", "--rows", "kept/rows.csv", "--format", "csv")[1]
     direct = cli("report", "--format", "csv")[1]
     ours, theirs = (pd.read_csv(pd.io.common.StringIO(text)) for text in (from_rows, direct))

@@ -67,6 +67,20 @@ def print_board(board: pd.DataFrame) -> None:
     console.print(NOTES, style="dim")
 
 
+def provenance(points: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> str:
+    """What ran where, as Markdown: a line for each environment, with the tasks and methods that ran in it."""
+    lines = []
+    for env, rows in points.groupby("env", sort=False):
+        facts = environments.get(str(env)) or {"environment": f"{env}, whose facts are lost"}
+        shown = ", ".join(f"{key} {value}" for key, value in facts.items())
+        runs = rows.drop_duplicates(["run_key", "attempt"])
+        what = "; ".join(
+            f"{task}: {', '.join(dict.fromkeys(group['method']))}" for task, group in runs.groupby("task", sort=False)
+        )
+        lines.append(f"- {len(runs)} runs ({what}) with {shown}.")
+    return "## What ran where\n\n" + "\n".join(lines) + "\n"
+
+
 def markdown(board: pd.DataFrame) -> str:
     """The leaderboard as Markdown, a section a task."""
     parts = []
