@@ -65,7 +65,7 @@ class Plugin:
             )
         try:
             return getattr(importlib.import_module(self.module), self.cls)
-        except (ImportError, AttributeError, SyntaxError) as error:
+        except Exception as error:  # whatever a stranger's module does when imported
             raise UserError(
                 f"{self.kind} '{self.name}' of {self.origin} can't be imported: {type(error).__name__}: {error}",
                 f"module {self.module} with class {self.cls}",
@@ -139,7 +139,14 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
     for key in values:
         if key not in known:
             raise unknown(f"field of '{name}'", key, known)
-    return cls(**{key: _value(name, key, known[key], text) for key, text in values.items()})
+    parsed = {key: _value(name, key, known[key], text) for key, text in values.items()}
+    try:
+        return cls(**parsed)
+    except (ValueError, TypeError) as error:  # UserError passes
+        shown = ",".join(f"{key}={text}" for key, text in values.items())
+        raise UserError(
+            f"{name}:{shown}: {error}", f"values that '{name}' accepts", "python -m gwfbench list"
+        ) from error
 
 
 def spec(plugin: object) -> str:
@@ -192,6 +199,8 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
             return None
         hint = next(choice for choice in typing.get_args(hint) if choice is not type(None))
     examples = {bool: "true", int: "8", float: "0.05", str: "word"}
+    if hint not in examples:
+        raise UserError(f"{name}:{key}={text}", f"nothing: a field of type {hint} can't be typed", "set it in Python")
     try:
         if hint is bool:
             return {"true": True, "false": False}[text.lower()]

@@ -32,6 +32,30 @@ def test_the_source_says_what_the_class_says():
             assert plugin.summary
 
 
+@dataclasses.dataclass(frozen=True)
+class Stranger:
+    sizes: tuple[int, ...] = (1,)
+    on: bool = False
+    word: str | None = None
+
+    def __post_init__(self):
+        if self.word == "bad":
+            raise ValueError("no such word")
+
+
+def test_fields_by_type():
+    made = registry.configure(Stranger, "s", {"on": "True", "word": "none"})
+    assert made == Stranger(on=True, word=None)
+    assert registry.configure(Stranger, "s", {"word": "good"}).word == "good"
+    for values, expected in (
+        ({"on": "1"}, "true or false"),
+        ({"sizes": "1"}, "can't be typed"),
+        ({"word": "bad"}, "accepts"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            registry.configure(Stranger, "s", values)
+
+
 def test_controls_have_their_names():
     from gwfbench.controls import CONTROLS
 
