@@ -121,11 +121,12 @@ def test_a_method_yields_finite_laws_to_the_end(task_plugin, method_plugin):
 def test_batching_is_invisible(task_plugin, method_plugin):
     if method_plugin.load().seeds == "looped":
         pytest.skip("it trains one seed at a time")
-    among = [cloud[1:2] for _, cloud in laws(task_plugin, method_plugin, SEEDS)]
-    alone = [cloud for _, cloud in laws(task_plugin, method_plugin, (7,))]
+    # float64: training amplifies rounding, and a batched product rounds differently from a single one
+    among = [cloud[1:2] for _, cloud in laws(task_plugin, method_plugin, SEEDS, torch.float64)]
+    alone = [cloud for _, cloud in laws(task_plugin, method_plugin, (7,), torch.float64)]
     assert len(among) == len(alone)
     for one, other in zip(among, alone, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
 @pair
