@@ -14,10 +14,10 @@ Draws, at any n and m and with no rejection: |x|^2 / R^2 is Beta(n/2, q + 1), th
 1 - |x|^2 / R^2 is the product of U_j^{1/(q + j)}, j = 1 ... n/2, U_j uniform (Beta(b, i) is one of Beta(b + j, 1) =
 U^{1/(b + j)}); an odd n is the projection from n + 1 dimensions, where q is less by 1/2.
 
-The authors' C comes from a radius R at age t0, not from mass 1: u has mass M (0.858 for n = 3, R = 0.4; 0.678 for n = 6,
-R = 0.6), so their truth u / M obeys p_t = M^{m-1} Laplacian(p^m) and is not the flow of F. `convention=authors` starts
-from the same law u / M, rightly clocked: in the flow of F it has age M^{m-1} t0. At flow time s the truth is then their
-u / M at t0 + s / M^{m-1}, where the authors compare with t0 + s.
+The authors' C comes from a radius R at age t0, not from mass 1: u has mass M (0.858 for n = 3, R = 0.4; 0.678 for
+n = 6, R = 0.6), so their truth u / M obeys p_t = M^{m-1} Laplacian(p^m) and is not the flow of F.
+`convention=authors` starts from the same law u / M, rightly clocked: in the flow of F it has age M^{m-1} t0. At flow
+time s the truth is then their u / M at t0 + s / M^{m-1}, where the authors compare with t0 + s.
 
 SymKL by densities (their Fig. 5) is not among the metrics. It is infinite as soon as one law has mass outside the
 other's support, which is so for JKO's own exact sequence; with densities clamped at 1e-45 each such point counts 103
@@ -148,7 +148,7 @@ def _truth(dim: int, m: float, ages: tuple[float, ...], rng: Streams) -> Truth:
         x = streams.normal(n, 2 * pairs)
         powers = 1 / (q + dim / 2 - torch.arange(pairs, device=x.device, dtype=x.dtype))
         log_gap = (1 - streams.uniform(n, pairs)).log_() @ powers  # of 1 - |x|^2 / R^2, (S, n)
-        edge = 1 - 16 * torch.finfo(x.dtype).eps  # rounding must not put a point outside the support
+        edge = 1 - 8 * torch.finfo(x.dtype).eps  # rounding must not put a point outside the support
         radius = fronts[index] * (-torch.expm1(log_gap)).clamp_max(edge).sqrt()
         return x.mul_((radius / torch.linalg.vector_norm(x, dim=-1))[..., None])[..., :dim].contiguous()
 
@@ -205,8 +205,8 @@ jsd = Metric(
     _jsd,
     points=65536,
     needs=frozenset({"density", "log_prob"}),
-    source="Jensen-Shannon divergence of law q and truth p, 0 to log 2 (Lin 1991), by w = p / q at the law's own points; "
-    "p's mass where q has none is in it, as 1 - E_q[w]; se = s.d. / sqrt(n)",
+    source="Jensen-Shannon divergence of law q and truth p, 0 to log 2 (Lin 1991), by w = p / q at the law's own "
+    "points; p's mass where q has none is in it, as 1 - E_q[w]; se = s.d. / sqrt(n)",
 )
 outside = Metric(
     "outside",

@@ -1,6 +1,7 @@
 """Barenblatt against the porous medium equation, its own constants by quadrature, and the paper's formula."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,11 +197,24 @@ def test_draws_follow_the_radial_law_and_every_direction(dim, m, dtype):
 def test_a_seed_s_draws_are_its_own_and_go_on():
     truth, alone = build("dim=5").truth, build("dim=5", seeds=(5,)).truth
     both, one = Streams(SEEDS, dtype=torch.float64), Streams((5,), dtype=torch.float64)
+    seen = torch.zeros(1, 100, 5).double()
     for _ in range(2):  # the second call gives new numbers
         x, y = truth.draw(2, 100, both), alone.draw(2, 100, one)
         torch.testing.assert_close(x[1:], y, rtol=1e-12, atol=0)
         assert not torch.allclose(x[0], x[1])
-    assert not torch.allclose(x, truth.draw(2, 100, Streams(SEEDS, dtype=torch.float64)))
+        assert not torch.allclose(y, seen)
+        seen = y
+
+
+@pytest.mark.parametrize("dim", [1, 3, 64, 1000])
+def test_rounding_leaves_no_draw_outside(dim):
+    """Uniforms at their upper end put every point on the front, but for rounding."""
+    truth, normals = build(f"dim={dim},m=100", dtype=torch.float32).truth, Streams(SEEDS)
+    last = 1 - torch.finfo(torch.float32).eps / 2
+    extreme = SimpleNamespace(normal=normals.normal, uniform=lambda *shape: torch.full((2, *shape), last))
+    x = truth.draw(3, 500, extreme)
+    assert truth.log_prob(3, x).isfinite().all()
+    assert x.norm(dim=-1).max() > 0.99999 * front(truth, 3)
 
 
 @cases
