@@ -93,9 +93,15 @@ class Barenblatt:
             "a radius, as the authors have one for dimensions 3 and 6 only",
             f"write, for example, barenblatt:dim={self.dim},convention=authors,radius=0.5",
         )
+        require(
+            self.convention == "unit" or abs(self._log_age()) < 500,  # the age goes as radius^(n (m - 1) + 2)
+            f"barenblatt:dim={self.dim},m={self.m},convention=authors,radius={self.radius}",
+            "a radius whose age is a float64",
+            "take one nearer to the radius at mass 1, or write convention=unit",
+        )
 
     def build(self, rng: Streams) -> Instance:
-        start = self.t0 if self.convention == "unit" else self._age(self.radius or RADII[self.dim])
+        start = self.t0 if self.convention == "unit" else math.exp(self._log_age())
         times = tuple(self.step * (k + 1) for k in range(self.steps))
         k = 1 / (self.dim * (self.m - 1) + 2)
 
@@ -114,11 +120,12 @@ class Barenblatt:
         truth = _truth(self.dim, self.m, tuple(start + t for t in times), rng)
         return Instance(problem, replace(truth, jko=jko, metrics=(jsd, outside)))
 
-    def _age(self, radius: float) -> float:
-        """M^{m-1} t0, the age at which the profile of mass 1 has the front of the authors', of mass M."""
+    def _log_age(self) -> float:
+        """Of M^{m-1} t0, the age at which the profile of mass 1 has the front of the authors', of mass M."""
         q, beta, log_volume = _constants(self.dim, self.m)
+        radius = self.radius or RADII[self.dim]
         log_mass = q * math.log(beta / self.t0) + (self.dim + 2 * q) * math.log(radius) + log_volume
-        return math.exp((self.m - 1) * log_mass) * self.t0
+        return (self.m - 1) * log_mass + math.log(self.t0)
 
 
 def _constants(dim: int, m: float) -> tuple[float, float, float]:
@@ -132,7 +139,7 @@ def _jko_age(age: float, a: float, k: float) -> float:
     """The age t' after one JKO step a: t' (1 - (t / t')^k) = a k, convex and increasing in t'."""
     new = age + a  # the flow is ahead of JKO, so that Newton's method comes down to the root
     for _ in range(50):
-        gap = math.expm1(k * math.log(age / new))
+        gap = math.expm1(k * (math.log(age) - math.log(new)))
         new += (new * gap + a * k) / (k - (1 - k) * gap)
     return new
 

@@ -298,6 +298,7 @@ def test_jsd_and_outside_where_the_supports_part():
         ("radius=0.4", "no radius"),
         ("convention=authors,radius=0", "positive"),
         ("convention=authors,dim=4", "a radius"),
+        ("convention=authors,dim=900,radius=90", "float64"),
         ("convention=theirs", "one of unit, authors"),
     ],
 )
