@@ -238,17 +238,21 @@ def _gaussians(means: Tensor, s: float) -> _Law:
 
 
 def _curves(curves: tuple[Curve, ...], s: float, device: torch.device) -> _Law:
-    """Equal parts on curves, uniform in the parameter, by 16-point Gauss-Legendre panels of length 3.2 s.
+    """Equal parts on curves, uniform in the parameter, by 16-point Gauss-Legendre panels.
 
-    A point at distance D from a bend of radius R sees a stretch of s sqrt(R / (R + D)) of it, hence nodes every s / 5.
+    Nodes every s / 5: a point at distance D from a bend of radius R sees a stretch of s sqrt(R / (R + D)) of it. Finer
+    ones at the ends: there the integrand may fall as e^{-D l / s^2} in the length l.
     """
     x, w = (torch.from_numpy(part).to(device) for part in np.polynomial.legendre.leggauss(16))
     u = torch.linspace(0, 1, 4097, device=device, dtype=torch.float64)
     nodes, weights = [], []
     for curve in curves:
         length = torch.nn.functional.pad(curve(u).diff(dim=0).norm(dim=1).cumsum(0), (1, 0)).cpu().numpy()
-        panels = math.ceil(length[-1] / (3.2 * s)) + 1
-        edges = torch.from_numpy(np.interp(np.linspace(0, length[-1], panels + 1), length, u.cpu().numpy())).to(device)
+        ends = np.append(0, 2 * s * s * 4.0 ** np.arange(12))
+        ends = ends[ends < min(3.2 * s, length[-1] / 2)]
+        middle = np.linspace(ends[-1], length[-1] - ends[-1], math.ceil(length[-1] / (3.2 * s)) + 2)[1:-1]
+        edges = np.interp(np.concatenate([ends, middle, length[-1] - ends[::-1]]), length, u.cpu().numpy())
+        edges = torch.from_numpy(edges).to(device)
         half = edges.diff()[:, None] / 2
         nodes.append(curve((edges[:-1, None] + half * (1 + x)).flatten()))
         weights.append((half * w).flatten() / len(curves))
@@ -299,8 +303,9 @@ def _board(s: float, device: torch.device) -> _Law:
         """Log-density of Y + s Z, Y uniform on the two strips of each b, (..., 2, b), and its derivative."""
         offset = (x[..., None, None] - middles.to(x)) / s
         u = offset.abs()
-        tail = torch.special.log_ndtr(-h - u) - torch.special.log_ndtr(h - u)
-        logs = torch.special.log_ndtr(h - u) + (-tail.expm1()).log()
+        upper, lower = _log_cdf(h - u), _log_cdf(-h - u)
+        tail = lower - upper
+        logs = upper + (-tail.expm1()).log()
         hazard = math.sqrt(2 / math.pi) / torch.special.erfcx((u - h) / math.sqrt(2))  # phi / Phi at h - u
         slope = -offset.sign() / s * hazard * (2 * h * u).neg().expm1() / tail.expm1()
         return logs.logsumexp(-1), (logs.softmax(-1) * slope).sum(-1)
@@ -317,6 +322,13 @@ def _board(s: float, device: torch.device) -> _Law:
     mean = torch.zeros(2, device=device, dtype=torch.float64)
     covariance = mean.new_tensor([[1 / 3, 1 / 16], [1 / 16, 1 / 3]]) + s * s * torch.eye(2).to(mean)
     return _Law(draw, lambda x: strips(x)[0].sum(-2).logsumexp(-1) - math.log(2), score, mean, covariance)
+
+
+def _log_cdf(z: Tensor) -> Tensor:
+    """Of the normal law. PyTorch's log_ndtr is right, but its gradient in float32 is 4 % off at z = -1000."""
+    low = z.clamp_max(-1)
+    tail = (torch.special.erfcx(-low / math.sqrt(2)) / 2).log() - low.square() / 2
+    return torch.where(z < -1, tail, torch.special.log_ndtr(z.clamp_min(-1)))
 
 
 def _two_moons(device: torch.device) -> _Law:
