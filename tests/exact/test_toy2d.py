@@ -1,6 +1,7 @@
 """The shapes against their own densities: mass, score, draws, moments, symmetries, and other ways to compute them."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -19,13 +20,13 @@ PI = math.pi
 real = functools.partial(torch.tensor, dtype=torch.float64)
 BOX = {  # a box that holds all mass but 1e-9, cells a side for the chi-square, Gauss-Legendre nodes a cell
     "eight_gaussians": (-1.65, 1.65, -1.65, 1.65, 12, 12),
-    "25_gaussians": (-6.6, 6.6, -6.6, 6.6, 15, 30),
+    "25_gaussians": (-6.6, 6.6, -6.6, 6.6, 15, 24),
     "circles": (-9.4, 9.4, -9.4, 9.4, 16, 16),
     "three_rings": (-0.44, 0.44, -1.94, 0.44, 14, 20),
     "moons": (-8, 9, -6.5, 6, 14, 10),
     "checkerboard": (-1.35, 1.35, -1.35, 1.35, 13, 12),
-    "swiss_roll": (-1.2, 1.2, -1.2, 1.2, 16, 16),
-    "spiral": (-2.85, 2.85, -2.85, 2.85, 17, 16),
+    "swiss_roll": (-1.2, 1.2, -1.2, 1.2, 16, 12),
+    "spiral": (-2.85, 2.85, -2.85, 2.85, 17, 14),
     "two_moons": (-5, 5, -5, 5, 14, 12),
 }
 every_shape = pytest.mark.parametrize("shape", BOX)
@@ -50,7 +51,9 @@ def plane(shape):
     for a, b in ((left, right), (low, high)):
         edge = np.linspace(a, b, cells + 1)
         half = (b - a) / cells / 2
-        axes.append((torch.from_numpy((edge[:-1, None] + half * (1 + x)).ravel()), torch.from_numpy(np.tile(half * w, cells))))
+        axes.append(
+            (torch.from_numpy((edge[:-1, None] + half * (1 + x)).ravel()), torch.from_numpy(np.tile(half * w, cells)))
+        )
         edges.append(edge)
     nodes = torch.cartesian_prod(axes[0][0], axes[1][0])
     weights = torch.outer(axes[0][1], axes[1][1]).flatten()
@@ -129,7 +132,7 @@ def test_finite_far_away_in_single_precision(shape):
 def test_chunks_change_nothing():
     """More points than one chunk holds, with and without gradients."""
     instance = build("spiral", seeds=(3,), noise=0.02)
-    info, x = instance.problem[LogDensity], instance.truth.draw(0, 1600, Streams((3,), dtype=torch.float64))
+    info, x = instance.problem[LogDensity], instance.truth.draw(0, 1100, Streams((3,), dtype=torch.float64))
     y = x.clone().requires_grad_()
     few = torch.cat([info.log_prob(part) for part in x.split(100, 1)], 1)
     torch.testing.assert_close(info.log_prob(x), few)
@@ -140,7 +143,7 @@ def test_chunks_change_nothing():
 def test_parameters_are_the_sources():
     """The tails and peaks of each law, read off the density: log p at two points gives the deviation."""
     at = real([[1.0, 0.0], [1.1, 0.0]])  # of std 0.1
-    ratio = lambda shape, a, b: float((density(shape, real([a, b]))[[1, 0]].log().diff()))  # noqa: E731
+    ratio = lambda shape, a, b: float(density(shape, real([a, b]))[[1, 0]].log().diff())  # noqa: E731
     assert density("eight_gaussians", at)[0].item() == pytest.approx(1 / 8 / (2 * PI * 0.01), rel=1e-6)
     assert density("25_gaussians", 6 * at[:1])[0].item() == pytest.approx(1 / 25 / (2 * PI * 0.005), rel=1e-6)
     assert ratio("eight_gaussians", [1.0, 0.0], [1.1, 0.0]) == pytest.approx(0.5, rel=1e-6)
@@ -156,7 +159,9 @@ def test_parameters_are_the_sources():
         "moons": 2 * 0.36 + 9 * (1 / 2 + 1 / 2 - (2 / PI) ** 2 + 1 / 4 + (2 / PI - 1 / 4) ** 2),
     }.items():
         assert float(build(shape).truth.moments(0)[1][0].trace()) == pytest.approx(variance, rel=1e-9), shape
-    mean = build("swiss_roll").truth.moments(0)[0][0]  # int t cos t = [t sin t + cos t], int t sin t = [sin t - t cos t]
+    mean = build("swiss_roll").truth.moments(0)[0][
+        0
+    ]  # int t cos t = [t sin t + cos t], int t sin t = [sin t - t cos t]
     torch.testing.assert_close(mean, real([4 * PI, 0.0]) / (4 * PI) / (4.5 * PI))
     mean = build("spiral").truth.moments(0)[0][0]
     torch.testing.assert_close(mean, real([0.0, -2.5 / (4 * PI)]))
@@ -180,7 +185,10 @@ def test_circles_are_a_sum_over_many_points_of_them(shape):
 def curve(shape, u):
     """The noise-free curves, written again from the sources."""
     if shape == "moons":
-        return [(3 * math.cos(PI * u) - 1, 3 * math.sin(PI * u) - 1), (2 - 3 * math.cos(PI * u), 0.5 - 3 * math.sin(PI * u))]
+        return [
+            (3 * math.cos(PI * u) - 1, 3 * math.sin(PI * u) - 1),
+            (2 - 3 * math.cos(PI * u), 0.5 - 3 * math.sin(PI * u)),
+        ]
     t = 0.5 * PI + 4 * PI * u if shape == "swiss_roll" else 4 * PI * u
     scale = 1 / (4.5 * PI) if shape == "swiss_roll" else 2.5 / (4 * PI)
     return [(scale * t * math.cos(t), scale * t * math.sin(t))]
@@ -198,7 +206,7 @@ def test_curves_are_their_integrals(shape, s):
         top = max(exponent(u) for u in slices)
         value = sum(
             scipy.integrate.quad(lambda u: math.exp(exponent(u) - top), a, b, epsabs=1e-13, epsrel=1e-11)[0]  # noqa: B023
-            for a, b in zip(slices[:-1], slices[1:], strict=True)
+            for a, b in itertools.pairwise(slices)
             if max(exponent(a), exponent(b), exponent((a + b) / 2)) > top - 60
         )
         expected = math.log(value) + top - math.log(len(curve(shape, 0)) * 2 * PI * s * s)
@@ -212,7 +220,9 @@ def test_checkerboard_s_cells_and_edges():
     found = density("checkerboard", real([[0.0, 0.0], [0.25, 0.25], [0.25, -0.25], [-1.1, -0.75]]))
     inside = 2 * phi(5) - 1
     for value, expected in zip(
-        found, [0.25, 0.5 * inside**2 + 0.5 * phi(-5) ** 2 * 2, inside * phi(-5) * 2, 0.5 * phi(-2) * inside], strict=True
+        found,
+        [0.25, 0.5 * inside**2 + 0.5 * phi(-5) ** 2 * 2, inside * phi(-5) * 2, 0.5 * phi(-2) * inside],
+        strict=True,
     ):
         assert value.item() == pytest.approx(expected, rel=1e-3)
     wide = build("checkerboard", noise=10)
@@ -259,7 +269,9 @@ def turned(angle):
 def test_symmetries(shape, matrix, centre, streams):
     x = streams.normal(50, 2)[0]
     centre, matrix = real(centre), torch.as_tensor(matrix).double()
-    torch.testing.assert_close(density(shape, x), density(shape, centre + (x - centre) @ matrix.T), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(
+        density(shape, x), density(shape, centre + (x - centre) @ matrix.T), rtol=1e-8, atol=1e-12
+    )
 
 
 @every_shape
@@ -305,9 +317,3 @@ def test_the_flow_s_energy_is_kl_and_zero_at_its_limit(streams):
 def test_bad_fields_are_refused(text):
     with pytest.raises(UserError, match="fix:"):
         registry.parse("task", text)
-
-
-def test_a_shape_that_python_was_given_is_checked_too():
-    cls = registry.find("task", "toy2d").load()
-    with pytest.raises(UserError, match="one of eight_gaussians"):
-        cls(shape="nine_gaussians")
