@@ -14,8 +14,8 @@ p(x) = E exp(-|x - Y|^2 / 2 s^2) / (2 pi s^2) and, by Tweedie's formula, the sco
     swiss_roll       t (cos t, sin t) / 4.5 pi, t ~ U[pi/2, 9 pi/2], s = 0.03 (same; it divides by the batch's largest
                      coordinate, whose limit is 4.5 pi)
     spiral           2.5 u (cos, sin)(4 pi u), u ~ U[0, 1], s = 0.05 (He et al. 2026, authors' code)
-    two_moons        log p = log(e^{-((x1 - 2) / 0.6)^2 / 2} + e^{-((x1 + 2) / 0.6)^2 / 2}) - ((|x| - 2) / 0.4)^2 / 2
-                     + c, the first energy of Rezende and Mohamed 2015, Table 1. Fan et al. 2022, F.2, sample "two moons" but
+    two_moons        log p = log(e^{-((x1 - 2) / 0.6)^2 / 2} + e^{-((x1 + 2) / 0.6)^2 / 2}) - ((|x| - 2) / 0.4)^2 / 2,
+                     first energy of Rezende and Mohamed 2015, Table 1. Fan et al. 2022, F.2, sample "two moons" but
                      give no formula, nor has their code one; this is the usual target of that name.
 
 Circles have Bessel functions: exp(-(|x| - r)^2 / 2 s^2) I0e(r |x| / s^2) / (2 pi s^2); squares, normal distribution
