@@ -30,7 +30,7 @@ class SteinDiscrepancy:
         ksd_statistic(self.cloud[:n], -self.cloud[:n], self.bandwidth)
 
     def bare(self, n: int) -> None:
-        """The products t.t', t.z' and z.z' of the pairs i <= j, as two thin ones, and exp of the latter; same blocks."""
+        """The products of t and z over the pairs i <= j, as our two thin ones, and exp of the second; same blocks."""
         dim = self.cloud.shape[1]
         narrow = torch.cat([self.cloud[:n], self.cloud[:n, :2]], 1) / self.bandwidth  # (n, d + 2)
         wide = torch.cat([narrow, self.cloud[:n] / self.bandwidth], 1)  # (n, 2 d + 2)

@@ -1,14 +1,14 @@
 """Two-sample distances by kernels, and the U-statistics over pairs that they and the Stein discrepancies are.
 
-    MMD^2(P, Q) = E k(x, x') + E k(y, y') - 2 E k(x, y)                     Gretton et al. 2012, equation 3
-    energy distance = 2 E |x - y| - E |x - x'| - E |y - y'|                 Szekely and Rizzo 2013, equation 5
+    MMD^2(P, Q) = E k(x, x') + E k(y, y') - 2 E k(x, y)                     Gretton et al. 2012, Lemma 6
+    energy distance = 2 E |x - y| - E |x - x'| - E |y - y'|                 Szekely and Rizzo 2013
 
 with x, x' ~ P and y, y' ~ Q independent: the second is the first with k(x, y) = -|x - y|. k is here the mean of five
 Gaussian kernels exp(-|x - y|^2 / (2 h^2)), h = 1/4, 1/2, 1, 2, 4 times the median distance between the truth's draws.
 Both are estimated without bias from n points and n fresh draws of the truth, so that a value may be negative; it has
 mean 0 when the laws are equal.
 
-A mean of u(z_i, z_j) over i != j, u symmetric, has variance (Hoeffding 1948, equation 5.13; n' = n (n - 1))
+A mean of u(z_i, z_j) over i != j, u symmetric, has variance (Hoeffding 1948; n' = n (n - 1))
     4 (n - 2) / n' zeta_1 + 2 / n' zeta_2,   zeta_1 = Var E[u(z, z') | z],   zeta_2 = Var u(z, z')
 whose parts are estimated by the unbiased sums over three and four different points, from the row sums
 r_i = sum_j u(z_i, z_j) and q = sum_ij u(z_i, z_j)^2:
@@ -79,9 +79,9 @@ def two_sample(x: Tensor, y: Tensor, kernel: Kernel, size: int = BLOCK) -> tuple
     """E k(x, x') + E k(y, y') - 2 E k(x, y) without bias, and its standard error.
 
     It is written as one U-statistic over the pairs z_i = (x_i, y_i), by
-        u(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) - (1 - 1/n) (k(x_i, y_j) + k(x_j, y_i)) - (k(x_i, y_i) + k(x_j, y_j)) / n
-    whose mean over i != j is the two-sample U-statistic exactly, with all n^2 cross terms, so that it does not depend
-    on the pairing.
+        u(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) - (1 - 1/n) (k(x_i, y_j) + k(x_j, y_i)) - (c_i + c_j) / n
+    with c_i = k(x_i, y_i), whose mean over i != j is the two-sample U-statistic exactly, with all n^2 cross terms, so
+    that it does not depend on the pairing.
 
     Args:
         x, y: (n, d), float64.    kernel: k as a function of the squared distance.
@@ -166,7 +166,7 @@ mmd = Metric(
     _mmd,
     points=4096,
     needs=frozenset({"draw"}),
-    source="MMD^2 by the unbiased U-statistic (Gretton et al. 2012, equation 3) to as many fresh draws of the truth, "
+    source="MMD^2 by the unbiased U-statistic (Gretton et al. 2012) to as many fresh draws of the truth, "
     "may be negative; mean of Gaussian kernels of 1/4, 1/2, 1, 2, 4 median distances of the truth; se from "
     "Hoeffding's variance with its degenerate term",
 )
@@ -175,6 +175,6 @@ energy_distance = Metric(
     _energy_distance,
     points=4096,
     needs=frozenset({"draw"}),
-    source="2 E|x - y| - E|x - x'| - E|y - y'| (Szekely and Rizzo 2013, equation 5) by the unbiased U-statistic to as "
+    source="2 E|x - y| - E|x - x'| - E|y - y'| (Szekely and Rizzo 2013) by the unbiased U-statistic to as "
     "many fresh draws of the truth, may be negative; se from Hoeffding's variance with its degenerate term",
 )

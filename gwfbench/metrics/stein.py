@@ -3,8 +3,8 @@
     KSD^2 = E u(x, x'),   x, x' ~ the law, independent,   s = grad log of the truth's density
     u(x, y) = s(x).s(y) k + s(x).grad_y k + s(y).grad_x k + trace(grad_x grad_y k)
 
-(Liu, Lee and Jordan 2016, Theorem 3.6; Fan et al. 2022, F.1), by the U-statistic: the mean over i != j, which has mean 0
-when the laws are equal and may be negative. Like the paper's, the value is the square. For k = phi(|x - y|^2)
+(Liu, Lee and Jordan 2016, Theorem 3.6; Fan et al. 2022, F.1), by the U-statistic: the mean over i != j, which has
+mean 0 when the laws are equal and may be negative. Like the paper's, the value is the square. For k = phi(|x - y|^2)
     u = phi s(x).s(y) - 2 phi' (s(x) - s(y)).(x - y) - 2 d phi' - 4 |x - y|^2 phi''
 and with h as the unit of length, z = x / h, t = h s, r = |z - z'|^2:
     rbf   exp(-r / 2)        h^2 u = e^{-r/2} [t.t' + (t - t').(z - z') + d - r]
@@ -16,8 +16,8 @@ h is the median distance between 1000 draws of the truth, so it is the same for 
 is a matrix product of two thin factors, such as
     t.t' + (t - t').(z - z') + d - r = (t - z).(t' - z') + z.z' + b + b',   b = t.z - |z|^2 + d/2
 so a block costs two products (imq: three), one exponential (imq: a root) and a few passes in the cache; 1e5 points at
-dimension 64 need 0.8 GB in all. Factors are made in float64 from centred points; blocks have the points' dtype, and their
-sums are kept in float64. On 2000 points of mixtures, float32 blocks moved the value by 1e-6 of its standard error.
+dimension 64 need 0.8 GB in all. Factors are made in float64 from centred points; blocks have the points' dtype, and
+their sums are kept in float64. On 2000 points of mixtures, float32 blocks moved the value by 1e-6 standard errors.
 """
 
 from __future__ import annotations

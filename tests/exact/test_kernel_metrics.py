@@ -141,7 +141,7 @@ def test_the_variance_is_its_sums_over_different_points():
     value, se = u_statistic(lambda rows, columns: u[rows, columns].contiguous(), 9, x.device, size=4)
     mean = np.mean([float(u[i, j]) for i, j in itertools.permutations(range(9), 2)])
     shared = np.mean([float(u[i, j] * u[i, k]) for i, j, k in itertools.permutations(range(9), 3)])
-    apart = np.mean([float(u[i, j] * u[k, l]) for i, j, k, l in itertools.permutations(range(9), 4)])
+    apart = np.mean([float(u[i, j] * u[k, m]) for i, j, k, m in itertools.permutations(range(9), 4)])
     square = np.mean([float(u[i, j] ** 2) for i, j in itertools.permutations(range(9), 2)])
     expected = (4 * 7 * (shared - apart) + 2 * (square - apart)) / (9 * 8)
     assert float(value) == pytest.approx(mean, rel=1e-12)
