@@ -46,9 +46,10 @@ class TargetSamples(Info):
 
 @dataclass(frozen=True)
 class InternalEnergy(Info):
-    """The internal energy int rho^m / (m - 1), m > 1."""
+    """The internal energy weight / (m - 1) int rho^m, m > 1."""
 
     m: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
