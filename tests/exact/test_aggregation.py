@@ -44,11 +44,11 @@ def test_ring_is_stationary_attracting_and_not_of_radius_one_half(streams):
     """grad(W * rho) vanishes on the ring, points in from outside and out from inside; on a ring of 1/2 it pushes out."""
     kernel = build("aggregation", streams).problem[InteractionEnergy].kernel
     ring = circle(1 / math.sqrt(3), 64)
-    here = torch.tensor([[0.6, 0.8]]).double()
+    here = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
     assert field(kernel, here / math.sqrt(3), ring).norm() < 1e-12
     for radius in (0.2, 0.5, 0.7, 1.5):
         outward = (field(kernel, radius * here, ring) * here).sum()
-        torch.testing.assert_close(outward, torch.tensor(radius * (radius**2 - 1 / 3)).double())
+        torch.testing.assert_close(outward, torch.tensor(radius * (radius**2 - 1 / 3), dtype=torch.float64))
     assert (field(kernel, here / 2, circle(0.5, 64)) * here).sum() < -0.1
 
 
@@ -279,7 +279,7 @@ def test_the_reference_is_certified_by_its_grids(diffusion):
     assert (density >= 0).all()
     assert density[:, -4:].max() == 0  # nothing comes near the outer walls
     np.testing.assert_allclose(density, density.transpose(0, 2, 1), atol=1e-5)
-    n, side = 28, 3.5
+    n, side = 42, 3.5
     h = 2 * side / n
     x = np.abs(-side + (np.arange(n) + 0.5) * h)
     start = np.outer(x < 3, x < 3) / 36

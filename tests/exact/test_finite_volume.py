@@ -95,9 +95,9 @@ def test_convolution_is_the_double_sum():
     skewed = convolution(lambda x: np.exp(-(x[..., 0] ** 2) - 0.3 * x[..., 1]), (7, 5), 0.4)(rho)
     for i, j in ((0, 0), (6, 1), (3, 4)):
         total = sum(
-            math.exp(-((0.4 * (i - k)) ** 2) - 0.3 * 0.4 * (j - l)) * rho[k, l] * 0.16
+            math.exp(-((0.4 * (i - k)) ** 2) - 0.3 * 0.4 * (j - q)) * rho[k, q] * 0.16
             for k in range(7)
-            for l in range(5)
+            for q in range(5)
         )
         assert skewed[i, j] == pytest.approx(total, rel=1e-12)
 
