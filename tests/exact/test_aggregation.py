@@ -266,7 +266,7 @@ def test_energy_falls_and_is_that_of_the_density(diffusion):
 
 
 def test_the_reference_is_certified_by_its_grids(diffusion):
-    """Distances between grids fall, and the coarsest solver here, on the whole square by FFT, comes near."""
+    """Distances between grids fall; a still coarser one, on the whole square and by FFT, comes as near as it should."""
     mass, instance = diffusion
     from importlib import resources
 
@@ -274,7 +274,8 @@ def test_the_reference_is_certified_by_its_grids(diffusion):
         kept = dict(np.load(file))
     coarse, fine = kept[f"l1_{mass}"]
     assert (fine < 0.6 * coarse).all()
-    assert fine.max() < 0.1
+    assert fine.max() < 0.06
+    assert kept[f"w2_{mass}"][1].max() < 0.02
     density = kept[f"density_{mass}"]
     assert (density >= 0).all()
     assert density[:, -4:].max() == 0  # nothing comes near the outer walls
@@ -288,7 +289,7 @@ def test_the_reference_is_certified_by_its_grids(diffusion):
     (found,) = solve(Equation(h, 3.0, 0.1 * mass**2, interact=interact), start, (last,))
     centres = torch.from_numpy(-side + (np.arange(n) + 0.5) * h)
     p = instance.truth.log_prob(2, torch.cartesian_prod(centres, centres)[None]).exp().reshape(n, n).numpy()
-    assert np.abs(found - p).sum() * h**2 < 0.12
+    assert np.abs(found - p).sum() * h**2 < 4 * coarse[2]
 
 
 def test_start_is_the_square(diffusion):
