@@ -13,7 +13,7 @@ The truth is a reference run of gwfbench/finite_volume.py, made by scripts/aggre
 with its errors in gwfbench/data/aggregation_diffusion.npz. The law judged is its bilinear interpolation exactly: a cell
 drawn by its mass, plus the sum of two uniforms for each axis. The scheme keeps all symmetries of the square. Against a
 grid half as fine: W2 of marginals at most 0.012 (M = 9) and 0.016 (M = 1), L1 0.027 and 0.055, having fallen by 1.7
-or more since the grid before: below what sliced_w2 and w2 see at their numbers of points, about as much as bures_w2 sees.
+or more since the grid before: below what sliced_w2 and w2 see at their numbers of points, about what bures_w2 sees.
 """
 
 from __future__ import annotations
