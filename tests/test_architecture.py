@@ -11,7 +11,7 @@ LAYERS = [
     {"info"},
     {"budget", "protocol"},
     {"record", "nn", "divergences", "registry"},
-    {"metrics", "controls", "minmax"},
+    {"metrics", "controls", "minmax", "finite_volume"},
     {"runner"},
     {"session"},
     {"report"},
