@@ -68,7 +68,7 @@ class VJKO:
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
     version: ClassVar[int] = 1
-    smoke: ClassVar[Mapping[str, object]] = {"iterations": 20, "pool": 8192}
+    smoke: ClassVar[Mapping[str, object]] = {"iterations": 20, "pool": 8192, "steps": 2}
     reference: ClassVar[str] = """@inproceedings{fan2022variational,
   title={Variational {W}asserstein gradient flow}, author={Fan, Jiaojiao and Zhang, Qinsheng and Taghvaei, Amirhossein
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""

@@ -56,7 +56,7 @@ def test_imports_go_one_way(path):
     plugins |= {name for name in names if name.startswith(("gwfbench.tasks", "gwfbench.baselines"))}
     assert not plugins, "plug-ins are asked of gwfbench.registry"
     if folder != "gwfbench":
-        allowed = {"errors", "rng", "info", "protocol", "budget", "nn", "divergences", "minmax"}
+        allowed = {"errors", "rng", "info", "protocol", "budget", "nn", "divergences", "minmax", "metrics"}
         assert set(parts(path)) <= allowed
         return
     module = rest[0].removesuffix(".py")

@@ -108,7 +108,8 @@ def test_a_method_yields_finite_laws_to_the_end(task_plugin, method_plugin):
     assert seen
     times = [law.t for law, _ in seen]
     assert times == sorted(set(times)) or method_plugin.load().clock == "none"
-    assert method_plugin.load().clock == "none" or times[-1] == pytest.approx(problem.times[-1])
+    free = method_plugin.load().clock == "none" or math.isinf(problem.times[-1])
+    assert free or times[-1] == pytest.approx(problem.times[-1])
     for law, cloud in seen:
         assert isinstance(law, Drawn | Pushed)
         assert cloud.shape[0] == 1
