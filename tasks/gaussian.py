@@ -4,8 +4,8 @@
 
 with Q a random orthogonal basis (Haar), all from the seed; in one dimension C = 1. The flow is Ornstein-Uhlenbeck's
 with A = C^-1, known at every time, and task `ou` judges it there; this one is for calibration, so it judges the limit
-alone, where all of it is closed form: draws, density, score, moments and the energy, 0. A method needs time of order 1 to
-converge along the widest axis, and steps of order 1 / condition to be stable along the narrowest.
+alone, where all of it is closed form: draws, density, score, moments and the energy, 0. A method needs time of order 1
+to converge along the widest axis, and, if explicit, steps of order 1 / condition to be stable along the narrowest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gwfbench.info import Info, Initial, LogDensity, TargetSamples
 from gwfbench.protocol import Instance, Problem, Truth
 from gwfbench.rng import Streams
 
-CHUNK = 65536  # points that the truth takes to float64 at once
+CHUNK = 16384  # points that the truth takes to float64 at once
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Gaussian:
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}
-    reference: ClassVar[str] = """@article{wibisono2018sampling,
-  title={Sampling as optimization in the space of measures: The {L}angevin dynamics as a composite optimization problem},
-  author={Wibisono, Andre}, booktitle={COLT}, year={2018}}"""
+    reference: ClassVar[str] = """@inproceedings{wibisono2018sampling,
+  title={Sampling as optimization in the space of measures: The {L}angevin dynamics as a composite optimization
+  problem}, author={Wibisono, Andre}, booktitle={COLT}, year={2018}}"""
 
     def __post_init__(self) -> None:
         require(
