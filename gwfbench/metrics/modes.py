@@ -14,7 +14,7 @@ caller's to know. A mode may be any set with a centre: nothing here asks whether
 
 The standard error is the delta method's: with c_k = sign(p_k - w_k) / 2, sqrt(c' Cov(r) c / n). At the target itself
 the absolute value has no derivative: there the value's mean is the floor sum_k sqrt(Var(r_k) / (2 pi n)), and the
-standard error is too large (1.6 times the spread of repeated values, for 8, 10 or 25 equal modes).
+standard error is too large (1.6 times the spread of repeated values, for 8, 10 or 25 equal modes far apart).
 """
 
 from __future__ import annotations
