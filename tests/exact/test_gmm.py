@@ -281,6 +281,14 @@ def test_mode_coverage_of_a_law_with_a_known_distance():
     assert float(found.se.mean()) == pytest.approx(spread, rel=5 / 400**0.5)
 
 
+def test_shares_of_an_unequal_overlapping_mixture_are_its_weights(streams):
+    component = torch.bucketize(streams.uniform(40_000), SHARES.cumsum(0)[:2])
+    x = CENTRES[0][component] / 20 + 2 * streams.normal(40_000, 2)
+    found = coverage(x, CENTRES.expand(3, -1, -1) / 20, SHARES, 2.0)
+    assert (found.value < 6 * found.se).all()
+    assert found.se.max() < 0.003
+
+
 def test_mode_coverage_refuses_what_does_not_fit(streams):
     x = streams.normal(10, 2)
     for shares in (SHARES + 0.1, torch.tensor([1.0, 0.5, -0.5]), torch.tensor([1.0, 0.0, 0.0])):
