@@ -16,10 +16,10 @@ from gwfbench.errors import UserError, require
 
 NOTES = (
     "floor: median over seeds for fresh draws of the truth; still: for the initial law; apart: how much worse still "
-    "is, in standard errors of one seed's difference. shift, scale: the least change of the truth's draws that the metric "
-    "finds at that n, in 95 % of the trials at level 5 %: a shift along a random direction, in the truth's standard "
-    "deviations along it, and a relative widening about the mean; on a grid of ratio 2^(1/4), first seed's problem. "
-    f"> {GRID[-1]:g}: not found at all; -: not sought, or not known."
+    "is, in standard errors of one seed's difference. shift, scale: the least change of the truth's draws that the "
+    "metric finds at that n, in 95 % of the trials at level 5 %: a shift along a random direction, in the truth's "
+    "standard deviations along it, and a relative widening about the mean; on a grid of ratio 2^(1/4), first seed's "
+    f"problem. CPU s: of one value. > {GRID[-1]:g}: not found at all; -: not sought, or not known."
 )
 HEADS = ("metric", "n", "floor", "still", "still/floor", "apart (se)", "shift", "scale", "CPU s", "note")
 
@@ -40,7 +40,10 @@ def read(path: Path) -> list[Row]:
             table = csv.DictReader(file, strict=True)
             if table.fieldnames != [field.name for field in fields(Row)]:
                 raise ValueError("its columns are others")
-            return [Row(**{key: _value(kinds.get(key, str), text) for key, text in one.items()}) for one in table]
+            rows = list(table)
+            if any(None in one or None in one.values() for one in rows):
+                raise ValueError("a row has too few or too many cells")
+            return [Row(**{key: _value(kinds.get(key, str), text) for key, text in one.items()}) for one in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: {error}", "a CSV that calibrate wrote", "name another file, or remove it") from None
 
