@@ -13,7 +13,7 @@ LAYERS = [
     {"record", "nn", "divergences", "registry"},
     {"metrics", "controls", "minmax", "finite_volume"},
     {"runner"},
-    {"session"},
+    {"session", "calibration"},
     {"report"},
     {"cli"},
     {"__main__"},

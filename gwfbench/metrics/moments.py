@@ -1,11 +1,14 @@
-"""Mean and covariance of a cloud in float64, by blocks, and the block jackknife over them."""
+"""Mean and covariance of a cloud in float64, by blocks, the block jackknife over them, and the errors of both."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from gwfbench.protocol import Estimate, Judged, Metric
 
 BLOCKS = 50  # the standard error of a standard error is then about 10 %
 
@@ -43,3 +46,48 @@ def jackknife(points: Tensor, statistic: Callable[[Tensor, Tensor], Tensor]) -> 
     left = evaluate(s1.sum(1, keepdim=True) - s1, s2.sum(1, keepdim=True) - s2, (size.sum() - size)[None])
     b = len(blocks)
     return whole, ((b - 1) / b * (left - left.mean(1, keepdim=True)).square().sum(1)).sqrt()
+
+
+def mahalanobis(mean: Tensor, mean0: Tensor, covariance0: Tensor) -> Tensor:
+    """sqrt((m - m0)' C0^-1 (m - m0)), shapes (..., d) and (..., d, d) -> (...); inf where C0 is singular."""
+    root, bad = torch.linalg.cholesky_ex(covariance0)
+    white = torch.linalg.solve_triangular(root, (mean - mean0)[..., None], upper=False)
+    return torch.where(bad > 0, math.inf, white.square().sum((-2, -1)).sqrt())
+
+
+def _moments_mean(judged: Judged) -> Estimate:
+    assert judged.truth.moments is not None
+    mean0, covariance0 = judged.truth.moments(judged.index)
+
+    def statistic(mean: Tensor, _: Tensor) -> Tensor:
+        return mahalanobis(mean, mean0[:, None], covariance0[:, None])
+
+    return Estimate(*jackknife(judged.points, statistic), n=judged.points.shape[1])
+
+
+def _moments_covariance(judged: Judged) -> Estimate:
+    assert judged.truth.moments is not None
+    _, covariance0 = judged.truth.moments(judged.index)
+
+    def statistic(_: Tensor, covariance: Tensor) -> Tensor:
+        gap = torch.linalg.matrix_norm(covariance - covariance0[:, None])
+        return gap / torch.linalg.matrix_norm(covariance0)[:, None]
+
+    return Estimate(*jackknife(judged.points, statistic), n=judged.points.shape[1])
+
+
+moments_mean = Metric(
+    "moments_mean",
+    _moments_mean,
+    points=None,
+    needs=frozenset({"moments"}),
+    source="|C0^-1/2 (m - m0)|: error of the mean in the truth's standard deviations, the same in all coordinates "
+    "(Mahalanobis 1936); its floor is about sqrt(d / n); se by the block jackknife",
+)
+moments_covariance = Metric(
+    "moments_covariance",
+    _moments_covariance,
+    points=None,
+    needs=frozenset({"moments"}),
+    source="|C - C0|_F / |C0|_F: relative error of the covariance; se by the block jackknife",
+)

@@ -1,0 +1,70 @@
+"""The classifier two-sample test where its answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gwfbench import metrics
+from gwfbench.metrics.classifier import accuracy
+from gwfbench.protocol import Judged, Truth
+from gwfbench.rng import Streams
+
+METRIC = metrics.known()["c2st"]
+SPREAD = torch.tensor([1.0, 30.0]).double()  # standard deviations: the classifier must not mind the units
+
+
+def truth(limit=None):
+    return Truth(lambda index, n, rng: 2.0 + SPREAD * rng.normal(n, 2).double(), exact=True, limit=limit)
+
+
+def c2st(shift, n=200, seeds=(0,), limit=None):
+    rng = Streams(seeds, dtype=torch.float64)
+    points = 2.0 + SPREAD * (shift + rng.fork("x").normal(n, 2))
+    return METRIC.evaluate(Judged(points, None, truth(limit), 0, rng))
+
+
+def test_equal_laws_can_t_be_told_apart():
+    found = c2st(0.0, seeds=(0, 1))
+    assert found.value.shape == found.se.shape == (2,)
+    assert found.n == 200
+    assert ((found.value - 0.5).abs() < 5 * found.se).all()
+
+
+def test_laws_without_overlap_are_told_apart():
+    assert float(c2st(20.0).value) > 0.995
+
+
+def test_a_shifted_gaussian_comes_near_the_bayes_classifier_and_never_above():
+    """Accuracy of the best classifier of N(0, I) against N(c, I): Phi(|c| / 2)."""
+    found = c2st(torch.tensor([1.2, -0.9]).double(), n=1000)
+    best = 0.5 * (1 + math.erf(0.75 / math.sqrt(2)))
+    assert best - 0.02 - 5 * float(found.se) < float(found.value) < best + 5 * float(found.se)
+
+
+def test_the_same_streams_give_the_same_number_and_others_another():
+    first, again, other = (c2st(0.3, n=60, seeds=(seed,)) for seed in (0, 0, 7))
+    assert torch.equal(first.value, again.value)
+    assert not torch.equal(first.value, other.value)
+
+
+def test_a_seed_s_number_does_not_depend_on_its_company():
+    both, alone = c2st(0.3, n=60, seeds=(4, 9)), c2st(0.3, n=60, seeds=(9,))
+    assert float(both.value[1]) == float(alone.value)
+
+
+def test_no_more_points_than_the_truth_has():
+    assert c2st(0.0, n=100, limit=40).n == 40
+
+
+def test_a_coordinate_that_never_changes_is_no_trouble():
+    x = np.random.default_rng(0).normal(size=(50, 2)) * [1.0, 0.0]
+    assert 0.2 < accuracy(x, x[::-1], 0) < 0.8
+
+
+def test_too_few_points_and_points_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="at least 5 points, got 4"):
+        c2st(0.0, n=4)
+    with pytest.raises(ValueError, match="NaN"):
+        c2st(math.nan, n=20)
