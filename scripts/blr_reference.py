@@ -4,13 +4,13 @@
     python scripts/blr_reference.py [NAME ...]                (run from the checkout; no name: all offline sets)
 
 For each set it writes gwfbench/data/blr/NAME.npz (draws: 4096 thinned, float32; mean, covariance and mcse: of all
-draws, float64) and NAME.json, the certificate. The log posterior below is this script's own, apart from the task's, and
-the stored draws are tested against the task's (tests/exact/test_blr.py).
+draws, float64) and NAME.json, the certificate. The log posterior below is its own, apart from the task's, and the
+stored draws are tested against the task's (tests/exact/test_blr.py).
 
 Sampler: NUTS (Hoffman and Gelman 2014) with dense mass matrix, float64, four chains from dispersed starts, one after
-draws, float64) and NAME.json, the certificate. The log posterior below is its own, apart from the task's, and the
-ArviZ), divergences, full trees, energy (E-BFMI, Betancourt 2016), and two identities that hold for the right posterior
-only, E[score] = 0 and E[score x'] = -I, each entry within 6 of its own standard errors (the error from 256 batches).
+the other. Checks: rank-normalised split R-hat, bulk and tail effective sizes of every coordinate (Vehtari et al. 2021,
+by ArviZ), divergences, full trees, energy (E-BFMI, Betancourt 2016), and two identities that hold for the right
+posterior only, E[score] = 0 and E[score x'] = -I, each entry within 6 standard errors (from 256 batches).
 """
 
 from __future__ import annotations
