@@ -32,7 +32,7 @@ class ULA:
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
     version: ClassVar[int] = 1
-    smoke: ClassVar[Mapping[str, object]] = {"steps": 20}
+    smoke: ClassVar[Mapping[str, object]] = {"steps": 3}
     reference: ClassVar[str] = """@article{roberts1996exponential,
   title={Exponential convergence of {L}angevin distributions and their discrete approximations}, author={Roberts, Gareth
   O. and Tweedie, Richard L.}, journal={Bernoulli}, volume={2}, number={4}, pages={341--363}, year={1996}}"""

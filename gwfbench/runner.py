@@ -295,7 +295,9 @@ class _Drive:
         }
         have = {name for name, value in known.items() if value is not None}
         chosen = []
-        for metric in metrics.choose(self.job.task.metrics, instance.truth.metrics):
+        own = instance.truth.metrics
+        names = dict.fromkeys([*self.job.task.metrics, *(metric.name for metric in own)])
+        for metric in metrics.choose(names, own):
             missing = metric.needs - have - {"log_prob"}
             if metric.law == "jko" and (instance.truth.jko is None or self.job.contestant.clock != "jko"):
                 self.log.write(f"{metric.name}: not judged: it compares JKO steps with the exact JKO sequence\n")

@@ -40,7 +40,7 @@ class Aggregation:
     "attraction with repulsion of power 4 and 2 in the plane, or with logarithmic repulsion on the line"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InteractionEnergy})
-    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "energy_gap", "radial_w2", "w2")
+    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "energy_gap", "radial_w2", "mmd", "energy_distance", "w2")
     points: ClassVar[int] = 20_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}

@@ -41,7 +41,7 @@ class AggregationDiffusion:
     "total mass M of the equation, 9 or 1; points are judged as draws of u / M"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InteractionEnergy, InternalEnergy})
-    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "w2", "bures_w2")
+    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "energy_distance", "w2", "bures_w2", "kl")
     points: ClassVar[int] = 20_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}

@@ -61,7 +61,7 @@ class Barenblatt:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InternalEnergy})
     metrics: ClassVar[tuple[str, ...]] = (
-        *("kl", "symkl", "symkl_jko", "sliced_w2", "w2", "bures_w2"),
+        *("bures_w2", "symkl", "symkl_jko", "sliced_w2", "w2", "kl", "moments_covariance", "objective"),
         *("jsd", "outside"),  # this task's own
     )
     points: ClassVar[int] = 500_000

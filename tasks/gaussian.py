@@ -34,7 +34,10 @@ class Gaussian:
     "ratio of the largest to the smallest eigenvalue of C"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity, TargetSamples})
-    metrics: ClassVar[tuple[str, ...]] = ("symkl", "bures_w2", "sliced_w2", "w2", "kl")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("symkl", "bures_w2", "ksd", "sliced_w2", "mmd", "energy_distance", "w2", "c2st", "kl"),
+        *("moments_mean", "moments_covariance", "objective"),
+    )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}

@@ -47,7 +47,10 @@ class GMM:
     "standard deviation of P_0"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity, TargetSamples})
-    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "w2", "kl", "mode_coverage")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("ksd", "sliced_w2", "mmd", "energy_distance", "w2", "c2st", "kl", "mode_coverage"),
+        *("moments_mean", "moments_covariance", "objective"),
+    )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}

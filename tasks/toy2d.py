@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -37,7 +37,8 @@ from torch.utils.checkpoint import checkpoint
 
 from gwfbench.errors import require
 from gwfbench.info import Draw, Field, Info, Initial, LogDensity, TargetSamples
-from gwfbench.protocol import Instance, Problem, Truth
+from gwfbench.metrics.modes import mode_coverage
+from gwfbench.protocol import Instance, Metric, Problem, Truth
 from gwfbench.rng import Streams
 
 TERMS = 2**18  # of sums over nodes at once: 2 MB in float64; 16 times as many where gradients are kept
@@ -63,7 +64,10 @@ class Toy2D:
     "standard deviation of P_0"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity, TargetSamples})
-    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "w2", "kl")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("sliced_w2", "mmd", "energy_distance", "ksd", "w2", "c2st", "kl"),
+        *("moments_mean", "moments_covariance", "objective"),
+    )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}
@@ -109,6 +113,7 @@ class Toy2D:
             moments=lambda index: (law.mean.expand(seeds, 2), law.covariance.expand(seeds, 2, 2)),
             energy=lambda index: torch.zeros(seeds, dtype=torch.float64, device=rng.device),
             integrand=lambda x, log_rho: log_rho - log_prob(0, x),
+            metrics=_own(law, seeds),
         )
         return Instance(Problem((2,), (math.inf,), infos), truth)
 
@@ -151,6 +156,15 @@ class _Law:
     score: Field
     mean: Tensor
     covariance: Tensor
+    modes: tuple[Tensor, float] | None = None  # means (K, 2) and scale, where it is a mixture of equal Gaussians
+
+
+def _own(law: _Law, seeds: int) -> tuple[Metric, ...]:
+    """`mode_coverage`, for the mixtures."""
+    if law.modes is None:
+        return ()
+    means, s = law.modes
+    return (mode_coverage(means.expand(seeds, -1, -1), torch.full_like(means[:, 0], 1 / len(means)), s),)
 
 
 Curve = Callable[[Tensor], Tensor]  # u in [0, 1], (...) -> (..., 2)
@@ -214,7 +228,8 @@ def _gaussians(means: Tensor, s: float) -> _Law:
     def draw(n: int, rng: Streams) -> Tensor:
         return means.to(rng.dtype)[rng.integers(len(means), n)]
 
-    return _smoothed(draw, means, torch.full_like(means[:, 0], 1 / len(means)), s)
+    law = _smoothed(draw, means, torch.full_like(means[:, 0], 1 / len(means)), s)
+    return replace(law, modes=(means, s))
 
 
 def _curves(curves: tuple[Curve, ...], s: float, device: torch.device) -> _Law:
