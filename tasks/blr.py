@@ -6,8 +6,8 @@
 
 The last log alpha is the Jacobian of alpha -> log alpha. Fan et al. 2022 (section 5.3, F.4, Tables 2, 5, 6) take the
 model of Gershman et al. 2012 through Liu and Wang 2016: no intercept, split 4:1, quality by the posterior predictive
-law on the test part with at most 4096 draws of x. P_0 is the prior; the log alpha of its draws is clipped to [-8, 8], which
-touches one draw in 300 000 and so is left out of its density.
+law on the test part with at most 4096 draws of x. P_0 is the prior; the log alpha of its draws is clipped to
+[-8, 8], which touches one draw in 300 000 and so is left out of its density.
 
 posterior=authors is what their code has instead: without (k / 2) log alpha and the Jacobian, and with rate b = 100.
     log p(x) = sum_i log sigmoid(y_i w . f_i) - alpha |w|^2 / 2 - 100 alpha
