@@ -27,7 +27,12 @@ def timeraw_import_everything() -> str:
 
 
 def timeraw_list() -> str:
-    return "from gwfbench.cli import cli; cli(['list'], standalone_mode=False)"
+    return """
+import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()):
+    from gwfbench.cli import cli
+    cli(["list"], standalone_mode=False)
+"""
 
 
 class JKOStep:
