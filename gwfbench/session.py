@@ -68,14 +68,13 @@ class Order:
                     registry.require_fit(task, registry.find("method", registry.head(method)))
         built = tuple(registry.parse("task", text) for text in tasks)
         contestants = tuple(CONTROLS[m] if m in CONTROLS else registry.parse("method", m) for m in methods)
-        for task in built:
-            metrics.choose(task.metrics)
         return Order(built, contestants, numbers, device, kinds[dtype], Budget(budget_seconds), controls)
 
     def jobs(self) -> Iterator[Job]:
         """Controls first, then the methods; seeds one by one on a CPU, together on a GPU where the method can."""
         for task in self.tasks:
-            laws = {metric.law for metric in metrics.choose(task.metrics)}
+            known = metrics.known()  # a task's own metrics are known once it is built, and compare with the flow
+            laws = {"flow"} | {known[name].law for name in task.metrics if name in known}
             own = [c for c in CONTROLS.values() if self.controls and (c.floor is None or c.floor in laws)]
             for who in dict.fromkeys([*own, *self.contestants]):
                 together = not isinstance(who, Control) and who.seeds == "batched" and self.device != "cpu"

@@ -13,6 +13,7 @@ from gwfbench.info import Initial
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.rng import Streams
 from gwfbench.runner import Job, execute
+from gwfbench.session import Order
 
 TASKS = list(registry.plugins("task").values())
 PAIRS = [(t, m) for t in TASKS for m in registry.plugins("method").values() if registry.fits(t, m)]
@@ -55,6 +56,15 @@ def test_class_variables(plugin):
     assert cls.version >= 1
     assert "title" in cls.reference
     assert metrics.choose(cls.metrics, build(plugin).truth.metrics)
+
+
+@task_plugin
+def test_a_task_can_be_ordered_with_every_method_that_fits(plugin):
+    fitting = [method.name for task, method in PAIRS if task is plugin]
+    order = Order.read([plugin.name], fitting or ["still"], 2)
+    names = [job.identity(0).method for job in order.jobs()]
+    assert {"exact", "still", *fitting} <= set(names)
+    assert ("exact_jko" in names) == ("symkl_jko" in plugin.load().metrics)
 
 
 @task_plugin
