@@ -267,7 +267,8 @@ def _line(what: str, job: Job, run: Run | None) -> str:
         return what if what.startswith("left alone") else f"{_who(job)}: {what}"
     who, last = run.identity, run.points[-1].step if run.points else 0
     head = next((p for p in run.points if p.step == last and p.value is not None), None)
-    number = f", {head.metric} {head.value:.3g} at t = {head.t:.3g}" if head else ""
+    where = "" if head is None or head.t is None else f" at t = {head.t:.3g}"
+    number = f", {head.metric} {head.value:.3g}{where}" if head else ""
     reason = f" ({run.reason})" if run.reason else ""
     return f"{who.task} {who.method} seed {who.seed}: {what}: {run.status}{reason} after {run.seconds:.1f} s{number}"
 

@@ -344,7 +344,9 @@ class _Drive:
 
     def _point(self, seen: _Seen, metric: Metric, estimate: Estimate, i: int) -> Point:
         who = self.job.contestant
-        role = "method" if not isinstance(who, Control) else "floor" if who.floor == metric.law else "control"
+        # where higher is better (accuracy on test data, say), the truth is a mark, not a bound: no floor, no alarm
+        bound = isinstance(who, Control) and who.floor == metric.law and metric.better == "lower"
+        role = "method" if not isinstance(who, Control) else "floor" if bound else "control"
         value, se = float(estimate.value[i]), float(estimate.se[i])
         return Point(
             step=seen.step,

@@ -234,6 +234,26 @@ def test_edited_code_makes_rows_stale_never_mixed(cli, monkeypatch):
     assert "ended: ok" in err
 
 
+def test_a_task_that_judges_the_limit_end_to_end(cli):
+    words = ["run", "--task", "gaussian", "--method", "ula:steps=2", "--seeds", "1"]
+    code, out, err = cli(*words, "--metric", "symkl", "--metric", "kl")
+    assert code == 0, err
+    assert "ula:steps=2 seed 0: ended: ok after 0.0 s, symkl " in err
+    assert out.startswith("gaussian ")
+    _, out, _ = cli(*words, "--format", "json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {row["t"] for row in rows} == {None}
+    assert {row["step"] for row in rows if row["method"] == "ula:steps=2"} == {1, 2}
+    assert cli("report", "--format", "markdown")[1].startswith("## gaussian\n")
+
+
+def test_the_truth_is_no_bound_where_higher_is_better(cli):
+    _, out, _ = cli("run", "--task", "blr:data=diabetis", "--method", "ula:steps=1", "--seeds", "1", "--format", "json")
+    roles = {(row["method"], row["metric"]): row["role"] for row in map(json.loads, out.splitlines())}
+    assert roles["exact", "accuracy"] == roles["exact", "log_likelihood"] == "control"
+    assert roles["exact", "sliced_w2"] == "floor"
+
+
 def test_list_shows_fields_pairs_and_json(cli):
     code, out, _ = cli("list")
     assert code == 0
