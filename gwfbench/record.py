@@ -238,11 +238,11 @@ class Attempt:
         self._draws: dict[str, np.ndarray] = {}
         self._folder.mkdir(parents=True)
 
-    def judged(self, points: list[Point], draws: np.ndarray) -> None:
+    def judged(self, step: int, points: list[Point], draws: np.ndarray) -> None:
         """Append rows, and keep the first points of the judged cloud (n, d)."""
         with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(to_json(asdict(point)) + "\n" for point in points)
-        self._draws[f"t{points[0].step if points else len(self._draws)}"] = draws[:KEPT]
+        self._draws[f"t{step}"] = draws[:KEPT]
 
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""

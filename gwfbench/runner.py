@@ -339,8 +339,8 @@ class _Drive:
         for i, run in enumerate(self.runs):
             run.points += rows[i]
             run.judge_seconds += time.perf_counter() - began
-            if self.files:
-                self.files[i].judged(rows[i], points[i, : record.KEPT].cpu().numpy())
+            if self.files and run.status == "ok":
+                self.files[i].judged(seen.step, rows[i], points[i, : record.KEPT].cpu().numpy())
 
     def _point(self, seen: _Seen, metric: Metric, estimate: Estimate, i: int) -> Point:
         who = self.job.contestant

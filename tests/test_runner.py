@@ -148,6 +148,11 @@ def test_every_end_is_a_row_with_its_status_and_reason(body, status, reason, poi
     (kept,), strange = record.attempts(tmp_path)  # and on disk the same
     assert (kept.status, kept.reason, kept.points) == (ended.status, ended.reason, ended.points)
     assert not strange
+    if body is explodes:  # the last good law's points stay, the bad one's are neither kept nor put in their place
+        (folder,) = tmp_path.iterdir()
+        with np.load(folder / "draws.npz", allow_pickle=False) as draws:
+            assert list(draws) == ["t1"]
+            assert draws["t1"].any()
     if body is raises:
         (folder,) = tmp_path.iterdir()
         assert 'raise RuntimeError("boom")' in (folder / "log.txt").read_text()
