@@ -17,7 +17,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -198,10 +197,8 @@ def _why_not(metric: Metric, instance: Instance) -> str:
 
 
 def _cell(metric: Metric, task: Task, instance: Instance, rng: Streams) -> _Cell:
-    truth, index = instance.truth, len(instance.problem.times) - 1
-    if metric.law == "jko":
-        assert truth.jko is not None
-        truth = truth.jko(tuple(after - before for before, after in pairwise((0.0, *instance.problem.times))))
+    times = instance.problem.times
+    truth, index = metric.against(instance.truth, (0.0, *times), len(times) - 1)
     n = min(count for count in (task.points, metric.points, truth.limit) if count)
     return _Cell(metric, instance, truth, index, n, rng)
 

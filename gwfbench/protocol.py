@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from itertools import pairwise
+from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from gwfbench.info import Draw, Field, Info
 from gwfbench.rng import Streams
 
 I = TypeVar("I", bound=Info)  # noqa: E741 - the contract's letter
+State = Mapping[str, Tensor | int | float]  # all that a method needs to go on from a law
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,16 @@ class Instance:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A law that is drawn afresh: particles (limit = how many), generators, ODE flows. Valid till it resumes."""
+    """A law that is drawn afresh: particles (limit = how many), generators, ODE flows. Valid till it resumes.
+
+    `state`, here and below: what `Resumable.resume` needs to go on from this law; called before the method goes on.
+    """
 
     t: float
     draw: Draw
     log_prob: Field | None = None
     limit: int | None = None
+    state: Callable[[], State] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ class Pushed:
     push: Callable[[Tensor, Streams], Tensor]
     log_det: Field | None = None
     inverse: Field | None = None
+    state: Callable[[], State] | None = None
 
 
 Marginal = Drawn | Pushed
@@ -156,6 +163,16 @@ class Method(Protocol):
     smoke: ClassVar[Mapping[str, object]]
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]: ...
+
+
+@runtime_checkable
+class Resumable(Method, Protocol):
+    """A method that can go on from the state of a law that it yielded, with the same numbers as if never stopped.
+
+    `resume` yields the laws after that one. Noise from `rng.fork(f"step/{k}")` needs no state of its own.
+    """
+
+    def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]: ...
 
 
 @dataclass(frozen=True)
@@ -208,3 +225,19 @@ class Metric:
     law: Literal["flow", "jko"] = "flow"
     better: Literal["lower", "higher"] = "lower"
     version: int = 1
+
+    def against(self, truth: Truth, path: tuple[float, ...], index: int) -> tuple[Truth, int]:
+        """The truth, and the index into it, that a law is compared with.
+
+        Args:
+            path: flow times of the laws so far, 0 first and the judged one last.
+            index: of the judged time.
+
+        Raises:
+            ValueError: the truth knows no exact JKO sequence.
+        """
+        if self.law == "flow":
+            return truth, index
+        if truth.jko is None:
+            raise ValueError("the truth knows no exact JKO sequence")
+        return truth.jko(tuple(after - before for before, after in pairwise(path))), len(path) - 2

@@ -24,7 +24,7 @@ import numpy as np
 
 from gwfbench.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 KEPT = 4096  # points a judged time that stay in draws.npz
 Status = Literal["ok", "diverged", "budget", "timeout", "oom", "error", "killed", "skipped"]
 Role = Literal["method", "floor", "control"]
@@ -82,7 +82,7 @@ class Run:
     code: str  # hash of the source of task, method and the gwfbench modules that they import
     env: str
     started: str  # UTC
-    budget_seconds: float | None = None
+    budget: dict[str, float] = field(default_factory=dict)  # limits by name
     batch: int = 1  # seeds trained together; seconds are the batch's
     status: Status = "ok"
     reason: str = ""

@@ -10,14 +10,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gwfbench import metrics, record
-from gwfbench.budget import Budget, BudgetSpent, Clock, Counts, counted
+from gwfbench.budget import Budget, BudgetSpent, Counts, Meter, counted
 from gwfbench.controls import Control, NoTruth
 from gwfbench.info import Initial
 from gwfbench.protocol import Drawn, Estimate, Instance, Judged, Marginal, Method, Metric, Problem, Pushed, Task
@@ -81,7 +80,7 @@ def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     code = job.code()
     runs = [
-        Run(job.identity(seed), needs, code, env, now, job.budget.seconds, batch=len(job.seeds)) for seed in job.seeds
+        Run(job.identity(seed), needs, code, env, now, job.budget.limits(), batch=len(job.seeds)) for seed in job.seeds
     ]
     files = [Attempt(out, run) for run in runs] if out else []
     log = io.StringIO()
@@ -93,9 +92,9 @@ def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float
             drive.judge_last()
         except NoTruth as error:
             drive.end("skipped", str(error))
-        except BudgetSpent:
+        except BudgetSpent as spent:
             drive.judge_last()
-            drive.end("budget" if drive.steps else "timeout", f"the budget of {job.budget.seconds:g} s was spent")
+            drive.end("budget" if drive.steps else "timeout", str(spent))
         except KeyboardInterrupt:
             interrupted = True
             drive.end("killed", "interrupted")
@@ -107,7 +106,7 @@ def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float
                 drive.judge_last()
             drive.end("error", _reason(error))
     for i, run in enumerate(runs):
-        run.seconds, run.steps = drive.clock.seconds, drive.steps
+        run.seconds, run.steps = drive.meter.seconds, drive.steps
         if files:
             files[i].finish(run, log.getvalue())
     if interrupted:
@@ -143,9 +142,7 @@ class _Drive:
         self.job, self.runs, self.files, self.log = job, runs, files, log
         self.steps = 0
         self._device = torch.device(job.device)
-        self.clock = Clock(self._device, job.budget)
-        self._counts = Counts()  # of training
-        self._sampling = Counts()  # of moving judged points
+        self.meter = Meter(self._device, job.budget)
         self._path = [0.0]  # flow times yielded
         self._cloud: Tensor | None = None  # the runner's own points, pushed along
         self._cloud_log_prob: Tensor | None = None
@@ -185,8 +182,11 @@ class _Drive:
             progress(self.steps, law.t, instance.problem.times[-1])
             if all(run.failed for run in self.runs):
                 return
-            if self.clock.spent and law.t < instance.problem.times[-1]:
-                raise BudgetSpent
+            spent = self.meter.spent
+            if not spent and self.steps >= (job.budget.steps or math.inf):
+                spent = f"the budget of {job.budget.steps:g} steps was spent"
+            if spent and law.t < instance.problem.times[-1]:
+                raise BudgetSpent(spent)
         last = instance.problem.times[-1]
         if not self.steps:
             raise _BadLaw("it ended without yielding a law")
@@ -199,9 +199,9 @@ class _Drive:
         if isinstance(who, Control):
             laws = iter(who.fit(instance))
         else:
-            laws = iter(who.fit(counted(instance.problem, self._counts), self.job.budget, streams))
+            laws = iter(who.fit(counted(instance.problem, self.meter), self.job.budget, streams))
         while True:
-            with torch.enable_grad(), self.clock.running():
+            with torch.enable_grad(), self.meter.running():
                 law = next(laws, None)
             if law is None:
                 return
@@ -223,7 +223,7 @@ class _Drive:
 
     def _see(self, law: Marginal, problem: Problem, index: int | None, limit: bool, streams: Streams) -> _Seen | None:
         """Move or draw the judged points of this law, its cost kept apart from training; None if it is not judged."""
-        before, start = replace(self._counts), time.perf_counter()
+        start = time.perf_counter()
         want = self.job.task.points
         if isinstance(law, Pushed):
             points, log_prob = self._push(law, problem, want, streams)
@@ -233,8 +233,6 @@ class _Drive:
             points, log_prob = self._draw(law, min(want, law.limit or want), problem, streams), None
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self._sampling = self._sampling + (self._counts - before)
-        self._counts.score, self._counts.log_prob, self._counts.draw = before.score, before.log_prob, before.draw
         for run in self.runs:
             run.sample_seconds += time.perf_counter() - start
         if index is None:
@@ -248,10 +246,10 @@ class _Drive:
             path=tuple(self._path),
             points=points,
             log_prob=log_prob,
-            seconds=self.clock.seconds,
-            counts=before,
+            seconds=self.meter.seconds,
+            counts=replace(self.meter.training),
             sample_seconds=self.runs[0].sample_seconds,
-            sample_calls=self._sampling.score / points.shape[1],
+            sample_calls=self.meter.sampling.score / points.shape[1],
         )
 
     def _push(self, law: Pushed, problem: Problem, n: int, streams: Streams) -> tuple[Tensor, Tensor | None]:
@@ -320,10 +318,7 @@ class _Drive:
         for metric in chosen:
             if "log_prob" in metric.needs and seen.log_prob is None:
                 continue
-            truth, index = instance.truth, seen.index
-            if metric.law == "jko":
-                assert truth.jko is not None
-                truth, index = truth.jko(tuple(b - a for a, b in pairwise(seen.path))), len(seen.path) - 2
+            truth, index = metric.against(instance.truth, seen.path, seen.index)
             part = points[:, : metric.points]
             log_prob = None if seen.log_prob is None else seen.log_prob[:, : metric.points]
             rng = streams.fork(f"metric/{metric.name}/{seen.index}")

@@ -43,7 +43,7 @@ class Order:
     @staticmethod
     def read(
         tasks: Iterable[str], methods: Iterable[str], seeds: str | int | Iterable[int], device: str = "cpu",
-        dtype: str = "float32", budget_seconds: float | None = None, controls: bool = True,
+        dtype: str = "float32", budget: str = "", controls: bool = True,
     ) -> Order:  # fmt: skip
         """From words: `name:key=value` for tasks and methods, a number of seeds or a list of them."""
         tasks, methods = tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods))
@@ -53,14 +53,7 @@ class Order:
         _check_device(device)
         kinds = {"float32": torch.float32, "float64": torch.float64}
         require(dtype in kinds, f"--dtype {dtype}", f"one of {', '.join(kinds)}", "leave it out for float32")
-        if budget_seconds is not None:
-            good = 0 < budget_seconds < float("inf")
-            require(
-                good,
-                f"--budget-seconds {budget_seconds:g}",
-                "a positive number of seconds",
-                "leave it out for no limit",
-            )
+        limits = Budget.read(budget)
         for text in tasks:
             task = registry.find("task", registry.head(text))
             for method in methods:
@@ -68,7 +61,7 @@ class Order:
                     registry.require_fit(task, registry.find("method", registry.head(method)))
         built = tuple(registry.parse("task", text) for text in tasks)
         contestants = tuple(CONTROLS[m] if m in CONTROLS else registry.parse("method", m) for m in methods)
-        return Order(built, contestants, numbers, device, kinds[dtype], Budget(budget_seconds), controls)
+        return Order(built, contestants, numbers, device, kinds[dtype], limits, controls)
 
     def jobs(self) -> Iterator[Job]:
         """Controls first, then the methods; seeds one by one on a CPU, together on a GPU where the method can."""
@@ -132,7 +125,7 @@ def _finished(run: Run, job: Job) -> bool:
     if run.status == "killed" or run.code != job.code():
         return False
     cut = run.status in ("budget", "timeout")
-    return not cut or (job.budget.seconds or float("inf")) <= (run.budget_seconds or float("inf"))
+    return not cut or Budget.of(run.budget).covers(job.budget)
 
 
 def is_stale(run: Run) -> bool:
@@ -155,7 +148,7 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
 
 def run(
     task: str | Sequence[str], method: str | Sequence[str], seeds: int | Sequence[int] = 3, *, device: str = "cpu",
-    dtype: Literal["float32", "float64"] = "float32", budget_seconds: float | None = None, controls: bool = True,
+    dtype: Literal["float32", "float64"] = "float32", budget: str = "", controls: bool = True,
     out: str | Path | None = None, force: bool = False, threads: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
     """Run methods on tasks and return tidy points, one row for each judged (seed, time, metric).
@@ -163,7 +156,7 @@ def run(
     Args:
         task, method: `name` or `name:key=value,key=value`, one or several.
         seeds: how many (0, 1, ...), or which.
-        budget_seconds: of training, a run.
+        budget: of a run, as `seconds=60,score_calls=1e6`; evaluation is off the clock.
         controls: run `exact` and `still` too, without which a leaderboard has no floor.
         out: folder that keeps the runs, and where finished ones are found; None: nothing is read or written.
         threads: of torch, while it runs.
@@ -172,7 +165,7 @@ def run(
         UserError: something asked for can't be done; nothing has run then.
     """
     tasks, methods = ([value] if isinstance(value, str) else value for value in (task, method))
-    order = Order.read(tasks, methods, seeds, device, dtype, budget_seconds, controls)
+    order = Order.read(tasks, methods, seeds, device, dtype, budget, controls)
     done: list[Run] = []
     for runs in perform(order, Path(out) if out else None, lambda *_: None, force, threads):
         done += runs

@@ -15,6 +15,7 @@ LAYERS = [
     {"runner"},
     {"session", "calibration"},
     {"report"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -3,49 +3,96 @@ import time
 import pytest
 import torch
 
-from gwfbench.budget import Budget, BudgetSpent, Clock, Counts, counted
+from gwfbench.budget import Budget, BudgetSpent, Counts, Meter, counted
+from gwfbench.errors import UserError
 from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
 
 
 def test_the_oracle_counts():
-    counts = Counts()
+    meter = Meter()
     inner = LogDensity(lambda x: -x.square().sum(-1), lambda x: -2 * x)
     density = LogDensity(inner.log_prob, inner.score, batch=lambda rows, rng: inner)
     draw = TargetSamples(lambda n, rng: rng.normal(n, 2))
     start = Initial(lambda n, rng: rng.normal(n, 2), lambda x: x.sum(-1))
-    problem = counted(Problem((2,), (1.0,), (start, density, draw)), counts)
+    problem = counted(Problem((2,), (1.0,), (start, density, draw)), meter)
     x, rng = torch.zeros(3, 10, 2), Streams((0, 1, 2))
     problem[LogDensity].score(x)
     problem[LogDensity].log_prob(x)
-    assert counts == Counts(score=10, log_prob=10)
+    assert meter.sampling == Counts(score=10, log_prob=10)
     problem[LogDensity].log_prob(x.requires_grad_())  # autograd through it is a score
-    assert counts == Counts(score=20, log_prob=20)
+    assert meter.sampling == Counts(score=20, log_prob=20)
     with torch.no_grad():
         problem[LogDensity].log_prob(x)
-    assert counts == Counts(score=20, log_prob=30)
+    assert meter.sampling == Counts(score=20, log_prob=30)
     batch = problem[LogDensity].batch
     assert batch is not None
     batch(5, rng).score(x)
     problem[TargetSamples].draw(7, rng)
     problem[Initial].draw(100, rng)
-    assert counts == Counts(score=30, log_prob=30, draw=7)
+    assert meter.sampling == Counts(score=30, log_prob=30, draw=7)
+    assert meter.training == Counts()
+    with meter.running():
+        problem[TargetSamples].draw(7, rng)
+    assert meter.training == Counts(draw=7)
 
 
-def test_the_clock_runs_only_inside():
-    clock = Clock(torch.device("cpu"), Budget())
-    with clock.running():
+@pytest.mark.parametrize("oracle", ["score", "log_prob", "draw"])
+def test_an_oracle_ends_training_at_its_budget_and_never_judging(oracle):
+    meter = Meter(budget=Budget(**{f"{oracle}_calls": 25}))
+    density = LogDensity(lambda x: -x.square().sum(-1), lambda x: -2 * x)
+    problem = counted(Problem((2,), (1.0,), (density, TargetSamples(lambda n, rng: rng.normal(n, 2)))), meter)
+    calls = {
+        "score": lambda: problem[LogDensity].score(torch.zeros(1, 10, 2)),
+        "log_prob": lambda: problem[LogDensity].log_prob(torch.zeros(1, 10, 2)),
+        "draw": lambda: problem[TargetSamples].draw(10, Streams((0,))),
+    }
+    for _ in range(5):
+        calls[oracle]()
+    with meter.running():
+        calls[oracle]()
+        calls[oracle]()
+    assert not meter.spent
+    with (
+        pytest.raises(BudgetSpent, match=f"the budget of 25 {oracle.replace('_', ' ')} calls was spent"),
+        meter.running(),
+    ):
+        calls[oracle]()
+    assert getattr(meter.training, oracle) == 20
+
+
+def test_budgets_are_read_and_compared():
+    budget = Budget.read("seconds=60, score_calls=1e6")
+    assert budget == Budget(seconds=60, score_calls=1e6)
+    assert Budget.of(budget.limits()) == budget
+    assert Budget.read("") == Budget()
+    assert budget.covers(Budget(seconds=30, score_calls=1e6, steps=3))
+    assert not budget.covers(Budget(seconds=30))
+    assert Budget().covers(budget)
+
+
+@pytest.mark.parametrize(
+    "text", ["60", "second=60", "seconds=", "seconds=nan", "steps=inf", "steps=0", "steps=1,steps=2"]
+)
+def test_bad_budgets(text):
+    with pytest.raises(UserError, match="a positive number: seconds, steps"):
+        Budget.read(text)
+
+
+def test_the_meter_runs_only_inside():
+    meter = Meter()
+    with meter.running():
         time.sleep(0.05)
     time.sleep(0.1)
-    with clock.running():
+    with meter.running():
         time.sleep(0.05)
-    assert 0.1 <= clock.seconds < 0.15
-    assert not clock.spent
+    assert 0.1 <= meter.seconds < 0.15
+    assert not meter.spent
 
 
 def test_the_budget_ends_even_a_loop_that_swallows_exceptions():
-    clock = Clock(torch.device("cpu"), Budget(seconds=0.2))
+    meter = Meter(budget=Budget(seconds=0.2))
 
     def stubborn():
         while True:
@@ -54,10 +101,10 @@ def test_the_budget_ends_even_a_loop_that_swallows_exceptions():
             except Exception:
                 continue
 
-    with pytest.raises(BudgetSpent), clock.running():
+    with pytest.raises(BudgetSpent), meter.running():
         stubborn()
-    assert clock.spent
-    assert clock.seconds < 1.0
+    assert meter.spent
+    assert meter.seconds < 1.0
 
 
 def test_grid_hits_every_judged_time():

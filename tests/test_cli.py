@@ -58,7 +58,7 @@ BAD = {
     "no method": (["run", "--task", "ou"], "no method", "at least one", "--method vjko"),
     "device": (["run", *QUICK, "--device", "abacus"], "--device abacus", "one of cpu", "leave it out"),
     "dtype": (["run", *QUICK, "--dtype", "float8"], "--dtype float8", "float32, float64", "leave it out"),
-    "budget": (["run", *QUICK, "--budget-seconds", "-1"], "--budget-seconds -1", "positive", "leave it out"),
+    "budget": (["run", *QUICK, "--budget", "seconds=-1"], "--budget seconds=-1", "positive", "--budget seconds=60"),
     "out is a file": (["run", *QUICK, "--out", "a-file"], "--out a-file", "folder", "another folder"),
     "list": (["list", "--task", "uo"], "no task 'uo'", "one of", "did you mean 'ou'?"),
     "report of nothing": (["report", "--out", "nothing"], "--out nothing: no finished runs", "at least one", "run --task"),
@@ -180,11 +180,11 @@ def test_a_failed_run_is_a_row_the_others_go_on_and_the_exit_code_tells(cli, mon
 
 def test_a_longer_budget_runs_again_what_a_shorter_one_cut(cli):
     words = ["run", "--task", "ou:horizon=0.1", "--method", "vjko:pool=4096", "--seeds", "1", "--no-controls"]
-    code, _, err = cli(*words, "--budget-seconds", "0.2")
+    code, _, err = cli(*words, "--budget", "seconds=0.2")
     assert code == 1
     assert "timeout (the budget of 0.2 s was spent)" in err
-    assert "finished before" in cli(*words, "--budget-seconds", "0.1")[2]
-    code, _, err = cli(*words, "--budget-seconds", "60")
+    assert "finished before" in cli(*words, "--budget", "seconds=0.1")[2]
+    code, _, err = cli(*words, "--budget", "seconds=60")
     assert code == 0
     assert "ended: ok" in err
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gwfbench import metrics, registry
-from gwfbench.budget import Budget, Counts, counted
+from gwfbench.budget import Budget, Meter, counted
 from gwfbench.controls import CONTROLS
 from gwfbench.info import Initial
 from gwfbench.protocol import Drawn, Pushed
@@ -185,4 +185,4 @@ def test_only_the_oracle_is_used_and_it_counts(task_plugin, method_plugin):
     assert run.status == "ok", run.reason
     last = run.points[-1]
     assert last.score_calls + last.log_prob_calls + last.draw_calls + last.sample_calls > 0
-    assert counted(build(task_plugin).problem, Counts()).shape == build(task_plugin).problem.shape
+    assert counted(build(task_plugin).problem, Meter()).shape == build(task_plugin).problem.shape

@@ -1,0 +1,43 @@
+"""`gwfbench calibrate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gwfbench import registry
+
+
+@click.command()
+@click.option("--task", "tasks", multiple=True, help="name or name:key=value (repeatable); none: every task.")
+@click.option("--metric", "chosen", multiple=True, help="Only this metric (repeatable); none: those of each task.")
+@click.option("--trials", type=int, default=200, show_default=True, help="Of each change, in the search for power.")
+@click.option("--seeds", default="5", show_default=True, help="Of floor and still: how many, or which.")
+@click.option("--power-seconds", type=float, default=60.0, show_default=True, help="CPU, for the power of one metric.")
+@click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", show_default=True)
+@click.option("--write", type=click.Path(path_type=Path), help="Also keep the page, and its CSV beside it, row by row.")
+def calibrate(
+    tasks: tuple[str, ...], chosen: tuple[str, ...], trials: int, seeds: str, power_seconds: float, form: str,
+    write: Path | None,
+) -> None:  # fmt: skip
+    """Floor, value of the law that never moves, and power of every metric on every task."""
+    for name in tasks:
+        registry.find("task", registry.head(name))
+    from dataclasses import asdict
+
+    from gwfbench import calibration, session
+    from gwfbench.record import to_json
+    from gwfbench.report import calibration as table
+
+    plan = calibration.Plan.read(tasks, chosen, trials, session.read_seeds(seeds), power_seconds)
+    rows = []
+    for row, new in table.keep(plan, write):
+        rows.append(row)
+        if form == "json":
+            click.echo(to_json(asdict(row)))
+        click.echo(f"{row.task} {row.metric}: {row.status if new else 'finished before'} {row.note}".rstrip(), err=True)
+    if form != "json":
+        click.echo(table.markdown(rows) if form == "markdown" else table.to_csv(rows), nl=False)
+    sys.exit(any(row.status == "error" for row in rows))

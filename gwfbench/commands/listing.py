@@ -1,0 +1,90 @@
+"""`gwfbench list`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from gwfbench import registry
+
+
+@click.command("list")
+@click.option("--task", help="Show one task: its fields, and the methods that fit.")
+@click.option("--method", help="Show one method: its fields, and the tasks that it fits.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def list_(task: str | None, method: str | None, form: str) -> None:
+    """Tasks, methods, their fields, and which pairs are valid."""
+    tasks = [registry.find("task", task)] if task else list(registry.plugins("task").values())
+    methods = [registry.find("method", method)] if method else list(registry.plugins("method").values())
+    if task and not method:
+        methods = [m for m in methods if registry.fits(tasks[0], m)]
+    if method and not task:
+        tasks = [t for t in tasks if registry.fits(t, methods[0])]
+    if form == "json":
+        for plugin in [*tasks, *methods]:
+            click.echo(json.dumps(_facts(plugin, methods if plugin.kind == "task" else tasks)))
+        return
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(_listing("tasks", "offers", [(t, methods) for t in tasks]))
+    console.print(_listing("methods", "needs", [(m, tasks) for m in methods]))
+    for plugin in [*tasks, *methods]:
+        if plugin.fields:
+            rows = [[f.name, f.type, f.default, f.doc] for f in plugin.fields]
+            console.print(_table(f"fields of {plugin.kind} {plugin.name}", ["field", "type", "default", "what"], rows))
+    console.print(
+        f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Configure with name:key=value,key=value.",
+        style="dim",
+    )
+
+
+def _partners(plugin: registry.Plugin, others: list[registry.Plugin]) -> list[str]:
+    pairs = ((plugin, other) if plugin.kind == "task" else (other, plugin) for other in others)
+    return [other.name for other, pair in zip(others, pairs, strict=True) if not other.problem and registry.fits(*pair)]
+
+
+def _listing(title: str, verb: str, rows: list[tuple[registry.Plugin, list[registry.Plugin]]]) -> Any:
+    body = []
+    for plugin, others in rows:
+        if plugin.problem:
+            body.append([plugin.name, f"unavailable ({plugin.origin}): {plugin.problem}", "", ""])
+        else:
+            body.append(
+                [
+                    plugin.name,
+                    plugin.summary,
+                    " ".join(sorted(plugin.capabilities)),
+                    " ".join(_partners(plugin, others)),
+                ]
+            )
+    return _table(title, ["name", "what", verb, "fits"], body)
+
+
+def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, Any]:
+    verb = "offers" if plugin.kind == "task" else "needs"
+    return {
+        "kind": plugin.kind,
+        "name": plugin.name,
+        "origin": plugin.origin,
+        "problem": plugin.problem or None,
+        "summary": plugin.summary,
+        verb: sorted(plugin.capabilities),
+        "fits": _partners(plugin, others),
+        "fields": {f.name: {"type": f.type, "default": f.default, "doc": f.doc} for f in plugin.fields},
+    }
+
+
+def _table(title: str, head: list[str], body: list[list[str]]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in body:
+        table.add_row(*(escape(cell) for cell in row))
+    return table

@@ -1,0 +1,73 @@
+"""What a command that runs says on standard error: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from gwfbench.record import Run
+    from gwfbench.runner import Job
+
+
+@contextmanager
+def progress() -> Iterator[Any]:
+    """What to call on every event: a bar where standard error is a terminal, plain lines elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+            TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("remaining"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            whole = bar.add_task("", total=1.0)
+
+            def draw(what: str, job: Job, run: Run | None, share: float) -> None:
+                bar.update(whole, completed=share, description=f"{who_is(job)} {what}")
+                if run is not None or what.startswith(("stale", "left alone")):
+                    bar.console.print(_line(what, job, run), markup=False, highlight=False)
+
+            yield draw
+        return
+    start, last = time.monotonic(), time.monotonic()
+
+    def tell(what: str, job: Job, run: Run | None, share: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if what.startswith("t =") and now - last < 30:
+            return
+        last = now
+        left = f", {(now - start) * (1 - share) / share:.0f} s remaining" if share > 0.02 else ""
+        click.echo(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {_line(what, job, run)}", err=True)
+
+    yield tell
+
+
+def who_is(job: Job) -> str:
+    who = job.identity(job.seeds[0])
+    return f"{who.task} {who.method} seed {','.join(map(str, job.seeds))}"
+
+
+def _line(what: str, job: Job, run: Run | None) -> str:
+    if run is None:
+        return what if what.startswith("left alone") else f"{who_is(job)}: {what}"
+    who, last = run.identity, run.points[-1].step if run.points else 0
+    head = next((p for p in run.points if p.step == last and p.value is not None), None)
+    where = "" if head is None or head.t is None else f" at t = {head.t:.3g}"
+    number = f", {head.metric} {head.value:.3g}{where}" if head else ""
+    reason = f" ({run.reason})" if run.reason else ""
+    return f"{who.task} {who.method} seed {who.seed}: {what}: {run.status}{reason} after {run.seconds:.1f} s{number}"
