@@ -6,8 +6,8 @@
 at the last judged time. u is a random unit direction of the first seed's problem and s_u the truth's standard deviation
 along it. A change is found when the value of changed draws of the truth is beyond the 95 % quantile of the value of
 unchanged ones (the 5 % quantile where higher is better) in at least 95 % of the trials. Each trial has one set of draws
-for all changes (common random numbers); the least change is sought by bisection on the grid 2^(k/4), which takes for
-granted that a larger one is found more easily. Densities follow the change.
+for all changes (common random numbers). The least change on the grid 2^(k/4) is one that is found where the next
+smaller is not; a bisection with a few of the trials says where to look. Densities follow the change.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,12 +29,13 @@ from gwfbench.protocol import Estimate, Instance, Judged, Metric, Task, Truth
 from gwfbench.registry import name_of, spec
 from gwfbench.rng import Streams
 
-VERSION = 1  # raised when numbers change
+VERSION = 2  # raised when numbers change
 CHUNK = 65536  # points drawn at once
 GRID = tuple(2 ** (k / 4) for k in range(-48, 17))  # 0.0002 to 16
 FOUND = 0.95  # share of trials in which a change must be found
 LEVEL = 0.05
-EFFORT = 8  # values that a search for both changes takes, over trials: the guess that is held against the budget
+PILOT = 25  # trials of the bisection
+EFFORT = 6  # values that a search for both changes takes, over trials: the guess that is held against the budget
 
 
 @dataclass(frozen=True)
@@ -297,23 +299,26 @@ def least(hit: Callable[[int, float], bool], trials: int) -> float:
     Args:
         hit: trial, size -> whether it is found.
     """
-    need = math.ceil(FOUND * trials)
+    known = cache(hit)
 
-    def found(size: float) -> bool:
-        hits = 0
+    def found(k: int, trials: int) -> bool:
+        need, hits = math.ceil(FOUND * trials), 0
         for trial in range(trials):
-            hits += hit(trial, size)
+            hits += known(trial, GRID[k])
             if hits >= need or trial + 1 - hits > trials - need:  # decided
                 break
         return hits >= need
 
-    low, high = -1, len(GRID) - 1
-    if not found(GRID[high]):
-        return math.inf
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if found(GRID[middle]) else (middle, high)
-    return GRID[high]
+    low, k = -1, len(GRID)  # a few trials say where to look, all of them decide
+    while k - low > 1:
+        middle = (low + k) // 2
+        low, k = (low, middle) if found(middle, min(trials, PILOT)) else (middle, k)
+    k = min(k, len(GRID) - 1)
+    if not found(k, trials):
+        return next((GRID[more] for more in range(k + 1, len(GRID)) if found(more, trials)), math.inf)
+    while k > 0 and found(k - 1, trials):
+        k -= 1
+    return GRID[k]
 
 
 def _frame(cell: _Cell) -> tuple[Tensor, Tensor]:
