@@ -9,55 +9,25 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gwfbench import metrics, record
-from gwfbench.budget import Budget, BudgetSpent, Counts, Meter, counted
+from gwfbench import metrics, store
+from gwfbench.budget import BudgetSpent, Counts, Meter, counted
 from gwfbench.controls import Control, NoTruth
 from gwfbench.info import Initial
-from gwfbench.protocol import Drawn, Estimate, Instance, Judged, Marginal, Method, Metric, Problem, Pushed, Task
-from gwfbench.record import Attempt, Identity, Point, Run, Status
-from gwfbench.registry import name_of, spec
+from gwfbench.job import Job
+from gwfbench.protocol import Drawn, Estimate, Instance, Judged, Marginal, Metric, Problem, Pushed
+from gwfbench.record import Point, Run, Status
+from gwfbench.registry import name_of
 from gwfbench.rng import Streams
+from gwfbench.store import Attempt
 
 CHUNK = 65536  # judged points pushed or drawn at once
 SPACED = frozenset(round(2 ** (i / 2)) for i in range(60))  # laws judged where only the limit counts; the last one too
-
-
-@dataclass(frozen=True)
-class Job:
-    """One contestant on one task for seeds that train together, with all that its numbers depend on."""
-
-    task: Task
-    contestant: Method | Control
-    seeds: tuple[int, ...]
-    device: str = "cpu"
-    dtype: torch.dtype = torch.float32
-    budget: Budget = field(default_factory=Budget)
-
-    def identity(self, seed: int) -> Identity:
-        who = self.contestant
-        label, fields = (who.name, {}) if isinstance(who, Control) else (spec(who), asdict(who))  # type: ignore[call-overload]
-        return Identity(
-            task=spec(self.task),
-            task_version=self.task.version,
-            task_fields=asdict(self.task),  # type: ignore[call-overload]
-            method=label,
-            method_version=who.version,
-            method_fields=fields,
-            seed=seed,
-            track="default",
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=torch.device(self.device).type,
-        )
-
-    def code(self) -> str:
-        who = "gwfbench.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
-        return record.code_hash(type(self.task).__module__, who)
 
 
 class _BadLaw(Exception):
@@ -335,7 +305,7 @@ class _Drive:
             run.points += rows[i]
             run.judge_seconds += time.perf_counter() - began
             if self.files and run.status == "ok":
-                self.files[i].judged(seen.step, rows[i], points[i, : record.KEPT].cpu().numpy())
+                self.files[i].judged(seen.step, rows[i], points[i, : store.KEPT].cpu().numpy())
 
     def _point(self, seen: _Seen, metric: Metric, estimate: Estimate, i: int) -> Point:
         who = self.job.contestant

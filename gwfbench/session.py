@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from gwfbench import metrics, record, registry
+from gwfbench import metrics, provenance, registry, store
 from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
+from gwfbench.job import Job
 from gwfbench.protocol import Method, Task
 from gwfbench.record import Run
-from gwfbench.runner import Job, execute
+from gwfbench.runner import execute
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +77,15 @@ class Order:
                     yield Job(task, who, seeds, self.device, self.dtype, budget)
 
 
-def perform(order: Order, out: Path | None, event: Event, force: bool = False, threads: int = 1) -> Iterator[list[Run]]:
+@dataclass(frozen=True)
+class Options:
+    """How jobs are performed; nothing here changes a number."""
+
+    force: bool = False  # run again what is finished
+    threads: int = 1  # of torch, a run
+
+
+def perform(jobs: Sequence[Job], out: Path | None, event: Event, options: Options) -> Iterator[list[Run]]:
     """Execute what is not finished under `out`; each job's runs as soon as they are there, old or new.
 
     A run is finished when an attempt of its key, by the code as it is now, ended in any way but a kill, and not by a
@@ -87,19 +96,18 @@ def perform(order: Order, out: Path | None, event: Event, force: bool = False, t
     """
     if out:
         _make(out)
-    env = record.environment(order.device, threads)
+    env = provenance.environment(jobs[0].device, options.threads)
     if out:
-        record.save_environment(out, env)
-    old, strange = record.attempts(out) if out else ([], [])
-    jobs = list(order.jobs())
+        store.save_environment(out, env)
+    old, strange = store.attempts(out) if out else ([], [])
     for text in strange:
         event(f"left alone: {text}", jobs[0], None, 0.0)
-    with _threads(threads):
+    with _threads(options.threads):
         for number, job in enumerate(jobs):
-            done = {} if force else {run.identity.seed: run for run in old if _finished(run, job)}
+            done = {} if options.force else {run.identity.seed: run for run in old if _finished(run, job)}
             stale = [run for run in old if run.identity == job.identity(run.identity.seed) and run.code != job.code()]
             missing = tuple(seed for seed in job.seeds if seed not in done)
-            if stale and missing and not force:
+            if stale and missing and not options.force:
                 event("stale: the code has changed since it last ran", job, None, number / len(jobs))
             for run in done.values():
                 event("finished before", job, run, (number + 1) / len(jobs))
@@ -112,7 +120,7 @@ def perform(order: Order, out: Path | None, event: Event, force: bool = False, t
                     share = min(t / last, 1.0) if last < float("inf") else 0.0
                     event(f"t = {t:.4g}", job, None, (number + share) / len(jobs))
 
-                fresh = execute(part, record.env_hash(env), out, progress)
+                fresh = execute(part, provenance.env_hash(env), out, progress)
                 for run in fresh:
                     event("ended", part, run, (number + 1) / len(jobs))
                 runs += fresh
@@ -167,7 +175,8 @@ def run(
     tasks, methods = ([value] if isinstance(value, str) else value for value in (task, method))
     order = Order.read(tasks, methods, seeds, device, dtype, budget, controls)
     done: list[Run] = []
-    for runs in perform(order, Path(out) if out else None, lambda *_: None, force, threads):
+    options = Options(force, threads)
+    for runs in perform(list(order.jobs()), Path(out) if out else None, lambda *_: None, options):
         done += runs
     return tidy(done)
 

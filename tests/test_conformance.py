@@ -10,9 +10,10 @@ from gwfbench import metrics, registry
 from gwfbench.budget import Budget, Meter, counted
 from gwfbench.controls import CONTROLS
 from gwfbench.info import Initial
+from gwfbench.job import Job
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.rng import Streams
-from gwfbench.runner import Job, execute
+from gwfbench.runner import execute
 from gwfbench.session import Order
 
 TASKS = list(registry.plugins("task").values())

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from gwfbench import record
-from gwfbench.record import Attempt, Identity, Point, Run
+from gwfbench import provenance, record, store
+from gwfbench.record import Identity, Point, Run
+from gwfbench.store import Attempt
 
 IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
 POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
@@ -43,13 +44,13 @@ def test_the_key_depends_on_what_makes_the_run():
 def test_round_trip(tmp_path):
     folder = finished(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["draws.npz", "log.txt", "points.jsonl", "run.json"]
-    run = record.read(folder)
+    run = store.read(folder)
     assert run.identity == IDENTITY
     assert run.points == [POINT]
     (row,) = run.rows()
     assert (row["task"], row["metric"], row["value"], row["status"]) == ("ou", "symkl", 0.1, "ok")
     with np.load(folder / "draws.npz", allow_pickle=False) as kept:
-        assert kept["t1"].shape == (record.KEPT, 2)
+        assert kept["t1"].shape == (store.KEPT, 2)
 
 
 def test_a_run_without_points_is_a_row_too():
@@ -85,7 +86,7 @@ def test_what_is_not_whole_is_said_and_left_alone(tmp_path, harm, word):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".partial-x").mkdir()
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    runs, strange = record.attempts(tmp_path)
+    runs, strange = store.attempts(tmp_path)
     assert [run.identity.seed for run in runs] == [0]
     text = "\n".join(strange)
     assert f"{bad.name}: " in text
@@ -123,24 +124,24 @@ def test_code_hash_sees_helpers_two_imports_away_and_nothing_else(tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
 
     def now():
-        record._source.cache_clear()
-        return record.code_hash("flows_for_hashing.method")
+        provenance._source.cache_clear()
+        return provenance.code_hash("flows_for_hashing.method")
 
     first = now()
     (package / "unrelated.py").write_text("x = 2\n")
     assert now() == first
     (package / "far.py").write_text("RATE = 0.9\n")
     assert now() != first
-    record._source.cache_clear()
+    provenance._source.cache_clear()
 
 
 def test_code_hash_of_a_method_covers_the_loop():
-    _, imported = record._source("gwfbench.baselines.vjko")
+    _, imported = provenance._source("gwfbench.baselines.vjko")
     assert {"gwfbench.minmax", "gwfbench.nn.mlp", "gwfbench.divergences"} <= set(imported)
 
 
 def test_environment_is_hashed_by_content():
-    facts = record.environment("cpu", 1)
+    facts = provenance.environment("cpu", 1)
     assert {"torch", "python", "cpu", "threads", "commit"} <= set(facts)
-    assert record.env_hash(facts) == record.env_hash(dict(reversed(facts.items())))
-    assert record.env_hash(facts) != record.env_hash(facts | {"threads": 2})
+    assert provenance.env_hash(facts) == provenance.env_hash(dict(reversed(facts.items())))
+    assert provenance.env_hash(facts) != provenance.env_hash(facts | {"threads": 2})

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from gwfbench import record, registry
+from gwfbench import registry, store
 from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS
 from gwfbench.info import Initial, LogDensity
+from gwfbench.job import Job
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.leaderboard import alarms, leaderboard
-from gwfbench.runner import Job, execute
+from gwfbench.runner import execute
 from gwfbench.session import tidy
 
 TASK = registry.parse("task", "ou:horizon=0.15")
@@ -145,7 +146,7 @@ def test_every_end_is_a_row_with_its_status_and_reason(body, status, reason, poi
     judged = {point.step for point in ended.points if point.value is not None}
     assert len(judged) == points
     assert [row["status"] for row in ended.rows()][-1] == status
-    (kept,), strange = record.attempts(tmp_path)  # and on disk the same
+    (kept,), strange = store.attempts(tmp_path)  # and on disk the same
     assert (kept.status, kept.reason, kept.points) == (ended.status, ended.reason, ended.points)
     assert not strange
     if body is explodes:  # the last good law's points stay, the bad one's are neither kept nor put in their place
@@ -352,7 +353,7 @@ def test_an_interrupt_keeps_the_run_and_goes_on_up(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(fake(body), out=tmp_path)
-    (kept,), _ = record.attempts(tmp_path)
+    (kept,), _ = store.attempts(tmp_path)
     assert kept.status == "killed"
     assert kept.points
 
@@ -377,7 +378,7 @@ def test_kept_points_are_the_judged_ones(tmp_path):
     (folder,) = tmp_path.iterdir()
     with np.load(folder / "draws.npz", allow_pickle=False) as kept:
         assert sorted(kept) == ["t1", "t2", "t3"]
-        assert kept["t3"].shape == (record.KEPT, 2)
+        assert kept["t3"].shape == (store.KEPT, 2)
 
 
 def test_where_only_the_limit_counts_laws_are_judged_spaced_and_the_last_always():

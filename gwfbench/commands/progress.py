@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from gwfbench.job import Job
     from gwfbench.record import Run
-    from gwfbench.runner import Job
 
 
 @contextmanager

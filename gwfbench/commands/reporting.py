@@ -31,7 +31,7 @@ def report(
     """The leaderboards of the runs kept under --out, newest attempt of each, stale ones left out."""
     import pandas as pd
 
-    from gwfbench import record
+    from gwfbench import record, store
     from gwfbench.report import tables
     from gwfbench.report.leaderboard import alarms, leaderboard
 
@@ -49,7 +49,7 @@ def report(
         points["information"] = points["information"].fillna("")
     else:
         points = _collect(out)
-        facts = record.environments(out, points["env"])
+        facts = store.environments(out, points["env"])
     if tasks:
         name = points["task"].astype(str)
         wanted = name.isin(tasks) | name.str.partition(":")[0].isin(tasks)
@@ -83,9 +83,9 @@ def report(
 
 def _collect(out: Path) -> pd.DataFrame:
     """Tidy points of the newest attempt of each run; what was left out is said on standard error."""
-    from gwfbench import record, session
+    from gwfbench import session, store
 
-    runs, strange = record.attempts(out)
+    runs, strange = store.attempts(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
     newest = {run.identity.key: run for run in runs}

@@ -52,9 +52,10 @@ def run(
 
     order = session.Order.read(tasks, methods, seeds, device, dtype, budget, controls)
     check_metrics(chosen, {name for task in order.tasks for name in task.metrics})
+    jobs = list(order.jobs())
     done: list[Run] = []
     with progress() as event:
-        for runs in session.perform(order, out, event, force, threads):
+        for runs in session.perform(jobs, out, event, session.Options(force, threads)):
             done += runs
             if form == "json":
                 for one in runs:

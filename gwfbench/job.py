@@ -1,0 +1,84 @@
+"""One contestant on one task for some seeds: what a process is given, as values and as words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from gwfbench import provenance, registry
+from gwfbench.budget import Budget
+from gwfbench.controls import CONTROLS, Control
+from gwfbench.errors import UserError, require
+from gwfbench.protocol import Method, Task
+from gwfbench.record import Identity
+from gwfbench.registry import name_of, spec
+
+
+@dataclass(frozen=True)
+class Job:
+    """One contestant on one task for seeds that train together, with all that its numbers depend on."""
+
+    task: Task
+    contestant: Method | Control
+    seeds: tuple[int, ...]
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    budget: Budget = field(default_factory=Budget)
+
+    def identity(self, seed: int) -> Identity:
+        who = self.contestant
+        label, fields = (who.name, {}) if isinstance(who, Control) else (spec(who), asdict(who))  # type: ignore[call-overload]
+        return Identity(
+            task=spec(self.task),
+            task_version=self.task.version,
+            task_fields=asdict(self.task),  # type: ignore[call-overload]
+            method=label,
+            method_version=who.version,
+            method_fields=fields,
+            seed=seed,
+            track="default",
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=torch.device(self.device).type,
+        )
+
+    def words(self) -> dict[str, Any]:
+        """All of it as plain values, as `read` takes them."""
+        who = self.contestant
+        return {
+            "task": spec(self.task),
+            "method": who.name if isinstance(who, Control) else spec(who),
+            "seeds": list(self.seeds),
+            "device": self.device,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "budget": self.budget.limits(),
+        }
+
+    @staticmethod
+    def read(words: object) -> Job:
+        """The job of plain values; the device is not looked for.
+
+        Raises:
+            UserError: they are not a job's.
+        """
+        names = {"task": str, "method": str, "seeds": list, "device": str, "dtype": str, "budget": dict}
+        if not isinstance(words, dict) or {name: type(value) for name, value in words.items()} != names:
+            raise UserError(f"job {words!r}", f"the values {', '.join(names)}", "let `run --plan FILE` write it")
+        seeds, kinds = words["seeds"], {"float32": torch.float32, "float64": torch.float64}
+        good = (
+            seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds) and len(set(seeds)) == len(seeds)
+        )
+        require(bool(good), f"seeds {seeds!r}", "different whole numbers, 0 or more", "for example [0, 1, 2]")
+        require(words["dtype"] in kinds, f"dtype {words['dtype']!r}", f"one of {', '.join(kinds)}", "take float32")
+        method = words["method"]
+        task = registry.parse("task", words["task"])
+        if method not in CONTROLS:
+            registry.require_fit(registry.find("task", name_of(task)), registry.find("method", registry.head(method)))
+        who = CONTROLS[method] if method in CONTROLS else registry.parse("method", method)
+        budget = Budget.of(words["budget"])
+        return Job(task, who, tuple(seeds), words["device"], kinds[words["dtype"]], budget)
+
+    def code(self) -> str:
+        who = "gwfbench.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
+        return provenance.code_hash(type(self.task).__module__, who)
