@@ -59,7 +59,7 @@ def commands(tmp_path, monkeypatch):
     for name in ("sbatch", "squeue", "srun", "scontrol"):
         file = folder / name
         file.write_text(
-            f'#!/bin/sh\necho "$*" >> {folder}/{name}.words\ncat {folder}/{name}.err >&2 2>&-\ncat {folder}/{name}.out && exit 0\nexit 1\n'
+            f'#!/bin/sh\necho "$*" >> {folder}/{name}.words\ncat {folder}/{name}.err >&2\ncat {folder}/{name}.out 2>/dev/null && exit 0\nexit 1\n'
         )
         file.chmod(0o755)
         (folder / f"{name}.err").write_text("")
@@ -222,7 +222,7 @@ def test_a_shard_gives_exec_s_code_and_what_else_ends_it_is_an_error():
     pytest.importorskip("submitit")
     assert cluster.Shard(["--help"])() == 0
     with pytest.raises(RuntimeError, match="exec ended with 2"):
-        cluster.Shard(["none.jsonl"])()
+        cluster.Shard(["p.jsonl", "--shard", "3"])()
 
 
 def test_a_shard_s_exec_outlives_submitit_s_signal_and_is_stopped_at_a_checkpoint(monkeypatch):
