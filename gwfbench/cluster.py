@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,9 +123,12 @@ class State:
         return sum(len(job.seeds) for job in self.left)
 
 
-def look(jobs: Sequence[Job], out: Path) -> State:
-    """Where the runs of these jobs stand, from the attempts under `out` and Slurm's queue."""
-    from gwfbench import session, store
+def look(jobs: Sequence[Job], out: Path, retry: Collection[str] = ()) -> State:
+    """Where the runs of these jobs stand, from the attempts under `out` and Slurm's queue.
+
+    What ended with a status of `retry` is not finished.
+    """
+    from gwfbench import schedule, store
 
     attempts: dict[str, list[Run]] = {}
     for run in store.attempts(out)[0]:
@@ -139,9 +142,10 @@ def look(jobs: Sequence[Job], out: Path) -> State:
         missing = []
         for seed in job.seeds:
             key = job.identity(seed).key
-            done = [run for run in attempts.get(key, ()) if session._finished(run, job)]
+            newest = [run for run in attempts.get(key, ()) if run.code == job.code()][-1:]
+            done = [run for run in newest if schedule.finished(run, job) and run.status not in retry]
             if done:
-                finished.append(done[-1])
+                finished += done
             elif key in where:
                 queued[key] = where[key]
             else:

@@ -78,6 +78,7 @@ class Run:
     steps: int = 0
     points: list[Point] = field(default_factory=list)
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    number: int = 1  # of this attempt at the run: the newest has the highest, whatever the clock said
 
     @property
     def failed(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import math
 import time
 import traceback
@@ -20,6 +19,7 @@ from gwfbench.budget import BudgetSpent, Counts, Meter, counted
 from gwfbench.controls import Control, NoTruth
 from gwfbench.info import Initial
 from gwfbench.job import Job
+from gwfbench.log import Log
 from gwfbench.protocol import Drawn, Estimate, Instance, Judged, Marginal, Metric, Problem, Pushed
 from gwfbench.record import Point, Run, Status
 from gwfbench.registry import name_of
@@ -34,28 +34,46 @@ class _BadLaw(Exception):
     """The method yielded what the contract does not allow."""
 
 
-def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float, float], None]) -> list[Run]:
+def begin(job: Job, env: str, out: Path | None) -> list[Run]:
+    """A run a seed, numbered after the attempts that are under `out`; nothing is written."""
+    who = job.contestant
+    needs = () if isinstance(who, Control) else tuple(sorted(need.__name__ for need in who.needs))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    code, runs = job.code(), []
+    for seed in job.seeds:
+        identity = job.identity(seed)
+        number = 1 + max((run.number for run in store.of_key(out, identity.key)), default=0) if out else 1
+        budget = job.budget.limits()
+        runs.append(Run(identity, needs, code, env, now, budget, batch=len(job.seeds), number=number))
+    return runs
+
+
+def interrupted() -> tuple[Status, str]:
+    return "killed", "interrupted"
+
+
+def execute(
+    job: Job, env: str, out: Path | None, progress: Callable[[int, float, float], None], log: Log | None = None,
+    why_stopped: Callable[[], tuple[Status, str]] = interrupted,
+) -> list[Run]:  # fmt: skip
     """Run the job to its end, whatever that is; every seed gets its run, with a status and a reason.
 
     Args:
         env: hash of the session's environment.
         out: where the attempts' folders go; None: nothing is written.
         progress: called with (laws so far, flow time, last judged time).
+        log: takes what the method prints and what the runner has to say.
+        why_stopped: asked after an interrupt for the status and the reason that the runs get.
 
     Raises:
-        KeyboardInterrupt: after the runs were kept, with status "killed".
+        KeyboardInterrupt: after the runs were kept.
+        OSError: they can't be kept.
     """
-    who = job.contestant
-    needs = () if isinstance(who, Control) else tuple(sorted(need.__name__ for need in who.needs))
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-    code = job.code()
-    runs = [
-        Run(job.identity(seed), needs, code, env, now, job.budget.limits(), batch=len(job.seeds)) for seed in job.seeds
-    ]
+    runs = begin(job, env, out)
     files = [Attempt(out, run) for run in runs] if out else []
-    log = io.StringIO()
+    log = log or Log()
     drive = _Drive(job, runs, files, log)
-    interrupted = False
+    interrupt = False
     with contextlib.redirect_stdout(log):  # a method that prints must not break --format json
         try:
             drive.to_the_end(progress)
@@ -66,26 +84,36 @@ def execute(job: Job, env: str, out: Path | None, progress: Callable[[int, float
             drive.judge_last()
             drive.end("budget" if drive.steps else "timeout", str(spent))
         except KeyboardInterrupt:
-            interrupted = True
-            drive.end("killed", "interrupted")
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            drive.end("oom", _reason(error))
+            interrupt = True
+            drive.end(*why_stopped())
         except (Exception, SystemExit) as error:
-            traceback.print_exc(file=log)
+            with contextlib.suppress(Exception):
+                traceback.print_exc(file=log)
             with contextlib.suppress(Exception):
                 drive.judge_last()
-            drive.end("error", _reason(error))
+            drive.end("oom" if is_out_of_memory(error) else "error", reason_of(error))
     for i, run in enumerate(runs):
         run.seconds, run.steps = drive.meter.seconds, drive.steps
         if files:
             files[i].finish(run, log.getvalue())
-    if interrupted:
+    if interrupt:
         raise KeyboardInterrupt
     return runs
 
 
-def _reason(error: BaseException) -> str:
-    text = str(error).strip().replace("\n", " ")
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch has no class of its own for that on the CPU."""
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in "".join(map(str, error.args)):
+        return True
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def reason_of(error: BaseException) -> str:
+    """Its type and its text, on one line."""
+    try:
+        text = str(error).strip().replace("\n", " ")
+    except Exception:  # a stranger's exception can do anything
+        text = "(it can't be told)"
     return text if isinstance(error, _BadLaw) else f"{type(error).__name__}: {text}"
 
 
@@ -108,7 +136,7 @@ class _Seen:
 class _Drive:
     """One generator between its yields."""
 
-    def __init__(self, job: Job, runs: list[Run], files: list[Attempt], log: io.StringIO):
+    def __init__(self, job: Job, runs: list[Run], files: list[Attempt], log: Log):
         self.job, self.runs, self.files, self.log = job, runs, files, log
         self.steps = 0
         self._device = torch.device(job.device)
@@ -295,7 +323,7 @@ class _Drive:
             try:
                 estimate = metric.evaluate(Judged(part, log_prob, truth, index, rng))
             except (ValueError, ArithmeticError, RuntimeError) as error:
-                self.log.write(f"{metric.name}{where}: null: {_reason(error)}\n")
+                self.log.write(f"{metric.name}{where}: null: {reason_of(error)}\n")
                 nothing = torch.full((len(self.runs),), math.nan)
                 estimate = Estimate(nothing, nothing, part.shape[1])
             for i, run in enumerate(self.runs):

@@ -1,28 +1,28 @@
-"""From what a user asked for to runs: expand, check, skip what is finished, execute, collect."""
+"""From what a user asked for to runs: expand, check, perform, collect."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from gwfbench import metrics, provenance, registry, store
+from gwfbench import metrics, registry
 from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
 from gwfbench.job import Job
 from gwfbench.protocol import Method, Task
 from gwfbench.record import Run
-from gwfbench.runner import execute
+from gwfbench.schedule import Event as Event
+from gwfbench.schedule import Options as Options
+from gwfbench.schedule import finished as finished
+from gwfbench.schedule import perform as perform
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Event = Callable[[str, Job, Run | None, float], None]  # what, job, its run, share done
 
 
 @dataclass(frozen=True)
@@ -77,65 +77,6 @@ class Order:
                     yield Job(task, who, seeds, self.device, self.dtype, budget)
 
 
-@dataclass(frozen=True)
-class Options:
-    """How jobs are performed; nothing here changes a number."""
-
-    force: bool = False  # run again what is finished
-    threads: int = 1  # of torch, a run
-
-
-def perform(jobs: Sequence[Job], out: Path | None, event: Event, options: Options) -> Iterator[list[Run]]:
-    """Execute what is not finished under `out`; each job's runs as soon as they are there, old or new.
-
-    A run is finished when an attempt of its key, by the code as it is now, ended in any way but a kill, and not by a
-    budget smaller than today's.
-
-    Raises:
-        KeyboardInterrupt: after the interrupted run was kept.
-    """
-    if out:
-        _make(out)
-    env = provenance.environment(jobs[0].device, options.threads)
-    if out:
-        store.save_environment(out, env)
-    old, strange = store.attempts(out) if out else ([], [])
-    for text in strange:
-        event(f"left alone: {text}", jobs[0], None, 0.0)
-    with _threads(options.threads):
-        for number, job in enumerate(jobs):
-            done = {} if options.force else {run.identity.seed: run for run in old if _finished(run, job)}
-            stale = [run for run in old if run.identity == job.identity(run.identity.seed) and run.code != job.code()]
-            missing = tuple(seed for seed in job.seeds if seed not in done)
-            if stale and missing and not options.force:
-                event("stale: the code has changed since it last ran", job, None, number / len(jobs))
-            for run in done.values():
-                event("finished before", job, run, (number + 1) / len(jobs))
-            runs = list(done.values())
-            if missing:
-                part = replace(job, seeds=missing)
-                event("starts", part, None, number / len(jobs))
-
-                def progress(steps: int, t: float, last: float, job: Job = part, number: int = number) -> None:
-                    share = min(t / last, 1.0) if last < float("inf") else 0.0
-                    event(f"t = {t:.4g}", job, None, (number + share) / len(jobs))
-
-                fresh = execute(part, provenance.env_hash(env), out, progress)
-                for run in fresh:
-                    event("ended", part, run, (number + 1) / len(jobs))
-                runs += fresh
-            yield sorted(runs, key=lambda run: job.seeds.index(run.identity.seed))
-
-
-def _finished(run: Run, job: Job) -> bool:
-    if run.identity.seed not in job.seeds or run.identity != job.identity(run.identity.seed):
-        return False
-    if run.status == "killed" or run.code != job.code():
-        return False
-    cut = run.status in ("budget", "timeout")
-    return not cut or Budget.of(run.budget).covers(job.budget)
-
-
 def is_stale(run: Run) -> bool:
     """Whether today's code, fields or versions are not those that made the run, or its plug-in is gone."""
     who = run.identity
@@ -157,7 +98,8 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
 def run(
     task: str | Sequence[str], method: str | Sequence[str], seeds: int | Sequence[int] = 3, *, device: str = "cpu",
     dtype: Literal["float32", "float64"] = "float32", budget: str = "", controls: bool = True,
-    out: str | Path | None = None, force: bool = False, threads: int = 1,
+    out: str | Path | None = None, force: bool = False, retry: Iterable[str] = (), threads: int = 1,
+    jobs: int | None = None, timeout: float | None = None, memory: float | None = None, isolate: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Run methods on tasks and return tidy points, one row for each judged (seed, time, metric).
 
@@ -166,19 +108,31 @@ def run(
         seeds: how many (0, 1, ...), or which.
         budget: of a run, as `seconds=60,score_calls=1e6`; evaluation is off the clock.
         controls: run `exact` and `still` too, without which a leaderboard has no floor.
-        out: folder that keeps the runs, and where finished ones are found; None: nothing is read or written.
-        threads: of torch, while it runs.
+        out: folder that keeps the runs, and where finished ones are found; None: nothing is read or kept.
+        retry: run again what ended so: "error", "oom", "timeout", "diverged".
+        threads: of torch and BLAS, a run.
+        jobs: runs at once; None: one on the CPU, one a GPU.
+        timeout: seconds of wall time of a run.
+        memory: GiB of a run.
+        isolate: each run in a process of its own; False: all in this one, for a debugger.
 
     Raises:
         UserError: something asked for can't be done; nothing has run then.
     """
     tasks, methods = ([value] if isinstance(value, str) else value for value in (task, method))
     order = Order.read(tasks, methods, seeds, device, dtype, budget, controls)
-    done: list[Run] = []
-    options = Options(force, threads)
-    for runs in perform(list(order.jobs()), Path(out) if out else None, lambda *_: None, options):
-        done += runs
-    return tidy(done)
+    options = Options(
+        force=force, retry=frozenset(retry), threads=threads, jobs=jobs, timeout=timeout, memory=memory, isolate=isolate
+    )
+    todo = list(order.jobs())
+    done = perform(todo, Path(out) if out else None, lambda *_: None, options)
+    return tidy(in_order(todo, (run for runs in done for run in runs)))
+
+
+def in_order(jobs: Iterable[Job], runs: Iterable[Run]) -> list[Run]:
+    """Runs in the order of their jobs, in whatever order they ended."""
+    place = {key: number for number, key in enumerate(job.identity(seed).key for job in jobs for seed in job.seeds)}
+    return sorted(runs, key=lambda run: place[run.identity.key])
 
 
 def read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
@@ -207,22 +161,3 @@ def _check_device(device: str) -> None:
         raise UserError(
             f"--device {device}: {reason}", f"one of {', '.join(have)}", "leave it out for the CPU"
         ) from None
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out {out}: {error.strerror}", "a folder that can be written", "name another folder"
-        ) from None
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,58 +13,148 @@ from typing import Any
 
 import numpy as np
 
+from gwfbench import claims
 from gwfbench.errors import UserError
 from gwfbench.provenance import env_hash
-from gwfbench.record import SCHEMA, Identity, Point, Run, to_json
+from gwfbench.record import SCHEMA, Identity, Point, Run, Status, digest, to_json
 
 KEPT = 4096  # points a judged time that stay in draws.npz
+PARTIAL = ".partial-"
+ASIDE = "aside"
+NOT_RUNS = frozenset({ASIDE, claims.FOLDER, "slurm", "verified.jsonl"})  # what else has its place beside attempts
+_ATTEMPT = re.compile(r".*-s\d+-[0-9a-f]{8}-[0-9a-f]{8}")
 
 
 class Attempt:
     """The folder of one attempt: written beside its place, row by row, and moved there when it ends.
 
-    run.json, points.jsonl, draws.npz (plain arrays t<step>), log.txt. A crash leaves the half-written folder, with
-    the rows so far, under a name that starts with ".partial".
+    run.json, points.jsonl, draws.npz (plain arrays t<step>), log.txt. A crash leaves the half-written folder under the
+    name .partial-<key>-<attempt>: header.json (what the run is), and the rows so far.
+
+    Raises:
+        OSError: here and below, the folder can't be written.
     """
 
     def __init__(self, out: Path, run: Run):
-        plain = f"{run.identity.task}-{run.identity.method}".replace(":", "-").replace("=", "").replace(",", "-")
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in plain)[:80]
-        name = f"{name}-s{run.identity.seed}-{run.identity.key[:8]}-{run.attempt}"
-        self._folder, self._place = out / f".partial-{name}", out / name
+        self._folder, self._place = out / f"{PARTIAL}{run.identity.key}-{run.attempt}", out / _name(run)
         self._draws: dict[str, np.ndarray] = {}
+        self._process = os.getpid()
         self._folder.mkdir(parents=True)
+        _write(self._folder / "header.json", to_json(_content(run), indent=2))
 
     def judged(self, step: int, points: list[Point], draws: np.ndarray) -> None:
         """Append rows, and keep the first points of the judged cloud (n, d)."""
+        self._require_own_process()
+        lines = "".join(to_json(asdict(point)) + "\n" for point in points)
         with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(to_json(asdict(point)) + "\n" for point in points)
+            file.write(lines)
         self._draws[f"t{step}"] = draws[:KEPT]
 
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""
-        (self._folder / "points.jsonl").touch()
-        np.savez(self._folder / "draws.npz", **self._draws)  # type: ignore[arg-type]
-        (self._folder / "log.txt").write_text(log, encoding="utf-8")
-        files = {name: _sha256(self._folder / name) for name in ("points.jsonl", "draws.npz", "log.txt")}
-        content = {
-            "schema": SCHEMA,
-            "run_key": run.identity.key,
-            **asdict(run),
-            "points": len(run.points),
-            "files": files,
-        }
-        (self._folder / "run.json").write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
-        self._folder.replace(self._place)
+        self._require_own_process()
+        _save_draws(self._folder, self._draws)
+        _seal(self._folder, self._place, run, log)
+
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError("a fork that the method made came back; only its first process writes the run")
+
+
+def close(folder: Path, status: Status, reason: str, log: str) -> Run:
+    """Close the half-written folder of a process that is gone, with the rows that it had judged.
+
+    Raises:
+        ValueError: it is too torn to be closed; it is as it was then.
+        OSError: it can't be written.
+    """
+    if (folder / "run.json").exists():  # only the move was missing
+        run = read(folder)
+        folder.replace(folder.parent / _name(run))
+        return run
+    try:
+        content = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+        run = _run(content, [])
+        whole = _whole_lines(folder / "points.jsonl")
+        run.points = [Point(**json.loads(line)) for line in whole]
+    except FileNotFoundError as error:
+        raise ValueError(f"it has no {Path(error.filename).name}") from None
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if folder.name != f"{PARTIAL}{run.identity.key}-{run.attempt}":
+        raise ValueError("header.json is another run's")
+    run.status, run.reason = status, reason
+    if run.points:
+        last = run.points[-1]
+        run.steps, run.seconds, run.sample_seconds = last.step, last.seconds, last.sample_seconds
+    _write(folder / "points.jsonl", "".join(line + "\n" for line in whole))
+    if not (folder / "draws.npz").exists():
+        _save_draws(folder, {})
+    _seal(folder, folder.parent / _name(run), run, log)
+    return run
+
+
+def sweep(out: Path) -> tuple[list[Run], list[str]]:
+    """What `attempts` gives, once what dead processes left is closed and what is torn is set aside.
+
+    A folder whose run a living process has claimed is left to it. Nothing is deleted: `aside/` has what is not whole.
+
+    Raises:
+        OSError: there is something to do, and the folder can't be written.
+    """
+    said = []
+    for path in sorted(out.glob(f"{PARTIAL}*")):
+        ours = claims.claim(out, _key_of(path)) if path.is_dir() else None
+        if ours is not None:
+            try:
+                if path.exists():  # else another process has closed it meanwhile
+                    said.append(close_dead(path))
+            finally:
+                ours.release()
+    runs, strange = _scan(out)
+    for path, reason in strange:
+        torn = path.is_dir() and (_ATTEMPT.fullmatch(path.name) or (path / "run.json").exists())
+        said.append(set_aside(path, reason) if torn else f"left alone: {path.name}: {reason}")
+    return runs, said
+
+
+def close_dead(folder: Path) -> str:
+    """Close the half-written folder of a dead process as killed, or set it aside; what was done, in words."""
+    try:
+        run = close(folder, "killed", "its process died", "")
+    except ValueError as error:
+        return set_aside(folder, str(error))
+    return f"closed: {_name(run)}: {run.status}: {run.reason or 'only its move was missing'}"
+
+
+def set_aside(path: Path, reason: str) -> str:
+    """Move a folder that is not whole into aside/, as it is; what was done, in words."""
+    aside = path.parent / ASIDE
+    aside.mkdir(exist_ok=True)
+    name, number = path.name.lstrip("."), 1
+    while (aside / name).exists():
+        number += 1
+        name = f"{path.name.lstrip('.')}-{number}"
+    try:
+        path.rename(aside / name)
+    except FileNotFoundError:
+        return f"set aside: {path.name}, by another process: {reason}"
+    return f"set aside: {path.name} is now {ASIDE}/{name}: {reason}"
+
+
+def probe(out: Path) -> None:
+    """Make the folder, and raise OSError if it can't be written."""
+    (out / claims.FOLDER).mkdir(parents=True, exist_ok=True)
+    path = out / claims.FOLDER / f"probe-{os.getpid()}"
+    path.write_text("this folder can be written")
+    path.unlink()
 
 
 def save_environment(out: Path, facts: Mapping[str, Any]) -> None:
     """Keep the facts as env-<hash>.json beside the attempts."""
     path = out / f"env-{env_hash(facts)}.json"
     if not path.exists():
-        beside = path.with_suffix(f".{os.getpid()}")
-        beside.write_text(to_json(facts, indent=2) + "\n", encoding="utf-8")
-        beside.replace(path)
+        _write(path, to_json(facts, indent=2) + "\n")
 
 
 def environments(out: Path, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -86,43 +177,137 @@ def read(folder: Path) -> Run:
     """
     try:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if content.pop("schema") != SCHEMA:
+        if content.get("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
-        key, files, count = content.pop("run_key"), content.pop("files"), content.pop("points")
-        for name, digest in files.items():
-            if _sha256(folder / Path(name).name) != digest:
+        if content.pop("sha256") != _seal_of(content):
+            raise ValueError("run.json has changed since it was written")
+        files, count = content.pop("files"), content.pop("points")
+        for name, sha in files.items():
+            if _sha256(folder / Path(name).name) != sha:
                 raise ValueError(f"{name} has changed since it was written")
         lines = (folder / "points.jsonl").read_text(encoding="utf-8").splitlines()
-        points = [Point(**json.loads(line)) for line in lines]
-        identity = Identity(**content.pop("identity"))
-        run = Run(**content | {"identity": identity, "points": points, "information": tuple(content["information"])})
+        run = _run(content, [Point(**json.loads(line)) for line in lines])
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    if identity.key != key or len(points) != count:
-        raise ValueError("run.json does not agree with itself or with points.jsonl")
+    if len(run.points) != count:
+        raise ValueError("run.json does not agree with points.jsonl")
     return run
 
 
 def attempts(out: Path) -> tuple[list[Run], list[str]]:
-    """All whole attempts under a folder, oldest first, and what was found beside them, each with its reason."""
-    runs, strange = [], []
+    """All whole attempts under a folder, each run's newest last, and what was found beside them, with reasons.
+
+    The newest is the one of the highest number: clocks may be set back.
+    """
+    runs, strange = _scan(out)
+    return runs, [f"{path.name}: {reason}" for path, reason in strange]
+
+
+def _scan(out: Path) -> tuple[list[Run], list[tuple[Path, str]]]:
+    runs: list[Run] = []
+    strange: list[tuple[Path, str]] = []
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file", "a folder", "name another folder")
     for path in sorted(out.iterdir()) if out.exists() else ():
-        if (path.is_file() and path.name.startswith("env-")) or path.name == "slurm":
+        if path.name in NOT_RUNS or (path.is_file() and path.name.startswith("env-")):
             continue
-        if path.name.startswith(".partial-"):
-            strange.append(f"{path.name}: unfinished: it is being written, or its process died")
+        if path.name.startswith(PARTIAL):
+            written = claims.is_claimed(out, _key_of(path))
+            why = "it is being written" if written else "its process died; `run` will close it"
+            strange.append((path, f"unfinished: {why}"))
         elif not path.is_dir():
-            strange.append(f"{path.name}: not an attempt's folder")
+            strange.append((path, "not an attempt's folder"))
         else:
             try:
                 runs.append(read(path))
             except ValueError as error:
-                strange.append(f"{path.name}: {error}")
-    return sorted(runs, key=lambda run: run.started), strange
+                if path.exists():  # else it was moved while we looked
+                    strange.append((path, str(error)))
+    return sorted(runs, key=_age), strange
+
+
+def of_key(out: Path, key: str) -> list[Run]:
+    """The whole attempts at one run, the newest last."""
+    runs = []
+    for name in os.listdir(out) if out.exists() else ():
+        if f"-{key[:8]}-" in name and not name.startswith("."):
+            try:
+                runs.append(read(out / name))
+            except ValueError:
+                continue  # it is said where all attempts are read
+    return sorted((run for run in runs if run.identity.key == key), key=_age)
+
+
+def partials(out: Path, key: str) -> list[Path]:
+    """The half-written folders of one run."""
+    return sorted(out.glob(f"{PARTIAL}{key}-*"))
+
+
+def _key_of(partial: Path) -> str:
+    return partial.name.removeprefix(PARTIAL).partition("-")[0]
+
+
+def _age(run: Run) -> tuple[int, str]:
+    return run.number, run.started
+
+
+def _name(run: Run) -> str:
+    """A folder's name from what users typed: letters, digits, "-", "_" and dots inside, so it stays in its folder."""
+    plain = f"{run.identity.task}-{run.identity.method}".replace(":", "-").replace("=", "").replace(",", "-")
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in plain)[:80].lstrip(".")
+    return f"{name}-s{run.identity.seed}-{run.identity.key[:8]}-{run.attempt}"
+
+
+def _content(run: Run) -> dict[str, Any]:
+    return {"schema": SCHEMA, "run_key": run.identity.key, **asdict(run), "points": len(run.points)}
+
+
+def _run(content: dict[str, Any], points: list[Point]) -> Run:
+    """The run of what `_content` gave; raises what a wrong content raises."""
+    content = {name: value for name, value in content.items() if name not in ("schema", "points")}
+    key, identity = content.pop("run_key"), Identity(**content.pop("identity"))
+    if identity.key != key:
+        raise ValueError("run.json does not agree with itself")
+    return Run(**content | {"identity": identity, "points": points, "information": tuple(content["information"])})
+
+
+def _seal(folder: Path, place: Path, run: Run, log: str) -> None:
+    """Write log.txt and run.json, with the digests of all, and move the folder into place."""
+    (folder / "points.jsonl").touch()
+    (folder / "log.txt").write_text(log, encoding="utf-8", errors="backslashreplace")
+    names = ("points.jsonl", "draws.npz", "log.txt")
+    content = _content(run) | {"files": {name: _sha256(folder / name) for name in names}}
+    content = json.loads(to_json(content))
+    _write(folder / "run.json", to_json(content | {"sha256": _seal_of(content)}, indent=2) + "\n")
+    (folder / "header.json").unlink(missing_ok=True)
+    folder.replace(place)
+
+
+def _seal_of(content: dict[str, Any]) -> str:
+    return digest(json.dumps(content, sort_keys=True))
+
+
+def _save_draws(folder: Path, draws: Mapping[str, np.ndarray]) -> None:
+    beside = folder / "draws.npz.new"
+    with beside.open("wb") as file:
+        np.savez(file, **draws)  # type: ignore[arg-type]
+    beside.replace(folder / "draws.npz")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines that end: a kill inside a write leaves one that does not."""
+    if not path.exists():
+        return []
+    return path.read_bytes().decode(errors="replace").split("\n")[:-1]
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def _sha256(path: Path) -> str:

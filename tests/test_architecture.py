@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng"},
+    {"errors", "rng", "log", "channel", "claims", "memory"},
     {"info"},
     {"budget", "protocol"},
     {"record", "nn", "divergences", "registry"},
@@ -16,6 +16,8 @@ LAYERS = [
     {"metrics", "controls", "minmax", "finite_volume"},
     {"job"},
     {"runner"},
+    {"isolate", "forkserver"},
+    {"schedule"},
     {"session", "calibration"},
     {"plan"},
     {"cluster"},

@@ -21,8 +21,8 @@ from gwfbench.errors import UserError
 from gwfbench.session import Order
 
 ROOT = Path(__file__).parents[1]
-QUICK = ["--task", "ou:horizon=0.05", "--method", "ula", "--method", "still", "--no-controls", "--seeds", "3,7"]
-RUNS = 4
+QUICK = ["--task", "ou:horizon=0.05", "--method", "ula", "--no-controls", "--seeds", "3,7,9"]
+RUNS = 3
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_run_with_plan_writes_it_runs_nothing_and_never_replaces_another(cli, tm
     assert "--plan some/p.jsonl: another plan is there" in err
     assert path.read_bytes() == content
     assert cli("run", *more, "--force")[0] == 0
-    assert len(path.read_bytes().splitlines()) == RUNS + 2
+    assert len(path.read_bytes().splitlines()) == 2 * RUNS
     assert [one.name for one in path.parent.iterdir()] == ["p.jsonl"]
     assert not (tmp_path / "results").exists()
 
@@ -264,7 +264,7 @@ def test_three_shards_in_three_processes_under_one_out_equal_one_run(cli, tmp_pa
     assert cli("run", *QUICK, "--plan", "p.jsonl")[0] == 0
     parts = [
         subprocess.Popen(
-            [sys.executable, "-m", "gwfbench", "exec", "p.jsonl", "--shard", f"{part}/3", "--out", "parts"],
+            [sys.executable, "-m", "gwfbench", "exec", "p.jsonl", "--shard", f"{part}/3", "--out", "parts", "--no-isolate"],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.DEVNULL,
@@ -276,11 +276,11 @@ def test_three_shards_in_three_processes_under_one_out_equal_one_run(cli, tmp_pa
     told = [part.communicate(timeout=250)[1] for part in parts]
     assert [part.returncode for part in parts] == [0, 0, 0], told
     assert sum(text.count(": ended: ok") for text in told) == RUNS
-    assert cli("run", *QUICK, "--out", "whole")[0] == 0
+    assert cli("run", *QUICK, "--out", "whole", "--no-isolate")[0] == 0
     for name in ("parts", "whole"):
         assert cli("report", "--out", name, "--write", f"kept-{name}")[0] == 0
     pd.testing.assert_frame_equal(rows(tmp_path / "kept-parts"), rows(tmp_path / "kept-whole"))
-    code, _, err = cli("exec", "p.jsonl", "--out", "parts")
+    code, _, err = cli("exec", "p.jsonl", "--out", "parts", "--no-isolate")
     assert code == 0
     assert err.count("finished before") == RUNS
     assert "starts" not in err

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from gwfbench.session import Options
 
 OUT = click.option(
     "--out",
@@ -18,6 +21,44 @@ OUT = click.option(
     help="Folder of the runs.",
 )
 METRIC = click.option("--metric", "chosen", multiple=True, help="Show only this metric (repeatable).")
+
+_EXECUTION = (
+    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch and BLAS, a run."),
+    click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: 1 on the CPU, one a GPU]"),
+    click.option("--gpus", default="", help="GPUs of --device cuda: 0,1; 0,0 for two runs on one.  [default: all]"),
+    click.option("--timeout", type=float, help="Seconds of wall time of a run, evaluation included."),
+    click.option("--memory", type=float, help="GiB of a run, in all its processes."),
+    click.option("--retry", default="", help="Run again what ended so: error,oom,timeout,diverged."),
+    click.option("--force", is_flag=True, help="Run again what is finished."),
+    click.option(
+        "--isolate/--no-isolate", default=True, show_default=True, help="Each run in a process of its own; or all in "
+        "this one, for a debugger."
+    ),
+)  # fmt: skip
+
+
+def execution(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how runs are performed; `read_execution` makes them `session.Options`."""
+    for option in reversed(_EXECUTION):
+        command = option(command)
+    return command
+
+
+def read_execution(words: dict[str, Any]) -> Options:
+    """The options that `execution` took.
+
+    Raises:
+        UserError: they don't go together.
+    """
+    from gwfbench.errors import UserError
+    from gwfbench.session import Options
+
+    try:
+        gpus = tuple(int(part) for part in words["gpus"].split(",") if part.strip())
+    except ValueError:
+        raise UserError(f"--gpus {words['gpus']}", "numbers of GPUs", "write --gpus 0,1") from None
+    retry = frozenset(part.strip() for part in words["retry"].split(",") if part.strip())
+    return Options(**words | {"gpus": gpus, "retry": retry})
 
 
 def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:

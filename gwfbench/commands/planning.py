@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from gwfbench.commands.options import METRIC, OUT, check_metrics, show
-from gwfbench.commands.running import carry_out, run, show_rows, tell_failed
+from gwfbench.commands.options import METRIC, OUT, check_metrics, execution, read_execution, show
+from gwfbench.commands.running import carry_out, show_rows, tell_failed
 from gwfbench.errors import UserError, require
 
-# what a plan says itself; `exec` has the rest of run's options
-SAID = {"tasks", "methods", "seeds", "device", "dtype", "budget", "controls", "plan"}
-FILE = click.Argument(["file"], type=click.Path(path_type=Path))
-SHARD = click.Option(["--shard"], default="1/1", show_default=True, help="Which part of how many: 2/5.")
+if TYPE_CHECKING:
+    from gwfbench.session import Options
 
 
-@click.command("exec", params=[FILE, SHARD, *(one for one in run.params if one.name not in SAID)])
-def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path, **options: Any) -> None:
+@click.command("exec")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--shard", default="1/1", show_default=True, help="Which part of how many: 2/5.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@execution
+@METRIC
+@OUT
+def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path, **how: Any) -> None:
     """Carry out a plan that `run --plan FILE` wrote, or one part of it.
 
     All lines are checked before anything runs. What is finished under --out is not run again; the parts may run
     anywhere, at once, and under one --out, where `report` finds their rows together. Exit codes are those of run.
     """
     part, parts = _read_shard(shard)
-    from gwfbench import plan, session
+    from gwfbench import plan
 
+    options = read_execution(how)
     jobs = plan.read(file)
     check_metrics(chosen, {name for job in jobs for name in job.task.metrics})
     mine = plan.shard(jobs, part, parts)
@@ -36,7 +41,7 @@ def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path,
     if not mine:
         click.echo(f"part {shard} of {file}: nothing to do, its {len(jobs)} lines are in other parts", err=True)
         return
-    sys.exit(carry_out(mine, session.Options(**options), out, form, chosen))
+    sys.exit(carry_out(mine, options, out, form, chosen))
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -66,14 +71,14 @@ def submit(
     slurm/ under --out, a folder that all nodes share. Exit code with --wait: that of run, and 1 if a run is not
     finished.
     """
-    _check_words(file, words)
+    options = _read_words(file, words)
     from gwfbench import cluster, plan
 
     asked = cluster.Resources.read(shards, parallel, partition, limit, gpus, cpus, mem, extra)
     jobs = plan.read(file)
     check_metrics(chosen, {name for job in jobs for name in job.task.metrics})
     cluster.require_slurm()
-    state = cluster.look(jobs, out)
+    state = cluster.look(jobs, out, options.retry)
     queued = len(state.queued)
     click.echo(f"{file}: {len(state.finished)} runs are finished, {queued} queued, {state.count} to submit", err=True)
     arrays = sorted({name.partition("_")[0] for name in state.queued.values()}, key=int)
@@ -114,10 +119,12 @@ def _read_shard(words: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _check_words(file: Path, words: tuple[str, ...]) -> None:
-    """Options that go on to exec are wrong now, rather than in a queued job."""
+def _read_words(file: Path, words: tuple[str, ...]) -> Options:
+    """The options that go on to exec; they are wrong now, rather than in a queued job."""
     context = exec_.make_context("exec", [str(file), *words])
     own = {"out": "give --out before the --", "shard": "give --shards", "force": "submit under another --out"}
     for name, fix in own.items():
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise UserError(f"-- --{name}", "another option of exec", fix)
+    said = {"file", "shard", "form", "chosen", "out"}
+    return read_execution({name: value for name, value in context.params.items() if name not in said})

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gwfbench.job import Job
     from gwfbench.record import Run
 
+FOLDERS = ("left alone", "set aside", "closed")  # what is said of folders, not of a job
+
 
 @contextmanager
 def progress() -> Iterator[Any]:
@@ -38,19 +40,19 @@ def progress() -> Iterator[Any]:
 
             def draw(what: str, job: Job, run: Run | None, share: float) -> None:
                 bar.update(whole, completed=share, description=f"{who_is(job)} {what}")
-                if run is not None or what.startswith(("stale", "left alone")):
+                if run is not None or what.startswith(("stale", "runs elsewhere", *FOLDERS)):
                     bar.console.print(_line(what, job, run), markup=False, highlight=False)
 
             yield draw
         return
-    start, last = time.monotonic(), time.monotonic()
+    start = time.monotonic()
+    last: dict[str, float] = {}  # several run at once, and each is heard
 
     def tell(what: str, job: Job, run: Run | None, share: float) -> None:
-        nonlocal last
         now = time.monotonic()
-        if what.startswith("t =") and now - last < 30:
+        if what.startswith("t =") and now - last.get(who_is(job), now) < 30:
             return
-        last = now
+        last[who_is(job)] = now
         left = f", {(now - start) * (1 - share) / share:.0f} s remaining" if share > 0.02 else ""
         click.echo(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {_line(what, job, run)}", err=True)
 
@@ -64,7 +66,7 @@ def who_is(job: Job) -> str:
 
 def _line(what: str, job: Job, run: Run | None) -> str:
     if run is None:
-        return what if what.startswith("left alone") else f"{who_is(job)}: {what}"
+        return what if what.startswith(FOLDERS) else f"{who_is(job)}: {what}"
     who, last = run.identity, run.points[-1].step if run.points else 0
     head = next((p for p in run.points if p.step == last and p.value is not None), None)
     where = "" if head is None or head.t is None else f" at t = {head.t:.3g}"

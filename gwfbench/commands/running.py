@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gwfbench import registry
-from gwfbench.commands.options import METRIC, OUT, check_metrics, show
+from gwfbench.commands.options import METRIC, OUT, check_metrics, execution, read_execution, show
 from gwfbench.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--dtype", default="float32", show_default=True, help="float32 or float64.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch, on the CPU.")
 @click.option(
     "--budget", default="", help="Of a run: seconds=60,steps=100,score_calls=1e6,log_prob_calls=,draw_calls=1e6."
 )
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Run exact and still too.")
-@click.option("--force", is_flag=True, help="Run again what is finished.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Run nothing: write the runs into this file, for exec.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@execution
 @METRIC
 @OUT
 def run(
-    tasks: tuple[str, ...], methods: tuple[str, ...], seeds: str, device: str, dtype: str, threads: int,
-    budget: str, controls: bool, force: bool, plan: Path | None, form: str, chosen: tuple[str, ...], out: Path,
+    tasks: tuple[str, ...], methods: tuple[str, ...], seeds: str, device: str, dtype: str, budget: str, controls: bool,
+    plan: Path | None, form: str, chosen: tuple[str, ...], out: Path, **how: Any,
 ) -> None:  # fmt: skip
     """Run methods on tasks, judge them, and print the leaderboard.
 
-    What is finished under --out is not run again. Exit code: 0 if every run ended well, 1 if one failed, 2 for a
-    mistake in the command, 130 for an interrupt.
+    What is finished under --out is not run again, failures included: --retry says which; what was killed is always
+    taken up. Several commands may share --out. Exit code: 0 if every run ended well, 1 if one failed, 2 for a mistake
+    in the command, 130 for an interrupt.
     """
     for name in tasks:  # a typing error need not wait for torch
         registry.find("task", registry.head(name))
@@ -59,9 +59,9 @@ def run(
     order = session.Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
     check_metrics(chosen, {name for task in order.tasks for name in task.metrics})
     if plan:
-        keep(replace(order, device=device), plan, force)
+        keep(replace(order, device=device), plan, how["force"])
     else:
-        sys.exit(carry_out(list(order.jobs()), session.Options(force, threads), out, form, chosen))
+        sys.exit(carry_out(list(order.jobs()), read_execution(how), out, form, chosen))
 
 
 def keep(order: Order, path: Path, force: bool) -> None:
@@ -85,6 +85,7 @@ def carry_out(jobs: Sequence[Job], options: session.Options, out: Path, form: st
             done += runs
             if form == "json":
                 show_rows(runs, chosen)
+    done = session.in_order(jobs, done)
     if form != "json":
         show(session.tidy(done), form, chosen)
     return tell_failed(done)
