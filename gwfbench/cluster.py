@@ -265,6 +265,7 @@ class Shard:
         """The exit code of exec, 0 or 1: failed runs are rows.
 
         Raises:
+            SystemExit: Slurm stopped this job, to end it or to start it again.
             RuntimeError: exec itself ended otherwise.
         """
         from submitit.core.job_environment import JobEnvironment
@@ -281,8 +282,10 @@ class Shard:
         code = self.child.wait()
         if code in (0, 1):
             return code
-        if code in (-signal.SIGTERM, 128 + signal.SIGTERM, 130) and _still_running():
-            signal.raise_signal(ours)  # preempted, with time to go before Slurm ends it: submitit puts the job back
+        if code in (-signal.SIGTERM, 130):
+            if _still_running():
+                signal.raise_signal(ours)  # preempted, with time to go before Slurm ends it: submitit puts it back
+            raise SystemExit("exec was stopped with its job")
         raise RuntimeError(f"exec ended with {code}; its last lines are in this log")
 
     def checkpoint(self) -> Any:

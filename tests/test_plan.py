@@ -264,7 +264,18 @@ def test_three_shards_in_three_processes_under_one_out_equal_one_run(cli, tmp_pa
     assert cli("run", *QUICK, "--plan", "p.jsonl")[0] == 0
     parts = [
         subprocess.Popen(
-            [sys.executable, "-m", "gwfbench", "exec", "p.jsonl", "--shard", f"{part}/3", "--out", "parts", "--no-isolate"],
+            [
+                sys.executable,
+                "-m",
+                "gwfbench",
+                "exec",
+                "p.jsonl",
+                "--shard",
+                f"{part}/3",
+                "--out",
+                "parts",
+                "--no-isolate",
+            ],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.DEVNULL,
