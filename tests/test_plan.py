@@ -142,8 +142,11 @@ def test_a_damaged_plan_is_refused_or_names_the_same_runs(order, tmp_path):
     for _ in range(150):
         bad = bytearray(good)
         for _ in range(rng.choice([1, 1, 3])):
-            at = rng.randrange(len(bad))
-            if rng.random() < 0.5:
+            at, kind = rng.randrange(len(bad)), rng.random()
+            if kind < 0.3:
+                at = rng.choice([i for i, byte in enumerate(bad) if chr(byte).isdigit()])
+                bad[at] = ord(rng.choice("0123456789"))
+            elif kind < 0.6:
                 bad[at] = rng.randrange(256)
             else:
                 del bad[at : at + rng.choice([1, 2, 50])]
