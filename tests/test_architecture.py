@@ -19,6 +19,8 @@ LAYERS = [
     {"isolate", "forkserver"},
     {"schedule"},
     {"session", "calibration"},
+    {"plan"},
+    {"cluster"},
     {"report"},
     {"commands"},
     {"cli"},
