@@ -57,6 +57,7 @@ class Point:
     draw_calls: int
     sample_seconds: float  # spent so far in moving the judged points
     sample_calls: float  # score calls so far for each judged point
+    metric_code: str = ""  # hash of the metric's source
 
 
 @dataclass
@@ -91,6 +92,9 @@ class Run:
             "reason": self.reason,
             "information": " ".join(self.information),
             "track": self.identity.track,
+            "dtype": self.identity.dtype,
+            "device": self.identity.device,
+            "budget": ",".join(f"{name}={limit!r}" for name, limit in self.budget.items()),
             "batch": self.batch,
             "run_key": self.identity.key,
             "attempt": self.attempt,
@@ -101,7 +105,7 @@ class Run:
             "role": "method",
             "seconds": self.seconds,
         }
-        for point in [asdict(point) for point in self.points] or [empty]:
+        for point in [vars(point) for point in self.points] or [empty]:
             yield who | point | end
 
 
