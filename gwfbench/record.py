@@ -86,8 +86,14 @@ class Run:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Tidy rows, one a point; a run without points has one row too, with nulls and its reason."""
+        who, end = self.facts()
+        for point in self.cells():
+            yield who | point | end
+
+    def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What all its rows share: what stands before a point's values, and after."""
         who = {"task": self.identity.task, "method": self.identity.method, "seed": self.identity.seed}
-        end = {
+        return who, {
             "status": self.status,
             "reason": self.reason,
             "information": " ".join(self.information),
@@ -101,12 +107,11 @@ class Run:
             "code": self.code,
             "env": self.env,
         }
-        empty = dict.fromkeys(spec.name for spec in dataclasses.fields(Point)) | {
-            "role": "method",
-            "seconds": self.seconds,
-        }
-        for point in [vars(point) for point in self.points] or [empty]:
-            yield who | point | end
+
+    def cells(self) -> list[dict[str, Any]]:
+        """What is a point's own in its row; one of nulls if there is none."""
+        none = dict.fromkeys(spec.name for spec in dataclasses.fields(Point))
+        return [vars(point) for point in self.points] or [none | {"role": "method", "seconds": self.seconds}]
 
 
 def digest(text: str) -> str:

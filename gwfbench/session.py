@@ -151,7 +151,13 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
     """The points table: one row for each judged (seed, time, metric), one for each run without any."""
     import pandas as pd
 
-    return pd.DataFrame([row for run in runs for row in run.rows()])
+    parts = [(*run.facts(), run.cells()) for run in runs]
+    if not parts:
+        return pd.DataFrame()
+    rows = [number for number, part in enumerate(parts) for _ in part[2]]
+    before, after = (pd.DataFrame([part[i] for part in parts]).take(rows).reset_index(drop=True) for i in (0, 1))
+    points = pd.DataFrame({name: [cell[name] for part in parts for cell in part[2]] for name in parts[0][2][0]})
+    return pd.concat([before, points, after], axis=1)
 
 
 def run(

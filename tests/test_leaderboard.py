@@ -12,7 +12,7 @@ def rows(method, values, role="method", se=0.1, better="lower", status="ok", inf
     """Two judged times a seed; the first one must not count."""
     return [
         {
-            "task": "ou", "method": method, "seed": seed, "step": step, "t": 0.5 * step, "metric": metric, "better": better,
+            "task": "ou", "method": method, "seed": seed, "step": step, "t": 0.5 * step, "metric": metric, "better": better, "metric_version": 1,
             "role": role, "value": value if step == 2 else 99.0, "se": se, "n": 100, "seconds": 2.0 * step,
             "score_calls": 10 * step, "sample_seconds": 0.5, "sample_calls": 1.0, "status": status, "reason": "",
             "information": info, "run_key": f"{method}{seed}", "attempt": "a",
