@@ -9,6 +9,7 @@ import click
 from gwfbench import __version__
 from gwfbench.commands.calibrating import calibrate
 from gwfbench.commands.listing import list_
+from gwfbench.commands.planning import exec_, submit
 from gwfbench.commands.reporting import report
 from gwfbench.commands.running import run
 from gwfbench.errors import UserError
@@ -38,5 +39,5 @@ def cli() -> None:
     """Benchmark and reproducibility suite for Wasserstein gradient flows."""
 
 
-for command in (list_, run, report, calibrate):
+for command in (list_, run, exec_, submit, report, calibrate):
     cli.add_command(command)

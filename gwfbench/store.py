@@ -111,7 +111,7 @@ def attempts(out: Path) -> tuple[list[Run], list[str]]:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file", "a folder", "name another folder")
     for path in sorted(out.iterdir()) if out.exists() else ():
-        if path.is_file() and path.name.startswith("env-"):
+        if (path.is_file() and path.name.startswith("env-")) or path.name == "slurm":
             continue
         if path.name.startswith(".partial-"):
             strange.append(f"{path.name}: unfinished: it is being written, or its process died")

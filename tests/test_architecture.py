@@ -17,6 +17,8 @@ LAYERS = [
     {"job"},
     {"runner"},
     {"session", "calibration"},
+    {"plan"},
+    {"cluster"},
     {"report"},
     {"commands"},
     {"cli"},

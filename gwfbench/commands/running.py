@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,10 @@ from gwfbench.commands.options import METRIC, OUT, check_metrics, show
 from gwfbench.commands.progress import progress
 
 if TYPE_CHECKING:
+    from gwfbench import session
+    from gwfbench.job import Job
     from gwfbench.record import Run
+    from gwfbench.session import Order
 
 
 @click.command()
@@ -30,12 +35,13 @@ if TYPE_CHECKING:
 )
 @click.option("--controls/--no-controls", default=True, show_default=True, help="Run exact and still too.")
 @click.option("--force", is_flag=True, help="Run again what is finished.")
+@click.option("--plan", type=click.Path(path_type=Path), help="Run nothing: write the runs into this file, for exec.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @METRIC
 @OUT
 def run(
     tasks: tuple[str, ...], methods: tuple[str, ...], seeds: str, device: str, dtype: str, threads: int,
-    budget: str, controls: bool, force: bool, form: str, chosen: tuple[str, ...], out: Path,
+    budget: str, controls: bool, force: bool, plan: Path | None, form: str, chosen: tuple[str, ...], out: Path,
 ) -> None:  # fmt: skip
     """Run methods on tasks, judge them, and print the leaderboard.
 
@@ -48,24 +54,56 @@ def run(
         if registry.head(name) not in registry.CONTROLS:
             registry.find("method", registry.head(name))
     from gwfbench import session
-    from gwfbench.record import to_json
 
-    order = session.Order.read(tasks, methods, seeds, device, dtype, budget, controls)
+    # a plan may be for a device that only another machine has
+    order = session.Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
     check_metrics(chosen, {name for task in order.tasks for name in task.metrics})
+    if plan:
+        keep(replace(order, device=device), plan, force)
+    else:
+        sys.exit(carry_out(list(order.jobs()), session.Options(force, threads), out, form, chosen))
+
+
+def keep(order: Order, path: Path, force: bool) -> None:
+    """Write the jobs of an order as a plan, and say so."""
+    from gwfbench import plan
+
     jobs = list(order.jobs())
+    new = plan.write(path, jobs, force)
+    runs = sum(len(job.seeds) for job in jobs)
+    said = f"wrote {path}" if new else f"{path} holds this plan already"
+    click.echo(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}", err=True)
+
+
+def carry_out(jobs: Sequence[Job], options: session.Options, out: Path, form: str, chosen: tuple[str, ...]) -> bool:
+    """Perform jobs and show them; whether a run failed."""
+    from gwfbench import session
+
     done: list[Run] = []
     with progress() as event:
-        for runs in session.perform(jobs, out, event, session.Options(force, threads)):
+        for runs in session.perform(jobs, out, event, options):
             done += runs
             if form == "json":
-                for one in runs:
-                    for row in one.rows():
-                        if not chosen or row["metric"] in (*chosen, None):
-                            click.echo(to_json(row))
+                show_rows(runs, chosen)
     if form != "json":
         show(session.tidy(done), form, chosen)
+    return tell_failed(done)
+
+
+def show_rows(runs: list[Run], chosen: tuple[str, ...]) -> None:
+    """One JSON object a line, one a judged (seed, time, metric)."""
+    from gwfbench.record import to_json
+
+    for one in runs:
+        for row in one.rows():
+            if not chosen or row["metric"] in (*chosen, None):
+                click.echo(to_json(row))
+
+
+def tell_failed(done: list[Run]) -> bool:
+    """Name the failed runs on standard error; whether there are any."""
     failed = [one for one in done if one.failed]
     for one in failed:
         who = one.identity
         click.echo(f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {one.reason}", err=True)
-    sys.exit(1 if failed else 0)
+    return bool(failed)
