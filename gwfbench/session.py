@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,7 @@ from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
 from gwfbench.job import Job
 from gwfbench.protocol import Method, Task
-from gwfbench.record import Run
+from gwfbench.record import Identity, Run
 from gwfbench.runner import execute
 
 if TYPE_CHECKING:
@@ -138,13 +139,27 @@ def _finished(run: Run, job: Job) -> bool:
 
 def is_stale(run: Run) -> bool:
     """Whether today's code, fields or versions are not those that made the run, or its plug-in is gone."""
-    who = run.identity
-    try:
-        contestant = CONTROLS[who.method] if who.method in CONTROLS else registry.parse("method", who.method)
-        job = Job(registry.parse("task", who.task), contestant, (who.seed,), who.device, getattr(torch, who.dtype))
-        return job.code() != run.code or job.identity(who.seed) != who
-    except UserError:
-        return True
+    return staleness()(run)
+
+
+def staleness() -> Callable[[Run], bool]:
+    """`is_stale` for many runs: what depends on task and method alone is found out once, and not after that."""
+
+    @cache
+    def today(task: str, method: str, device: str, dtype: str) -> tuple[str, Identity] | None:
+        try:
+            contestant = CONTROLS[method] if method in CONTROLS else registry.parse("method", method)
+            job = Job(registry.parse("task", task), contestant, (0,), device, getattr(torch, dtype))
+            return job.code(), job.identity(0)
+        except UserError:
+            return None
+
+    def stale(run: Run) -> bool:
+        who = run.identity
+        found = today(who.task, who.method, who.device, who.dtype)
+        return found is None or found[0] != run.code or replace(found[1], seed=who.seed) != who
+
+    return stale
 
 
 def tidy(runs: Iterable[Run]) -> pd.DataFrame:
