@@ -234,7 +234,8 @@ def current(runs: Iterable[Run], out: Path | None) -> tuple[list[Run], list[str]
                 best[point.step, point.metric] = point
         for point in points:
             old[point.metric] += (point.step, point.metric) not in best
-        found.append(run if len(best) == len(run.points) == len(good) else replace(run, points=_in_order(points, best)))
+        same = points is run.points and len(best) == len(points)
+        found.append(run if same else replace(run, points=_in_order(points, best)))
     said += [
         f"left out: {count} values of {name}, judged by other code than today's metric; "
         f"python -m gwfbench score --metric {name} makes them anew from kept points"

@@ -85,18 +85,18 @@ def _look(jobs: Iterable[Job], runs: Sequence[Run], out: Path) -> Iterator[Stand
 
 def _state(job: Job, who: Identity, attempts: Sequence[Run], writing: bool) -> Standing:
     newest = attempts[-1] if attempts else None
-    for run in reversed(attempts):
-        if session._finished(run, job):
-            return _stand(who, "failed" if run.failed else "done", run, run.reason)
+    ours = [run for run in attempts if run.code == job.code()]
+    if ours and session._finished(ours[-1], job):
+        return _stand(who, "failed" if ours[-1].failed else "done", ours[-1], ours[-1].reason)
     if writing:
         return _stand(who, "running", newest, "another process writes it, or died in it")
     if newest is None:
         return _stand(who, "missing", None, "")
-    if newest.code != job.code():
+    if not ours:
         return _stand(who, "stale", newest, "the code has changed since")
-    if newest.status == "killed":
-        return _stand(who, "killed", newest, newest.reason)
-    return _stand(who, "missing", newest, f"its budget was smaller: {newest.reason}")
+    if ours[-1].status == "killed":
+        return _stand(who, "killed", ours[-1], ours[-1].reason)
+    return _stand(who, "missing", ours[-1], f"its budget was smaller: {ours[-1].reason}")
 
 
 def _stand(who: Identity, state: State, run: Run | None, reason: str) -> Standing:

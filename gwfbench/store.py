@@ -38,7 +38,7 @@ class Attempt:
         """Append rows, and keep the first points of the judged cloud (n, d)."""
         with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(to_json(asdict(point)) + "\n" for point in points)
-        self._draws[f"t{step}"] = draws[:KEPT]
+        self._draws[f"t{step}"] = draws[:KEPT].copy()  # the runner moves its cloud in place
 
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""
@@ -111,7 +111,7 @@ def attempts(out: Path) -> tuple[list[Run], list[str]]:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file", "a folder", "name another folder")
     for path in sorted(out.iterdir()) if out.exists() else ():
-        if (path.is_file() and path.name.startswith("env-")) or path.name == "slurm":
+        if (path.is_file() and path.name.startswith("env-")) or path.name in ("slurm", "verified.jsonl"):
             continue
         if path.name.startswith(".partial-"):
             strange.append(f"{path.name}: unfinished: it is being written, or its process died")

@@ -76,13 +76,14 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, Facts]:
     """
     import pandas as pd
 
-    needed = {"task", "method", "seed", "metric", "metric_version", "value", "n", "run_key", "attempt", "role"}
+    needed = {"task", "method", "seed", "metric", "metric_version", "value", "se", "n", "run_key", "attempt", "role"}
     try:
-        hashes = dict.fromkeys(("run_key", "attempt", "metric_code", "code", "env"), str)
-        points = pd.read_csv(path, float_precision="round_trip", dtype=hashes)
+        exact = dict.fromkeys(("run_key", "attempt", "metric_code", "code", "env", "value", "se"), str)
+        points = pd.read_csv(path, dtype=exact)  # some versions of pandas read floats but nearly
         missing = needed - set(points.columns)
         if missing:
             raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+        points = points.assign(value=points["value"].astype(float), se=points["se"].astype(float))
     except (OSError, ValueError) as error:
         raise UserError(
             f"--rows {path}: {error}", "a CSV of points", "python -m gwfbench report --write DIR makes one"
