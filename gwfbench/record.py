@@ -8,7 +8,7 @@ import json
 import math
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SCHEMA = 2
@@ -34,7 +34,7 @@ class Identity:
     @property
     def key(self) -> str:
         """16 hex digits of the SHA-256 of the canonical JSON."""
-        return digest(json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True))
+        return digest(json.dumps({"schema": SCHEMA, **vars(self)}, sort_keys=True))
 
 
 @dataclass(frozen=True)

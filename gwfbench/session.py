@@ -103,10 +103,14 @@ def perform(jobs: Sequence[Job], out: Path | None, event: Event, options: Option
     old, strange = store.attempts(out) if out else ([], [])
     for text in strange:
         event(f"left alone: {text}", jobs[0], None, 0.0)
+    of_key: dict[str, list[Run]] = {}
+    for run in old:
+        of_key.setdefault(run.identity.key, []).append(run)
     with _threads(options.threads):
         for number, job in enumerate(jobs):
-            done = {} if options.force else {run.identity.seed: run for run in old if _finished(run, job)}
-            stale = [run for run in old if run.identity == job.identity(run.identity.seed) and run.code != job.code()]
+            mine = [run for seed in job.seeds for run in of_key.get(job.identity(seed).key, ())]
+            done = {} if options.force else {run.identity.seed: run for run in mine if _finished(run, job)}
+            stale = [run for run in mine if run.code != job.code()]
             missing = tuple(seed for seed in job.seeds if seed not in done)
             if stale and missing and not options.force:
                 event("stale: the code has changed since it last ran", job, None, number / len(jobs))
