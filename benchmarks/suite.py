@@ -1,17 +1,28 @@
-"""asv benchmarks: import, `list`, one JKO step beside the plain eager loop, one evaluation."""
+"""asv benchmarks: import, `list`, reading finished runs, one JKO step beside the plain eager loop, one evaluation."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import statistics
+import sys
+import tempfile
 import time
+from pathlib import Path
+from unittest import mock
 
+import pandas as pd
 import torch
 
+from benchmarks import attempts
 from benchmarks.plain import PlainStep
 from gwfbench import metrics, registry
 from gwfbench.budget import Budget
+from gwfbench.commands.reporting import collect, read_rows
 from gwfbench.info import LogDensity
 from gwfbench.protocol import Judged
+from gwfbench.report import tables
+from gwfbench.report.leaderboard import leaderboard
 from gwfbench.rng import Streams
 
 ITERATIONS = 100
@@ -20,6 +31,10 @@ POOL = 102_400
 
 def timeraw_import() -> str:
     return "import gwfbench"
+
+
+def timeraw_import_torch() -> str:
+    return "import torch"
 
 
 def timeraw_import_everything() -> str:
@@ -32,6 +47,63 @@ import contextlib, io
 with contextlib.redirect_stdout(io.StringIO()):
     from gwfbench.cli import cli
     cli(["list"], standalone_mode=False)
+"""
+
+
+class Collect:
+    """100,000 rows into leaderboards: from 2,000 attempts of 50, and from one CSV."""
+
+    timeout = 600
+    warmup_time = 0
+    number = 1
+
+    def setup_cache(self) -> str:
+        folder = Path(tempfile.mkdtemp())
+        tasks = [f"ou:dim={dim},horizon=0.5" for dim in range(2, 22)]
+        count = attempts.write(folder / "runs", tasks, [f"ula:step={k / 1000}" for k in range(1, 18)], 5)
+        assert count == 2000
+        tables.write_rows(collect(folder / "runs")[0], folder / "rows.csv")
+        return str(folder)
+
+    def time_attempts(self, folder: str) -> None:
+        assert len(leaderboard(collect(Path(folder) / "runs")[0])) == 400
+
+    def time_csv(self, folder: str) -> None:
+        assert len(leaderboard(read_rows(Path(folder) / "rows.csv")[0])) == 400
+
+    def time_leaderboard_alone(self, folder: str) -> None:
+        leaderboard(pd.read_csv(Path(folder) / "rows.csv"))
+
+
+class Finished:
+    """`run` of 600 runs that are all finished, in a warm process and in a fresh one, which has to import torch."""
+
+    timeout = 600
+    warmup_time = 0
+    methods = tuple(f"ula:step={k / 1000}" for k in range(1, 198))
+
+    def setup_cache(self) -> str:
+        folder = tempfile.mkdtemp()
+        assert attempts.write(Path(folder), ["ou:horizon=0.5"], self.methods, 3) == 600
+        return folder
+
+    def command(self, folder: str) -> None:
+        from gwfbench.cli import main
+
+        chosen = (word for method in self.methods for word in ("--method", method))
+        words = ["gwfbench", "run", "--task", "ou:horizon=0.5", *chosen, "--out", folder]
+        with mock.patch.object(sys, "argv", words), contextlib.suppress(SystemExit), contextlib.ExitStack() as quiet:
+            quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            main()
+
+    def time_command_in_a_warm_process(self, folder: str) -> None:
+        self.command(folder)
+
+    def timeraw_command(self, folder: str) -> str:
+        return f"""
+from benchmarks.suite import Finished
+Finished().command({folder!r})
 """
 
 

@@ -12,6 +12,9 @@ from gwfbench.commands.listing import list_
 from gwfbench.commands.planning import exec_, submit
 from gwfbench.commands.reporting import report
 from gwfbench.commands.running import run
+from gwfbench.commands.scoring import score
+from gwfbench.commands.status import status
+from gwfbench.commands.verifying import verify
 from gwfbench.errors import UserError
 
 
@@ -39,5 +42,5 @@ def cli() -> None:
     """Benchmark and reproducibility suite for Wasserstein gradient flows."""
 
 
-for command in (list_, run, exec_, submit, report, calibrate):
+for command in (list_, run, exec_, submit, status, score, verify, report, calibrate):
     cli.add_command(command)

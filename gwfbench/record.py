@@ -8,7 +8,7 @@ import json
 import math
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SCHEMA = 2
@@ -34,7 +34,7 @@ class Identity:
     @property
     def key(self) -> str:
         """16 hex digits of the SHA-256 of the canonical JSON."""
-        return digest(json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True))
+        return digest(json.dumps({"schema": SCHEMA, **vars(self)}, sort_keys=True))
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Point:
     draw_calls: int
     sample_seconds: float  # spent so far in moving the judged points
     sample_calls: float  # score calls so far for each judged point
+    metric_code: str = ""  # hash of the metric's source
 
 
 @dataclass
@@ -86,24 +87,32 @@ class Run:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Tidy rows, one a point; a run without points has one row too, with nulls and its reason."""
+        who, end = self.facts()
+        for point in self.cells():
+            yield who | point | end
+
+    def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What all its rows share: what stands before a point's values, and after."""
         who = {"task": self.identity.task, "method": self.identity.method, "seed": self.identity.seed}
-        end = {
+        return who, {
             "status": self.status,
             "reason": self.reason,
             "information": " ".join(self.information),
             "track": self.identity.track,
+            "dtype": self.identity.dtype,
+            "device": self.identity.device,
+            "budget": ",".join(f"{name}={limit!r}" for name, limit in self.budget.items()),
             "batch": self.batch,
             "run_key": self.identity.key,
             "attempt": self.attempt,
             "code": self.code,
             "env": self.env,
         }
-        empty = dict.fromkeys(spec.name for spec in dataclasses.fields(Point)) | {
-            "role": "method",
-            "seconds": self.seconds,
-        }
-        for point in [asdict(point) for point in self.points] or [empty]:
-            yield who | point | end
+
+    def cells(self) -> list[dict[str, Any]]:
+        """What is a point's own in its row; one of nulls if there is none."""
+        none = dict.fromkeys(spec.name for spec in dataclasses.fields(Point))
+        return [vars(point) for point in self.points] or [none | {"role": "method", "seconds": self.seconds}]
 
 
 def digest(text: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gwfbench import metrics, store
+from gwfbench import metrics, provenance, store
 from gwfbench.budget import BudgetSpent, Counts, Meter, counted
 from gwfbench.controls import Control, NoTruth
 from gwfbench.info import Initial
@@ -358,6 +358,7 @@ class _Drive:
             draw_calls=seen.counts.draw,
             sample_seconds=seen.sample_seconds,
             sample_calls=seen.sample_calls,
+            metric_code=provenance.metric_code(metric),
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
 from gwfbench.job import Job
 from gwfbench.protocol import Method, Task
-from gwfbench.record import Run
+from gwfbench.record import Identity, Run
 from gwfbench.schedule import Event as Event
 from gwfbench.schedule import Options as Options
 from gwfbench.schedule import finished as finished
@@ -79,20 +80,40 @@ class Order:
 
 def is_stale(run: Run) -> bool:
     """Whether today's code, fields or versions are not those that made the run, or its plug-in is gone."""
-    who = run.identity
-    try:
-        contestant = CONTROLS[who.method] if who.method in CONTROLS else registry.parse("method", who.method)
-        job = Job(registry.parse("task", who.task), contestant, (who.seed,), who.device, getattr(torch, who.dtype))
-        return job.code() != run.code or job.identity(who.seed) != who
-    except UserError:
-        return True
+    return staleness()(run)
+
+
+def staleness() -> Callable[[Run], bool]:
+    """`is_stale` for many runs: what depends on task and method alone is found out once, and not after that."""
+
+    @cache
+    def today(task: str, method: str, device: str, dtype: str) -> tuple[str, Identity] | None:
+        try:
+            contestant = CONTROLS[method] if method in CONTROLS else registry.parse("method", method)
+            job = Job(registry.parse("task", task), contestant, (0,), device, getattr(torch, dtype))
+            return job.code(), job.identity(0)
+        except UserError:
+            return None
+
+    def stale(run: Run) -> bool:
+        who = run.identity
+        found = today(who.task, who.method, who.device, who.dtype)
+        return found is None or found[0] != run.code or replace(found[1], seed=who.seed) != who
+
+    return stale
 
 
 def tidy(runs: Iterable[Run]) -> pd.DataFrame:
     """The points table: one row for each judged (seed, time, metric), one for each run without any."""
     import pandas as pd
 
-    return pd.DataFrame([row for run in runs for row in run.rows()])
+    parts = [(*run.facts(), run.cells()) for run in runs]
+    if not parts:
+        return pd.DataFrame()
+    rows = [number for number, part in enumerate(parts) for _ in part[2]]
+    before, after = (pd.DataFrame([part[i] for part in parts]).take(rows).reset_index(drop=True) for i in (0, 1))
+    points = pd.DataFrame({name: [cell[name] for part in parts for cell in part[2]] for name in parts[0][2][0]})
+    return pd.concat([before, points, after], axis=1)
 
 
 def run(

@@ -47,7 +47,7 @@ class Attempt:
         self._require_own_process()
         with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, points)))
-        self._draws[f"t{step}"] = draws[:KEPT]
+        self._draws[f"t{step}"] = draws[:KEPT].copy()  # the runner moves its cloud in place
 
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from gwfbench.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+Facts = dict[str, dict[str, Any]]  # of environments, by hash
+
 
 @click.command()
 @click.option("--task", "tasks", multiple=True, help="Only tasks of this name, or this name:key=value (repeatable).")
@@ -21,75 +24,92 @@ if TYPE_CHECKING:
     "--format", "form", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", show_default=True
 )
 @click.option(
-    "--write", type=click.Path(path_type=Path), help="Also write leaderboard.md and rows.csv into this folder."
+    "--write",
+    type=click.Path(path_type=Path),
+    help="Also write leaderboard.md, rows.csv and environments.json into this folder.",
 )
 @METRIC
 @OUT
 def report(
     tasks: tuple[str, ...], rows: Path | None, form: str, write: Path | None, chosen: tuple[str, ...], out: Path
 ) -> None:
-    """The leaderboards of the runs kept under --out, newest attempt of each, stale ones left out."""
-    import pandas as pd
-
-    from gwfbench import record, store
+    """The leaderboards of the runs kept under --out, newest attempt of each, stale runs and values left out."""
+    from gwfbench import record, verify
     from gwfbench.report import tables
-    from gwfbench.report.leaderboard import alarms, leaderboard
+    from gwfbench.report.leaderboard import alarms, leaderboard, left_out
 
-    facts: dict[str, dict[str, Any]] = {}
-    if rows:
-        try:
-            points = pd.read_csv(rows)
-            missing = {"task", "method", "seed", "metric", "value", "run_key", "role"} - set(points.columns)
-            if missing:
-                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--rows {rows}: {error}", "a CSV of points", "python -m gwfbench report --write DIR makes one"
-            ) from None
-        points["information"] = points["information"].fillna("")
-    else:
-        points = _collect(out)
-        facts = store.environments(out, points["env"])
-    if tasks:
-        name = points["task"].astype(str)
-        wanted = name.isin(tasks) | name.str.partition(":")[0].isin(tasks)
-        if not wanted.any():
-            raise UserError(
-                f"--task {' '.join(tasks)}: no runs of it",
-                f"one of {', '.join(sorted(set(name)))}",
-                "python -m gwfbench run makes them",
-            )
-        points = points[wanted]
+    points, facts = read_rows(rows) if rows else collect(out)
+    points = limit(points, "task", tasks)
     check_metrics(chosen, set(points["metric"].dropna()))
     board = leaderboard(points, chosen or None)
+    verdicts, strange = verify.kept(out)
+    for text in strange:
+        click.echo(f"left alone: {text}", err=True)
+    verified = tables.verified(points, verdicts)
     if form == "table":
         tables.print_board(board)
+        click.echo(verified, nl=False)
     elif form == "markdown":
         click.echo(tables.markdown(board))
+        click.echo(verified, nl=False)
     elif form == "csv":
         click.echo(board.to_csv(index=False), nl=False)
     else:
         for row in board.to_dict("records"):
             click.echo(record.to_json(row))
-    for line in alarms(board):
+    for line in [*alarms(board), *left_out(board)]:
         click.echo(line, err=True)
     if write:
         write.mkdir(parents=True, exist_ok=True)
-        points.to_csv(write / "rows.csv", index=False, float_format="%.6g")
         page = f"# Leaderboard\n\n{tables.markdown(board)}\n{tables.provenance(points, facts)}"
-        (write / "leaderboard.md").write_text(page, encoding="utf-8")
+        (write / "leaderboard.md").write_text(page + (f"\n{verified}" if verified else ""), encoding="utf-8")
+        tables.write_rows(points, write / "rows.csv")
+        (write / "environments.json").write_text(record.to_json(facts, indent=2) + "\n", encoding="utf-8")
         click.echo(f"wrote {write / 'leaderboard.md'} and {write / 'rows.csv'}", err=True)
 
 
-def _collect(out: Path) -> pd.DataFrame:
-    """Tidy points of the newest attempt of each run; what was left out is said on standard error."""
-    from gwfbench import session, store
+def read_rows(path: Path) -> tuple[pd.DataFrame, Facts]:
+    """Tidy points of a CSV, and the environments that stand beside it, if they do.
+
+    Raises:
+        UserError: it is no CSV of points.
+    """
+    import pandas as pd
+
+    needed = {"task", "method", "seed", "metric", "metric_version", "value", "se", "n", "run_key", "attempt", "role"}
+    try:
+        exact = dict.fromkeys(("run_key", "attempt", "metric_code", "code", "env", "value", "se"), str)
+        points = pd.read_csv(path, dtype=exact)  # some versions of pandas read floats but nearly
+        missing = needed - set(points.columns)
+        if missing:
+            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+        points = points.assign(value=points["value"].astype(float), se=points["se"].astype(float))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--rows {path}: {error}", "a CSV of points", "python -m gwfbench report --write DIR makes one"
+        ) from None
+    points["information"] = points["information"].fillna("")
+    try:
+        facts = json.loads((path.parent / "environments.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = {}
+    return points, facts
+
+
+def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
+    """Tidy points of the newest attempt of each run, with the values that count; what was left out is said.
+
+    Raises:
+        UserError: there are none.
+    """
+    from gwfbench import scoring, session, store
 
     runs, strange = store.attempts(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
     newest = {run.identity.key: run for run in runs}
-    fresh = [run for run in newest.values() if not session.is_stale(run)]
+    is_stale = session.staleness()
+    fresh = [run for run in newest.values() if not is_stale(run)]
     if len(fresh) < len(newest):
         stale = len(newest) - len(fresh)
         click.echo(f"left out: {stale} stale runs, made by other code than today's; run them again", err=True)
@@ -97,4 +117,27 @@ def _collect(out: Path) -> pd.DataFrame:
         raise UserError(
             f"--out {out}: no finished runs", "at least one", "python -m gwfbench run --task ou --method vjko"
         )
-    return session.tidy(fresh)
+    counted, said = scoring.current(fresh, out)
+    for text in said:
+        click.echo(text, err=True)
+    points = session.tidy(counted)
+    return points, store.environments(out, points["env"])
+
+
+def limit(points: pd.DataFrame, column: str, words: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of these tasks or methods, given as `name` or `name:key=value`; all if none is given.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not words:
+        return points
+    name = points[column].astype(str)
+    wanted = name.isin(words) | name.str.partition(":")[0].isin(words)
+    if not wanted.any():
+        raise UserError(
+            f"--{column} {' '.join(words)}: no runs of it",
+            f"one of {', '.join(sorted(set(name)))}",
+            "python -m gwfbench run makes them",
+        )
+    return points[wanted]

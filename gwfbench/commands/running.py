@@ -81,17 +81,20 @@ def keep(order: Order, path: Path, force: bool) -> None:
 
 def carry_out(jobs: Sequence[Job], options: session.Options, out: Path, form: str, chosen: tuple[str, ...]) -> bool:
     """Perform jobs and show them; whether a run failed."""
-    from gwfbench import session
+    from gwfbench import scoring, session
 
     done: list[Run] = []
     with progress() as event:
         for runs in session.perform(jobs, out, event, options):
             done += runs
             if form == "json":
-                show_rows(runs, chosen)
+                show_rows(scoring.current(runs, out)[0], chosen)
     done = session.in_order(jobs, done)
+    counted, said = scoring.current(done, out)
+    for text in said:
+        click.echo(text, err=True)
     if form != "json":
-        show(session.tidy(done), form, chosen)
+        show(session.tidy(counted), form, chosen)
     return tell_failed(done)
 
 

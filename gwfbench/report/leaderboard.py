@@ -1,18 +1,42 @@
-"""The leaderboard: tidy points in, one row for each (task, method) out."""
+"""The leaderboard: tidy points in, one row for each (task, method) out.
+
+The interval is the percentile bootstrap of the median over S seeds, exactly and not by drawing: the sorted resample has
+    P(x*_(k) <= x_i) = P(Bin(S, i/S) >= k)
+and for even S = 2 m, where the median is the mean of the two in the middle,
+    P(x*_(m) <= x_i, x*_(m+1) <= x_j) = P(Bin(S, i/S) > m) + C(S, m) (i/S)^m [(1 - i/S)^m - (1 - j/S)^m],   i <= j
+(Efron 1979; Hutson and Ernst 2000).
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 LEVEL = 0.95  # of the intervals
 ALARM = 4.0  # standard errors by which a method must beat the floor to be suspected
 AT_FLOOR = 2.0  # standard errors from the floor within which a method is at it
-COSTS = ("seconds", "score_calls", "sample_seconds", "sample_calls")
+PLACE = {"floor": 0, "method": 1, "control": 2}  # on the board
+ROLES = ("method", "floor", "control")  # what a contestant with several, by metric, is first
+COSTS = ["seconds", "score_calls", "sample_seconds", "sample_calls"]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One metric of one contestant at the last judged time: values of one version and one number of points."""
+
+    role: str = ""
+    better: str = "lower"
+    n: float = math.nan
+    left: int = 0  # values of an older version or another n: they stay out
+    values: dict[int, tuple[float, float]] = field(default_factory=dict)  # by seed, with its standard error
 
 
 def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
@@ -25,12 +49,39 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
     Returns:
         One row a (task, method): task, method, role, information, t, seeds ("finished/total" and why the others did
         not), the median of each metric with <metric>_low, <metric>_high (95 % bootstrap interval of the median over
-        seeds; none for one seed) and <metric>_verdict ("", "floor": not distinguishable from the noise floor, or
-        "alarm": better than the floor by more than sampling error), and the median costs. Floors first, then methods
-        by information used and first metric, failures last, then the other controls.
+        seeds; none for one seed), <metric>_n (points used), <metric>_left (values left out of the cell: of an older
+        version of the metric than others on that task, or at another n than most seeds) and <metric>_verdict ("",
+        "floor": not distinguishable from the noise floor at the same n, or "alarm": better than the floor by more than
+        sampling error), and the median costs. Floors first, then methods by information used and first metric,
+        failures last, then the other controls.
     """
-    boards = [_board(rows, metrics) for _, rows in points.groupby("task", sort=False)]
-    return pd.concat(boards, ignore_index=True) if boards else pd.DataFrame(columns=["task", "method"])
+    if not len(points):
+        return pd.DataFrame(columns=["task", "method"])
+    final = _final(points)
+    cells = _cells(final)
+    floors = {(task, metric): cell for (task, _, metric), cell in cells.items() if cell.role == "floor"}
+    seeds, costs = _seeds(points, final), _costs(points)
+    listed = _distinct(points[points["metric"].notna()], ["task", "method", "metric", "better"])
+    times = pd.to_numeric(final["t"]).groupby(final["task"]).max()
+    tasks: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for task, method, role, information in _distinct(points, ["task", "method", "role", "information"]):
+        before = tasks[task].get(method)
+        if before is None or ROLES.index(role) < ROLES.index(before["role"]):  # one has several roles by metric
+            tasks[task][method] = {
+                "task": task, "method": method, "role": role, "information": information,
+                "t": times.get(task, math.nan), "seeds": seeds[task, method],
+            }  # fmt: skip
+    board = []
+    for task, lines in tasks.items():
+        better = {metric: better for where, _, metric, better in listed if where == task}
+        known = _order([(method, metric) for where, method, metric, _ in listed if where == task])
+        names = [name for name in metrics if name in known] if metrics else known
+        for method, line in lines.items():
+            for name in names:
+                line |= _summary(name, cells.get((task, method, name), _Cell()), floors.get((task, name), _Cell()))
+            line |= costs[task, method]
+        board += sorted(lines.values(), key=partial(_rank, names[0] if names else "", better))
+    return pd.DataFrame(board)
 
 
 def alarms(board: pd.DataFrame) -> list[str]:
@@ -47,82 +98,152 @@ def alarms(board: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _board(rows: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
-    final = _final(rows)
-    names = list(rows["metric"].dropna().unique())
-    names = [name for name in metrics if name in names] if metrics else _order(rows, names)
-    floors = final[final["role"] == "floor"]
-    board = []
-    for method, group in rows.groupby("method", sort=False):
-        roles = set(group["role"])
-        line: dict[str, object] = {
-            "task": group["task"].iloc[0],
-            "method": method,
-            "role": "method" if "method" in roles else "floor" if "floor" in roles else "control",
-            "information": group["information"].iloc[0],
-            "t": final["t"].max(),
-            "seeds": _seeds(group, final[final["method"] == method]),
-        }
-        mine = final[final["method"] == method]
-        for name in names:
-            these = mine[mine["metric"] == name]
-            values = these["value"].dropna().to_numpy(float)
-            line[name] = float(np.median(values)) if len(values) else math.nan
-            line[f"{name}_low"], line[f"{name}_high"] = _interval(values)
-            line[f"{name}_verdict"] = _verdict(these, floors[floors["metric"] == name])
-        one = (mine if len(mine) else group).drop_duplicates("run_key")
-        line |= {cost: one[cost].astype(float).median() for cost in COSTS}
-        board.append(line)
-    table = pd.DataFrame(board)
-    place = table["role"].map({"floor": 0, "method": 1, "control": 2})
-    if not names:
-        return table
-    better = rows.loc[rows["metric"] == names[0], "better"].iloc[0]
-    key = table[names[0]] * (-1 if better == "higher" else 1)
-    order = pd.DataFrame({"place": place, "information": table["information"], "key": key})
-    return table.loc[order.sort_values(["place", "information", "key"], na_position="last", kind="stable").index]
+def left_out(board: pd.DataFrame) -> list[str]:
+    """A line for each cell from which values stay out because they can't be compared with the others."""
+    lines = []
+    for column in board.columns[board.columns.str.endswith("_left")]:
+        metric = column.removesuffix("_left")
+        for row in board[board[column] > 0].to_dict("records"):
+            lines.append(
+                f"left out: {row[column]:g} values of {metric} for {row['method']} on {row['task']}: an older version "
+                f"of the metric, or at another number of points; python -m gwfbench score --metric {metric} mends that"
+            )
+    return lines
 
 
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
+def _final(points: pd.DataFrame) -> pd.DataFrame:
     """Rows of each run's last judged law, where that is at the task's last judged time (a null t is the limit)."""
-    judged = rows[rows["metric"].notna()]
+    judged = points[points["metric"].notna()]
     last = judged[judged["step"] == judged.groupby(["run_key", "attempt"])["step"].transform("max")]
     t = pd.to_numeric(last["t"])
-    return last[t.isna() | (t >= t.max() * (1 - 1e-9))]
+    return last[t.isna() | (t >= t.groupby(last["task"]).transform("max") * (1 - 1e-9))]
 
 
-def _order(rows: pd.DataFrame, names: list[str]) -> list[str]:
-    """The order in which a run that has most of them lists them."""
-    lists = [list(group["metric"].dropna().unique()) for _, group in rows.groupby("method", sort=False)]
-    longest = max(lists, key=len)
-    return longest + [name for name in names if name not in longest]
+def _cells(final: pd.DataFrame) -> dict[tuple[str, str, str], _Cell]:
+    """What may be compared, by task, method and metric: values of the newest version, at the n that most seeds have."""
+    columns = ["task", "method", "metric", "role", "better", "metric_version", "n", "seed"]
+    numbers = (pd.to_numeric(final[name]).to_numpy(float) for name in ("value", "se"))
+    groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
+    newest: dict[tuple[str, str], int] = defaultdict(int)
+    for row in zip(*(final[name].to_list() for name in columns), *numbers, strict=True):
+        groups[row[:3]].append(row[3:])
+        newest[row[0], row[2]] = max(newest[row[0], row[2]], row[5])
+    found = {}
+    for (task, method, metric), rows in groups.items():
+        known = [row for row in rows if not math.isnan(row[5])]  # a null is no value
+        at = [row for row in known if row[2] == newest[task, metric]]
+        counts = Counter(row[3] for row in at)
+        n = max(counts, key=lambda n: (counts[n], n), default=math.nan)
+        values = {row[4]: (row[5], row[6]) for row in at if row[3] == n}
+        found[task, method, metric] = _Cell(rows[0][0], rows[0][1], n, len(known) - len(values), values)
+    return found
 
 
-def _seeds(group: pd.DataFrame, final: pd.DataFrame) -> str:
-    total, finished = group["seed"].nunique(), final["seed"].nunique()
-    other = group[~group["seed"].isin(final["seed"])].drop_duplicates("seed")["status"].value_counts()
-    return f"{finished}/{total}" + "".join(f", {count} {status}" for status, count in other.items())
+def _summary(name: str, cell: _Cell, floor: _Cell) -> dict[str, Any]:
+    values = sorted(value for value, _ in cell.values.values())
+    low, high = interval(values)
+    return {
+        name: statistics.median(values) if len(values) else math.nan,
+        f"{name}_low": low,
+        f"{name}_high": high,
+        f"{name}_n": cell.n,
+        f"{name}_left": cell.left,
+        f"{name}_verdict": _verdict(cell, floor),
+    }
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def _seeds(points: pd.DataFrame, final: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Finished of all, and why the others did not, by task and method."""
+    who = ["task", "method", "seed"]
+    done = set(_distinct(final, who))
+    ends_of: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for task, method, seed, status in _distinct(points, [*who, "status"]):
+        ends_of[task, method].setdefault(seed, "" if (task, method, seed) in done else status)
+    text = {}
+    for key, by_seed in ends_of.items():
+        ends = list(by_seed.values())
+        other = Counter(filter(None, ends)).most_common()
+        text[key] = f"{ends.count('')}/{len(ends)}" + "".join(f", {count} {status}" for status, count in other)
+    return text
+
+
+def _costs(points: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+    """Medians over runs of what each had cost in the end, by task and method."""
+    numbers = points[COSTS].apply(pd.to_numeric)
+    runs = numbers.groupby([points["task"], points["method"], points["run_key"]], sort=False).max()
+    medians = runs.groupby(level=[0, 1], sort=False).median()
+    return dict(zip(medians.index.to_list(), medians.to_dict("records"), strict=True))  # type: ignore[arg-type]
+
+
+def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
+    """The different values of these columns together, in the order of the rows."""
+    return list(dict.fromkeys(zip(*(rows[name].to_list() for name in columns), strict=True)))
+
+
+def _order(listed: list[tuple[str, str]]) -> list[str]:
+    """The metrics in the order in which a contestant that has most of them lists them."""
+    lists: dict[str, list[str]] = defaultdict(list)
+    for method, metric in listed:
+        lists[method].append(metric)
+    longest = max(lists.values(), key=len, default=[])
+    return list(dict.fromkeys([*longest, *(metric for _, metric in listed)]))
+
+
+def _rank(first: str, better: dict[str, str], line: dict[str, Any]) -> tuple[int, str, bool, float]:
+    """Floors, methods by information and first metric, failures, other controls."""
+    value = line.get(first, math.nan) * (-1 if better.get(first) == "higher" else 1)
+    return PLACE[line["role"]], line["information"], math.isnan(value), 0.0 if math.isnan(value) else value
+
+
+def _verdict(mine: _Cell, floor: _Cell) -> str:
+    """Compare a method with the noise floor at the same n, seed by seed, in the difference's standard errors."""
+    both = [(mine.values[seed], floor.values[seed]) for seed in mine.values if seed in floor.values]
+    if mine.role != "method" or not both or mine.n != floor.n:
+        return ""
+    sign = -1 if mine.better == "higher" else 1
+    gain = sign * sum(bound[0] - value[0] for value, bound in both) / len(both)
+    errors = (one[1] for pair in both for one in pair)
+    se = math.sqrt(sum(error**2 for error in errors if not math.isnan(error))) / len(both)
+    if gain > ALARM * se:
+        return "alarm"
+    return "floor" if gain >= -AT_FLOOR * se else ""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the median of sorted values, exact; none for one value."""
     if len(values) < 2:
         return math.nan, math.nan
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    found = bootstrap((values,), np.median, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(0))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    if len(values) % 2:
+        medians, chances = values, _odd(len(values))
+    else:
+        x = np.array(values)
+        medians, chances = ((x[:, None] + x) / 2).ravel().tolist(), _even(len(values))
+    ends, below = [], 0.0
+    for median, chance in sorted(zip(medians, chances, strict=True)):
+        below += chance
+        while len(ends) < 2 and below >= (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)[len(ends)] - 1e-9:
+            ends.append(median)
+    return ends[0], ends[1]
 
 
-def _verdict(mine: pd.DataFrame, floor: pd.DataFrame) -> str:
-    """Compare a method with the noise floor, seed by seed, in units of the difference's standard error."""
-    if not len(mine) or not len(floor) or mine["role"].iloc[0] != "method":
-        return ""
-    both = mine.merge(floor, on="seed", suffixes=("", "_floor")).dropna(subset=["value", "value_floor"])
-    if not len(both):
-        return ""
-    gain = (both["value_floor"] - both["value"]).to_numpy(float) * (-1 if both["better"].iloc[0] == "higher" else 1)
-    spread = both[["se", "se_floor"]].fillna(0.0).to_numpy(float)
-    se = math.sqrt((spread**2).sum()) / len(both)
-    if gain.mean() > ALARM * se:
-        return "alarm"
-    return "floor" if gain.mean() >= -AT_FLOOR * se else ""
+@cache
+def _odd(size: int) -> list[float]:
+    """P(the median of a resample is the i-th smallest), (S,)."""
+    return np.diff([_tail(size, (size + 1) // 2, i / size) for i in range(size + 1)]).tolist()
+
+
+@cache
+def _even(size: int) -> list[float]:
+    """P(the two in the middle of a resample are the i-th and the j-th smallest), (S * S,)."""
+    m = size // 2
+    both = np.zeros((size + 1, size + 1))
+    for i in range(size + 1):
+        for j in range(size + 1):
+            p, q = min(i, j) / size, j / size
+            both[i, j] = _tail(size, m + 1, p) + math.comb(size, m) * p**m * ((1 - p) ** m - (1 - q) ** m)
+    return np.diff(np.diff(both, axis=0), axis=1).ravel().tolist()
+
+
+def _tail(size: int, least: int, p: float) -> float:
+    """P(Bin(size, p) >= least)."""
+    return math.fsum(math.comb(size, k) * p**k * (1 - p) ** (size - k) for k in range(least, size + 1))

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from gwfbench.verify import Verdict
 
 HEADS = {
     "seconds": "train s",
@@ -20,28 +26,35 @@ NOTES = (
 )
 
 
+CLOCKS = ["seconds", "sample_seconds"]  # no number that anybody will compare to the last bit
+
+
 def metric_names(board: pd.DataFrame) -> list[str]:
     return [column.removesuffix("_verdict") for column in board.columns if column.endswith("_verdict")]
 
 
-def cell(row: dict[Any, Any], metric: str, break_line: str) -> str:
-    """Median, what is to be said of it, and its interval."""
+def cell(row: dict[Any, Any], metric: str, break_line: str, usual: float) -> str:
+    """Median, what is to be said of it, its interval, and its number of points where that is not the usual one."""
     value = row[metric]
     if pd.isna(value):
         return "-"
     mark = {"floor": "<= floor ", "alarm": "ALARM ", "": ""}[row[f"{metric}_verdict"]]
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
     interval = "" if pd.isna(low) else f"{break_line}[{low:.2g}, {high:.2g}]"
-    return f"{mark}{value:.3g}{interval}"
+    n = f"{break_line}(n = {row[f'{metric}_n']:.0f})" if row[f"{metric}_n"] != usual else ""
+    return f"{mark}{value:.3g}{interval}{n}"
 
 
 def _lines(board: pd.DataFrame, break_line: str) -> tuple[list[str], list[list[str]]]:
     names = [name for name in metric_names(board) if board[name].notna().any()]
     head = ["method", *names, "seeds", *HEADS.values()]
     body = []
+    usual = {name: board[f"{name}_n"].mode().iloc[-1] for name in names}
     for row in board.to_dict("records"):
         costs = ["-" if pd.isna(row[cost]) else f"{row[cost]:.3g}" for cost in HEADS]
-        body.append([row["method"], *(cell(row, name, break_line) for name in names), row["seeds"], *costs])
+        body.append(
+            [row["method"], *(cell(row, name, break_line, usual[name]) for name in names), row["seeds"], *costs]
+        )
     return head, body
 
 
@@ -89,3 +102,25 @@ def markdown(board: pd.DataFrame) -> str:
         rows = pd.DataFrame(body, columns=head).to_markdown(index=False, disable_numparse=True)
         parts.append(f"## {_title(part)}\n\n{rows}\n")
     return "\n".join([*parts, NOTES, ""])
+
+
+def write_rows(points: pd.DataFrame, path: Path) -> None:
+    """The points as CSV: values and errors to the last bit, clocks to six digits."""
+    rounded = {name: points[name].map(lambda x: float(f"{x:.6g}"), na_action="ignore") for name in CLOCKS}
+    points.assign(**rounded).to_csv(path, index=False)
+
+
+def verified(points: pd.DataFrame, verdicts: Sequence[Verdict]) -> str:
+    """How many of the runs were run again, and with what result, in a line; the newest verdict on each counts."""
+    shown = set(zip(points["run_key"], points["attempt"], strict=True))
+    newest = {(one.run_key, one.attempt): one for one in verdicts if (one.run_key, one.attempt) in shown}
+    if not newest:
+        return ""
+    lines = [f"Verified: {len(newest)} of {len(shown)} runs were run again from their rows alone"]
+    for word, count in Counter(one.verdict for one in newest.values()).most_common():
+        lines.append(f"{count} {word}")
+    text = "; ".join(lines) + f" (last on {max(one.date for one in newest.values())[:10]}).\n"
+    for one in newest.values():
+        if one.verdict in ("different", "not run"):
+            text += f"{one.verdict.upper()}: {one.method} on {one.task}, seed {one.seed}: {one.what}. {one.why}\n"
+    return text

@@ -1,0 +1,65 @@
+"""`gwfbench score`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from gwfbench import registry
+from gwfbench.commands.options import OUT
+from gwfbench.errors import UserError, require
+
+
+@click.command()
+@click.option("--metric", "name", required=True, help="Which metric, new or newer than the rows'.")
+@click.option("--task", "tasks", multiple=True, help="Only this task, name or name:key=value (repeatable).")
+@click.option("--method", "methods", multiple=True, help="Only this method, name or name:key=value (repeatable).")
+@OUT
+def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path) -> None:
+    """Evaluate a metric on the points that finished runs keep, without training; `report` shows it then.
+
+    Exit code: 0 if a run was scored, or had values that count; 1 if none could be; 2 for a mistake in the command.
+    """
+    from gwfbench import scoring, store
+
+    runs, strange = store.attempts(out)
+    for text in strange:
+        click.echo(f"left alone: {text}", err=True)
+    wanted = select(runs, tasks, methods)
+    require(bool(wanted), f"--out {out}: no runs that fit", "at least one", "python -m gwfbench run makes them")
+    own = {point.metric for run in wanted for point in run.points}
+    scoring.require_metric(own.union(*(_metrics_of(run.identity.task) for run in wanted)), name)
+    skipped: Counter[str] = Counter()
+    count = values = 0
+    for one in scoring.score(name, out, wanted):
+        who = one.run.identity
+        if one.skipped:
+            skipped[one.skipped] += 1
+            continue
+        count, values = count + 1, values + len(one.points)
+        n = ", ".join(sorted({str(point.n) for point in one.points}))
+        click.echo(f"{who.task} {who.method} seed {who.seed}: {name} of {len(one.points)} laws at n = {n}", err=True)
+    click.echo(f"{name}: {count} runs scored, {values} values; {sum(skipped.values())} skipped")
+    for reason, number in skipped.most_common():
+        click.echo(f"skipped {number}: {reason}", err=True)
+    sys.exit(not count and not skipped[scoring.NOT_NEEDED])
+
+
+def select(runs: list, tasks: tuple[str, ...], methods: tuple[str, ...]) -> list:
+    """The newest attempt of each run that has points, of these tasks and methods, given with or without fields."""
+    newest = {run.identity.key: run for run in runs}.values()
+
+    def fits(text: str, words: tuple[str, ...]) -> bool:
+        return not words or text in words or registry.head(text) in words
+
+    return [r for r in newest if r.points and fits(r.identity.task, tasks) and fits(r.identity.method, methods)]
+
+
+def _metrics_of(task: str) -> tuple[str, ...]:
+    try:
+        return registry.find("task", registry.head(task)).load().metrics
+    except UserError:
+        return ()

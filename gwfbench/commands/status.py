@@ -1,0 +1,101 @@
+"""`gwfbench status`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gwfbench import registry
+from gwfbench.commands.running import run
+from gwfbench.errors import require
+
+if TYPE_CHECKING:
+    from gwfbench.standing import Standing
+
+AS_RUN = {"tasks", "methods", "seeds", "device", "dtype", "budget", "controls", "out"}
+SHARED = [one for one in run.params if one.name in AS_RUN]
+PLAN = click.Option(["--plan"], type=click.Path(path_type=Path), help="The runs of a file that `run --plan` wrote.")
+FORM = click.Option(["--format", "form"], type=click.Choice(["table", "json"]), default="table", show_default=True)
+
+
+@click.command(params=[*SHARED, PLAN, FORM])
+def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, out: Path, form: str, **rest: Any):
+    """How runs stand under --out, and how long those that are left will take.
+
+    The runs are those of the same words after `run`, or of a plan, or, with neither, all that were ever tried under
+    --out. Exit code: 0 if all are done, 1 if not, 2 for a mistake in the command.
+    """
+    require(
+        not (plan and (tasks or methods)), "--plan and --task or --method", "one of them", "the plan says which runs"
+    )
+    for name in tasks:
+        registry.find("task", registry.head(name))
+    from dataclasses import asdict
+
+    from gwfbench import plan as plans
+    from gwfbench import session, standing
+    from gwfbench.record import to_json
+
+    if plan:
+        found = standing.survey(plans.read(plan), out)
+    elif tasks or methods:
+        found = standing.survey(session.Order.read(tasks, methods, **rest).jobs(), out)
+    else:
+        found = standing.survey_all(out)
+        require(bool(found), f"--out {out}: no runs", "at least one", "python -m gwfbench run --task ou --method vjko")
+    if form == "json":
+        for one in found:
+            click.echo(to_json(asdict(one)))
+    else:
+        _print(found)
+    click.echo(summary(found), err=form == "json")
+    sys.exit(any(one.state != "done" for one in found))
+
+
+def summary(found: list[Standing]) -> str:
+    """How many runs are in which state, and the time that the rest will take, one after another."""
+    from gwfbench.standing import LEFT
+
+    counts = Counter(one.state for one in found)
+    states = ", ".join(f"{counts[state]} {state}" for state in ("done", "failed", *sorted(LEFT)) if counts[state])
+    text = f"{len(found)} run{'s' * (len(found) != 1)}: {states}"
+    left = [one for one in found if one.state in LEFT]
+    known = [one.expected for one in left if one.expected is not None]
+    if known:
+        text += f"; the rest will take about {_span(sum(known))}, one after another"
+    if len(known) < len(left):
+        text += f"; nobody knows how long {len(left) - len(known)} of them take: their methods have not run yet"
+    return text
+
+
+def _print(found: list[Standing]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for name in ("task", "method", "state", "seeds", "took", "will take", "why"):
+        table.add_column(name, justify="right" if name in ("took", "will take") else "left", overflow="fold")
+    groups: dict[tuple[str, ...], list[Standing]] = defaultdict(list)
+    for one in found:
+        end = one.status if one.state == "failed" else ""
+        groups[one.task, one.method, f"{one.state}{': ' * bool(end)}{end}", one.reason].append(one)
+    for (task, method, state, reason), some in groups.items():
+        took = [one.seconds for one in some if one.seconds is not None]
+        expected = [one.expected for one in some if one.expected is not None]
+        why = "; ".join(filter(None, (reason, f"from {some[0].basis}" if expected else "")))
+        cells = (task, method, state, " ".join(str(one.seed) for one in some), _span(sum(took)) if took else "-")
+        table.add_row(*map(escape, (*cells, _span(sum(expected)) if expected else "-", why)))
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
+
+
+def _span(seconds: float) -> str:
+    """A length of time in words."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

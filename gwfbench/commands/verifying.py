@@ -1,0 +1,44 @@
+"""`gwfbench verify`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from gwfbench.commands.options import OUT
+from gwfbench.commands.reporting import collect, limit, read_rows
+
+
+@click.command()
+@click.option("--count", type=click.IntRange(1), default=3, show_default=True, help="How many runs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the choice of runs.")
+@click.option("--task", "tasks", multiple=True, help="Only this task, name or name:key=value (repeatable).")
+@click.option("--method", "methods", multiple=True, help="Only this method, name or name:key=value (repeatable).")
+@click.option("--rows", type=click.Path(path_type=Path), help="A CSV of points instead of --out, as results/rows.csv.")
+@OUT
+def verify(
+    count: int, seed: int, tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, out: Path
+) -> None:
+    """Run finished runs again from their rows alone: identical, within tolerance, or different, and with which value.
+
+    The verdicts are kept in verified.jsonl under --out, and `report` counts them. Exit code: 0 if all are identical or
+    within tolerance, 1 if one is different or could not be run, 2 for a mistake in the command.
+    """
+    from gwfbench import verify as again
+
+    points, facts = read_rows(rows) if rows else collect(out)
+    points = limit(limit(points, "task", tasks), "method", methods)
+    ends: Counter[str] = Counter()
+    for some in again.pick(points, count, seed):
+        verdict = again.verify(some, facts.get(str(some["env"].iloc[0]), {}))
+        again.keep(out, verdict)
+        ends[verdict.verdict] += 1
+        told = "".join(f"\n  {text}" for text in (verdict.what, verdict.why) if text)
+        click.echo(
+            f"{verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict} ({verdict.values} values){told}"
+        )
+    click.echo(", ".join(f"{number} {word}" for word, number in ends.most_common()), err=True)
+    sys.exit(bool(ends["different"] + ends["not run"]))

@@ -1,0 +1,140 @@
+"""How runs stand: done, failed, stale, killed, running, missing; and how long those that are left will take."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from gwfbench import session, store
+from gwfbench.errors import UserError
+from gwfbench.job import Job
+from gwfbench.record import Identity, Run
+
+State = Literal["done", "failed", "stale", "killed", "running", "missing"]
+LEFT: frozenset[State] = frozenset({"stale", "killed", "running", "missing"})  # what the same `run` still has to do
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One run as it stands."""
+
+    task: str
+    method: str
+    seed: int
+    run_key: str
+    state: State
+    status: str = ""  # of its newest attempt
+    reason: str = ""
+    seconds: float | None = None  # that attempt took, judging included
+    expected: float | None = None  # seconds that the run will take; None where nothing is left, or nobody knows
+    basis: str = ""  # what that is estimated from
+
+
+def survey(jobs: Iterable[Job], out: Path) -> list[Standing]:
+    """How each run of these jobs stands under `out`, in their order."""
+    runs, _ = store.attempts(out)
+    return list(_look(jobs, runs, out))
+
+
+def survey_all(out: Path) -> list[Standing]:
+    """How each run that was ever tried under `out` stands, as it was asked for last."""
+    runs, _ = store.attempts(out)
+    gone, jobs = [], []
+    for run in {run.identity.key: run for run in runs}.values():
+        try:
+            job = job_of(run)
+        except UserError as error:
+            gone.append(_stand(run.identity, "stale", run, f"it can't be built any more: {error.got}"))
+            continue
+        # with other fields or versions today's run has another key, and has not been tried
+        if job.identity(run.identity.seed) == run.identity:
+            jobs.append(job)
+        else:
+            gone.append(_stand(run.identity, "stale", run, "the plug-in's fields or version have changed"))
+    return [*_look(jobs, runs, out), *gone]
+
+
+def job_of(run: Run) -> Job:
+    """The job of one run, from what it keeps of itself.
+
+    Raises:
+        UserError: it can't be built any more.
+    """
+    who = run.identity
+    return Job.read(
+        {"task": who.task, "method": who.method, "seeds": [who.seed], "device": who.device, "dtype": who.dtype,
+         "budget": dict(run.budget)}
+    )  # fmt: skip
+
+
+def _look(jobs: Iterable[Job], runs: Sequence[Run], out: Path) -> Iterator[Standing]:
+    of_key: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        of_key[run.identity.key].append(run)
+    writing = _writing(out)
+    guess = _Guess(runs)
+    for job in jobs:
+        for seed in job.seeds:
+            who = job.identity(seed)
+            yield guess.complete(_state(job, who, of_key[who.key], any(who.key[:8] in name for name in writing)))
+
+
+def _state(job: Job, who: Identity, attempts: Sequence[Run], writing: bool) -> Standing:
+    newest = attempts[-1] if attempts else None
+    ours = [run for run in attempts if run.code == job.code()]
+    if ours and session.finished(ours[-1], job):
+        return _stand(who, "failed" if ours[-1].failed else "done", ours[-1], ours[-1].reason)
+    if writing:
+        return _stand(who, "running", newest, "another process writes it, or died in it")
+    if newest is None:
+        return _stand(who, "missing", None, "")
+    if not ours:
+        return _stand(who, "stale", newest, "the code has changed since")
+    if ours[-1].status == "killed":
+        return _stand(who, "killed", ours[-1], ours[-1].reason)
+    return _stand(who, "missing", ours[-1], f"its budget was smaller: {ours[-1].reason}")
+
+
+def _stand(who: Identity, state: State, run: Run | None, reason: str) -> Standing:
+    return Standing(
+        who.task, who.method, who.seed, who.key, state, run.status if run else "", reason, run and _took(run)
+    )
+
+
+def _writing(out: Path) -> list[str]:
+    """The names of the folders of attempts that have not ended."""
+    return [path.name for path in out.glob(".partial-*")] if out.is_dir() else []
+
+
+def _took(run: Run) -> float:
+    """Seconds, judging included; what a batch took is shared by its seeds."""
+    return (run.seconds + run.sample_seconds + run.judge_seconds) / run.batch
+
+
+class _Guess:
+    """What runs take, from the whole ones of the past: of the same task and method, or of the method on other tasks."""
+
+    def __init__(self, runs: Iterable[Run]):
+        self._both: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self._method: dict[str, list[float]] = defaultdict(list)
+        for run in runs:
+            if run.status in ("ok", "budget"):
+                self._both[run.identity.task, run.identity.method].append(_took(run))
+                self._method[run.identity.method].append(_took(run))
+
+    def complete(self, one: Standing) -> Standing:
+        if one.state not in LEFT:
+            return one
+        known = (
+            (self._both.get((one.task, one.method)), f"{one.method} on {one.task}"),
+            (self._method.get(one.method), f"{one.method} on other tasks"),
+        )
+        for seconds, basis in known:
+            if seconds:
+                many = f"{len(seconds)} run{'s' * (len(seconds) > 1)} of {basis}"
+                return replace(one, expected=statistics.median(seconds), basis=many)
+        return one

@@ -1,0 +1,150 @@
+"""`verify`: identical, within tolerance, or different, and with which value."""
+
+import json
+import math
+import sys
+
+import pandas as pd
+import pytest
+
+from gwfbench import registry, verify
+from gwfbench.cli import main
+
+WORDS = ["--task", "ou:horizon=0.1", "--method", "ula:step=0.05", "--seeds", "2"]
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """The command line on a small ou."""
+    cls = registry.find("task", "ou").load()
+    monkeypatch.setattr(cls, "metrics", ("symkl", "sliced_w2"))
+    monkeypatch.setattr(cls, "points", 4000)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["gwfbench", *words])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        done = capsys.readouterr()
+        return code, done.out, done.err
+
+    return call
+
+
+def test_runs_are_identical_from_the_folder_and_from_the_csv_alone(cli, tmp_path):
+    assert cli("run", *WORDS)[0] == 0
+    code, text, err = cli("verify", "--count", "3", "--seed", "1")
+    assert (code, err) == (0, "3 identical\n")
+    assert text.count("identical (4 values)") == 3
+    lines = [json.loads(line) for line in (tmp_path / "results/runs/verified.jsonl").read_text().splitlines()]
+    assert len({line["run_key"] for line in lines}) == 3
+    assert {"date", "env_now", "code_now", "verdict"} <= set(lines[0])
+    code, text, err = cli("report", "--write", "kept")
+    assert (code, "left alone" in err) == (0, False)
+    assert "Verified: 3 of 6 runs were run again from their rows alone; 3 identical" in text
+    assert "Verified: 3 of 6" in (tmp_path / "kept/leaderboard.md").read_text()
+    code, text, err = cli("verify", "--rows", "kept/rows.csv", "--out", "elsewhere", "--count", "9", "--method", "ula")
+    assert (code, err) == (0, "2 identical\n")
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "code", "word"),
+    [
+        ("value", lambda x: x * (1 + 1e-9), 0, "within tolerance (4 values)\n  "),
+        ("value", lambda x: x + 100, 1, "different (4 values)\n  "),
+        ("n", lambda x: x + 0 * x - 1, 1, "not run"),
+        (
+            "score_calls",
+            lambda x: x + 1,
+            1,
+            "different (0 values)\n  score_calls of symkl at t = 0.05: got 0, expected 1",
+        ),
+        ("run_key", lambda x: "0" * 16, 1, "not run (0 values)\n  run key "),
+        ("task", lambda x: "no_such", 1, "not run (0 values)\n  it can't be built any more: no task 'no_such'"),
+        ("status", lambda x: "budget", 1, "different (0 values)\n  it ended ok () where it had ended budget"),
+        ("code", lambda x: "0123", 0, "identical (4 values)"),
+    ],
+)
+def test_an_edited_row_is_found_out(cli, tmp_path, column, change, code, word):
+    assert cli("run", *WORDS[:-1], "1", "--no-controls")[0] == 0
+    assert cli("report", "--write", "kept")[0] == 0
+    rows = pd.read_csv(tmp_path / "kept/rows.csv")
+    rows[column] = rows[column].map(change)
+    rows.to_csv(tmp_path / "kept/rows.csv", index=False)
+    got, text, _ = cli("verify", "--rows", "kept/rows.csv")
+    assert (got, word in text) == (code, True), text
+
+
+def test_the_reason_is_said_where_it_is_known(cli, tmp_path, monkeypatch):
+    assert cli("run", *WORDS[:-1], "1", "--no-controls")[0] == 0
+    assert cli("report", "--write", "kept")[0] == 0
+    rows = pd.read_csv(tmp_path / "kept/rows.csv")
+    rows["value"] += 1000
+    rows["code"] = "0123"
+    rows.loc[rows["metric"] == "symkl", "metric_code"] = "4567"
+    rows.to_csv(tmp_path / "kept/rows.csv", index=False)
+    kept = tmp_path / "kept/environments.json"
+    facts = json.loads(kept.read_text())
+    for one in facts.values():
+        one["torch"] = "1.0"
+    kept.write_text(json.dumps(facts))
+    code, text, _ = cli("verify", "--rows", "kept/rows.csv")
+    assert code == 1
+    assert "got 0." in text or "got 1" in text
+    assert "other code: " in text
+    assert "other code of symkl" in text
+    assert "other torch: " in text
+    assert "then 1.0" in text
+    assert "DIFFERENT: ula:step=0.05 on ou:horizon=0.1, seed 0" in cli("report")[1]
+
+
+def test_old_rows_and_no_rows_are_mistakes(cli, tmp_path):
+    (tmp_path / "rows.csv").write_text(
+        "task,method,seed,metric,metric_version,value,se,n,run_key,attempt,role,information\n"
+    )
+    code, _, err = cli("verify", "--rows", "rows.csv")
+    assert (code, "rows without track" in err) == (2, True)
+    assert cli("verify", "--out", "nothing")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "off"),
+    [
+        ((1.0, 0.1), (1.0, 0.1), 0.0),
+        ((1.0, 0.1), (1.0, 0.2), 1e-300),
+        ((1.0, 0.1), (1.5, 0.1), 1.0),
+        ((1.0, 0.1), (2.0, 0.1), 2.0),
+        ((1.0, 0.0), (1.001, 0.0), 1.0),
+        ((1.0, None), (1.002, math.nan), 2.0),
+        ((0.0, None), (1e-9, None), math.inf),
+        ((None, None), (math.nan, None), 0.0),
+        ((None, None), (1.0, 0.1), math.inf),
+    ],
+)
+def test_tolerance(then, now, off):
+    row, got = ({"value": value, "se": se} for value, se in (then, now))
+    assert verify._off(row, got) == pytest.approx(off, rel=1e-9, abs=0.0 if off else 1e-300)
+
+
+def test_the_choice_is_random_but_repeatable():
+    columns = dict.fromkeys(verify.NEEDED, "x")
+    points = pd.DataFrame([columns | {"run_key": str(i), "status": "ok"} for i in range(50)])
+
+    def keys(seed):
+        return [some["run_key"].iloc[0] for some in verify.pick(points, 5, seed)]
+
+    assert keys(0) == keys(0)
+    assert keys(0) != keys(1)
+    assert len(set(keys(0))) == 5
+    assert len(verify.pick(points, 99, 0)) == 50
+
+
+def test_a_torn_line_of_verdicts_is_said(tmp_path):
+    verify.keep(tmp_path, verify.Verdict("ou", "ula", 0, "k", "a", "identical"))
+    with (tmp_path / verify.FILE).open("a") as file:
+        file.write('{"task": "ou"\n')
+    verdicts, strange = verify.kept(tmp_path)
+    assert (len(verdicts), len(strange)) == (1, 1)
