@@ -8,7 +8,9 @@ import click
 
 from gwfbench import __version__
 from gwfbench.commands.calibrating import calibrate
+from gwfbench.commands.checking import check
 from gwfbench.commands.listing import list_
+from gwfbench.commands.options import PLUGIN
 from gwfbench.commands.reporting import report
 from gwfbench.commands.running import run
 from gwfbench.errors import UserError
@@ -38,5 +40,6 @@ def cli() -> None:
     """Benchmark and reproducibility suite for Wasserstein gradient flows."""
 
 
-for command in (list_, run, report, calibrate):
+for command in (list_, run, report, calibrate, check):
+    command.params.append(PLUGIN)
     cli.add_command(command)

@@ -8,11 +8,11 @@ holds one plug-in of a kind: the dataclass with the class variable `offers` (a t
 from __future__ import annotations
 
 import ast
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
 import sys
-import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -126,9 +126,9 @@ def single(kind: Kind) -> Iterator[Plugin]:
     paths = [Path(part) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
     if not paths:
         return
-    home = types.ModuleType(HOME, "Single-file plug-ins.")
-    home.__path__ = list(dict.fromkeys(str(path.parent) for path in paths))
-    sys.modules.setdefault(HOME, home).__path__ = home.__path__
+    home = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(HOME, None, is_package=True))
+    home.__path__[:] = dict.fromkeys(str(path.parent) for path in paths)
+    sys.modules[HOME] = home
     for path in paths:
         found: dict[Kind, Plugin] = {
             each: _read(each, path.stem, f"{HOME}.{path.stem}", None, path, str(path)) for each in CAPABILITY

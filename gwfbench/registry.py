@@ -59,6 +59,15 @@ def head(text: str) -> str:
     return text.partition(":")[0].strip()
 
 
+def typed(text: str) -> dict[str, str]:
+    """The fields that `name:key=value,key=value` names, as text.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    return dict(_pairs(text, text.partition(":")[2]))
+
+
 def fits(task: Plugin, method: Plugin) -> bool:
     """Whether the task offers all that the method needs."""
     return method.capabilities <= task.capabilities
@@ -83,8 +92,8 @@ def parse(kind: Kind, text: str) -> Any:
     Raises:
         UserError: unknown name or field, a value of the wrong type, or one that the plug-in refuses.
     """
-    name, rest = head(text), text.partition(":")[2]
-    return configure(find(kind, name).load(), name, dict(_pairs(text, rest)))
+    name = head(text)
+    return configure(find(kind, name).load(), name, typed(text))
 
 
 def configure(cls: type, name: str, values: dict[str, str]) -> Any:

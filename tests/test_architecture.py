@@ -17,7 +17,7 @@ LAYERS = [
     {"job"},
     {"runner"},
     {"session", "calibration"},
-    {"report"},
+    {"report", "check"},
     {"commands"},
     {"cli"},
     {"__main__"},
