@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from gwfbench import strict
 from gwfbench.errors import UserError
 from gwfbench.provenance import env_hash
-from gwfbench.record import SCHEMA, Identity, Point, Run, to_json
+from gwfbench.record import SCHEMA, Point, Run, to_json
 
+WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
 KEPT = 4096  # points a judged time that stay in draws.npz
 
 
@@ -47,13 +49,13 @@ class Attempt:
         (self._folder / "log.txt").write_text(log, encoding="utf-8")
         files = {name: _sha256(self._folder / name) for name in ("points.jsonl", "draws.npz", "log.txt")}
         content = {
-            "schema": SCHEMA,
             "run_key": run.identity.key,
             **asdict(run),
             "points": len(run.points),
             "files": files,
         }
-        (self._folder / "run.json").write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
+        text = to_json({"schema": SCHEMA, **strict.sealed(json.loads(to_json(content)))}, indent=2)
+        (self._folder / "run.json").write_text(text + "\n", encoding="utf-8")
         self._folder.replace(self._place)
 
 
@@ -85,22 +87,23 @@ def read(folder: Path) -> Run:
         ValueError: the folder is not a whole attempt; what is wrong is in the message.
     """
     try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if content.pop("schema") != SCHEMA:
+        content = strict.from_json((folder / "run.json").read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
+        content = strict.unsealed({name: value for name, value in content.items() if name != "schema"})
         key, files, count = content.pop("run_key"), content.pop("files"), content.pop("points")
+        if WHOLE - files.keys():
+            raise ValueError(f"run.json has no hash of {', '.join(sorted(WHOLE - files.keys()))}")
         for name, digest in files.items():
             if _sha256(folder / Path(name).name) != digest:
                 raise ValueError(f"{name} has changed since it was written")
         lines = (folder / "points.jsonl").read_text(encoding="utf-8").splitlines()
-        points = [Point(**json.loads(line)) for line in lines]
-        identity = Identity(**content.pop("identity"))
-        run = Run(**content | {"identity": identity, "points": points, "information": tuple(content["information"])})
+        run = Run.read(content, [Point.read(strict.from_json(line)) for line in lines])
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    if identity.key != key or len(points) != count:
+    if run.identity.key != key or len(run.points) != count:
         raise ValueError("run.json does not agree with itself or with points.jsonl")
     return run
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng"},
+    {"errors", "rng", "strict"},
     {"info"},
     {"budget", "protocol"},
     {"record", "nn", "divergences", "discovery"},

@@ -9,7 +9,7 @@ from gwfbench import registry
 from gwfbench.check import method, plugin, task
 from gwfbench.check.outcome import Check, Outcome, apply
 from gwfbench.check.trial import Subject, Trial
-from gwfbench.errors import UserError, require
+from gwfbench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class Plan:
                 for each in known
                 if registry.fits(*((each, subject.plugin) if kind == "method" else (subject.plugin, each)))
             )
-        require(bool(chosen), f"no {other} fits {text}", "at least one", "python -m gwfbench list")
         built = tuple(Subject.read(other, name) for name in chosen)
         for each in (subject, *built):
             registry.parse(each.plugin.kind, each.text)  # a wrong field is the user's mistake, not a failed check
@@ -59,6 +58,8 @@ class Plan:
         for check in task.CHECKS if kind == "task" else ():
             yield apply(check, self.subject, name)
         pair: tuple[Check, ...] = method.BOTH if kind == "task" else (*method.BOTH, *method.CHECKS)
+        if not self.partners:
+            yield Outcome("runs", name, "", "skipped", f"no {'method' if kind == 'task' else 'task'} fits it")
         for partner in self.partners:
             trial = Trial(*((self.subject, partner) if kind == "task" else (partner, self.subject)))
             for check in pair:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.check.laws import draws_no_more_than_it_has, laws_are_functions, log_det_and_inverse_are_those_of_the_push
 from gwfbench.check.outcome import Check, Failed, Skipped, expect
-from gwfbench.check.trial import SEEDS, Step, Trial, other_luck, surroundings, unchanged
+from gwfbench.check.trial import POINTS, SEEDS, Step, Trial, other_luck, surroundings, unchanged
 from gwfbench.info import LogDensity, TargetSamples
 from gwfbench.protocol import Resumable
 
@@ -136,7 +136,7 @@ def leaves_the_process_alone(trial: Trial) -> None:
 
 def obeys_seconds(trial: Trial) -> None:
     """As typed, not the small copy, it ends soon after a budget of seconds."""
-    run = trial.execute(trial.method.given, Budget(seconds=SECONDS))
+    run = trial.execute(trial.method.given, Budget(seconds=SECONDS), POINTS)
     good = run.status in ("ok", "budget", "timeout")
     expect(good, f"status {run.status}: {run.reason}", "ok, budget or timeout", "let BudgetSpent pass")
     expect(
