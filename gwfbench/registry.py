@@ -97,9 +97,17 @@ def parse(kind: Kind, text: str) -> Any:
 
 
 def configure(cls: type, name: str, values: dict[str, str]) -> Any:
-    """An instance of the dataclass with these fields, given as text."""
-    hints = typing.get_type_hints(cls)
-    known = {field.name: hints[field.name] for field in fields(cls) if field.init}
+    """An instance of the dataclass with these fields, given as text.
+
+    Raises:
+        UserError: it is no dataclass, has no such field, or refuses the values.
+    """
+    try:
+        hints = typing.get_type_hints(cls)
+        declared = fields(cls)
+    except (NameError, TypeError) as error:
+        raise UserError(f"class {cls.__name__} of '{name}': {error}", "a dataclass", f"mend '{name}'") from error
+    known = {field.name: hints[field.name] for field in declared if field.init}
     for key in values:
         if key not in known:
             raise unknown(f"field of '{name}'", key, known)

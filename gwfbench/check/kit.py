@@ -43,7 +43,7 @@ class Plan:
                 if registry.fits(*((each, subject.plugin) if kind == "method" else (subject.plugin, each)))
             )
         built = tuple(Subject.read(other, name) for name in chosen)
-        for each in (subject, *built):
+        for each in (each for each in (subject, *built) if registry.typed(each.text)):
             registry.parse(each.plugin.kind, each.text)  # a wrong field is the user's mistake, not a failed check
         return Plan(subject, built)
 

@@ -128,7 +128,8 @@ def leaves_the_process_alone(trial: Trial) -> None:
     """No global random state, dtype, gradient mode, number of threads, folder or variable is changed, at any yield."""
     unchanged(lambda: list(trial.walk((7,))))
     before = surroundings()
-    for number, _ in enumerate(trial.walk((7,)), 1):
+    for number, step in enumerate(trial.walk((7,)), 1):
+        expect(step.gradients, f"gradients off at law {number}", "gradients on", "close no_grad before the yield")
         now = surroundings()
         changed = [name for name, value in now.items() if value != before[name]]
         expect(not changed, f"it changed {', '.join(changed)} by law {number}", "the process as it was", "restore it")
@@ -148,7 +149,7 @@ def obeys_seconds(trial: Trial) -> None:
 
 
 def obeys_counts(trial: Trial) -> None:
-    """With half of the oracle calls or steps that it spends otherwise, it never goes beyond."""
+    """With one oracle call or step less than it spends otherwise, it ends there, and well."""
     whole = trial.execute(trial.method.small)
     last = whole.points[-1] if whole.points else None
     spent = {"steps": whole.steps} | {
@@ -157,7 +158,7 @@ def obeys_counts(trial: Trial) -> None:
     for name, used in spent.items():
         if used < 2:
             continue
-        limit = used // 2
+        limit = used - 1  # so that its last call goes beyond
         run = trial.execute(trial.method.small, Budget(**{name: limit}))
         good = run.status in ("ok", "budget", "timeout")
         expect(good, f"{name}={limit}: status {run.status}: {run.reason}", "budget or timeout", "let BudgetSpent pass")

@@ -67,6 +67,7 @@ class Step:
 
     law: Marginal
     cloud: Tensor
+    gradients: bool
     state: Mapping[str, Any] | None
 
 
@@ -126,13 +127,14 @@ class Trial:
         while True:
             with torch.enable_grad():
                 law = next(laws, None)
+                gradients = torch.is_grad_enabled()
             if law is None:
                 return
             number += 1
             with torch.no_grad():
                 cloud = points(law, cloud, streams.fork(f"noise/{number}"))
                 state = law.state() if states and law.state else None
-            yield Step(law, cloud, state)
+            yield Step(law, cloud, gradients, state)
 
     def execute(self, method: Any, budget: Budget | None = None, points: int = 1024) -> Run:
         """The real runner's run of one seed, on the small task judged by its headline metric on few points."""
