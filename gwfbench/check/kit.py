@@ -22,6 +22,7 @@ class Plan:
 
     subject: Subject
     partners: tuple[Subject, ...]
+    left_out: tuple[tuple[str, str], ...] = ()  # partners that can't be used, and why
 
     @staticmethod
     def read(text: str, partners: Iterable[str] = ()) -> Plan:
@@ -35,17 +36,19 @@ class Plan:
         for name in chosen:
             pair = (registry.find(other, registry.head(name)), subject.plugin)
             registry.require_fit(*(pair if kind == "method" else pair[::-1]))
-        if not chosen:
-            known = [each for each in registry.plugins(other).values() if not each.problem]
-            chosen = tuple(
-                each.name
-                for each in known
-                if registry.fits(*((each, subject.plugin) if kind == "method" else (subject.plugin, each)))
-            )
-        built = tuple(Subject.read(other, name) for name in chosen)
+        built, left_out = [Subject.read(other, name) for name in chosen], []
+        for each in registry.plugins(other).values() if not chosen else ():
+            if each.problem or not registry.fits(
+                *((each, subject.plugin) if kind == "method" else (subject.plugin, each))
+            ):
+                continue
+            try:
+                built.append(Subject.read(other, each.name))
+            except UserError as error:  # a partner that nobody asked for may be broken
+                left_out.append((each.name, error.got))
         for each in (each for each in (subject, *built) if registry.typed(each.text)):
             registry.parse(each.plugin.kind, each.text)  # a wrong field is the user's mistake, not a failed check
-        return Plan(subject, built)
+        return Plan(subject, tuple(built), tuple(left_out))
 
     def outcomes(self) -> Iterator[Outcome]:
         """Each check as it ends. A class that is not what it should be is not run."""
@@ -58,8 +61,10 @@ class Plan:
         for check in task.CHECKS if kind == "task" else ():
             yield apply(check, self.subject, name)
         pair: tuple[Check, ...] = method.BOTH if kind == "task" else (*method.BOTH, *method.CHECKS)
+        for partner, reason in self.left_out:
+            yield Outcome("runs to the end", name, partner, "skipped", reason)
         if not self.partners:
-            yield Outcome("runs", name, "", "skipped", f"no {'method' if kind == 'task' else 'task'} fits it")
+            yield Outcome("runs to the end", name, "", "skipped", "nothing that can be used fits it")
         for partner in self.partners:
             trial = Trial(*((self.subject, partner) if kind == "task" else (partner, self.subject)))
             for check in pair:

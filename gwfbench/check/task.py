@@ -14,6 +14,7 @@ from gwfbench import metrics, registry
 from gwfbench.check.outcome import Check, Skipped, expect
 from gwfbench.check.trial import SEEDS, Subject, lean, other_luck, unchanged
 from gwfbench.controls import CONTROLS
+from gwfbench.errors import UserError
 from gwfbench.info import Field, Initial, LogDensity, TargetSamples
 from gwfbench.job import Job
 from gwfbench.protocol import Instance
@@ -207,16 +208,20 @@ def controls_bracket_it(subject: Subject) -> None:
 
 def can_be_ordered(subject: Subject) -> None:
     """With every method that fits, and with the controls; `exact_jko` where symkl_jko is among the metrics."""
-    plugin = subject.plugin
-    fitting = [
-        other.name
-        for other in registry.plugins("method").values()
-        if not other.problem and registry.fits(plugin, other)
-    ]
+    methods = registry.plugins("method").values()
+    fitting = [other.name for other in methods if registry.fits(subject.plugin, other) and _usable(other)]
     order = Order.read([subject.text], fitting or ["still"], 2)
     names = {job.identity(0).method for job in order.jobs()}
     wanted = {"exact", "still", *fitting} | ({"exact_jko"} if "symkl_jko" in subject.cls.metrics else set())
     expect(names == wanted, ", ".join(sorted(names)), ", ".join(sorted(wanted)), "see `list`")
+
+
+def _usable(plugin: registry.Plugin) -> bool:
+    try:
+        plugin.load()
+    except UserError:  # a method that is broken is not this task's fault
+        return False
+    return True
 
 
 def small_copy_is_quick(subject: Subject) -> None:
