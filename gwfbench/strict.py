@@ -148,6 +148,8 @@ def is_text(value: Any) -> bool:
     """Words that can be printed: a lone surrogate can't."""
     if type(value) is not str:
         return False
+    if value.isascii():
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:
