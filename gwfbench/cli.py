@@ -8,7 +8,9 @@ import click
 
 from gwfbench import __version__
 from gwfbench.commands.calibrating import calibrate
+from gwfbench.commands.checking import check
 from gwfbench.commands.listing import list_
+from gwfbench.commands.options import PLUGIN
 from gwfbench.commands.planning import exec_, submit
 from gwfbench.commands.reporting import report
 from gwfbench.commands.running import run
@@ -42,5 +44,6 @@ def cli() -> None:
     """Benchmark and reproducibility suite for Wasserstein gradient flows."""
 
 
-for command in (list_, run, exec_, submit, status, score, verify, report, calibrate):
+for command in (list_, run, exec_, submit, status, score, verify, report, calibrate, check):
+    command.params.append(PLUGIN)
     cli.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import math
@@ -11,9 +12,36 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-SCHEMA = 2
+from gwfbench import strict
+
+SCHEMA = 3
 Status = Literal["ok", "diverged", "budget", "timeout", "oom", "error", "killed", "skipped"]
 Role = Literal["method", "floor", "control"]
+
+
+def _from_one(value: Any) -> bool:
+    return strict.is_count(value) and value >= 1
+
+
+def _is_moment(value: Any) -> bool:
+    try:
+        return type(value) is str and bool(datetime.datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+# What the types of fields don't say, by name.
+_TESTS: dict[str, strict.Test] = {
+    **dict.fromkeys(("step", "n", "batch", "number", "metric_version", "task_version", "method_version"), _from_one),
+    "value": lambda value: value is None or strict.is_number(value),
+    "better": ("lower", "higher").__contains__,
+    "law": ("flow", "jko").__contains__,
+    "dtype": ("float32", "float64").__contains__,
+    "started": _is_moment,
+    "budget": lambda value: (
+        type(value) is dict and all(strict.is_text(key) and strict.is_amount(one) and one for key, one in value.items())
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,15 @@ class Identity:
     def key(self) -> str:
         """16 hex digits of the SHA-256 of the canonical JSON."""
         return digest(json.dumps({"schema": SCHEMA, **vars(self)}, sort_keys=True))
+
+    @staticmethod
+    def read(content: object) -> Identity:
+        """From the plain values of a file.
+
+        Raises:
+            ValueError: they are not an identity's; what is wrong is in the message.
+        """
+        return strict.checked(Identity, content, _TESTS)
 
 
 @dataclass(frozen=True)
@@ -59,6 +96,15 @@ class Point:
     sample_calls: float  # score calls so far for each judged point
     metric_code: str = ""  # hash of the metric's source
 
+    @staticmethod
+    def read(content: object) -> Point:
+        """From the plain values of a file.
+
+        Raises:
+            ValueError: they are not a point's; what is wrong is in the message.
+        """
+        return strict.checked(Point, content, _TESTS)
+
 
 @dataclass
 class Run:
@@ -80,6 +126,20 @@ class Run:
     points: list[Point] = field(default_factory=list)
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     number: int = 1  # of this attempt at the run: the newest has the highest, whatever the clock said
+
+    @staticmethod
+    def read(content: Mapping[str, Any], points: list[Point]) -> Run:
+        """From the plain values of a file, and its points.
+
+        Raises:
+            ValueError: they are not a run's; what is wrong is in the message.
+        """
+        lists = {"points": points, "identity": Identity.read(content.get("identity"))}
+        run = strict.checked(Run, {**content, **lists}, _TESTS)
+        run.information = tuple(run.information)
+        if run.failed and not run.reason:
+            raise ValueError(f"Run: status {run.status} without a reason")
+        return run
 
     @property
     def failed(self) -> bool:

@@ -1,83 +1,28 @@
-"""What can be run: the files of tasks/ and baselines/, and the entry points of other packages.
-
-Names, fields and capabilities are read from the source as text, so that listing imports no plug-in (and so neither
-torch, numpy nor pandas); a plug-in is imported when it is used. One file holds one plug-in: the dataclass with the
-class variable `offers` (a task) or `needs` (a method).
-"""
+"""What can be run, by name: the plug-ins that `gwfbench.discovery` finds, loaded and configured when they are used."""
 
 from __future__ import annotations
 
-import ast
-import importlib
-import importlib.metadata
-import importlib.util
 import types
 import typing
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from gwfbench import discovery
+from gwfbench.discovery import FieldText, Kind, Plugin
 from gwfbench.errors import UserError, unknown
 
-Kind = Literal["task", "method"]
+__all__ = ["FieldText", "Kind", "Plugin"]
 CONTROLS = ("exact", "exact_jko", "still")  # of gwfbench/controls.py, which needs torch
-_FOLDER: dict[Kind, str] = {"task": "tasks", "method": "baselines"}
-_CAPABILITY: dict[Kind, str] = {"task": "offers", "method": "needs"}
-
-
-@dataclass(frozen=True)
-class FieldText:
-    """A field of a plug-in as its source has it."""
-
-    name: str
-    type: str
-    default: str
-    doc: str
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A task or method that can be named, read without importing it."""
-
-    name: str
-    kind: Kind
-    module: str
-    cls: str
-    origin: str  # the distribution that brings it
-    summary: str = ""
-    capabilities: frozenset[str] = frozenset()  # names of info types that it offers or needs
-    fields: tuple[FieldText, ...] = ()
-    problem: str = ""  # why it can't be used; empty if it can
-
-    def load(self) -> type:
-        """Import the class.
-
-        Raises:
-            UserError: the plug-in is broken; the reason is in it.
-        """
-        if self.problem:
-            raise UserError(
-                f"{self.kind} '{self.name}' of {self.origin} is unavailable: {self.problem}",
-                f"a dataclass with the class variable {_CAPABILITY[self.kind]}",
-                f"mend or uninstall {self.origin}",
-            )
-        try:
-            return getattr(importlib.import_module(self.module), self.cls)
-        except Exception as error:  # whatever a stranger's module does when imported
-            raise UserError(
-                f"{self.kind} '{self.name}' of {self.origin} can't be imported: {type(error).__name__}: {error}",
-                f"module {self.module} with class {self.cls}",
-                "install what it imports, or mend it",
-            ) from error
 
 
 @cache
 def plugins(kind: Kind) -> dict[str, Plugin]:
     """All plug-ins of a kind by name. Two of one name make that name unavailable, with both origins said."""
     found: dict[str, Plugin] = {}
-    for plugin in [*_own(kind), *_foreign(kind)]:
+    for plugin in [*discovery.own(kind), *discovery.foreign(kind), *discovery.single(kind)]:
         first = found.get(plugin.name)
         if first:
             clash = f"the name is taken twice, by {first.origin} and by {plugin.origin}"
@@ -85,6 +30,16 @@ def plugins(kind: Kind) -> dict[str, Plugin]:
         else:
             found[plugin.name] = plugin
     return dict(sorted(found.items()))
+
+
+def add_files(paths: Iterable[Path]) -> None:
+    """Make plug-ins of single files known, here and in child processes.
+
+    Raises:
+        UserError: one is not a Python file.
+    """
+    discovery.add_files(paths)
+    plugins.cache_clear()
 
 
 def find(kind: Kind, name: str) -> Plugin:
@@ -102,6 +57,15 @@ def find(kind: Kind, name: str) -> Plugin:
 def head(text: str) -> str:
     """The name in `name:key=value`."""
     return text.partition(":")[0].strip()
+
+
+def typed(text: str) -> dict[str, str]:
+    """The fields that `name:key=value,key=value` names, as text.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    return dict(_pairs(text, text.partition(":")[2]))
 
 
 def fits(task: Plugin, method: Plugin) -> bool:
@@ -128,21 +92,29 @@ def parse(kind: Kind, text: str) -> Any:
     Raises:
         UserError: unknown name or field, a value of the wrong type, or one that the plug-in refuses.
     """
-    name, rest = head(text), text.partition(":")[2]
-    return configure(find(kind, name).load(), name, dict(_pairs(text, rest)))
+    name = head(text)
+    return configure(find(kind, name).load(), name, typed(text))
 
 
 def configure(cls: type, name: str, values: dict[str, str]) -> Any:
-    """An instance of the dataclass with these fields, given as text."""
-    hints = typing.get_type_hints(cls)
-    known = {field.name: hints[field.name] for field in fields(cls) if field.init}
+    """An instance of the dataclass with these fields, given as text.
+
+    Raises:
+        UserError: it is no dataclass, has no such field, or refuses the values.
+    """
+    try:
+        hints = typing.get_type_hints(cls)
+        declared = fields(cls)
+    except (NameError, TypeError) as error:
+        raise UserError(f"class {cls.__name__} of '{name}': {error}", "a dataclass", f"mend '{name}'") from error
+    known = {field.name: hints[field.name] for field in declared if field.init}
     for key in values:
         if key not in known:
             raise unknown(f"field of '{name}'", key, known)
     parsed = {key: _value(name, key, known[key], text) for key, text in values.items()}
     try:
         return cls(**parsed)
-    except (ValueError, TypeError) as error:  # UserError passes
+    except (ValueError, TypeError, ArithmeticError) as error:  # UserError passes
         shown = ",".join(f"{key}={text}" for key, text in values.items())
         raise UserError(
             f"{name}:{shown}: {error}", f"values that '{name}' accepts", "python -m gwfbench list"
@@ -212,86 +184,3 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def _own(kind: Kind) -> Iterator[Plugin]:
-    found = importlib.util.find_spec(f"gwfbench.{_FOLDER[kind]}")
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError(f"gwfbench.{_FOLDER[kind]} is missing: reinstall gwfbench")
-    for folder in found.submodule_search_locations:
-        for path in sorted(Path(folder).glob("*.py")):
-            if not path.stem.startswith("_"):
-                yield _read(kind, path.stem, f"gwfbench.{_FOLDER[kind]}.{path.stem}", None, path, "gwfbench")
-
-
-def _foreign(kind: Kind) -> Iterator[Plugin]:
-    for entry in importlib.metadata.entry_points(group=f"gwfbench.{kind}s"):
-        origin = entry.dist.name if entry.dist else entry.value
-        path = _locate(entry.module)
-        if path is None or not entry.attr:
-            why = f"no module {entry.module}" if path is None else f"'{entry.value}' is not module:Class"
-            yield Plugin(entry.name, kind, entry.module, entry.attr, origin, problem=why)
-        else:
-            yield _read(kind, entry.name, entry.module, entry.attr, path, origin)
-
-
-def _locate(module: str) -> Path | None:
-    """The file of a module, without importing its package."""
-    top, *below = module.split(".")
-    found = importlib.util.find_spec(top)
-    if found is None:
-        return None
-    if not below:
-        return Path(found.origin) if found.origin else None
-    for folder in found.submodule_search_locations or ():
-        path = Path(folder).joinpath(*below)
-        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-            if candidate.is_file():
-                return candidate
-    return None
-
-
-def _read(kind: Kind, name: str, module: str, cls: str | None, path: Path, origin: str) -> Plugin:
-    """What the source says of a plug-in; a broken file is a plug-in with a problem, not an exception."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError, OSError) as error:
-        return Plugin(name, kind, module, cls or "", origin, problem=f"{type(error).__name__}: {error}")
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and (cls is None or node.name == cls):
-            capabilities = _capabilities(node, _CAPABILITY[kind])
-            if capabilities is not None:
-                summary = (ast.get_docstring(tree) or ast.get_docstring(node) or "").partition("\n")[0]
-                texts = tuple(_fields(node))
-                return Plugin(name, kind, module, node.name, origin, summary, capabilities, texts)
-    missing = f"{path.name} has no class {cls or ''} with the class variable {_CAPABILITY[kind]}".replace("  ", " ")
-    return Plugin(name, kind, module, cls or "", origin, problem=missing)
-
-
-def _capabilities(node: ast.ClassDef, variable: str) -> frozenset[str] | None:
-    for line in node.body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == variable:
-            names = ast.walk(line.value) if line.value else ()
-            words = (
-                n.attr if isinstance(n, ast.Attribute) else n.id
-                for n in names
-                if isinstance(n, ast.Attribute | ast.Name)
-            )
-            return frozenset(words) - {"frozenset", "info", "gwfbench"}
-    return None
-
-
-def _fields(node: ast.ClassDef) -> Iterator[FieldText]:
-    for line, below in zip(node.body, [*node.body[1:], None], strict=True):
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            kind = ast.unparse(line.annotation)
-            if kind.startswith("ClassVar"):
-                continue
-            doc = ""
-            if (
-                isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-                and isinstance(below.value.value, str)
-            ):
-                doc = below.value.value
-            yield FieldText(line.target.id, kind, ast.unparse(line.value) if line.value else "", doc)

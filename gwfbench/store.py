@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from gwfbench import claims
+from gwfbench import claims, strict
 from gwfbench.errors import UserError
 from gwfbench.provenance import env_hash
-from gwfbench.record import SCHEMA, Identity, Point, Run, Status, digest, to_json
+from gwfbench.record import SCHEMA, Point, Run, Status, to_json
 
+WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
 KEPT = 4096  # points a judged time that stay in draws.npz
 PARTIAL = ".partial-"
 ASIDE = "aside"
@@ -74,10 +75,9 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
         folder.replace(folder.parent / _name(run))
         return run
     try:
-        content = json.loads((folder / "header.json").read_text(encoding="utf-8"))
-        run = _run(content, [])
+        run = _run(strict.from_json((folder / "header.json").read_text(encoding="utf-8")), [])
         whole = _whole_lines(folder / "points.jsonl")
-        run.points = [Point(**json.loads(line)) for line in whole]
+        run.points = [Point.read(strict.from_json(line)) for line in whole]
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -177,17 +177,18 @@ def read(folder: Path) -> Run:
         ValueError: the folder is not a whole attempt; what is wrong is in the message.
     """
     try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if content.get("schema") != SCHEMA:
+        content = strict.from_json((folder / "run.json").read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
-        if content.pop("sha256") != _seal_of(content):
-            raise ValueError("run.json has changed since it was written")
+        content = strict.unsealed({name: value for name, value in content.items() if name != "schema"})
         files, count = content.pop("files"), content.pop("points")
+        if WHOLE - files.keys():
+            raise ValueError(f"run.json has no hash of {', '.join(sorted(WHOLE - files.keys()))}")
         for name, sha in files.items():
             if _sha256(folder / Path(name).name) != sha:
                 raise ValueError(f"{name} has changed since it was written")
         lines = (folder / "points.jsonl").read_text(encoding="utf-8").splitlines()
-        run = _run(content, [Point(**json.loads(line)) for line in lines])
+        run = _run(content, [Point.read(strict.from_json(line)) for line in lines])
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -269,28 +270,25 @@ def _content(run: Run) -> dict[str, Any]:
     return {"schema": SCHEMA, "run_key": run.identity.key, **asdict(run), "points": len(run.points)}
 
 
-def _run(content: dict[str, Any], points: list[Point]) -> Run:
+def _run(content: Mapping[str, Any], points: list[Point]) -> Run:
     """The run of what `_content` gave; raises what a wrong content raises."""
     content = {name: value for name, value in content.items() if name not in ("schema", "points")}
-    key, identity = content.pop("run_key"), Identity(**content.pop("identity"))
-    if identity.key != key:
-        raise ValueError("run.json does not agree with itself")
-    return Run(**content | {"identity": identity, "points": points, "information": tuple(content["information"])})
+    key = content.pop("run_key")
+    run = Run.read(content, points)
+    if run.identity.key != key:
+        raise ValueError("its run key is not that of its identity")
+    return run
 
 
 def _seal(folder: Path, place: Path, run: Run, log: str) -> None:
     """Write log.txt and run.json, with the digests of all, and move the folder into place."""
     (folder / "log.txt").write_text(log, encoding="utf-8", errors="backslashreplace")
-    names = ("points.jsonl", "draws.npz", "log.txt")
-    content = _content(run) | {"files": {name: _sha256(folder / name) for name in names}}
+    content = _content(run) | {"files": {name: _sha256(folder / name) for name in sorted(WHOLE)}}
     content = json.loads(to_json(content))
-    _write(folder / "run.json", to_json(content | {"sha256": _seal_of(content)}, indent=2) + "\n")
+    text = to_json({"schema": content.pop("schema"), **strict.sealed(content)}, indent=2)
+    _write(folder / "run.json", text + "\n")
     (folder / "header.json").unlink(missing_ok=True)
     folder.replace(place)
-
-
-def _seal_of(content: dict[str, Any]) -> str:
-    return digest(json.dumps(content, sort_keys=True))
 
 
 def _save_draws(folder: Path, draws: Mapping[str, np.ndarray]) -> None:

@@ -1,9 +1,13 @@
 import pytest
 import torch
+from hypothesis import settings
 
 from gwfbench.rng import Streams
 
 torch.set_num_threads(1)
+settings.register_profile("short", max_examples=30, derandomize=True, deadline=None, database=None)
+settings.register_profile("long", max_examples=1300, deadline=None, database=None)
+settings.load_profile("short")
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "log", "channel", "claims", "memory"},
+    {"errors", "rng", "log", "channel", "claims", "memory", "strict"},
     {"info"},
     {"budget", "protocol"},
-    {"record", "nn", "divergences", "registry"},
-    {"provenance"},
+    {"record", "nn", "divergences", "discovery"},
+    {"provenance", "registry"},
     {"store"},
     {"metrics", "controls", "minmax", "finite_volume"},
     {"job"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"plan", "standing"},
     {"scoring", "verify"},
     {"cluster"},
-    {"report"},
+    {"report", "check"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -75,9 +75,21 @@ BROKEN = {
             speed: float = 1.0
             "how fast"
             needs: ClassVar = frozenset({Initial})
+            clock: ClassVar = "flow"
+            seeds: ClassVar = "batched"
+            version: ClassVar = 1
+            smoke: ClassVar = {}
+            reference: ClassVar = "title"
+            def fit(self, problem, budget, rng): ...
         ''',
         "",
     ),
+}
+GOOD = BROKEN["good"][0]
+BROKEN |= {
+    "clockless": (GOOD.replace('clock: ClassVar = "flow"', ""), "class Method has no class variable clock"),
+    "unfit": (GOOD.replace("def fit(", "def run("), "class Method has no method fit"),
+    "lonely": (GOOD.replace("from typing", "import flows_nobody_has\n        from typing"), "imports flows_nobody_has"),
 }
 
 

@@ -61,6 +61,23 @@ def read_execution(words: dict[str, Any]) -> Options:
     return Options(**words | {"gpus": gpus, "retry": retry})
 
 
+def _known(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
+    from gwfbench.registry import add_files
+
+    add_files(files)
+
+
+PLUGIN = click.Option(
+    ["--plugin"],
+    type=click.Path(path_type=Path),
+    multiple=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_known,
+    help="A file with a task or method of yours, known by the file's name (repeatable).",
+)
+
+
 def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:
     from gwfbench.errors import unknown
 

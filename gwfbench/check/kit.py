@@ -1,0 +1,71 @@
+"""All checks of one plug-in, beside every partner that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gwfbench import registry
+from gwfbench.check import method, plugin, task
+from gwfbench.check.outcome import Check, Outcome, apply
+from gwfbench.check.trial import Subject, Trial
+from gwfbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One plug-in, and the partners beside which it is checked.
+
+    Raises:
+        UserError: there is no such plug-in, or a partner does not fit.
+    """
+
+    subject: Subject
+    partners: tuple[Subject, ...]
+    left_out: tuple[tuple[str, str], ...] = ()  # partners that can't be used, and why
+
+    @staticmethod
+    def read(text: str, partners: Iterable[str] = ()) -> Plan:
+        """From `method:name:key=value` or `task:name:key=value`; no partners: all that fit and can be used."""
+        kind, colon, rest = text.partition(":")
+        if kind not in ("method", "task") or not colon or not rest:
+            raise UserError(f"check {text}", "method:NAME or task:NAME", "python -m gwfbench check method:ula")
+        subject = Subject.read(kind, rest)
+        other: registry.Kind = "task" if kind == "method" else "method"
+        chosen = tuple(dict.fromkeys(partners))
+        for name in chosen:
+            pair = (registry.find(other, registry.head(name)), subject.plugin)
+            registry.require_fit(*(pair if kind == "method" else pair[::-1]))
+        built, left_out = [Subject.read(other, name) for name in chosen], []
+        for each in registry.plugins(other).values() if not chosen else ():
+            if each.problem or not registry.fits(
+                *((each, subject.plugin) if kind == "method" else (subject.plugin, each))
+            ):
+                continue
+            try:
+                built.append(Subject.read(other, each.name))
+            except UserError as error:  # a partner that nobody asked for may be broken
+                left_out.append((each.name, error.got))
+        for each in (each for each in (subject, *built) if registry.typed(each.text)):
+            registry.parse(each.plugin.kind, each.text)  # a wrong field is the user's mistake, not a failed check
+        return Plan(subject, tuple(built), tuple(left_out))
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Each check as it ends. A class that is not what it should be is not run."""
+        name, kind = self.subject.text, self.subject.plugin.kind
+        for check in plugin.CHECKS:
+            outcome = apply(check, self.subject, name)
+            yield outcome
+            if check.run is plugin.class_variables and outcome.status == "failed":
+                return
+        for check in task.CHECKS if kind == "task" else ():
+            yield apply(check, self.subject, name)
+        pair: tuple[Check, ...] = method.BOTH if kind == "task" else (*method.BOTH, *method.CHECKS)
+        for partner, reason in self.left_out:
+            yield Outcome("runs to the end", name, partner, "skipped", reason)
+        if not self.partners:
+            yield Outcome("runs to the end", name, "", "skipped", "nothing that can be used fits it")
+        for partner in self.partners:
+            trial = Trial(*((self.subject, partner) if kind == "task" else (partner, self.subject)))
+            for check in pair:
+                yield apply(check, trial, name, partner.text)

@@ -1,0 +1,220 @@
+"""A method on a task, run as the runner does but watched: its laws, its points, and what it does to the process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gwfbench import registry
+from gwfbench.budget import Budget
+from gwfbench.check.outcome import expect
+from gwfbench.info import Initial
+from gwfbench.job import Job
+from gwfbench.protocol import Drawn, Marginal, Problem, Pushed
+from gwfbench.record import Run
+from gwfbench.rng import Streams
+from gwfbench.runner import execute
+
+SEEDS = (2, 7, 11)
+POINTS = 64  # a seed, pushed along or drawn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plug-in as a user typed it, and its small copy: the `smoke` fields, but for those that were typed."""
+
+    plugin: registry.Plugin
+    text: str
+
+    @staticmethod
+    def read(kind: registry.Kind, text: str) -> Subject:
+        """From `name:key=value`.
+
+        Raises:
+            UserError: there is none of that name, or it is unavailable.
+        """
+        plugin = registry.find(kind, registry.head(text))
+        plugin.load()
+        return Subject(plugin, text)
+
+    @cached_property
+    def cls(self) -> Any:
+        return self.plugin.load()
+
+    @cached_property
+    def given(self) -> Any:
+        return registry.parse(self.plugin.kind, self.text)
+
+    @cached_property
+    def small(self) -> Any:
+        typed = registry.typed(self.text)
+        return replace(self.given, **{key: value for key, value in self.cls.smoke.items() if key not in typed})
+
+
+@dataclass(frozen=True)
+class Step:
+    """A law, the points that it gave, and whether gradients were on when it was yielded."""
+
+    law: Marginal
+    cloud: Tensor
+    gradients: bool
+    state: Mapping[str, Any] | None
+
+
+@dataclass
+class Trial:
+    """One pair, and its runs so far: checks share them."""
+
+    task: Subject
+    method: Subject
+    _kept: dict[Any, list[Step]] = field(default_factory=dict)
+    _ended: dict[Any, Run] = field(default_factory=dict)
+
+    @property
+    def company(self) -> tuple[int, ...]:
+        """The seeds that the method may train at once."""
+        return SEEDS if self.method.cls.seeds == "batched" else SEEDS[1:2]
+
+    def problem(self, seeds: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Problem:
+        """All that the task's small copy gives."""
+        return self.task.small.build(Streams(seeds, dtype=dtype).fork("task")).problem
+
+    def steps(
+        self, seeds: tuple[int, ...] = (7,), dtype: torch.dtype = torch.float32, nudge: float = 0.0, again: int = 0
+    ) -> list[Step]:
+        """The laws of a whole run of the small copies; `again` tells runs of the same apart."""
+        key = (seeds, dtype, nudge, again)
+        if key not in self._kept:
+            self._kept[key] = list(self.walk(seeds, dtype, nudge))
+        return self._kept[key]
+
+    def walk(
+        self,
+        seeds: tuple[int, ...],
+        dtype: torch.dtype = torch.float32,
+        nudge: float = 0.0,
+        states: bool = False,
+        after: tuple[int, Tensor, Mapping[str, Any]] | None = None,
+    ) -> Iterator[Step]:
+        """Step by step. The method gets only the infos that it needs, with P_0's draws times 1 + nudge.
+
+        Args:
+            states: ask each law for its state.
+            after: go on from this many laws, their points and the method's state.
+        """
+        streams = Streams(seeds, dtype=dtype)
+        whole = self.problem(seeds, dtype)
+        start = whole[Initial]
+        nudged = replace(start, draw=lambda n, rng: (1 + nudge) * start.draw(n, rng))
+        infos = (nudged if info is start and nudge else info for info in whole.infos)
+        seen = replace(whole, infos=tuple(info for info in infos if type(info) in self.method.cls.needs))
+        rng, number, cloud = streams.fork("method"), 0, (1 + nudge) * start.draw(POINTS, streams.fork("start"))
+        if after is None:
+            laws = iter(self.method.small.fit(seen, Budget(), rng))
+        else:
+            number, cloud, state = after
+            laws = iter(self.method.small.resume(seen, Budget(), rng, state))
+        while True:
+            with torch.enable_grad():
+                law = next(laws, None)
+                gradients = torch.is_grad_enabled()
+            if law is None:
+                return
+            number += 1
+            with torch.no_grad():
+                cloud = points(law, cloud, streams.fork(f"noise/{number}"))
+                state = law.state() if states and law.state else None
+            yield Step(law, cloud, gradients, state)
+
+    def execute(self, method: Any, budget: Budget | None = None, points: int = 1024) -> Run:
+        """The real runner's run of one seed, on the small task judged by its headline metric on few points."""
+        key = (repr(method), budget, points)
+        if key not in self._ended:
+            job = Job(lean(self.task.small, points), method, (7,), budget=budget or Budget())
+            (self._ended[key],) = execute(job, "check", None, lambda *_: None)
+        return self._ended[key]
+
+
+def points(law: Marginal, cloud: Tensor, noise: Streams) -> Tensor:
+    """The law's points: the cloud pushed on, or as many drawn.
+
+    Raises:
+        Failed: it is no law.
+    """
+    expect(
+        isinstance(law, Drawn | Pushed),
+        f"fit yielded a {type(law).__name__}",
+        "Drawn or Pushed of gwfbench.protocol",
+        "yield a law each time that it has moved on",
+    )
+    if isinstance(law, Pushed):
+        return law.push(cloud, noise)
+    return law.draw(min(POINTS, law.limit or POINTS), noise)
+
+
+def lean(task: Any, points: int | None = None) -> Any:
+    """The task, judged by its headline metric alone (and those that only it has), on fewer points."""
+    cls = type(task)
+    changes = {
+        "metrics": cls.metrics[:1],
+        "points": min(points or cls.points, cls.points),
+        "__module__": cls.__module__,
+    }
+    fields = {each.name: getattr(task, each.name) for each in dataclasses.fields(task) if each.init}
+    return type(cls.__name__, (cls,), changes)(**fields)
+
+
+def surroundings() -> dict[str, Any]:
+    """What a plug-in must leave as it was, in comparable values."""
+    return {
+        "PyTorch's global random state": torch.get_rng_state().numpy().tobytes(),
+        "NumPy's global random state": str(np.random.get_state()),  # noqa: NPY002
+        "Python's global random state": random.getstate(),
+        "the default dtype": torch.get_default_dtype(),
+        "the default device": torch.get_default_device(),
+        "gradient mode": torch.is_grad_enabled(),
+        "the number of threads": torch.get_num_threads(),
+        "the working folder": os.getcwd(),
+        "the environment's variables": dict(os.environ),
+    }
+
+
+def unchanged(what: Callable[[], object]) -> None:
+    """Call it.
+
+    Raises:
+        Failed: it left the process other than it was.
+    """
+    before = surroundings()
+    what()
+    changed = [name for name, value in surroundings().items() if value != before[name]]
+    expect(
+        not changed,
+        f"it changed {', '.join(changed)}",
+        "the process as it was",
+        "draw from `rng`; make tensors like those given, and use no global setting",
+    )
+
+
+@contextmanager
+def other_luck() -> Iterator[None]:
+    """Other states of all global random generators, for the block."""
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    for draw in (lambda: torch.rand(1), np.random.random, random.random):
+        draw()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])

@@ -1,0 +1,58 @@
+"""`gwfbench check`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from gwfbench import registry
+
+if TYPE_CHECKING:
+    from gwfbench.check.outcome import Outcome
+
+
+@click.command()
+@click.argument("what", metavar="method:NAME | task:NAME")
+@click.option("--task", "tasks", multiple=True, help="Check a method beside this task alone (repeatable).")
+@click.option("--method", "methods", multiple=True, help="Check a task beside this method alone (repeatable).")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def check(what: str, tasks: tuple[str, ...], methods: tuple[str, ...], form: str) -> None:
+    """Whether a method or task keeps the protocol's promises, with its smoke fields, beside all that fit.
+
+    NAME is as in `run`, with :key=value. Exit code: 0 if nothing failed, 1 if something did, 2 for a mistake in the
+    command.
+    """
+    from gwfbench.errors import require
+
+    kind, _, name = what.partition(":")
+    if kind in ("task", "method") and name:  # a typing error need not wait for torch
+        registry.find(kind, registry.head(name))
+    require(
+        not (tasks if kind == "task" else methods),
+        f"check {what} --{kind}",
+        "--task beside a method, --method beside a task",
+        "leave it out",
+    )
+    from dataclasses import asdict
+
+    from gwfbench.check.kit import Plan
+    from gwfbench.record import to_json
+
+    count = dict.fromkeys(("passed", "failed", "skipped"), 0)
+    for outcome in Plan.read(what, tasks or methods).outcomes():
+        count[outcome.status] += 1
+        click.echo(to_json(asdict(outcome)) if form == "json" else _line(outcome))
+    click.echo(", ".join(f"{number} {status}" for status, number in count.items()), err=form == "json")
+    sys.exit(1 if count["failed"] else 0)
+
+
+def _line(outcome: Outcome) -> str:
+    where = f"{outcome.plugin} beside {outcome.partner}" if outcome.partner else outcome.plugin
+    head = f"{outcome.status:7} {where}: {outcome.check}"
+    if outcome.status == "skipped":
+        return f"{head}: {outcome.got}"
+    if outcome.status == "failed":
+        return f"{head}\n  got: {outcome.got}\n  expected: {outcome.expected}\n  fix: {outcome.fix}"
+    return f"{head} ({outcome.seconds:.1f} s)"

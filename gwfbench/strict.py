@@ -1,0 +1,166 @@
+"""Reading what may have been torn or edited: JSON proper, sealed against edits, into dataclasses of checked values.
+
+Nothing is guessed or mended: what is not as it was written is a ValueError that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+D = TypeVar("D")
+Test = Callable[[Any], bool]
+
+
+def from_json(text: str) -> Any:
+    """JSON proper: no NaN or infinity in any spelling, no key twice, no endless nesting.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("JSON nested without end") from None
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with a hash of them all, `seal`; they must be finite."""
+    return {**content, "seal": _seal(json.loads(json.dumps(content, allow_nan=False)))}
+
+
+def unsealed(content: object) -> dict[str, Any]:
+    """The values that were sealed.
+
+    Raises:
+        ValueError: they are not those that were sealed.
+    """
+    if not isinstance(content, dict) or type(content.get("seal")) is not str:
+        raise ValueError("it is not sealed")
+    rest = {name: value for name, value in content.items() if name != "seal"}
+    if _seal(rest) != content["seal"]:
+        raise ValueError("it does not agree with itself: it has changed since it was written")
+    return rest
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def checked(cls: type[D], content: object, tests: Mapping[str, Test] | None = None) -> D:
+    """The dataclass of these values, if each field is there, is of its type, and nothing else is.
+
+    Whole numbers are from 0 to 2^63, others finite and from 0, unless `tests` says otherwise of a name.
+
+    Raises:
+        ValueError: what is wrong, with the field's name.
+    """
+    known = _tests(cls)
+    if not isinstance(content, dict) or content.keys() != known.keys():
+        got = set(content) if isinstance(content, dict) else {type(content).__name__}
+        odd = ", ".join(sorted(map(repr, got ^ set(known))))
+        raise ValueError(f"{cls.__name__}: its fields are not those expected; the difference is {odd}")
+    own = tests or {}
+    for name, test in known.items():
+        value = content[name]
+        if not (test(value) if name not in own else own[name](value)):
+            raise ValueError(f"{cls.__name__}: {name} can't be {shown(value)}")
+    return cls(**content)
+
+
+def shown(value: object) -> str:
+    """The value in few characters."""
+    text = repr(value) if not (type(value) is int and abs(value) >> 256) else "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@cache
+def _tests(cls: type) -> dict[str, Test]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: _test(hints[field.name]) for field in fields(cls)}  # type: ignore[arg-type]
+
+
+def _test(hint: Any) -> Test:
+    """Whether a value that came from JSON can stand in a field of this type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return lambda value: type(value) is str and value in inner
+    if origin in (types.UnionType, typing.Union):
+        tests = [_test(one) for one in inner]
+        return lambda value: any(test(value) for test in tests)
+    if origin in (tuple, list):
+        each = _test(inner[0])
+        return lambda value: type(value) in (list, tuple) and all(map(each, value))
+    if origin in (dict, typing.get_origin(Mapping[str, Any])):
+        item = _test(inner[1])
+        return lambda value: type(value) is dict and all(is_text(key) and item(one) for key, one in value.items())
+    plain: dict[Any, Test] = {
+        int: is_count,
+        float: is_amount,
+        str: is_text,
+        bool: lambda value: type(value) is bool,
+        type(None): lambda value: value is None,
+        Any: is_plain,
+    }
+    return plain.get(hint) or (lambda value: isinstance(value, hint))
+
+
+def is_count(value: Any) -> bool:
+    """A whole number, 0 or more."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def is_number(value: Any) -> bool:
+    """A finite number."""
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**63)
+
+
+def is_amount(value: Any) -> bool:
+    """A finite number, 0 or more."""
+    return is_number(value) and value >= 0
+
+
+def is_text(value: Any) -> bool:
+    """Words that can be printed: a lone surrogate can't."""
+    if type(value) is not str:
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_plain(value: Any) -> bool:
+    """Text, a truth value, a number, nothing, or a list of such: what a field of a plug-in is."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    if type(value) is dict:
+        return all(is_text(key) and is_plain(one) for key, one in value.items())
+    return value is None or type(value) is bool or type(value) is int or is_number(value) or is_text(value)
