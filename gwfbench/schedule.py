@@ -112,6 +112,7 @@ class _Schedule:
         self._old: set[str] = set()  # attempts that were there at the start
         self._waiting: deque[_Part] = deque()
         self._running: dict[int, _Part] = {}
+        self._held: list[Claim] = []
         self._told: set[str] = set()  # runs of which it was said that they run elsewhere
 
     def go(self) -> Iterator[list[Run]]:
@@ -138,6 +139,8 @@ class _Schedule:
             for tag, end in engine.stop("killed", "interrupted"):
                 if tag in self._running:
                     self._close(self._running.pop(tag), end)
+            for held in tuple(self._held):  # an interrupt may have come between a claim and its run
+                self._release(held)
             engine.close()
 
     def _look(self) -> None:
@@ -224,6 +227,7 @@ class _Schedule:
                 if held is None:
                     elsewhere.append(seed)
                     continue
+                self._held.append(held)
                 for folder in store.partials(self.out, key):  # of a process that has died since we looked
                     self.event(store.close_dead(folder), part.job, None, self._share())
                 attempts = store.of_key(self.out, key)
@@ -231,7 +235,7 @@ class _Schedule:
                 self._fail(part, seed, error)
                 continue
             if self._take(part.number, seed, attempts, "finished elsewhere"):
-                held.release()
+                self._release(held)
                 continue
             claims.append(held)
             seeds.append(seed)
@@ -247,6 +251,11 @@ class _Schedule:
             return None
         return _Part(part.number, replace(part.job, seeds=tuple(seeds)), tuple(claims), frozenset(known))
 
+    def _release(self, held: Claim) -> None:
+        if held in self._held:
+            self._held.remove(held)
+            held.release()
+
     def _close(self, part: _Part, end: End) -> None:
         """Take down how each seed ended: as its process has closed it, or else as its process ended."""
         self.slots[part.job.device].append(part.slot)
@@ -257,10 +266,10 @@ class _Schedule:
             try:
                 fresh = [run for run in store.of_key(self.out, key) if run.attempt not in part.known]
                 run = fresh[-1] if fresh else self._close_for(alone, key, len(part.job.seeds), end)
-                held.release()
+                self._release(held)
                 self._settle(part.number, run, "ended", alone)
             except OSError as error:
-                held.release()
+                self._release(held)
                 reason = end.reason if error.strerror and error.strerror in end.reason else f"{end.reason}; {error}"
                 self._fail(part, seed, error, replace(end, reason=f"{reason}; it can't be kept"))
 
