@@ -6,58 +6,26 @@ import contextlib
 import signal
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from threadpoolctl import threadpool_limits
-
 from gwfbench import provenance, store
 from gwfbench.budget import Budget
 from gwfbench.claims import Claim, claim, holder
-from gwfbench.errors import UserError, require
-from gwfbench.isolate import End, Limits, Pool
+from gwfbench.errors import UserError
+from gwfbench.here import Here
+from gwfbench.isolate import End, Pool
 from gwfbench.job import Job
-from gwfbench.log import Log
-from gwfbench.record import Run, Status
-from gwfbench.runner import begin, execute, reason_of
+from gwfbench.options import Options, limits, slots
+from gwfbench.record import Run
+from gwfbench.runner import begin, reason_of
 
 Event = Callable[[str, Job, Run | None, float], None]  # what, job, its run, share done
 
-RETRY = ("diverged", "timeout", "oom", "error")  # "killed" is always tried again
 BATCH = 200  # seeds a process: so many claims go with one message to the fork server
 AGAIN = 0.5  # seconds between two looks at a run that runs elsewhere
-
-
-@dataclass(frozen=True)
-class Options:
-    """How jobs are performed; nothing here changes a number."""
-
-    force: bool = False  # run again what is finished
-    threads: int = 1  # of torch and BLAS, a run
-    jobs: int | None = None  # runs at once; None: 1 on the CPU, one a slot on GPUs
-    gpus: tuple[int, ...] = ()  # the slots of a device "cuda"; none: one for each that is visible
-    timeout: float | None = None  # seconds of wall time of a run
-    memory: float | None = None  # GiB of a run
-    retry: frozenset[str] = frozenset()  # statuses that are tried again
-    isolate: bool = True  # each run in a process of its own
-
-    def __post_init__(self) -> None:
-        wrong = sorted(self.retry - {*RETRY, "killed"})
-        require(not wrong, f"--retry {','.join(wrong)}", f"some of {', '.join(RETRY)}", "write --retry error,oom")
-        for name, value in (("timeout", self.timeout), ("memory", self.memory)):
-            good = value is None or 0 < value < float("inf")
-            require(good, f"--{name} {value}", "a positive number", f"leave --{name} out for no limit")
-        require(self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs}", "at least 1", "write --jobs 4")
-        asked = [f"--{name}" for name in ("timeout", "memory") if getattr(self, name) is not None]
-        asked += ["--jobs"] * ((self.jobs or 1) > 1)
-        require(
-            self.isolate or not asked, f"--no-isolate with {', '.join(asked)}",
-            "neither: only a process can be stopped from outside, or stand beside others", "leave one of them out",
-        )  # fmt: skip
 
 
 def perform(jobs: Sequence[Job], out: Path | None, event: Event, options: Options) -> Iterator[list[Run]]:
@@ -105,7 +73,7 @@ class _Schedule:
 
     def __init__(self, jobs: tuple[Job, ...], out: Path, event: Event, options: Options):
         self.jobs, self.out, self.event, self.options = jobs, out, event, options
-        self.slots = _slots(jobs, options)
+        self.slots = slots(jobs, options)
         self.env = ""
         self._done: list[dict[int, Run]] = [{} for _ in jobs]  # seed -> run
         self._ready: list[int] = []  # jobs that are done and not yet handed out
@@ -125,7 +93,7 @@ class _Schedule:
             facts = provenance.environment(self.jobs[0].device, self.options.threads)
             store.save_environment(self.out, facts)
         self.env = provenance.env_hash(facts)
-        engine = Pool(_limits(self.options)) if self.options.isolate else _Here(self.options.threads)
+        engine = Pool(limits(self.options)) if self.options.isolate else Here(self.options.threads)
         try:
             while self._waiting or self._running:
                 self._start(engine)
@@ -191,7 +159,7 @@ class _Schedule:
         done = sum(map(len, self._done)) + sum(p.share * len(p.job.seeds) for p in self._running.values())
         return done / sum(len(job.seeds) for job in self.jobs)
 
-    def _start(self, engine: Pool | _Here) -> None:
+    def _start(self, engine: Pool | Here) -> None:
         """Start what there are slots for."""
         for _ in range(len(self._waiting)):
             if len(self._running) >= (self.options.jobs or len(self.jobs)):
@@ -293,68 +261,6 @@ class _Schedule:
         self._settle(part.number, run, "ended", alone)
 
 
-class _Here:
-    """Runs in this process, one after the other: for a debugger."""
-
-    def __init__(self, threads: int):
-        self._threads, self._ended, self._count, self._interrupted = threads, list[tuple[int, End]](), 0, False
-
-    def start(
-        self, job: Job, env: str, out: Path, claims: Sequence[int], progress: Callable[[float, float | None], None]
-    ) -> int:
-        log, end = Log(), End("error", "it was not closed", "")
-        try:
-            with _threads(self._threads):
-                execute(job, env, out, lambda steps, t, last: progress(t, last if last < float("inf") else None), log)
-        except OSError as error:
-            end = End("error", reason_of(error), log.getvalue())
-        except KeyboardInterrupt:
-            self._interrupted, end = True, End("killed", "interrupted", log.getvalue())
-        self._count += 1
-        self._ended.append((self._count, end))
-        return self._count
-
-    def wait(self, seconds: float | None = None) -> list[tuple[int, End]]:
-        if self._interrupted:
-            self._interrupted = False
-            raise KeyboardInterrupt
-        if not self._ended:
-            time.sleep(seconds or 0.0)
-        ended, self._ended = self._ended, []
-        return ended
-
-    def stop(self, status: Status, reason: str) -> list[tuple[int, End]]:
-        return self._ended
-
-    def close(self) -> None:
-        """Nothing is kept."""
-
-
-def _slots(jobs: Sequence[Job], options: Options) -> dict[str, list[str]]:
-    """Devices that may be occupied at once, for each device that the jobs name."""
-    slots = {}
-    for device in dict.fromkeys(job.device for job in jobs):
-        if device.partition(":")[0] == "cpu":
-            slots[device] = [device] * (options.jobs or 1)
-        elif device == "cuda":
-            visible = options.gpus or tuple(range(torch.cuda.device_count()))
-            wrong = [number for number in visible if not 0 <= number < torch.cuda.device_count()]
-            require(
-                not wrong, f"--gpus {','.join(map(str, wrong))}", f"numbers below {torch.cuda.device_count()}",
-                "leave it out for all that are visible",
-            )  # fmt: skip
-            slots[device] = [f"cuda:{number}" for number in visible]
-        else:
-            slots[device] = [device]
-    unused = bool(options.gpus) and "cuda" not in slots
-    require(not unused, "--gpus", "with --device cuda", "write --device cuda, or leave --gpus out")
-    return slots
-
-
-def _limits(options: Options) -> Limits:
-    return Limits(options.threads, options.timeout, int(options.memory * 2**30) if options.memory else None)
-
-
 @contextlib.contextmanager
 def _writing(out: Path) -> Iterator[None]:
     try:
@@ -363,17 +269,6 @@ def _writing(out: Path) -> Iterator[None]:
         raise UserError(
             f"--out {out}: {error.strerror}", "a folder that can be written", "name another folder"
         ) from None
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with threadpool_limits(count):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _interrupt(*_: object) -> None:
