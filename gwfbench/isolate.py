@@ -21,13 +21,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gwfbench.channel import Lines, send
-from gwfbench.job import Job
 from gwfbench.log import Log, last_lines
 from gwfbench.memory import memory_of_groups, out_of_memory_kills
 from gwfbench.record import Status
+
+if TYPE_CHECKING:  # this module is light: a server may be started before torch is loaded here
+    from gwfbench.job import Job
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.25  # seconds between two looks at the memory
@@ -305,6 +307,7 @@ class _Server:
     def close(self) -> None:
         self.alive = False
         self.socket.close()
+        self._process.kill()  # its children, if any, die with it
         self._process.wait()
 
 
@@ -319,8 +322,14 @@ def _server() -> _Server:
     return _Server()
 
 
+def warm() -> None:
+    """Start a server that the first pool will find ready, where there is none."""
+    _idle.append(_server())
+
+
 @atexit.register
-def _close() -> None:
+def cool() -> None:
+    """End the servers that nobody uses."""
     while _idle:
         server = _idle.pop()
         if server.owner == os.getpid():

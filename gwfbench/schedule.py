@@ -129,6 +129,8 @@ class _Schedule:
             while self._waiting or self._running:
                 self._start(engine)
                 yield from self._hand_out()
+                if not (self._waiting or self._running):  # the last ones had been finished elsewhere
+                    break
                 for tag, end in engine.wait(AGAIN if self._waiting else None):
                     self._close(self._running.pop(tag), end)
                 yield from self._hand_out()

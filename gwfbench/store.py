@@ -45,14 +45,15 @@ class Attempt:
     def judged(self, step: int, points: list[Point], draws: np.ndarray) -> None:
         """Append rows, and keep the first points of the judged cloud (n, d)."""
         self._require_own_process()
-        lines = "".join(to_json(asdict(point)) + "\n" for point in points)
         with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
-            file.write(lines)
+            file.write("".join(map(_line, points)))
         self._draws[f"t{step}"] = draws[:KEPT]
 
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""
         self._require_own_process()
+        # again, and whole: an interrupt may have come between a row and its line
+        _write(self._folder / "points.jsonl", "".join(map(_line, run.points)))
         _save_draws(self._folder, self._draws)
         _seal(self._folder, self._place, run, log)
 
@@ -245,6 +246,10 @@ def partials(out: Path, key: str) -> list[Path]:
     return sorted(out.glob(f"{PARTIAL}{key}-*"))
 
 
+def _line(point: Point) -> str:
+    return to_json(asdict(point)) + "\n"
+
+
 def _key_of(partial: Path) -> str:
     return partial.name.removeprefix(PARTIAL).partition("-")[0]
 
@@ -275,7 +280,6 @@ def _run(content: dict[str, Any], points: list[Point]) -> Run:
 
 def _seal(folder: Path, place: Path, run: Run, log: str) -> None:
     """Write log.txt and run.json, with the digests of all, and move the folder into place."""
-    (folder / "points.jsonl").touch()
     (folder / "log.txt").write_text(log, encoding="utf-8", errors="backslashreplace")
     names = ("points.jsonl", "draws.npz", "log.txt")
     content = _content(run) | {"files": {name: _sha256(folder / name) for name in names}}

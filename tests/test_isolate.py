@@ -1,0 +1,293 @@
+"""Runs in processes of their own: every way that a process can end is one row, and the others go on."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import gwfbench
+from gwfbench import claims, isolate, registry, store
+from gwfbench.log import Log
+from gwfbench.session import Options, Order, perform
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))
+failing = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(failing)
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory):
+    """The distribution of `failing.py`, found here and in children."""
+    folder = str(failing.install(tmp_path_factory.mktemp("dist")))
+    sys.path.insert(0, folder)
+    registry.plugins.cache_clear()
+    yield folder
+    sys.path.remove(folder)
+    registry.plugins.cache_clear()
+
+
+def go(out, *methods, seeds="1", event=lambda *_: None, task="tiny", **options):
+    """Run methods on the tiny task; their runs by method (of one seed) in the order in which they ended."""
+    jobs = list(Order.read([task], methods, seeds, controls=False).jobs())
+    return {runs[0].identity.method: runs[0] for runs in perform(jobs, out, event, Options(**options))}
+
+
+MATRIX = {
+    "good": ("ok", "", 3),
+    "raises": ("error", "RuntimeError: boom", 1),
+    "nan": ("diverged", "points are not finite at t = 0.2", 1),
+    "sys_exit": ("error", "SystemExit: 3", 1),
+    "os_exit": ("error", "exit code 3; it last said: nearly there", 1),
+    "suicide": ("killed", "ended by SIGKILL", 1),
+    "segfault": ("error", "ended by SIGSEGV; it last said:", 1),
+    "endless": ("timeout", "it took longer than --timeout 6 seconds", 1),
+    "deaf": ("timeout", "it took longer than --timeout 6 seconds", 1),
+    "swallows": ("timeout", "it took longer than --timeout 6 seconds", 1),
+    "numpy_10gb": ("oom", "Unable to allocate 9.31 GiB", 1),
+    "torch_10gb": ("oom", "you tried to allocate 10000000000 bytes", 1),
+    "creeps": ("oom", "GiB, --memory allows 1", 1),
+    "floods": ("ok", "", 3),
+    "unpicklable": ("error", "Awkward: (it can't be told)", 1),
+    "forks": ("ok", "", 3),
+    "comes_back": ("ok", "", 3),
+    "closes_all": ("error", "", 1),
+    "imports_nothing": ("error", "ModuleNotFoundError: No module named 'no_such_module'", 1),
+}
+
+
+def test_the_failure_matrix(plugins, tmp_path, monkeypatch):
+    """Each end in its own row with its status and reason, all in one command, four at once."""
+    monkeypatch.setattr(isolate, "GRACE", 1.0)
+    runs = go(tmp_path, *MATRIX, jobs=4, timeout=6, memory=1)
+    kept, strange = store.attempts(tmp_path)
+    assert not strange
+    assert sorted(run.identity.method for run in kept) == sorted(MATRIX)  # one row each
+    for run in kept:
+        status, reason, judged = MATRIX[run.identity.method]
+        shown = runs[run.identity.method]
+        assert (run.status, run.points) == (shown.status, shown.points), run.identity.method
+        assert run.status == status, (run.identity.method, run.reason)
+        assert reason in run.reason
+        assert len({point.step for point in run.points}) == judged, run.identity.method
+        assert run.seconds < 30
+    alone = go(tmp_path / "alone", "good")["good"]  # the others changed nothing
+    assert [point.value for point in runs["good"].points] == [point.value for point in alone.points]
+    (flood,) = tmp_path.glob("*-floods-*")
+    log = (flood / "log.txt").read_text()
+    assert len(log) < 2.1e6
+    assert log.startswith("first line")
+    assert log.rstrip().endswith("last line")
+    assert "98000" in log.partition("[... ")[2].partition(" bytes cut")[0]
+    (crash,) = tmp_path.glob("*-segfault-*")
+    assert "Segmentation fault" in (crash / "log.txt").read_text()
+    _wait_for(lambda: not _left_behind(), 20)  # a killed process takes a moment to free its memory
+
+
+def test_infinity_in_one_seed_of_a_batch(plugins, tmp_path):
+    from dataclasses import replace
+
+    (job,) = Order.read(["tiny"], ["infinite"], "3,", controls=False).jobs()
+    (runs,) = perform([replace(job, seeds=(3, 4, 5))], tmp_path, lambda *_: None, Options())
+    assert [run.status for run in runs] == ["ok", "diverged", "ok"]
+    (alone,) = perform([job], None, lambda *_: None, Options())
+    assert [p.value for p in alone[0].points] == pytest.approx([p.value for p in runs[0].points], rel=1e-5)
+
+
+def test_what_is_isolated_equals_what_is_not(plugins, tmp_path):
+    ours, theirs = go(tmp_path / "a", "good"), go(tmp_path / "b", "good", isolate=False)
+    pairs = [[(p.step, p.metric, p.value, p.se, p.n) for p in runs["good"].points] for runs in (ours, theirs)]
+    assert pairs[0] == pairs[1]
+    assert (ours["good"].code, ours["good"].env) == (theirs["good"].code, theirs["good"].env)
+
+
+def test_groups_are_killed_with_their_leader(plugins, tmp_path):
+    """What a method forks and leaves behind dies with it, though the method ended well."""
+    go(tmp_path, "forks")
+    _wait_for(lambda: not _left_behind(), 20)
+
+
+def _left_behind():
+    """Processes in groups whose leader is gone and that our fork servers started."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            group, line = os.getpgid(int(folder.name)), (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"forkserver" in line and group != int(folder.name):
+            found.add(folder.name)
+    return found
+
+
+def test_a_killed_server_is_noticed_and_replaced(plugins, tmp_path):
+    def event(what, job, run, share):
+        if what.startswith("starts") and job.identity(0).method == "deaf":
+            threading.Timer(1.0, lambda: [os.kill(pid, signal.SIGKILL) for pid in _servers()]).start()
+
+    start = time.monotonic()
+    runs = go(tmp_path, "deaf", "good", event=event)
+    assert (runs["deaf"].status, runs["good"].status) == ("killed", "ok")
+    assert "server" in runs["deaf"].reason
+    assert time.monotonic() - start < 60
+
+
+def _servers():
+    """Fork servers that this process started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"forkserver" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_children_die_with_a_killed_supervisor(plugins, tmp_path):
+    code = f"import gwfbench\ngwfbench.run('tiny', 'deaf', seeds=1, controls=False, out={str(tmp_path / 'runs')!r})\n"
+    with subprocess.Popen([sys.executable, "-c", code], env=_env(plugins)) as parent:
+        _wait_for(lambda: list((tmp_path / "runs").glob(".partial-*/points.jsonl")))
+        parent.kill()
+    (folder,) = (tmp_path / "runs").glob(".partial-*")
+    key = folder.name.split("-")[1]
+    _wait_for(lambda: not claims.is_claimed(tmp_path / "runs", key), 10)
+    said = []
+    jobs = list(Order.read(["tiny"], ["deaf"], "1", controls=False).jobs())
+
+    def event(what, *rest):
+        said.append(what)
+        if what == "starts":  # it is taken up again, not waited for: enough
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(perform(jobs, tmp_path / "runs", event, Options()))
+    assert "closed: " in said[0]
+    assert "killed: its process died" in said[0]
+    (old,) = [run for run in store.attempts(tmp_path / "runs")[0] if run.number == 1]
+    assert (old.status, len(old.points)) == ("killed", 1)
+
+
+def _env(*folders):
+    return os.environ | {"PYTHONPATH": os.pathsep.join([*folders, str(ROOT)]), "OMP_NUM_THREADS": "1"}
+
+
+def _wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_supervisor_closes_its_runs(plugins, tmp_path, number):
+    code = "import gwfbench.cli as cli; cli.main()"
+    words = ["run", "--task", "tiny", "--method", "endless", "--seeds", "2", "--jobs", "2", "--no-controls"]
+    command = [sys.executable, "-c", code, *words, "--out", str(tmp_path / "runs")]
+    with subprocess.Popen(command, env=_env(plugins), stderr=subprocess.PIPE, text=True) as parent:
+        _wait_for(lambda: len(list((tmp_path / "runs").glob(".partial-*/points.jsonl"))) == 2)
+        parent.send_signal(number)
+        said = parent.communicate(timeout=60)[1]
+    assert parent.returncode == 130
+    assert "the same command goes on from there" in said
+    kept, strange = store.attempts(tmp_path / "runs")
+    assert not strange
+    assert [(run.status, run.reason, len(run.points)) for run in kept] == [("killed", "interrupted", 1)] * 2
+
+
+def test_a_plain_script_needs_no_guard(plugins, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gwfbench\nprint('once')\nprint(gwfbench.run('tiny', 'good', seeds=2, controls=False, jobs=2).status.unique().tolist())\n"
+    )
+    done = subprocess.run([sys.executable, script], env=_env(plugins), capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["once", "['ok']"], done.stderr
+
+
+def test_python_s_interface_isolates(plugins):
+    points = gwfbench.run("tiny", ["good", "os_exit"], seeds=2, controls=False, jobs=2)
+    assert list(points.groupby("method", sort=False)["status"].first()) == ["ok", "error"]
+    assert list(points["seed"].drop_duplicates()) == [0, 1]
+
+
+def test_limits_need_isolation():
+    for wrong in ({"timeout": 1.0}, {"memory": 1.0}, {"jobs": 2}):
+        with pytest.raises(gwfbench.UserError, match="--no-isolate with --"):
+            Options(isolate=False, **wrong)
+    for wrong in ({"timeout": -1.0}, {"memory": 0.0}, {"jobs": 0}, {"retry": frozenset({"ok"})}):
+        with pytest.raises(gwfbench.UserError, match="expected"):
+            Options(**wrong)
+
+
+def test_a_log_keeps_its_start_and_its_end():
+    log = Log(kept=10)
+    for number in range(100):
+        log.write(f"{number:02d} ")
+    text = log.getvalue()
+    assert (
+        text
+        == "00 01 02 0\n[... 280 bytes cut ...]\n96 97 98 99 "[:10]
+        + f"\n[... {300 - 20} bytes cut ...]\n"
+        + "6 97 98 99 "[-10:]
+    )
+    assert log.getvalue() == text
+
+
+def test_progress_comes_from_all_that_run(plugins, tmp_path):
+    shares = []
+    go(tmp_path, "slow", seeds="4", jobs=4, event=lambda what, job, run, share: shares.append((what, share)))
+    assert [what for what, _ in shares][:4] == ["starts"] * 4
+    assert shares[-1] == ("ended", 1.0)
+    assert [share for _, share in shares] == sorted(share for _, share in shares)
+    assert any(what == "t = 0.1" and share > 0 for what, share in shares)
+
+
+def test_gpus_are_slots(monkeypatch):
+    import torch
+
+    from gwfbench.job import Job
+    from gwfbench.schedule import _slots
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    (job,) = Order.read(["ou"], ["ula"], "1", controls=False).jobs()
+    device = lambda name: Job(job.task, job.contestant, (0,), name)  # noqa: E731
+    assert _slots([device("cuda")], Options()) == {"cuda": ["cuda:0", "cuda:1"]}
+    assert _slots([device("cuda")], Options(gpus=(1, 1))) == {"cuda": ["cuda:1", "cuda:1"]}
+    assert _slots([device("cuda:1"), device("cpu")], Options(jobs=3)) == {"cuda:1": ["cuda:1"], "cpu": ["cpu"] * 3}
+    with pytest.raises(gwfbench.UserError, match="--gpus 2"):
+        _slots([device("cuda")], Options(gpus=(2,)))
+    with pytest.raises(gwfbench.UserError, match="with --device cuda"):
+        _slots([device("cpu")], Options(gpus=(0,)))
+
+
+def test_the_exit_code_tells_and_failures_are_not_repeated_unasked(plugins, tmp_path, monkeypatch, capsys):
+    from gwfbench.cli import main
+
+    def call(*words):
+        base = ["gwfbench", "run", "--task", "tiny", "--no-controls", "--seeds", "1", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", [*base, *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, capsys.readouterr().err
+
+    good, bad, dead = (["--method", name] for name in ("good", "os_exit", "suicide"))
+    assert call(*good)[0] == 0
+    code, err = call(*good, *bad, *dead)
+    assert (code, err.count("starts")) == (1, 2)
+    code, err = call(*good, *bad, *dead)
+    assert (code, err.count("starts")) == (1, 1)  # the killed one
+    assert "os_exit seed 0: finished before: error (exit code 3" in err
+    code, err = call(*good, *bad, "--retry", "error,oom")
+    assert (code, err.count("starts")) == (1, 1)
+    assert "os_exit seed 0: starts" in err
+    code, err = call(*good, "--retry", "eror")
+    assert code == 2
+    assert "--retry eror\n  expected: some of diverged, timeout, oom, error" in err
+    assert max(run.number for run in store.attempts(tmp_path)[0]) == 2

@@ -1,0 +1,425 @@
+"""Several processes under one folder, and what they leave there when they die."""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gwfbench
+from gwfbench import claims, registry, store
+from gwfbench.record import Identity, Point, Run
+from gwfbench.session import Options, Order, perform
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))
+failing = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(failing)
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory):
+    """The distribution of `failing.py`, found here and in children."""
+    folder = str(failing.install(tmp_path_factory.mktemp("dist")))
+    sys.path.insert(0, folder)
+    registry.plugins.cache_clear()
+    yield folder
+    sys.path.remove(folder)
+    registry.plugins.cache_clear()
+
+
+def go(out, *methods, seeds="1", event=lambda *_: None, task="tiny", **options):
+    jobs = list(Order.read([task], methods, seeds, controls=False).jobs())
+    return [run for runs in perform(jobs, out, event, Options(**options)) for run in runs]
+
+
+def env(*folders):
+    return os.environ | {"PYTHONPATH": os.pathsep.join([*folders, str(ROOT)]), "OMP_NUM_THREADS": "1"}
+
+
+def command(out, *words):
+    base = ["run", "--task", "tiny", "--no-controls", "--format", "json", "--out", str(out)]
+    return [sys.executable, "-m", "gwfbench", *base, *words]
+
+
+def values(out):
+    """All that is finished: exact values by run."""
+    runs, strange = store.attempts(out)
+    assert not strange
+    good = [run for run in runs if run.status == "ok"]
+    return {run.identity.key: [(p.step, p.metric, p.value, p.se, p.n) for p in run.points] for run in good}, runs
+
+
+def test_a_parent_killed_at_random_moments_loses_nothing_and_runs_nothing_twice(plugins, tmp_path):
+    """The same command again and again, SIGKILL in between: in the end all is there once, as from an unbroken run."""
+    words = ["--method", "good", "--method", "slow", "--seeds", "6", "--jobs", "2"]
+    subprocess.run(command(tmp_path / "unbroken", *words), env=env(plugins), check=True, capture_output=True)
+    chance, out, kills = random.Random(1), tmp_path / "runs", 0
+    for _ in range(4):
+        with subprocess.Popen(
+            command(out, *words), env=env(plugins), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as parent:
+            for line in parent.stderr:
+                if "starts" in line:
+                    break
+            time.sleep(chance.uniform(0.0, 0.8))
+            kills += parent.poll() is None
+            parent.kill()
+    done = subprocess.run(command(out, *words), env=env(plugins), check=True, capture_output=True, text=True)
+    assert kills >= 2
+    assert len({json.loads(line)["run_key"] for line in done.stdout.splitlines()}) == 12
+    ours, runs = values(out)
+    assert ours == values(tmp_path / "unbroken")[0]
+    assert set(Counter(run.identity.key for run in runs if run.status == "ok").values()) == {1}
+    assert {run.status for run in runs} <= {"ok", "killed"}
+    assert not (out / "aside").exists()
+
+
+def identity(name, seed):
+    return Identity(name, 1, {}, "m", 1, {}, seed, "default", "float32", "cpu")
+
+
+def point(step, value):
+    return Point(step, 0.1, "symkl", 1, "lower", "flow", "method", value, 0.1, 10, 1.0, 1, 0, 0, 0.5, 1.0)
+
+
+def _write_25(out, seed):
+    for number in range(25):
+        who = identity("t", seed * 25 + number)
+        held = claims.claim(out, who.key)
+        assert held is not None
+        run = Run(who, (), "c", "e", "now", number=1)
+        attempt = store.Attempt(out, run)
+        for step in range(3):
+            run.points.append(point(step, seed + step / 7))
+            attempt.judged(step, run.points[-1:], np.full((5, 2), seed))
+        attempt.finish(run, "said\n")
+        held.release()
+
+
+def test_eight_writers_lose_nothing(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_write_25, args=(tmp_path, seed)) for seed in range(8)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):  # a reader among them sees whole attempts only
+        runs, strange = store.attempts(tmp_path)
+        assert all(len(run.points) == 3 for run in runs)
+        assert all("it is being written" in text or "its process died" in text for text in strange)
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    runs, strange = store.attempts(tmp_path)
+    assert not strange
+    assert sorted(run.identity.seed for run in runs) == list(range(200))
+    assert all(
+        [p.value for p in run.points] == [run.identity.seed // 25 + step / 7 for step in range(3)] for run in runs
+    )
+
+
+def test_two_equal_commands_share_the_work_and_both_end_with_all(plugins, tmp_path):
+    words = ["--method", "slow", "--seeds", "6"]
+    both = [
+        subprocess.Popen(
+            command(tmp_path, *words), env=env(plugins), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    rows = [sorted(set(out.splitlines())) for out, _ in said]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 6 * 3
+    assert sum(err.count("starts") for _, err in said) == 6
+    assert len(store.attempts(tmp_path)[0]) == 6
+
+
+def test_a_claim_is_one_process_s_and_ends_with_it(tmp_path):
+    first = claims.claim(tmp_path, "k")
+    assert first is not None
+    assert claims.claim(tmp_path, "k") is None
+    assert claims.is_claimed(tmp_path, "k")
+    assert claims.holder(tmp_path, "k").startswith(f"pid {os.getpid()} on ")
+    assert claims.claim(tmp_path, "other") is not None
+    copy = os.dup(first.descriptor)  # a child that lingers has this
+    first.release()
+    assert not claims.is_claimed(tmp_path, "k")
+    second = claims.claim(tmp_path, "k")
+    assert second is not None
+    os.close(copy)
+    assert claims.claim(tmp_path, "k") is None
+    second.release()
+    script = f"import pathlib, time; from gwfbench import claims; claims.claim(pathlib.Path({str(tmp_path)!r}), 'k'); print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], env=env(), stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline()
+        assert claims.claim(tmp_path, "k") is None
+        other.kill()
+        other.wait()
+    assert claims.claim(tmp_path, "k") is not None
+
+
+def test_a_run_that_a_dead_process_had_claimed_elsewhere_is_taken_over(plugins, tmp_path):
+    """Its claim is held while we start, and freed with a half-written folder: we close that, and run."""
+    (job,) = Order.read(["tiny"], ["good"], "1", controls=False).jobs()
+    who = job.identity(0)
+    held = claims.claim(tmp_path, who.key)
+    attempt = store.Attempt(tmp_path, Run(who, (), job.code(), "e", "now"))
+    attempt.judged(1, [point(1, 0.25)], np.zeros((2, 2)))
+    said = []
+
+    def event(what, *_):
+        if not what.startswith("t ="):
+            said.append(what)
+        if what.startswith("runs elsewhere"):
+            held.release()
+
+    (run,) = go(tmp_path, "good", event=event)
+    assert (run.status, run.number) == ("ok", 2)
+    assert said[0].startswith("left alone: .partial-")
+    assert said[1].startswith(f"runs elsewhere (pid {os.getpid()} on ")
+    assert said[2].startswith("closed: ")
+    assert said[3:] == ["starts", "ended"]
+    old = store.attempts(tmp_path)[0][0]
+    assert (old.status, old.reason, [p.value for p in old.points]) == ("killed", "its process died", [0.25])
+
+
+def _partial(out, seed=0, rows=2):
+    run = Run(identity("t", seed), ("Initial",), "c", "e", "now", number=3)
+    attempt = store.Attempt(out, run)
+    for step in range(rows):
+        attempt.judged(step + 1, [point(step + 1, step / 3)], np.ones((4, 2)))
+    return run, out / f".partial-{run.identity.key}-{run.attempt}"
+
+
+def test_what_a_dead_process_left_is_closed_with_its_rows_and_its_checkpoint(tmp_path):
+    run, folder = _partial(tmp_path)
+    with (folder / "points.jsonl").open("a") as file:
+        file.write('{"step": 3, "t"')  # the kill came inside a write
+    (folder / "checkpoint.npz").write_bytes(b"whatever the method kept")
+    runs, said = store.sweep(tmp_path)
+    assert re.fullmatch(r"closed: t-m-s0-.*: killed: its process died", said[0])
+    (closed,) = runs
+    assert (closed.identity, closed.attempt, closed.number) == (run.identity, run.attempt, 3)
+    assert (closed.status, closed.steps, closed.information) == ("killed", 2, ("Initial",))
+    assert [p.value for p in closed.points] == [0.0, 1 / 3]
+    (place,) = tmp_path.glob("t-m-*")
+    assert (place / "checkpoint.npz").read_bytes() == b"whatever the method kept"
+    assert store.sweep(tmp_path) == (runs, [])
+
+
+def test_a_death_between_the_last_file_and_the_move_loses_nothing(tmp_path):
+    run, folder = _partial(tmp_path)
+    shutil.copytree(folder, tmp_path / "copy")
+    run.points = [point(1, 0.5)]
+    attempt = store.Attempt.__new__(store.Attempt)
+    attempt._folder, attempt._place, attempt._draws, attempt._process = folder, tmp_path / "place", {}, os.getpid()
+    attempt.finish(run, "log\n")
+    (tmp_path / "place").rename(folder)
+    shutil.rmtree(tmp_path / "copy")
+    runs, said = store.sweep(tmp_path)
+    assert "ok: only its move was missing" in said[0]
+    assert [p.value for p in runs[0].points] == [0.5]
+
+
+def _torn_header(folder):
+    (folder / "header.json").write_text('{"schema": 2, "run_k')
+
+
+def _no_header(folder):
+    (folder / "header.json").unlink()
+
+
+def _other_header(folder):
+    text = (folder / "header.json").read_text()
+    (folder / "header.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+
+
+def _bad_row(folder):
+    (folder / "points.jsonl").write_text('{"step": \n')
+
+
+@pytest.mark.parametrize("tear", [_torn_header, _no_header, _other_header, _bad_row])
+def test_a_partial_that_is_too_torn_is_set_aside_untouched(tmp_path, tear):
+    _, folder = _partial(tmp_path)
+    tear(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    runs, said = store.sweep(tmp_path)
+    assert not runs
+    assert said[0].startswith(f"set aside: {folder.name} is now aside/{folder.name.lstrip('.')}: ")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "aside" / folder.name.lstrip(".")).iterdir()} == before
+
+
+def _truncate(folder, name):
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+
+
+def _edit(folder, name, old, new):
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+
+
+TEARS = {
+    "run.json cut": lambda folder: _truncate(folder, "run.json"),
+    "points cut": lambda folder: _truncate(folder, "points.jsonl"),
+    "draws cut": lambda folder: _truncate(folder, "draws.npz"),
+    "a status edited": lambda folder: _edit(folder, "run.json", '"status": "ok"', '"status": "killed"'),
+    "seconds edited": lambda folder: _edit(folder, "run.json", '"batch": 1', '"batch": 2'),
+    "a value edited": lambda folder: _edit(folder, "points.jsonl", '"value": ', '"value": 0'),
+    "no run.json": lambda folder: (folder / "run.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("tear", TEARS)
+def test_torn_truncated_and_edited_attempts_are_set_aside_and_run_again(plugins, tmp_path, tear):
+    (first,) = go(tmp_path, "good", isolate=False)
+    (folder,) = tmp_path.glob("tiny-*")
+    TEARS[tear](folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert store.attempts(tmp_path)[0] == []  # whoever only reads moves nothing
+    assert folder.exists()
+    said = []
+    (second,) = go(tmp_path, "good", isolate=False, event=lambda what, *_: said.append(what))
+    assert said[0].startswith(f"set aside: {folder.name} is now aside/{folder.name}: ")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "aside" / folder.name).iterdir()} == before
+    assert [p.value for p in second.points] == [p.value for p in first.points]
+    assert first.attempt != second.attempt
+
+
+def test_a_clock_that_is_set_back_changes_no_order(plugins, tmp_path, monkeypatch):
+    import datetime
+
+    from gwfbench import runner
+
+    years = iter((2030, 2020, 2025))
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime(next(years), 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(runner.datetime, "datetime", Clock)
+    attempts = [go(tmp_path, "good", isolate=False, force=True)[0].attempt for _ in range(3)]
+    monkeypatch.undo()
+    runs, _ = store.attempts(tmp_path)
+    assert [run.started[:4] for run in runs] == ["2030", "2020", "2025"]
+    assert [run.attempt for run in runs] == attempts
+    assert [run.number for run in runs] == [1, 2, 3]
+    assert go(tmp_path, "good")[0].attempt == attempts[-1]
+
+
+def test_a_killed_repeat_of_a_finished_run_is_taken_up(plugins, tmp_path):
+    """The newest attempt decides, as it does on the leaderboard."""
+    go(tmp_path, "good", isolate=False)
+    (job,) = Order.read(["tiny"], ["good"], "1", controls=False).jobs()
+    store.Attempt(tmp_path, Run(job.identity(0), (), job.code(), "e", "now", number=2))
+    (run,) = go(tmp_path, "good", isolate=False)
+    assert (run.status, run.number) == ("ok", 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../escape", "..", ".partial-x", "a/b", "nul\0nul", "é" * 300, "-rf", "~", "con:", "\n"]
+)
+def test_names_from_users_never_leave_the_folder(tmp_path, name):
+    out = tmp_path / "deep" / "runs"
+    for who in (identity(name, 0), identity("t", 0)):
+        from dataclasses import replace
+
+        run = Run(replace(who, method=name), (), "c", "e", "now")
+        store.Attempt(out, run).finish(run, "")
+    assert len(store.attempts(out)[0]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["runs"]
+    assert len(list(out.iterdir())) == 2
+
+
+def test_names_from_users_through_a_whole_run(plugins, tmp_path):
+    out = tmp_path / "deep" / "runs"
+    (run,) = go(out, "good", task="tiny:name=../../x")
+    assert run.status == "ok"
+    assert [path.name for path in tmp_path.rglob("run.json")] == ["run.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"deep"}
+
+
+def test_no_pickle_is_ever_loaded():
+    for path in (path for folder in ("gwfbench", "tasks", "baselines") for path in (ROOT / folder).rglob("*.py")):
+        text = path.read_text()
+        found = re.findall(
+            r"allow_pickle=True|\b(?:import|from) (?:pickle|dill|shelve|joblib)\b|torch\.load\(|read_pickle", text
+        )
+        assert not found, path
+
+
+def _mount(folder, *words):
+    folder.mkdir()
+    done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    folder = tmp_path / "mounted"
+    yield folder
+    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
+
+
+def test_a_disk_that_fills_up(plugins, tmp_path, mounted, monkeypatch):
+    """The run that meets it, and those after it, are errors; those before it are whole; later all are made good."""
+    _mount(mounted, "-t", "tmpfs", "-o", "size=400k", "tmpfs")
+    from gwfbench import isolate
+
+    isolate.cool()  # the next server has our environment, in which the method finds the place
+    monkeypatch.setenv("GWFBENCH_TEST_FULL", str(mounted))
+    jobs = [
+        job
+        for method in ("good", "fills", "good:number=1")
+        for job in Order.read(["tiny"], [method], "1", controls=False).jobs()
+    ]
+    runs = [runs[0] for runs in perform(jobs, mounted / "out", lambda *_: None, Options())]
+    assert [run.status for run in runs] == ["ok", "error", "error"]
+    assert all("No space left on device" in run.reason for run in runs[1:])
+    (kept,), _ = store.attempts(mounted / "out")
+    assert kept.points == runs[0].points
+    with pytest.raises(gwfbench.UserError, match="No space left on device"):
+        list(perform(jobs, mounted / "out", lambda *_: None, Options()))
+    (mounted / "filler").unlink()
+    (mounted / "filler").mkdir()  # so that it can't be filled again
+    jobs = [jobs[0], jobs[2]]
+    runs = [runs[0] for runs in perform(jobs, mounted / "out", lambda *_: None, Options())]
+    assert [run.status for run in runs] == ["ok", "ok"]
+    assert not [path for path in (mounted / "out").iterdir() if path.name.startswith(".partial")]
+
+
+def test_a_folder_that_can_t_be_written(plugins, tmp_path, mounted):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(gwfbench.UserError, match="folder"):
+        go(tmp_path / "file", "good")
+    with pytest.raises(gwfbench.UserError, match="Not a directory"):
+        go(tmp_path / "file" / "below", "good")
+    _mount(mounted, "-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    go(mounted, "good")
+    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+    with pytest.raises(gwfbench.UserError, match="Read-only file system"):
+        go(mounted, "good", "slow")
+    assert go(mounted, "good")[0].status == "ok"  # what is finished can be read
+
+
+def test_the_same_run_twice_in_one_plan_runs_once(plugins, tmp_path):
+    (job,) = Order.read(["tiny"], ["slow"], "1", controls=False).jobs()
+    said = []
+    both = list(perform([job, job], tmp_path, lambda what, *_: said.append(what), Options(jobs=2)))
+    assert both[0][0].attempt == both[1][0].attempt
+    assert said.count("starts") == 1
+    assert said[-1] == "finished elsewhere"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
