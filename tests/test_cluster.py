@@ -17,7 +17,7 @@ from gwfbench.cli import main
 from gwfbench.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-ARRAY = ["--shards", "3", "--parallel", "2"]
+ARRAY = ["--shards", "3", "--parallel", "2", "--time", "30"]
 
 
 def slurm(test):
@@ -298,7 +298,7 @@ def require_six(out, jobs):
 
 
 def submit(cli, *words):
-    code, out, _ = cli("submit", "p.jsonl", "--out", "runs", *ARRAY, "--time", "30", *words)
+    code, out, _ = cli("submit", "p.jsonl", "--out", "runs", *ARRAY, *words)
     assert code == 0
     return out.partition("array ")[2].partition(":")[0]
 
