@@ -21,9 +21,10 @@ METRIC = click.option("--metric", "chosen", multiple=True, help="Show only this 
 
 
 def _known(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
-    from gwfbench.registry import add_files
+    if files:
+        from gwfbench.registry import add_files
 
-    add_files(files)
+        add_files(files)
 
 
 PLUGIN = click.Option(
