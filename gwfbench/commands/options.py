@@ -62,9 +62,10 @@ def read_execution(words: dict[str, Any]) -> Options:
 
 
 def _known(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
-    from gwfbench.registry import add_files
+    if files:
+        from gwfbench.registry import add_files
 
-    add_files(files)
+        add_files(files)
 
 
 PLUGIN = click.Option(
