@@ -94,7 +94,7 @@ class VJKO:
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         pair = _Pair.made(self, problem, rng)
-        pool = problem[Initial].draw(self.pool // self.batch * self.batch, rng.fork("pool"))
+        pool = problem[Initial].draw(self.pool // self.batch * self.batch, rng.fork("pool")).contiguous()
         yield from self._laws(problem, rng, pair, pool, 0)
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:

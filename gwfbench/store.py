@@ -16,34 +16,37 @@ from gwfbench.errors import UserError
 from gwfbench.provenance import env_hash
 from gwfbench.record import SCHEMA, Identity, Point, Run, to_json
 
+CHECKPOINT = "checkpoint.npz"
 KEPT = 4096  # points a judged time that stay in draws.npz
 
 
 class Attempt:
     """The folder of one attempt: written beside its place, row by row, and moved there when it ends.
 
-    run.json, points.jsonl, draws.npz (plain arrays t<step>), log.txt. A crash leaves the half-written folder, with
-    the rows so far, under a name that starts with ".partial".
+    run.json, points.jsonl, draws.npz (plain arrays t<step>, and l<step> where the law has a density), log.txt; of a
+    stopped run checkpoint.npz. A crash leaves the half-written folder, with the rows so far, under a name that starts
+    with ".partial".
     """
 
     def __init__(self, out: Path, run: Run):
-        plain = f"{run.identity.task}-{run.identity.method}".replace(":", "-").replace("=", "").replace(",", "-")
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in plain)[:80]
-        name = f"{name}-s{run.identity.seed}-{run.identity.key[:8]}-{run.attempt}"
+        name = _name(run)
         self._folder, self._place = out / f".partial-{name}", out / name
-        self._draws: dict[str, np.ndarray] = {}
+        self.checkpoint = self._folder / CHECKPOINT
+        self.draws: dict[str, np.ndarray] = {}
         self._folder.mkdir(parents=True)
 
-    def judged(self, step: int, points: list[Point], draws: np.ndarray) -> None:
-        """Append rows, and keep the first points of the judged cloud (n, d)."""
+    def judged(self, step: int, points: list[Point], draws: np.ndarray, log_prob: np.ndarray | None = None) -> None:
+        """Append rows, and keep the first points of the judged cloud (n, d) and their log-densities (n,)."""
         with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(to_json(asdict(point)) + "\n" for point in points)
-        self._draws[f"t{step}"] = draws[:KEPT]
+        self.draws[f"t{step}"] = draws[:KEPT]
+        if log_prob is not None:
+            self.draws[f"l{step}"] = log_prob[:KEPT]
 
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""
         (self._folder / "points.jsonl").touch()
-        np.savez(self._folder / "draws.npz", **self._draws)  # type: ignore[arg-type]
+        np.savez(self._folder / "draws.npz", **self.draws)  # type: ignore[arg-type]
         (self._folder / "log.txt").write_text(log, encoding="utf-8")
         files = {name: _sha256(self._folder / name) for name in ("points.jsonl", "draws.npz", "log.txt")}
         content = {
@@ -123,6 +126,28 @@ def attempts(out: Path) -> tuple[list[Run], list[str]]:
             except ValueError as error:
                 strange.append(f"{path.name}: {error}")
     return sorted(runs, key=lambda run: run.started), strange
+
+
+def of_key(out: Path, key: str) -> list[Run]:
+    """The whole attempts at one run, the newest last."""
+    runs = []
+    for path in sorted(out.glob(f"*-{key[:8]}-*")):
+        try:
+            runs.append(read(path))
+        except ValueError:
+            continue  # it is said where all attempts are read
+    return sorted((run for run in runs if run.identity.key == key), key=lambda run: run.started)
+
+
+def checkpoint_of(out: Path, run: Run) -> Path:
+    """Where the checkpoint of a finished attempt is, if it left one."""
+    return out / _name(run) / CHECKPOINT
+
+
+def _name(run: Run) -> str:
+    plain = f"{run.identity.task}-{run.identity.method}".replace(":", "-").replace("=", "").replace(",", "-")
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in plain)[:80]
+    return f"{name}-s{run.identity.seed}-{run.identity.key[:8]}-{run.attempt}"
 
 
 def _sha256(path: Path) -> str:

@@ -7,14 +7,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng"},
+    {"errors", "rng", "stops"},
     {"info"},
     {"budget", "protocol"},
     {"record", "nn", "divergences", "registry"},
     {"provenance"},
     {"store"},
     {"metrics", "controls", "minmax", "finite_volume"},
-    {"job"},
+    {"job", "cloud"},
+    {"judge"},
+    {"checkpoint"},
     {"runner"},
     {"session", "calibration"},
     {"report"},

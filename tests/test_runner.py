@@ -14,6 +14,7 @@ from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS
 from gwfbench.info import Initial, LogDensity
 from gwfbench.job import Job
+from gwfbench.judge import ANYTIME
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.leaderboard import alarms, leaderboard
 from gwfbench.runner import execute
@@ -373,17 +374,27 @@ def test_a_metric_that_fails_is_a_null_with_its_reason_in_the_log(tmp_path):
     assert json.loads((folder / "run.json").read_text())["status"] == "ok"
 
 
-def test_kept_points_are_the_judged_ones(tmp_path):
-    run(CONTROLS["exact"], out=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    with np.load(folder / "draws.npz", allow_pickle=False) as kept:
-        assert sorted(kept) == ["t1", "t2", "t3"]
-        assert kept["t3"].shape == (store.KEPT, 2)
+def test_kept_points_are_the_judged_ones_with_their_log_densities(tmp_path):
+    def body(problem, budget, rng):
+        for t in problem.times:
+            yield Pushed(t, lambda x, noise: 0.5 * x, lambda x: torch.full(x.shape[:2], 2 * math.log(0.5)))
+
+    for out, who in ((tmp_path / "exact", CONTROLS["exact"]), (tmp_path / "method", fake(body))):
+        run(who, out=out)
+        (folder,) = out.iterdir()
+        with np.load(folder / "draws.npz", allow_pickle=False) as kept:
+            assert sorted(kept) == ["l1", "l2", "l3", "t1", "t2", "t3"]
+            assert kept["t3"].shape == (store.KEPT, 2)
+            assert kept["l3"].shape == (store.KEPT,)
+            if out.name == "method":  # each law's own, though the cloud is moved in place
+                np.testing.assert_array_equal(kept["t3"], 0.25 * kept["t1"])
+                gaussian = (
+                    -0.5 * (kept["t3"] / 0.125).astype(float) ** 2 - math.log(0.125) - 0.5 * math.log(2 * math.pi)
+                )
+                np.testing.assert_allclose(kept["l3"], gaussian.sum(1), rtol=1e-5, atol=1e-5)
 
 
 def test_where_only_the_limit_counts_laws_are_judged_spaced_and_the_last_always():
-    from gwfbench.runner import SPACED
-
     cheat = _limit_task()
 
     def pushes(problem, budget, rng):
@@ -398,9 +409,9 @@ def test_where_only_the_limit_counts_laws_are_judged_spaced_and_the_last_always(
         (ended,) = run(fake(body), cheat)
         assert ended.status == "ok"
         steps = {point.step: point.value for point in ended.points}
-        assert sorted(steps) == [*sorted(k for k in SPACED if k < 21), 21]
+        assert sorted(steps) == [*sorted(k for k in ANYTIME if k < 21), 21]
         assert all(point.t is None for point in ended.points)
-        assert steps[21] > steps[16] > steps[1]  # 0.9^k I leaves the target N(0, I)
+        assert steps[21] > steps[15] > steps[1]  # 0.9^k I leaves the target N(0, I)
 
     def breaks(problem, budget, rng):
         for k in range(5):
