@@ -114,7 +114,7 @@ def load(file: Path, device: torch.device) -> Checkpoint:
         OSError: it can't be read.
     """
     try:
-        with np.load(file, allow_pickle=False) as npz:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
         outer = json.loads(arrays.pop("facts").tobytes())
         if outer["sha256"] != _digest(outer["facts"], arrays):
