@@ -17,7 +17,7 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, LogDensity
-from gwfbench.protocol import Marginal, Problem, Pushed
+from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 
 
@@ -46,10 +46,12 @@ class ULA:
         )
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
-        score = problem[LogDensity].score
-        grid = problem.grid(self.step, self.steps)
-        for before, t in zip((0.0, *grid), grid, strict=False):
-            yield Pushed(t, _step(score, t - before))
+        return self.resume(problem, budget, rng, {"k": 0})
+
+    def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
+        score, grid = problem[LogDensity].score, (0.0, *problem.grid(self.step, self.steps))
+        for k in range(int(state["k"]) + 1, len(grid)):
+            yield Pushed(grid[k], _step(score, grid[k] - grid[k - 1]), state=lambda k=k: {"k": k})
 
 
 def _step(score: Field, h: float) -> Callable[[Tensor, Streams], Tensor]:

@@ -29,7 +29,7 @@ from gwfbench.errors import require
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.minmax import Adam, Decay, alternate
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
-from gwfbench.protocol import Marginal, Problem, Pushed
+from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 
 CHUNK = 65536  # points pushed at once
@@ -67,7 +67,7 @@ class VJKO:
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {"iterations": 20, "pool": 8192, "steps": 2}
     reference: ClassVar[str] = """@inproceedings{fan2022variational,
   title={Variational {W}asserstein gradient flow}, author={Fan, Jiaojiao and Zhang, Qinsheng and Taghvaei, Amirhossein
@@ -93,31 +93,34 @@ class VJKO:
         )
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
-        (d,) = problem.shape
-        log_q = problem[LogDensity].log_prob
-        make = ResidualLinear if self.map == "linear" else ResidualMLP
-        transport = make(d, self.width, self.depth, rng.fork("map"))
-        raw = MLP((d, *[self.width] * self.depth, 1), rng.fork("critic"), prelu="all")
-        with torch.no_grad():
-            raw.layers()[-1][1].fill_(1.0)  # start at h = 1, which is right for T = id and Gaussian P_k
-        critic, map_ = Adam(raw.parameters, self.lr), Adam(transport.parameters, self.lr)
-        shuffle, proposal = rng.fork("shuffle"), rng.fork("proposal")
-        pool = problem[Initial].draw(self.pool // self.batch * self.batch, rng.fork("pool"))
+        pair = _Pair.made(self, problem, rng)
+        pool = problem[Initial].draw(self.pool // self.batch * self.batch, rng.fork("pool")).contiguous()
+        yield from self._laws(problem, rng, pair, pool, 0)
 
-        grid = problem.grid(self.step, self.steps)
-        for before, t in zip((0.0, *grid), grid, strict=False):
-            mu = _Gaussian.fitted(pool)
+    def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
+        pair = _Pair.made(self, problem, rng)
+        for name, adam in (("critic", pair.critic), ("map", pair.map_)):
+            adam.load({key.removeprefix(f"{name}/"): part for key, part in state.items() if key.startswith(f"{name}/")})
+        yield from self._laws(problem, rng, pair, torch.as_tensor(state["pool"]).clone(), int(state["k"]))
+
+    def _laws(self, problem: Problem, rng: Streams, pair: _Pair, pool: Tensor, done: int) -> Iterator[Marginal]:
+        """The laws after JKO step `done`; the pool is moved in place."""
+        log_q, raw, transport = problem[LogDensity].log_prob, pair.raw, pair.transport
+        grid = (0.0, *problem.grid(self.step, self.steps))
+        for k in range(done + 1, len(grid)):
+            mu, a = _Gaussian.fitted(pool), grid[k] - grid[k - 1]
+            shuffle, proposal = rng.fork(f"shuffle/{k}"), rng.fork(f"proposal/{k}")
             alternate(
                 _batches(pool, self.batch, shuffle),
-                lambda mu=mu: mu.draw(self.batch, proposal, self.proposal == "matched"),
+                lambda mu=mu, proposal=proposal: mu.draw(self.batch, proposal, self.proposal == "matched"),
                 transport,
                 lambda y, z: _critic_loss(raw, y, z),
-                lambda x, y, mu=mu, a=t - before: (
+                lambda x, y, mu=mu, a=a: (
                     (x - y).square().sum(-1).mean(1) / (2 * a)
                     + kl_energy(squared(raw(y, frozen=True).squeeze(-1)), mu.log_prob(y), log_q(y))
                 ),
-                critic=critic,
-                map_=map_,
+                critic=pair.critic,
+                map_=pair.map_,
                 iterations=self.iterations,
                 critic_steps=self.critic_steps,
                 map_steps=self.map_steps,
@@ -127,7 +130,32 @@ class VJKO:
                 for part in pool.split(CHUNK, 1):
                     part.copy_(transport(part))
             log_det = transport.log_det if isinstance(transport, ResidualLinear) else None
-            yield Pushed(t, lambda x, _noise: transport(x), log_det)
+            state = lambda k=k: {"k": k, "pool": pool.clone(), **pair.state()}  # noqa: E731
+            yield Pushed(grid[k], lambda x, _noise: transport(x), log_det, state=state)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """T and the network under h, each with its optimizer."""
+
+    transport: ResidualLinear | ResidualMLP
+    raw: MLP  # h = raw^2
+    critic: Adam
+    map_: Adam
+
+    @staticmethod
+    def made(fields: VJKO, problem: Problem, rng: Streams) -> _Pair:
+        (d,) = problem.shape
+        make = ResidualLinear if fields.map == "linear" else ResidualMLP
+        transport = make(d, fields.width, fields.depth, rng.fork("map"))
+        raw = MLP((d, *[fields.width] * fields.depth, 1), rng.fork("critic"), prelu="all")
+        with torch.no_grad():
+            raw.layers()[-1][1].fill_(1.0)  # start at h = 1, which is right for T = id and Gaussian P_k
+        return _Pair(transport, raw, Adam(raw.parameters, fields.lr), Adam(transport.parameters, fields.lr))
+
+    def state(self) -> dict[str, Tensor | int]:
+        adams = {"critic": self.critic, "map": self.map_}
+        return {f"{name}/{key}": part for name, adam in adams.items() for key, part in adam.state().items()}
 
 
 def _critic_loss(raw: MLP, y: Tensor, z: Tensor) -> Tensor:

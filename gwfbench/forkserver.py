@@ -34,8 +34,9 @@ from threadpoolctl import threadpool_limits
 from gwfbench import provenance, registry
 from gwfbench.channel import Lines, send
 from gwfbench.job import Job
+from gwfbench.judge import reason_of
 from gwfbench.record import Status
-from gwfbench.runner import execute, is_out_of_memory, reason_of
+from gwfbench.runner import execute, is_out_of_memory
 
 PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 OFTEN = 0.2  # seconds between two words of a run about where it is
@@ -157,7 +158,8 @@ def _child(message: dict[str, Any], channel: int, log: int) -> int:
     try:
         _settle_in(message)
         job = Job.read(message["words"])
-        execute(job, message["env"], Path(message["out"]), link.progress, link, link.why_stopped)  # type: ignore[arg-type]
+        out, anew = Path(message["out"]), message["anew"]
+        execute(job, message["env"], out, link.progress, link, link.why_stopped, anew)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         pass
     except BaseException as error:

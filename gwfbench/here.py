@@ -12,9 +12,10 @@ from threadpoolctl import threadpool_limits
 
 from gwfbench.isolate import End
 from gwfbench.job import Job
+from gwfbench.judge import reason_of
 from gwfbench.log import Log
 from gwfbench.record import Status
-from gwfbench.runner import execute, reason_of
+from gwfbench.runner import execute
 
 
 class Here:
@@ -24,12 +25,17 @@ class Here:
         self._threads, self._ended, self._count, self._interrupted = threads, list[tuple[int, End]](), 0, False
 
     def start(
-        self, job: Job, env: str, out: Path, claims: Sequence[int], progress: Callable[[float, float | None], None]
-    ) -> int:
+        self, job: Job, env: str, out: Path, claims: Sequence[int],
+        progress: Callable[[float, float | None], None], anew: bool = False,
+    ) -> int:  # fmt: skip
         log, end = Log(), End("error", "it was not closed", "")
         try:
             with _threads(self._threads):
-                execute(job, env, out, lambda steps, t, last: progress(t, last if last < float("inf") else None), log)
+
+                def tell(_: int, t: float, last: float) -> None:
+                    progress(t, last if last < float("inf") else None)
+
+                execute(job, env, out, tell, log, anew=anew)
         except OSError as error:
             end = End("error", reason_of(error), log.getvalue())
         except KeyboardInterrupt:

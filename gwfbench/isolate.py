@@ -82,13 +82,14 @@ class Pool:
 
     def start(
         self, job: Job, env: str, out: Path, claims: Sequence[int],
-        progress: Callable[[float, float | None], None],
+        progress: Callable[[float, float | None], None], anew: bool = False,
     ) -> int:  # fmt: skip
         """Start a job; the number under which `wait` says that it has ended.
 
         Args:
             claims: descriptors that the child holds open, at most 200.
             progress: called from `wait` with (flow time, last judged time).
+            anew: from nothing, even where a checkpoint is.
         """
         if not self._server.alive:
             self._selector.unregister(self._server.socket)
@@ -102,6 +103,7 @@ class Pool:
         message = {
             "run": number, "descriptors": 2 + len(claims), "words": job.words(), "env": env, "out": str(out.absolute()),
             "folder": os.getcwd(), "path": sys.path, "threads": self._limits.threads, "memory": memory,
+            "anew": anew,
         }  # fmt: skip
         child = _Child(ours, output, progress, out_of_memory_kills())
         self._children[number] = child

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -25,6 +25,21 @@ class Adam:
         self._parameters, self._lr, self._betas, self._eps = parameters, lr, betas, eps
         self._mean, self._square = torch.zeros_like(parameters.flat), torch.zeros_like(parameters.flat)
         self._steps = 0
+
+    def state(self) -> dict[str, Tensor | int]:
+        """Copies of the network's parameters and of the two moments, flat, and the number of steps taken."""
+        return {
+            "parameters": self._parameters.flat.clone(),
+            "mean": self._mean.clone(),
+            "square": self._square.clone(),
+            "steps": self._steps,
+        }
+
+    def load(self, state: Mapping[str, Tensor | int | float]) -> None:
+        """Go on from what `state` gave, the network included; the state's tensors stay as they are."""
+        for name, mine in (("parameters", self._parameters.flat), ("mean", self._mean), ("square", self._square)):
+            mine.copy_(torch.as_tensor(state[name]))
+        self._steps = int(state["steps"])
 
     def descend(self, loss: Tensor, rate: float) -> None:
         """One step down the scalar loss at `rate` times the learning rate."""

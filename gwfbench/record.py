@@ -123,6 +123,7 @@ class Run:
     sample_seconds: float = 0.0
     judge_seconds: float = 0.0
     steps: int = 0
+    resumed: int = 0  # how often it went on from a checkpoint
     points: list[Point] = field(default_factory=list)
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     number: int = 1  # of this attempt at the run: the newest has the highest, whatever the clock said

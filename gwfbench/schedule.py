@@ -18,9 +18,10 @@ from gwfbench.errors import UserError
 from gwfbench.here import Here
 from gwfbench.isolate import End, Pool
 from gwfbench.job import Job
+from gwfbench.judge import reason_of
 from gwfbench.options import Options, limits, slots
 from gwfbench.record import Run
-from gwfbench.runner import begin, reason_of
+from gwfbench.runner import begin
 
 Event = Callable[[str, Job, Run | None, float], None]  # what, job, its run, share done
 
@@ -179,7 +180,7 @@ class _Schedule:
 
                 placed = replace(ours.job, device=ours.slot)
                 files = [held.descriptor for held in ours.claims]
-                self._running[engine.start(placed, self.env, self.out, files, progress)] = ours
+                self._running[engine.start(placed, self.env, self.out, files, progress, self.options.force)] = ours
                 if not self.options.isolate:
                     return  # it has run: its end comes first
 

@@ -19,6 +19,7 @@ from gwfbench.provenance import env_hash
 from gwfbench.record import SCHEMA, Point, Run, Status, to_json
 
 WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
+CHECKPOINT = "checkpoint.npz"
 KEPT = 4096  # points a judged time that stay in draws.npz
 PARTIAL = ".partial-"
 ASIDE = "aside"
@@ -29,7 +30,8 @@ _ATTEMPT = re.compile(r".*-s\d+-[0-9a-f]{8}-[0-9a-f]{8}")
 class Attempt:
     """The folder of one attempt: written beside its place, row by row, and moved there when it ends.
 
-    run.json, points.jsonl, draws.npz (plain arrays t<step>), log.txt. A crash leaves the half-written folder under the
+    run.json, points.jsonl, draws.npz (plain arrays t<step>, and l<step> where the law has a density), log.txt; of a
+    stopped run checkpoint.npz. A crash leaves the half-written folder under the
     name .partial-<key>-<attempt>: header.json (what the run is), and the rows so far.
 
     Raises:
@@ -38,24 +40,27 @@ class Attempt:
 
     def __init__(self, out: Path, run: Run):
         self._folder, self._place = out / f"{PARTIAL}{run.identity.key}-{run.attempt}", out / _name(run)
-        self._draws: dict[str, np.ndarray] = {}
+        self.checkpoint = self._folder / CHECKPOINT
+        self.draws: dict[str, np.ndarray] = {}
         self._process = os.getpid()
         self._folder.mkdir(parents=True)
         _write(self._folder / "header.json", to_json(_content(run), indent=2))
 
-    def judged(self, step: int, points: list[Point], draws: np.ndarray) -> None:
-        """Append rows, and keep the first points of the judged cloud (n, d)."""
+    def judged(self, step: int, points: list[Point], draws: np.ndarray, log_prob: np.ndarray | None = None) -> None:
+        """Append rows, and keep the first points of the judged cloud (n, d) and their log-densities (n,)."""
         self._require_own_process()
         with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, points)))
-        self._draws[f"t{step}"] = draws[:KEPT].copy()  # the runner moves its cloud in place
+        self.draws[f"t{step}"] = draws[:KEPT].copy()  # the runner moves its cloud in place
+        if log_prob is not None:
+            self.draws[f"l{step}"] = log_prob[:KEPT].copy()
 
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""
         self._require_own_process()
         # again, and whole: an interrupt may have come between a row and its line
         _write(self._folder / "points.jsonl", "".join(map(_line, run.points)))
-        _save_draws(self._folder, self._draws)
+        _save_draws(self._folder, self.draws)
         _seal(self._folder, self._place, run, log)
 
     def _require_own_process(self) -> None:
@@ -240,6 +245,11 @@ def of_key(out: Path, key: str) -> list[Run]:
             except ValueError:
                 continue  # it is said where all attempts are read
     return sorted((run for run in runs if run.identity.key == key), key=_age)
+
+
+def checkpoint_of(out: Path, run: Run) -> Path:
+    """Where the checkpoint of a finished attempt is, if it left one."""
+    return out / _name(run) / CHECKPOINT
 
 
 def partials(out: Path, key: str) -> list[Path]:

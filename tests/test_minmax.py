@@ -69,3 +69,22 @@ def test_the_loop_takes_the_steps_it_is_told():
         critic=Adam(h, 0.1), map_=Adam(t, 0.1), iterations=2, critic_steps=3, map_steps=2,
     )  # fmt: skip
     assert seen == ["push", "critic", "critic", "critic", "map", "push", "map"] * 2
+
+
+def test_adam_goes_on_from_its_state():
+    def some_steps(adam, network, count):
+        for _ in range(count):
+            adam.descend((network.leaves[0] ** 4 - network.leaves[0]).sum(), 1.0)
+
+    start = torch.linspace(-1, 2, 7, dtype=torch.float64)[None]
+    whole = Stacked([start.clone()])
+    adam = Adam(whole, 0.1)
+    some_steps(adam, whole, 5)
+    state = adam.state()
+    some_steps(adam, whole, 5)
+    other = Stacked([torch.zeros_like(start)])
+    again = Adam(other, 0.1)
+    again.load(state)
+    some_steps(again, other, 5)
+    assert torch.equal(other.flat, whole.flat)
+    assert not torch.equal(state["parameters"], whole.flat)  # a copy, and unharmed by the loading

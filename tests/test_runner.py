@@ -1,5 +1,6 @@
 """The runner with methods that are wrong in every way that the contract can be broken."""
 
+import itertools
 import json
 import math
 import sys
@@ -11,9 +12,11 @@ import torch
 
 from gwfbench import registry, store
 from gwfbench.budget import Budget
+from gwfbench.cloud import CHUNK
 from gwfbench.controls import CONTROLS
-from gwfbench.info import Initial, LogDensity
+from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.job import Job
+from gwfbench.judge import ANYTIME
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.leaderboard import alarms, leaderboard
 from gwfbench.runner import execute
@@ -373,17 +376,27 @@ def test_a_metric_that_fails_is_a_null_with_its_reason_in_the_log(tmp_path):
     assert json.loads((folder / "run.json").read_text())["status"] == "ok"
 
 
-def test_kept_points_are_the_judged_ones(tmp_path):
-    run(CONTROLS["exact"], out=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    with np.load(folder / "draws.npz", allow_pickle=False) as kept:
-        assert sorted(kept) == ["t1", "t2", "t3"]
-        assert kept["t3"].shape == (store.KEPT, 2)
+def test_kept_points_are_the_judged_ones_with_their_log_densities(tmp_path):
+    def body(problem, budget, rng):
+        for t in problem.times:
+            yield Pushed(t, lambda x, noise: 0.5 * x, lambda x: torch.full(x.shape[:2], 2 * math.log(0.5)))
+
+    for out, who in ((tmp_path / "exact", CONTROLS["exact"]), (tmp_path / "method", fake(body))):
+        run(who, out=out)
+        (folder,) = out.iterdir()
+        with np.load(folder / "draws.npz", allow_pickle=False) as kept:
+            assert sorted(kept) == ["l1", "l2", "l3", "t1", "t2", "t3"]
+            assert kept["t3"].shape == (store.KEPT, 2)
+            assert kept["l3"].shape == (store.KEPT,)
+            if out.name == "method":  # each law's own, though the cloud is moved in place
+                np.testing.assert_array_equal(kept["t3"], 0.25 * kept["t1"])
+                gaussian = (
+                    -0.5 * (kept["t3"] / 0.125).astype(float) ** 2 - math.log(0.125) - 0.5 * math.log(2 * math.pi)
+                )
+                np.testing.assert_allclose(kept["l3"], gaussian.sum(1), rtol=1e-5, atol=1e-5)
 
 
 def test_where_only_the_limit_counts_laws_are_judged_spaced_and_the_last_always():
-    from gwfbench.runner import SPACED
-
     cheat = _limit_task()
 
     def pushes(problem, budget, rng):
@@ -398,9 +411,9 @@ def test_where_only_the_limit_counts_laws_are_judged_spaced_and_the_last_always(
         (ended,) = run(fake(body), cheat)
         assert ended.status == "ok"
         steps = {point.step: point.value for point in ended.points}
-        assert sorted(steps) == [*sorted(k for k in SPACED if k < 21), 21]
+        assert sorted(steps) == [*sorted(k for k in ANYTIME if k < 21), 21]
         assert all(point.t is None for point in ended.points)
-        assert steps[21] > steps[16] > steps[1]  # 0.9^k I leaves the target N(0, I)
+        assert steps[21] > steps[15] > steps[1]  # 0.9^k I leaves the target N(0, I)
 
     def breaks(problem, budget, rng):
         for k in range(5):
@@ -412,6 +425,102 @@ def test_where_only_the_limit_counts_laws_are_judged_spaced_and_the_last_always(
     board = leaderboard(tidy([*run(CONTROLS["exact"], cheat), *run(fake(pushes), cheat)]))
     assert board["t"].isna().all()
     assert (board["seeds"] == "1/1").all()
+
+
+@pytest.mark.parametrize("steps", [30, 31, 64, 100, 1000, 12_345, 100_000, 524_289, 999_999, 1_000_000])
+def test_a_curve_has_about_twenty_laws_however_long_it_gets(steps):
+    judged = {*(step for step in ANYTIME if step <= steps), steps}
+    assert 15 <= len(judged) <= 30
+    ordered = sorted(judged)
+    assert max(b / a for a, b in itertools.pairwise(ordered) if a >= 5) <= 2.5
+
+
+def test_rows_with_a_budget_are_those_without_and_the_last_law():
+    task = registry.parse("task", "gmm:dim=2")
+    task = _with_points(task, 2000, ("sliced_w2",))
+    ula = registry.parse("method", "ula:steps=40")
+    whole = {point.step: point.value for point in run(ula, task)[0].points}
+    (cut,) = run(ula, task, budget=Budget(steps=18))
+    assert (cut.status, cut.reason, cut.steps) == ("budget", "the budget of 18 steps was spent", 18)
+    rows = {point.step: point.value for point in cut.points}
+    assert sorted(rows) == [*sorted(k for k in ANYTIME if k < 18), 18]
+    assert all(whole[step] == value for step, value in rows.items() if step in whole)
+    assert len(set(rows.values())) == len(rows)
+
+
+def _with_points(task, count, names):
+    """The task with fewer judged points and metrics."""
+
+    @dataclass(frozen=True)
+    class Few:
+        offers, metrics, points, version = task.offers, names, count, 1
+
+        def build(self, rng):
+            return task.build(rng)
+
+    return Few()
+
+
+@pytest.mark.parametrize("oracle", ["score", "log_prob"])
+def test_calls_end_a_real_method_at_the_law_before_and_all_of_them_may_be_used(oracle):
+    task = _with_points(registry.parse("task", "ou:horizon=0.15"), 1000, ("symkl",))
+    vjko = registry.parse("method", "vjko:iterations=4,batch=128,pool=512,width=4")
+    (whole,) = run(vjko, task)
+    calls = getattr(whole.points[-1], f"{oracle}_calls")
+    assert calls == 3 * 4 * 128
+    words = f"the budget of {{}} {oracle.replace('_', ' ')} calls was spent"
+    for spared, laws in ((0, 3), (1, 2), (128, 2), (128 * 4, 2), (128 * 4 + 1, 1)):
+        (cut,) = run(vjko, task, budget=Budget(**{f"{oracle}_calls": calls - spared}))
+        assert (cut.status, cut.reason) == (("ok", "") if laws == 3 else ("budget", words.format(calls - spared)))
+        assert cut.steps == laws
+        assert [point.value for point in cut.points] == [point.value for point in whole.points[:laws]]
+        assert getattr(cut.points[-1], f"{oracle}_calls") == laws * 4 * 128
+    (none,) = run(vjko, task, budget=Budget(**{f"{oracle}_calls": 128 * 4 - 1}))
+    assert (none.status, none.points) == ("timeout", [])
+    assert (
+        run(registry.parse("method", "ula"), task, budget=Budget(score_calls=1))[0].status == "ok"
+    )  # it trains nothing
+
+
+def test_steps_end_a_run_and_all_of_them_may_be_used():
+    task = _with_points(registry.parse("task", "ou:horizon=0.15"), 1000, ("symkl",))
+    ula = registry.parse("method", "ula:step=0.05")
+    for steps, status in ((1, "budget"), (2, "budget"), (3, "ok"), (4, "ok")):
+        (ended,) = run(ula, task, budget=Budget(steps=steps))
+        assert (ended.status, ended.steps) == (status, min(steps, 3))
+        assert [point.step for point in ended.points] == list(range(1, ended.steps + 1))
+
+
+def test_draws_end_a_run_and_all_of_them_may_be_used():
+    task = _with_points(registry.parse("task", "gmm:dim=2"), 1000, ("sliced_w2",))
+
+    def body(problem, budget, rng):
+        for k in range(18):
+            mean = problem[TargetSamples].draw(50, rng).mean(1, keepdim=True)
+            yield Pushed(0.1 * (k + 1), lambda x, noise, mean=mean: x + 0.1 * (mean - x))
+
+    for budget, laws in ((900, 18), (899, 17), (850, 17), (801, 16)):
+        (ended,) = run(fake(body), task, budget=Budget(draw_calls=budget))
+        assert (ended.status, ended.steps) == ("ok" if laws == 18 else "budget", laws)
+        last = ended.points[-1]
+        assert (last.step, last.draw_calls) == (laws, 50 * laws)
+
+
+def test_a_law_whose_push_fails_half_way_does_not_spoil_the_one_before():
+    """The law before is not judged then: a part of its points have moved on."""
+
+    def body(problem, budget, rng):
+        for k in range(13):
+            yield Pushed(0.1 * (k + 1), still)
+        state = iter((still, None))
+        yield Pushed(1.4, lambda x, noise: next(state)(x + 9, noise))
+
+    task = _with_points(registry.parse("task", "gmm:dim=2"), 2 * CHUNK, ("sliced_w2",))
+    (ended,) = run(fake(body), task)
+    assert ended.status == "error"
+    values = {point.step: point.value for point in ended.points if point.metric == "sliced_w2"}
+    assert sorted(values) == sorted(k for k in ANYTIME if k < 13)
+    assert len(set(values.values())) == 1
 
 
 def _limit_task():
