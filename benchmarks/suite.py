@@ -1,9 +1,13 @@
-"""asv benchmarks: import, `list`, one JKO step beside the plain eager loop, one evaluation."""
+"""asv benchmarks: import, `list`, one JKO step beside the plain eager loop, one evaluation, a process a run."""
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -13,6 +17,7 @@ from gwfbench.budget import Budget
 from gwfbench.info import LogDensity
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
+from gwfbench.session import Options, Order, perform
 
 ITERATIONS = 100
 POOL = 102_400
@@ -104,3 +109,37 @@ class Evaluation:
             truth = self.truth.jko((0.05,) * 18) if metric.law == "jko" else self.truth
             part, log_prob = self.points[:, : metric.points], self.log_prob[:, : metric.points]
             metric.evaluate(Judged(part, log_prob, truth, 17, self.streams.fork(metric.name)))
+
+
+class Isolation:
+    """What a process of its own adds to a run: 51 trivial runs, each isolated and in this process, side by side."""
+
+    timeout = 300
+
+    def setup(self) -> None:
+        spec = importlib.util.spec_from_file_location("failing", Path(__file__).parents[1] / "tests/failing.py")
+        assert spec is not None
+        assert spec.loader is not None
+        failing = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(failing)
+        self.folder = tempfile.TemporaryDirectory()
+        sys.path.insert(0, str(failing.install(Path(self.folder.name))))
+        registry.plugins.cache_clear()
+        self.jobs = list(Order.read(["tiny"], ["good"], 51, controls=False).jobs())
+
+    def teardown(self) -> None:
+        sys.path.remove(self.folder.name)
+        registry.plugins.cache_clear()
+        self.folder.cleanup()
+
+    def track_milliseconds_a_run(self) -> float:
+        """Median of isolated runs minus median of others; the first, which starts the server, left out."""
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        for job in self.jobs:
+            for isolate, taken in seconds.items():
+                start = time.perf_counter()
+                list(perform([job], Path(self.folder.name) / f"{isolate}", lambda *_: None, Options(isolate=isolate)))
+                taken.append(time.perf_counter() - start)
+        return 1000 * (statistics.median(seconds[True][1:]) - statistics.median(seconds[False][1:]))
+
+    track_milliseconds_a_run.unit = "ms"  # type: ignore[attr-defined]

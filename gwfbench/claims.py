@@ -1,9 +1,10 @@
 """Claims: which process works on which run, so that several may write under one folder at once.
 
 A claim is a locked file `.claims/<key>` (flock). The kernel frees it with the last process that holds it, however
-that ends: there is no time-out, and no claim outlives a crash. The supervisor takes it and hands it to the child too, so
-a child that outlives its killed supervisor for a moment is still alone. NFS needs its locks to reach the server (NFSv4,
-or NFSv3 with lockd; not mounted with `nolock` or `local_lock`); Linux sends flock as a lock of the whole file.
+that ends: there is no time-out, and no claim outlives a crash. The supervisor takes it and hands it to the child too,
+so a child that outlives its killed supervisor for a moment is still alone. NFS needs its locks to reach the server
+(NFSv4, or NFSv3 with lockd; not mounted with `nolock` or `local_lock`); Linux sends flock as a lock of the whole
+file.
 """
 
 from __future__ import annotations

@@ -7,15 +7,12 @@ killed, the server sees our socket close and kills its children; if the server i
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import itertools
-import json
 import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwfbench import servers
 from gwfbench.channel import Lines, send
 from gwfbench.log import Log, last_lines
 from gwfbench.memory import memory_of_groups, out_of_memory_kills
@@ -73,7 +71,7 @@ class Pool:
     """Runs in processes of their own; any number at once."""
 
     def __init__(self, limits: Limits):
-        self._limits, self._server, self._selector = limits, _server(), selectors.DefaultSelector()
+        self._limits, self._server, self._selector = limits, servers.take(), selectors.DefaultSelector()
         self._children: dict[int, _Child] = {}
         self._names = itertools.count()
         self._looked = 0.0
@@ -94,7 +92,7 @@ class Pool:
         """
         if not self._server.alive:
             self._selector.unregister(self._server.socket)
-            self._server = _server()
+            self._server = servers.take()
             self._selector.register(self._server.socket, selectors.EVENT_READ)
         number = next(self._names)
         ours, theirs = socket.socketpair()
@@ -143,8 +141,7 @@ class Pool:
     def close(self) -> None:
         """Leave the server to the next pool; nothing may be running."""
         self._selector.close()
-        if self._server.alive:
-            _idle.append(self._server)
+        servers.give(self._server)
 
     def _patience(self, seconds: float | None) -> float | None:
         now = time.monotonic()
@@ -273,64 +270,3 @@ def _meaning(code: int | None, kills_before: int) -> tuple[Status, str]:
     if name == "SIGKILL" and out_of_memory_kills() > kills_before:
         return "oom", "killed by the kernel, which had no memory left"
     return "error" if name in CRASHES else "killed", f"ended by {name}"
-
-
-class _Server:
-    """Our end of a fork server."""
-
-    def __init__(self) -> None:
-        self.socket, theirs = socket.socketpair()
-        code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gwfbench import forkserver"
-        words = [sys.executable, "-c", f"{code}; forkserver.serve(int(sys.argv[2]))"]
-        self._process = subprocess.Popen(
-            [*words, json.dumps(sys.path), str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        theirs.close()
-        self._lines, self.owner, self.alive = Lines(), os.getpid(), True
-
-    def send(self, message: dict[str, Any], files: Sequence[int] = ()) -> None:
-        with contextlib.suppress(OSError):  # it has died: `receive` says so
-            send(self.socket, message, files)
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """What it says; None once it has died."""
-        try:
-            data = self.socket.recv(1 << 16)
-        except OSError:
-            data = b""
-        if data:
-            return self._lines.feed(data)
-        self.close()
-        return None
-
-    def close(self) -> None:
-        self.alive = False
-        self.socket.close()
-        self._process.kill()  # its children, if any, die with it
-        self._process.wait()
-
-
-_idle: list[_Server] = []  # one is enough for one thread; each pool has its own
-
-
-def _server() -> _Server:
-    while _idle:
-        server = _idle.pop()
-        if server.owner == os.getpid():  # else it is the one of the process that forked us
-            return server
-    return _Server()
-
-
-def warm() -> None:
-    """Start a server that the first pool will find ready, where there is none."""
-    _idle.append(_server())
-
-
-@atexit.register
-def cool() -> None:
-    """End the servers that nobody uses."""
-    while _idle:
-        server = _idle.pop()
-        if server.owner == os.getpid():
-            server.close()

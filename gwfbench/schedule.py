@@ -6,58 +6,26 @@ import contextlib
 import signal
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from threadpoolctl import threadpool_limits
-
 from gwfbench import provenance, store
 from gwfbench.budget import Budget
 from gwfbench.claims import Claim, claim, holder
-from gwfbench.errors import UserError, require
-from gwfbench.isolate import End, Limits, Pool
+from gwfbench.errors import UserError
+from gwfbench.here import Here
+from gwfbench.isolate import End, Pool
 from gwfbench.job import Job
-from gwfbench.log import Log
-from gwfbench.record import Run, Status
-from gwfbench.runner import begin, execute, reason_of
+from gwfbench.options import Options, limits, slots
+from gwfbench.record import Run
+from gwfbench.runner import begin, reason_of
 
 Event = Callable[[str, Job, Run | None, float], None]  # what, job, its run, share done
 
-RETRY = ("diverged", "timeout", "oom", "error")  # "killed" is always tried again
 BATCH = 200  # seeds a process: so many claims go with one message to the fork server
 AGAIN = 0.5  # seconds between two looks at a run that runs elsewhere
-
-
-@dataclass(frozen=True)
-class Options:
-    """How jobs are performed; nothing here changes a number."""
-
-    force: bool = False  # run again what is finished
-    threads: int = 1  # of torch and BLAS, a run
-    jobs: int | None = None  # runs at once; None: 1 on the CPU, one a slot on GPUs
-    gpus: tuple[int, ...] = ()  # the slots of a device "cuda"; none: one for each that is visible
-    timeout: float | None = None  # seconds of wall time of a run
-    memory: float | None = None  # GiB of a run
-    retry: frozenset[str] = frozenset()  # statuses that are tried again
-    isolate: bool = True  # each run in a process of its own
-
-    def __post_init__(self) -> None:
-        wrong = sorted(self.retry - {*RETRY, "killed"})
-        require(not wrong, f"--retry {','.join(wrong)}", f"some of {', '.join(RETRY)}", "write --retry error,oom")
-        for name, value in (("timeout", self.timeout), ("memory", self.memory)):
-            good = value is None or 0 < value < float("inf")
-            require(good, f"--{name} {value}", "a positive number", f"leave --{name} out for no limit")
-        require(self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs}", "at least 1", "write --jobs 4")
-        asked = [f"--{name}" for name in ("timeout", "memory") if getattr(self, name) is not None]
-        asked += ["--jobs"] * ((self.jobs or 1) > 1)
-        require(
-            self.isolate or not asked, f"--no-isolate with {', '.join(asked)}",
-            "neither: only a process can be stopped from outside, or stand beside others", "leave one of them out",
-        )  # fmt: skip
 
 
 def perform(jobs: Sequence[Job], out: Path | None, event: Event, options: Options) -> Iterator[list[Run]]:
@@ -105,13 +73,14 @@ class _Schedule:
 
     def __init__(self, jobs: tuple[Job, ...], out: Path, event: Event, options: Options):
         self.jobs, self.out, self.event, self.options = jobs, out, event, options
-        self.slots = _slots(jobs, options)
+        self.slots = slots(jobs, options)
         self.env = ""
         self._done: list[dict[int, Run]] = [{} for _ in jobs]  # seed -> run
         self._ready: list[int] = []  # jobs that are done and not yet handed out
         self._old: set[str] = set()  # attempts that were there at the start
         self._waiting: deque[_Part] = deque()
         self._running: dict[int, _Part] = {}
+        self._held: list[Claim] = []
         self._told: set[str] = set()  # runs of which it was said that they run elsewhere
 
     def go(self) -> Iterator[list[Run]]:
@@ -124,7 +93,7 @@ class _Schedule:
             facts = provenance.environment(self.jobs[0].device, self.options.threads)
             store.save_environment(self.out, facts)
         self.env = provenance.env_hash(facts)
-        engine = Pool(_limits(self.options)) if self.options.isolate else _Here(self.options.threads)
+        engine = Pool(limits(self.options)) if self.options.isolate else Here(self.options.threads)
         try:
             while self._waiting or self._running:
                 self._start(engine)
@@ -138,6 +107,8 @@ class _Schedule:
             for tag, end in engine.stop("killed", "interrupted"):
                 if tag in self._running:
                     self._close(self._running.pop(tag), end)
+            for held in tuple(self._held):  # an interrupt may have come between a claim and its run
+                self._release(held)
             engine.close()
 
     def _look(self) -> None:
@@ -188,7 +159,7 @@ class _Schedule:
         done = sum(map(len, self._done)) + sum(p.share * len(p.job.seeds) for p in self._running.values())
         return done / sum(len(job.seeds) for job in self.jobs)
 
-    def _start(self, engine: Pool | _Here) -> None:
+    def _start(self, engine: Pool | Here) -> None:
         """Start what there are slots for."""
         for _ in range(len(self._waiting)):
             if len(self._running) >= (self.options.jobs or len(self.jobs)):
@@ -224,6 +195,7 @@ class _Schedule:
                 if held is None:
                     elsewhere.append(seed)
                     continue
+                self._held.append(held)
                 for folder in store.partials(self.out, key):  # of a process that has died since we looked
                     self.event(store.close_dead(folder), part.job, None, self._share())
                 attempts = store.of_key(self.out, key)
@@ -231,7 +203,7 @@ class _Schedule:
                 self._fail(part, seed, error)
                 continue
             if self._take(part.number, seed, attempts, "finished elsewhere"):
-                held.release()
+                self._release(held)
                 continue
             claims.append(held)
             seeds.append(seed)
@@ -247,6 +219,11 @@ class _Schedule:
             return None
         return _Part(part.number, replace(part.job, seeds=tuple(seeds)), tuple(claims), frozenset(known))
 
+    def _release(self, held: Claim) -> None:
+        if held in self._held:
+            self._held.remove(held)
+            held.release()
+
     def _close(self, part: _Part, end: End) -> None:
         """Take down how each seed ended: as its process has closed it, or else as its process ended."""
         self.slots[part.job.device].append(part.slot)
@@ -257,10 +234,10 @@ class _Schedule:
             try:
                 fresh = [run for run in store.of_key(self.out, key) if run.attempt not in part.known]
                 run = fresh[-1] if fresh else self._close_for(alone, key, len(part.job.seeds), end)
-                held.release()
+                self._release(held)
                 self._settle(part.number, run, "ended", alone)
             except OSError as error:
-                held.release()
+                self._release(held)
                 reason = end.reason if error.strerror and error.strerror in end.reason else f"{end.reason}; {error}"
                 self._fail(part, seed, error, replace(end, reason=f"{reason}; it can't be kept"))
 
@@ -284,68 +261,6 @@ class _Schedule:
         self._settle(part.number, run, "ended", alone)
 
 
-class _Here:
-    """Runs in this process, one after the other: for a debugger."""
-
-    def __init__(self, threads: int):
-        self._threads, self._ended, self._count, self._interrupted = threads, list[tuple[int, End]](), 0, False
-
-    def start(
-        self, job: Job, env: str, out: Path, claims: Sequence[int], progress: Callable[[float, float | None], None]
-    ) -> int:
-        log, end = Log(), End("error", "it was not closed", "")
-        try:
-            with _threads(self._threads):
-                execute(job, env, out, lambda steps, t, last: progress(t, last if last < float("inf") else None), log)
-        except OSError as error:
-            end = End("error", reason_of(error), log.getvalue())
-        except KeyboardInterrupt:
-            self._interrupted, end = True, End("killed", "interrupted", log.getvalue())
-        self._count += 1
-        self._ended.append((self._count, end))
-        return self._count
-
-    def wait(self, seconds: float | None = None) -> list[tuple[int, End]]:
-        if self._interrupted:
-            self._interrupted = False
-            raise KeyboardInterrupt
-        if not self._ended:
-            time.sleep(seconds or 0.0)
-        ended, self._ended = self._ended, []
-        return ended
-
-    def stop(self, status: Status, reason: str) -> list[tuple[int, End]]:
-        return self._ended
-
-    def close(self) -> None:
-        """Nothing is kept."""
-
-
-def _slots(jobs: Sequence[Job], options: Options) -> dict[str, list[str]]:
-    """Devices that may be occupied at once, for each device that the jobs name."""
-    slots = {}
-    for device in dict.fromkeys(job.device for job in jobs):
-        if device.partition(":")[0] == "cpu":
-            slots[device] = [device] * (options.jobs or 1)
-        elif device == "cuda":
-            visible = options.gpus or tuple(range(torch.cuda.device_count()))
-            wrong = [number for number in visible if not 0 <= number < torch.cuda.device_count()]
-            require(
-                not wrong, f"--gpus {','.join(map(str, wrong))}", f"numbers below {torch.cuda.device_count()}",
-                "leave it out for all that are visible",
-            )  # fmt: skip
-            slots[device] = [f"cuda:{number}" for number in visible]
-        else:
-            slots[device] = [device]
-    unused = bool(options.gpus) and "cuda" not in slots
-    require(not unused, "--gpus", "with --device cuda", "write --device cuda, or leave --gpus out")
-    return slots
-
-
-def _limits(options: Options) -> Limits:
-    return Limits(options.threads, options.timeout, int(options.memory * 2**30) if options.memory else None)
-
-
 @contextlib.contextmanager
 def _writing(out: Path) -> Iterator[None]:
     try:
@@ -354,17 +269,6 @@ def _writing(out: Path) -> Iterator[None]:
         raise UserError(
             f"--out {out}: {error.strerror}", "a folder that can be written", "name another folder"
         ) from None
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with threadpool_limits(count):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _interrupt(*_: object) -> None:

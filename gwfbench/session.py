@@ -14,10 +14,10 @@ from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
 from gwfbench.job import Job
+from gwfbench.options import Options as Options
 from gwfbench.protocol import Method, Task
 from gwfbench.record import Run
 from gwfbench.schedule import Event as Event
-from gwfbench.schedule import Options as Options
 from gwfbench.schedule import finished as finished
 from gwfbench.schedule import perform as perform
 

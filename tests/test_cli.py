@@ -164,7 +164,7 @@ def test_a_failed_run_is_a_row_the_others_go_on_and_the_exit_code_tells(cli, mon
 
     fit = cls.fit
     monkeypatch.setattr(cls, "fit", broken)
-    words = ["run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "3", "--no-controls"]
+    words = ["run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "3", "--no-controls", "--no-isolate"]
     code, out, err = cli(*words, "--format", "json")
     assert code == 1
     rows = [json.loads(line) for line in out.splitlines()]
@@ -221,7 +221,7 @@ def test_report_is_what_run_showed(cli, tmp_path):
 def test_edited_code_makes_rows_stale_never_mixed(cli, monkeypatch):
     from gwfbench import provenance
 
-    words = ["run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "1", "--no-controls"]
+    words = ["run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "1", "--no-controls", "--no-isolate"]
     assert cli(*words)[0] == 0
     real = provenance.code_hash
     monkeypatch.setattr(provenance, "code_hash", lambda *modules: "edited" + real(*modules)[6:])

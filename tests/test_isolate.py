@@ -249,22 +249,22 @@ def test_progress_comes_from_all_that_run(plugins, tmp_path):
     assert any(what == "t = 0.1" and share > 0 for what, share in shares)
 
 
-def test_gpus_are_slots(monkeypatch):
+def test_gpus_areslots(monkeypatch):
     import torch
 
     from gwfbench.job import Job
-    from gwfbench.schedule import _slots
+    from gwfbench.options import slots
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     (job,) = Order.read(["ou"], ["ula"], "1", controls=False).jobs()
     device = lambda name: Job(job.task, job.contestant, (0,), name)  # noqa: E731
-    assert _slots([device("cuda")], Options()) == {"cuda": ["cuda:0", "cuda:1"]}
-    assert _slots([device("cuda")], Options(gpus=(1, 1))) == {"cuda": ["cuda:1", "cuda:1"]}
-    assert _slots([device("cuda:1"), device("cpu")], Options(jobs=3)) == {"cuda:1": ["cuda:1"], "cpu": ["cpu"] * 3}
+    assert slots([device("cuda")], Options()) == {"cuda": ["cuda:0", "cuda:1"]}
+    assert slots([device("cuda")], Options(gpus=(1, 1))) == {"cuda": ["cuda:1", "cuda:1"]}
+    assert slots([device("cuda:1"), device("cpu")], Options(jobs=3)) == {"cuda:1": ["cuda:1"], "cpu": ["cpu"] * 3}
     with pytest.raises(gwfbench.UserError, match="--gpus 2"):
-        _slots([device("cuda")], Options(gpus=(2,)))
+        slots([device("cuda")], Options(gpus=(2,)))
     with pytest.raises(gwfbench.UserError, match="with --device cuda"):
-        _slots([device("cpu")], Options(gpus=(0,)))
+        slots([device("cpu")], Options(gpus=(0,)))
 
 
 def test_the_exit_code_tells_and_failures_are_not_repeated_unasked(plugins, tmp_path, monkeypatch, capsys):

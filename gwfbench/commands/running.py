@@ -53,10 +53,10 @@ def run(
     for name in methods:
         if registry.head(name) not in registry.CONTROLS:
             registry.find("method", registry.head(name))
-    from gwfbench import isolate
+    from gwfbench import servers
 
     if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
-        isolate.warm()
+        servers.warm()
     from gwfbench import session
 
     # a plan may be for a device that only another machine has

@@ -1,0 +1,68 @@
+"""How runs are performed: at once, where, and within which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gwfbench.errors import require
+from gwfbench.isolate import Limits
+from gwfbench.job import Job
+
+RETRY = ("diverged", "timeout", "oom", "error")  # "killed" is always tried again
+
+
+@dataclass(frozen=True)
+class Options:
+    """How jobs are performed; nothing here changes a number."""
+
+    force: bool = False  # run again what is finished
+    threads: int = 1  # of torch and BLAS, a run
+    jobs: int | None = None  # runs at once; None: 1 on the CPU, one a slot on GPUs
+    gpus: tuple[int, ...] = ()  # the slots of a device "cuda"; none: one for each that is visible
+    timeout: float | None = None  # seconds of wall time of a run
+    memory: float | None = None  # GiB of a run
+    retry: frozenset[str] = frozenset()  # statuses that are tried again
+    isolate: bool = True  # each run in a process of its own
+
+    def __post_init__(self) -> None:
+        wrong = sorted(self.retry - {*RETRY, "killed"})
+        require(not wrong, f"--retry {','.join(wrong)}", f"some of {', '.join(RETRY)}", "write --retry error,oom")
+        for name, value in (("timeout", self.timeout), ("memory", self.memory)):
+            good = value is None or 0 < value < float("inf")
+            require(good, f"--{name} {value}", "a positive number", f"leave --{name} out for no limit")
+        require(self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs}", "at least 1", "write --jobs 4")
+        asked = [f"--{name}" for name in ("timeout", "memory") if getattr(self, name) is not None]
+        asked += ["--jobs"] * ((self.jobs or 1) > 1)
+        require(
+            self.isolate or not asked, f"--no-isolate with {', '.join(asked)}",
+            "neither: only a process can be stopped from outside, or stand beside others", "leave one of them out",
+        )  # fmt: skip
+
+
+def slots(jobs: Sequence[Job], options: Options) -> dict[str, list[str]]:
+    """Devices that may be occupied at once, for each device that the jobs name."""
+    found = {}
+    for device in dict.fromkeys(job.device for job in jobs):
+        if device.partition(":")[0] == "cpu":
+            found[device] = [device] * (options.jobs or 1)
+        elif device == "cuda":
+            visible = options.gpus or tuple(range(torch.cuda.device_count()))
+            wrong = [number for number in visible if not 0 <= number < torch.cuda.device_count()]
+            require(
+                not wrong, f"--gpus {','.join(map(str, wrong))}", f"numbers below {torch.cuda.device_count()}",
+                "leave it out for all that are visible",
+            )  # fmt: skip
+            found[device] = [f"cuda:{number}" for number in visible]
+        else:
+            found[device] = [device]
+    unused = bool(options.gpus) and "cuda" not in found
+    require(not unused, "--gpus", "with --device cuda", "write --device cuda, or leave --gpus out")
+    return found
+
+
+def limits(options: Options) -> Limits:
+    """What each process is held to."""
+    return Limits(options.threads, options.timeout, int(options.memory * 2**30) if options.memory else None)
