@@ -5,6 +5,9 @@
 (Arbel et al. 2019, equations 9 and 18.) The noise moves only where the field is read: it lets particles leave points
 at which the gradient vanishes though q is not p. Here gamma = step x bandwidth^2 and beta_k = noise x bandwidth x
 2^-(k / halving), so that neither has a unit; the authors' code halves beta every 1000 epochs from 1.
+
+The default kernel is riesz, -|x - y|: a gaussian narrow enough for the target's details
+leaves particles that start far from it where they are.
 """
 
 from __future__ import annotations
@@ -31,23 +34,23 @@ from gwfbench.velocity.kernel import mmd_witness
 class MMDFlow:
     carrier: Carrier = "particles"
     "what the field moves"
-    step: float = 1.0
+    step: float = 2.0
     "in squared bandwidths"
-    steps: int = 500
+    steps: int = 400
     "of the particles; or Adam steps of the generator"
     points: int = 1024
     "particles; or generated points a step"
     batch: int = 1024
     "fresh target points a step"
-    kernel: Name = "gaussian"
-    "k; riesz is -|x - y|, the energy distance"
+    kernel: Name = "riesz"
+    "k; riesz is -|x - y| / h, that of the energy distance"
     bandwidth: float | None = None
     "h of the kernel; none: `width` times the root mean square distance between the batch's target points"
     width: float = 0.2
-    "share of that distance; without meaning where `bandwidth` is a number"
+    "in units of that distance; not used where `bandwidth` is a number"
     noise: float = 0.0
     "beta_0, in bandwidths"
-    halving: int = 100
+    halving: float = 100.0
     "steps until the noise is halved"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
@@ -60,7 +63,23 @@ class MMDFlow:
   Arthur}, booktitle={NeurIPS}, year={2019}}"""
 
     def __post_init__(self) -> None:
-        pass
+        for name in ("step", "bandwidth", "width", "halving"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 < value < math.inf,
+                f"mmd_flow:{name}={value}",
+                "a positive number",
+                f"leave {name} out for its default",
+            )
+        for name in ("steps", "points", "batch"):
+            value = getattr(self, name)
+            require(value >= 1, f"mmd_flow:{name}={value}", "at least 1", f"leave {name} out for its default")
+        require(
+            0 <= self.noise < math.inf,
+            f"mmd_flow:noise={self.noise}",
+            "a number that is not negative",
+            "write, for example, mmd_flow:noise=0.5",
+        )
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         steps = count()

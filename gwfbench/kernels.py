@@ -14,7 +14,7 @@ With s = c |x - y|^2 / h^2, h the bandwidth, each is a function of s alone:
 of gradients is one product with [a y, a] as well. No n x m x d tensor is made; of n x m, one block at a time.
 
 Squared distances are |x|^2 + |y|^2 - 2 x.y about the mean of x, and so wrong by rounding: they are raised by a bound on
-that, a few units of rounding of |x|^2 + |y|^2. Thus no s is 0 or negative, where a laplace or riesz kernel has its kink;
+that, a few units of rounding of |x|^2 + |y|^2. Thus no s is 0, where a laplace or riesz kernel has its kink, or below;
 there the gradient comes out as 0 up to rounding, since y - x is 0.
 """
 
@@ -186,7 +186,7 @@ class _Centred:
 
 
 def _distances(pair: _Centred) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows of x, their s to all y, (S, rows, m), and a spare tensor like it; both to be overwritten, valid till the next.
+    """Rows of x, their s to all y, (S, rows, m), and a spare tensor like it; overwrite both, they end with the next.
 
     Two buffers serve all blocks: making each anew takes longer than the sums.
     """

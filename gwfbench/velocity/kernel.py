@@ -10,8 +10,8 @@ with x_1 ... x_n of q, y_1 ... y_m of p and, K = k(y_i, y_j),
                 at the minimum alpha_j = exp(w(y_j)) / m, where w is about log(q / p)
     a           (K + m lambda I) a = (E_q k - E_p k)(y);  there w(y_j) = 2 (1 + lambda) m a_j, about 2 (q / p - 1)
 
-As lambda -> infinity both become the MMD flow (DrMMD's twice as fast); as lambda -> 0 they become those of KL(q || p) and
-chi^2(q || p) regularised by the kernel. Both systems are of the form I + A, A positive, and are solved by conjugate
+As lambda -> infinity both become the MMD flow (DrMMD's twice as fast); as lambda -> 0 they tend to those of KL(q || p)
+and chi^2(q || p). Both systems are of the form I + A, A positive, and are solved by conjugate
 gradients: the eigenvalues of A fall so fast that a few dozen products do, where a factorisation costs m^3 / 3.
 """
 
@@ -100,7 +100,7 @@ def drmmd(witness: Witness, x: Tensor, y: Tensor) -> Tensor:
 
 
 def solve(apply: Callable[[Tensor], Tensor], right: Tensor, tolerance: float) -> Tensor:
-    """u with u + A u = right, A positive semidefinite, by conjugate gradients; NaN in seeds where 2 m products don't do.
+    """u with u + A u = right, A positive semidefinite, by conjugate gradients; NaN where 2 m products don't do.
 
     As I + A has no eigenvalue below 1, u is off by no more than the residual, which ends below tolerance |u|.
 
@@ -110,6 +110,7 @@ def solve(apply: Callable[[Tensor], Tensor], right: Tensor, tolerance: float) ->
     """
     u, residual, direction = torch.zeros_like(right), right, right
     square = residual.square().sum(1, keepdim=True)
+    going = torch.ones_like(square, dtype=torch.bool)
     for _ in range(2 * right.shape[1] + 10):
         going = square > tolerance**2 * u.square().sum(1, keepdim=True)
         if not going.any():
@@ -131,7 +132,7 @@ def _difference(kernel: Kernel, x: Tensor, y: Tensor, weights: Tensor, scale: Re
 
 def _kale_dual(matrix: Tensor, mean: Tensor, lam: float, alpha: Tensor, tolerance: float) -> Tensor:
     """alpha, (S, m), from K (S, m, m) and E_q k at y (S, m)."""
-    m = alpha.shape[1]
+    m, going = alpha.shape[1], torch.ones_like(alpha[:, :1], dtype=torch.bool)
     for _ in range(NEWTON_STEPS):
         root = alpha.sqrt()
         slope = (m * alpha).log() + (_times(matrix, alpha) - mean) / lam

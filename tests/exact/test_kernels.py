@@ -107,4 +107,4 @@ def test_moved_points_give_the_same(streams):
 def test_rms_distance_is_the_double_sum(streams):
     _, y = clouds(streams)
     expected = distances(y, y).square().mean((1, 2)).sqrt()
-    torch.testing.assert_close(rms_distance(y)[:, 0, 0], expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(rms_distance(y)[:, 0, 0], expected, rtol=1e-10, atol=0)
