@@ -43,8 +43,8 @@ class DrMMD:
     "of the particles; or Adam steps of the generator"
     points: int = 1024
     "particles; or generated points a step"
-    batch: int = 1024
-    "fresh target points a step"
+    batch: int = 512
+    "fresh target points a step; as many unknowns"
     regularisation: float = 0.1
     "lambda"
     adaptive: bool = False

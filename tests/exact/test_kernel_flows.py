@@ -13,7 +13,7 @@ from gwfbench.info import Initial, TargetSamples
 from gwfbench.kernels import KERNELS, gaussian, gram, riesz, rms_distance
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.kernel import drmmd, drmmd_witness, kale_witness, mmd_witness, solve
+from gwfbench.velocity.kernel import _line_search, drmmd, drmmd_witness, kale_witness, mmd_witness, solve
 
 TIGHT = 1e-26
 WITNESSES = {
@@ -86,6 +86,26 @@ def test_kale_dual_from_another_start_and_at_the_default_tolerance(streams):
     loose = kale_witness(k, x, y, 1e-3)
     off = (loose.weights - kale_witness(k, x, y, 1e-3, tolerance=TIGHT).weights)[:, 30:] * 1e-3
     assert (off.square() / (exact.exp() / 20)).sum(1).max() < 1e-5
+
+
+def test_line_search_takes_the_first_step_of_armijo(streams):
+    """From Newton's direction at points where the whole step goes too far, by the objective itself."""
+    x, y = clouds(streams)
+    lam, matrix = 100.0, formula(y, y)
+    alpha = (1 + 0.1 * streams.fork("alpha").normal(20)).exp() / 20  # a step to log(20 alpha) = 0 goes to alpha = 0
+    objective = lambda a: dual(a, x, y, lam)[:, None]  # noqa: E731
+    slope = (20 * alpha).log() + ((matrix @ alpha[..., None])[..., 0] - formula(y, x).mean(2)) / lam
+    direction = -torch.linalg.solve(torch.diag_embed(1 / alpha) + matrix / lam, slope)
+    decrement = -(slope * direction).sum(1, keepdim=True)
+    curvature = torch.einsum("si,sij,sj->s", direction, matrix, direction)[:, None] / lam
+    t = _line_search(alpha, direction, decrement, curvature)
+    whole = (-0.99 / (direction / alpha).amin(1, keepdim=True)).clamp(0, 1)  # keeps alpha positive
+    assert (alpha + t * direction > 0).all()
+    assert (objective(alpha + t * direction) <= objective(alpha) - 0.4 * t * decrement).all()
+    before = t / 0.8
+    shorter = t < 0.99 * whole
+    assert shorter.any()
+    assert (objective(alpha + before * direction) > objective(alpha) - 0.4 * before * decrement)[shorter].all()
 
 
 def drmmd_value(x, y, lam):
@@ -191,6 +211,9 @@ def test_conjugate_gradients_against_a_direct_solve_and_where_they_fail(streams)
     exact = torch.linalg.solve(torch.eye(30, dtype=x.dtype) + matrix, right)
     ours = solve(lambda u: (matrix @ u[..., None])[..., 0], right, 1e-9)
     assert (ours - exact).norm(dim=1).max() <= 1e-9 * exact.norm(dim=1).max()
+    right[2] = 0  # done before the others begin
+    ours = solve(lambda u: (matrix @ u[..., None])[..., 0], right, 1e-9)
+    assert (ours[2] == 0).all()
     matrix[1, 0, 0] = math.nan
     broken = solve(lambda u: (matrix @ u[..., None])[..., 0], right, 1e-9)
     assert broken[1].isnan().all()
