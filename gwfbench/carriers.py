@@ -1,0 +1,114 @@
+"""What a velocity field moves: particles, or the law of a generator.
+
+A velocity is estimated from samples alone: v(x; q, p) at points x of q, from them and fresh points y of the target p.
+
+    particles    x <- x + h v(x; q, p), one cloud from P_0, for t = h, 2h, ...
+    generator    x = G(z), z ~ N(0, I); one Adam step on the mean square of G(z) - stop(G(z) + h v(G(z); q, p)), whose
+                 gradient is that of -2h v . G(z) (Deng et al. 2026, equation 1 and Algorithm 1)
+
+The same field with both carriers says what is the field's doing and what the network's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gwfbench.info import Initial, TargetSamples
+from gwfbench.minmax import Adam
+from gwfbench.nn.silu import SiLU
+from gwfbench.protocol import Drawn, Marginal, Problem
+from gwfbench.rng import Streams
+
+Carrier = Literal["particles", "generator"]
+Velocity = Callable[[Tensor, Tensor, Streams], Tensor]  # x (S, n, d) of q, y (S, m, d) of p, noise -> v at x (S, n, d)
+
+
+@dataclass(frozen=True)
+class Network:
+    """z (latent) -> `depth` times width -> d, SiLU; defaults are the notebook's of Deng et al. 2026."""
+
+    latent: int = 32
+    width: int = 256
+    depth: int = 3
+    lr: float = 1e-3
+
+
+def carry(
+    carrier: Carrier,
+    problem: Problem,
+    rng: Streams,
+    velocity: Velocity,
+    *,
+    step: float,
+    steps: int,
+    points: int,
+    batch: int,
+    network: Network = Network(),
+) -> Iterator[Marginal]:
+    """Laws after each step of a velocity field.
+
+    Args:
+        velocity: called once a step, without gradients, with noise of that step.
+        step: h.
+        points: particles; or generated points a step.
+        batch: fresh target points a step.
+    """
+    flat = FlatShape(problem.shape)
+    move = _particles if carrier == "particles" else _generator
+    target, noise = problem[TargetSamples].draw, rng.fork("steps")
+
+    def at(k: int, x: Tensor) -> Tensor:
+        here = noise.fork(str(k))
+        with torch.no_grad():
+            y = flat(target(batch, here.fork("target")))
+            return step * velocity(x, y, here.fork("velocity"))
+
+    return move(problem, flat, rng, at, step, steps, points, network)
+
+
+Move = Callable[[int, Tensor], Tensor]  # number of the step, x (S, n, d) -> h v
+
+
+@dataclass(frozen=True)
+class FlatShape:
+    """Points of any shape as vectors: (S, n, ...) -> (S, n, d), and back."""
+
+    shape: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(2)
+
+    def back(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, self.shape)
+
+
+def _particles(
+    problem: Problem, flat: FlatShape, rng: Streams, at: Move, step: float, steps: int, points: int, _: Network
+) -> Iterator[Marginal]:
+    x = flat(problem[Initial].draw(points, rng.fork("particles")))
+    for k in range(1, steps + 1):
+        x = x + at(k, x)
+        yield Drawn(k * step, lambda n, _rng, x=x: flat.back(x[:, :n]), limit=points)
+
+
+def _generator(
+    problem: Problem, flat: FlatShape, rng: Streams, at: Move, step: float, steps: int, points: int, network: Network
+) -> Iterator[Marginal]:
+    d = torch.Size(problem.shape).numel()
+    net = SiLU((network.latent, *[network.width] * network.depth, d), rng.fork("generator"))
+    adam, latent = Adam(net.parameters, network.lr), rng.fork("latent")
+
+    def draw(n: int, noise: Streams) -> Tensor:
+        return flat.back(net(noise.normal(n, network.latent), frozen=True))
+
+    for k in range(1, steps + 1):
+        x = net(latent.normal(points, network.latent))
+        move = at(k, x.detach())
+        # summed over seeds, mean over points and coordinates; equals the gradient of |x - stop(x + move)|^2
+        adam.descend(-2 * (x * move).sum() / (points * d), 1.0)
+        yield Drawn(k * step, draw)
