@@ -20,7 +20,7 @@ from gwfbench.rng import Streams
 
 Divergence = Literal["kl", "reverse_kl", "js", "logd", "jeffreys", "chi2"]
 
-WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "kl": torch.ones_like,  # KL(q|p), f = r log r, w = 1
     "reverse_kl": torch.exp,  # KL(p|q), f = -log r, w = 1/r
     "js": torch.sigmoid,  # twice the Jensen-Shannon divergence, f = r log r - (1 + r) log((1 + r)/2), w = 1/(1 + r)

@@ -5,7 +5,7 @@ With uniform directions theta, x among n points of q, y among m of p:
     half SW_2^2        v(x) = E_theta theta (F^-1_{theta#p} F_{theta#q} (theta.x) - theta.x)
                        (Liutkus et al. 2019, equation 8; Bonnotte 2013, Proposition 5.1.7)
     half MMD^2, -|.|   v(x) = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
-                       (Hertrich et al. 2024, Theorem 1 and Algorithm 1), the flow of E|x - y| - E|x - x'|/2 - E|y - y'|/2
+                       (Hertrich et al. 2024, Theorem 1 and Algorithm 1); half MMD^2 is E|x - y| - E|x - x'|/2 - E|y - y'|/2
 
 Both are -n times the gradient in the points of q. O((n + m) log(n + m)) a direction, no n x m matrix.
 """
