@@ -31,11 +31,12 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 "w as a function of log(p/q)"
 
 
-def velocity(log_ratio: Callable[[Tensor], Tensor], x: Tensor, divergence: Divergence, clip: float) -> Tensor:
+def velocity(log_ratio: Callable[[Tensor], Tensor], x: Tensor, divergence: str, clip: float) -> Tensor:
     """w(r) grad log(p/q) at x (S, n, d), by autograd.
 
     Args:
         log_ratio: log(p/q), (S, n, d) -> (S, n).
+        divergence: one of `WEIGHTS`.
         clip: within the weight, log(p/q) is held to [-clip, clip].
     """
     with torch.enable_grad():
@@ -62,7 +63,7 @@ class Critic:
         d: int,
         rng: Streams,
         *,
-        divergence: Divergence = "kl",
+        divergence: str = "kl",
         width: int = 64,
         depth: int = 2,
         lr: float = 1e-3,
