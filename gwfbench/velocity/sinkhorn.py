@@ -72,8 +72,8 @@ def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, ro
     f, g = torch.zeros_like(half_x), torch.zeros_like(half_y)
     image, missing = torch.zeros_like(x), torch.full_like(epsilon, torch.inf)
     kernel = x.new_empty(len(x), x.shape[1], y.shape[1])
-    for k in range(rounds):
-        here = torch.maximum(epsilon, largest / (START * FALL**k))
+    here = torch.maximum(epsilon, largest / START)
+    for _ in range(rounds):
         omega = torch.where(missing < torch.inf, OMEGA, 1.0)
         left = torch.cat([x, f - half_x, torch.ones_like(f)], -1) / here
         right = torch.cat([y, torch.ones_like(g), g - half_y], -1)
@@ -82,7 +82,7 @@ def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, ro
         open_ = missing > tolerance
         image = torch.where(open_, kernel @ (v * y) / (kernel @ v), image)
         missing = torch.where(open_ & (here == epsilon), error, missing)
-        f, g = f + here * u.log(), g + here * v.log()
+        f, g, here = f + here * u.log(), g + here * v.log(), torch.maximum(epsilon, here / FALL)
         if not bool((missing > tolerance).any()):
             return image
     worst = float(missing.max())
