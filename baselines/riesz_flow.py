@@ -3,7 +3,8 @@
     x <- x + h V,   V <- mu V + v,   v = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
 
 (Hertrich et al. 2024, Algorithm 1, with the momentum of Section 4.) The kernel has no bandwidth and a long range, and
-v is of order 1 whatever the data's scale, so h is a length.
+v is of order 1 whatever the data's scale, so h is a length: a share of the root mean square distance of two target
+points of the batch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
+from gwfbench.velocity.scale import spread
 from gwfbench.velocity.sliced import directions, riesz
 
 
@@ -27,8 +29,8 @@ from gwfbench.velocity.sliced import directions, riesz
 class RieszFlow:
     carrier: Carrier = "particles"
     "what the field moves: particles, or the law of a generator"
-    step: float = 0.1
-    "h"
+    step: float = 0.01
+    "h, in units of the root mean square distance of two target points"
     steps: int = 300
     "how many"
     points: int = 1024
@@ -37,8 +39,8 @@ class RieszFlow:
     "fresh target points a step"
     lines: int = 64
     "directions a step"
-    momentum: float = 0.0
-    "mu, for particles"
+    momentum: float | None = None
+    "mu; none: 0.8 for particles, 0 for a generator, whose points have no past"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -59,21 +61,21 @@ class RieszFlow:
                 f"leave {field} out for its default",
             )
         require(
-            0 <= self.momentum < 1 and (self.momentum == 0 or self.carrier == "particles"),
+            self.momentum is None or (0 <= self.momentum < 1 and (self.momentum == 0 or self.carrier == "particles")),
             f"riesz_flow:carrier={self.carrier},momentum={self.momentum}",
             "a number from 0 to below 1, and 0 for a generator, whose points have no past",
-            "carrier=particles, or momentum=0",
+            "leave momentum out, or carrier=particles",
         )
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        mu = (0.8 if self.carrier == "particles" else 0.0) if self.momentum is None else self.momentum
         memory: Tensor | None = None
 
         def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
             nonlocal memory
-            v = riesz(x, y, directions(noise, self.lines, x.shape[2]))
-            if self.momentum:
-                memory = v = v if memory is None else v + self.momentum * memory
-            return v
+            v = spread(y)[:, None, None] * riesz(x, y, directions(noise, self.lines, x.shape[2]))
+            memory = v if memory is None or not mu else v + mu * memory
+            return memory
 
         return carry(
             self.carrier,

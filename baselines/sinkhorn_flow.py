@@ -20,16 +20,17 @@ from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.sinkhorn import sinkhorn, spread
+from gwfbench.velocity.scale import spread
+from gwfbench.velocity.sinkhorn import sinkhorn
 
 
 @dataclass(frozen=True)
 class SinkhornFlow:
     carrier: Carrier = "particles"
     "what the field moves: particles, or the law of a generator"
-    step: float = 0.2
+    step: float = 0.3
     "h"
-    steps: int = 100
+    steps: int = 50
     "how many"
     points: int = 1024
     "particles; or generated points a step"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
+from torch import Tensor
 
 from gwfbench.budget import Budget
 from gwfbench.carriers import Carrier, carry
@@ -21,14 +21,15 @@ from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.ratio import Critic, Divergence
+from gwfbench.velocity.scale import deviation
 
 
 @dataclass(frozen=True)
 class VGrow:
     carrier: Carrier = "particles"
     "what the field moves: particles, or the law of a generator"
-    step: float = 0.1
-    "h"
+    step: float = 0.02
+    "h, in units of the mean variance of a target coordinate"
     steps: int = 300
     "how many"
     points: int = 1024
@@ -41,7 +42,7 @@ class VGrow:
     "of the critic's layers"
     depth: int = 2
     "of the critic"
-    lr: float = 1e-3
+    lr: float = 3e-3
     "of the critic's Adam"
     updates: int = 5
     "critic steps a move"
@@ -68,8 +69,11 @@ class VGrow:
             )
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        """In coordinates of unit variance, estimated from one batch: so h and the critic know no units."""
+        sample = problem[TargetSamples].draw(self.batch, rng.fork("scale")).flatten(2)
+        unit = deviation(sample)[:, None, None]
         critic = Critic(
-            torch.Size(problem.shape).numel(),
+            sample.shape[2],
             rng.fork("critic"),
             divergence=self.divergence,
             width=self.width,
@@ -78,11 +82,15 @@ class VGrow:
             updates=self.updates,
             clip=self.clip,
         )
+
+        def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
+            return unit * critic(x / unit, y / unit, noise)
+
         return carry(
             self.carrier,
             problem,
             rng,
-            critic,
+            velocity,
             step=self.step,
             steps=self.steps,
             points=self.points,

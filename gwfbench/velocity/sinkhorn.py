@@ -53,11 +53,6 @@ def sinkhorn(
     return transport(x, y, epsilon, tolerance, rounds) - transport(x, itself, epsilon, tolerance, rounds)
 
 
-def spread(y: Tensor) -> Tensor:
-    """Root mean square distance of two independent points of y (S, n, d), (S,): a length to measure the blur by."""
-    return (2 * y.var(1, correction=0).sum(-1)).sqrt()
-
-
 def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, rounds: int = 200) -> Tensor:
     """Entropic transport map of the points x (S, n, d) to y (S, m, d), (S, n, d); the same tensor twice: symmetric.
 
