@@ -29,15 +29,15 @@ from gwfbench.velocity.sliced import directions, riesz
 class RieszFlow:
     carrier: Carrier = "particles"
     "what the field moves: particles, or the law of a generator"
-    step: float = 0.01
+    step: float = 0.1
     "h, in units of the root mean square distance of two target points"
-    steps: int = 300
+    steps: int = 600
     "how many"
     points: int = 1024
     "particles; or generated points a step"
     batch: int = 1024
     "fresh target points a step"
-    lines: int = 64
+    lines: int = 32
     "directions a step"
     momentum: float | None = None
     "mu; none: 0.8 for particles, 0 for a generator, whose points have no past"
