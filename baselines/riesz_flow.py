@@ -1,0 +1,89 @@
+"""Riesz flow: the flow of half MMD^2 with kernel -|x - y|, the energy distance, by sorting on random lines.
+
+    x <- x + h V,   V <- mu V + v,   v = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
+
+(Hertrich et al. 2024, Algorithm 1, with the momentum of Section 4.) The kernel has no bandwidth and a long range, and
+v is of order 1 whatever the data's scale, so h is a length: a share of the root mean square distance of two target
+points of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from gwfbench.budget import Budget
+from gwfbench.carriers import Carrier, carry
+from gwfbench.errors import require
+from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.protocol import Marginal, Problem
+from gwfbench.rng import Streams
+from gwfbench.velocity.scale import spread
+from gwfbench.velocity.sliced import directions, riesz
+
+
+@dataclass(frozen=True)
+class RieszFlow:
+    carrier: Carrier = "particles"
+    "what the field moves: particles, or the law of a generator"
+    step: float = 0.1
+    "h, in units of the root mean square distance of two target points"
+    steps: int = 600
+    "how many"
+    points: int = 1024
+    "particles; or generated points a step"
+    batch: int = 1024
+    "fresh target points a step"
+    lines: int = 32
+    "directions a step"
+    momentum: float | None = None
+    "mu; none: 0.8 for particles, 0 for a generator, whose points have no past"
+
+    needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
+    clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
+    seeds: ClassVar[Literal["batched", "looped"]] = "batched"
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"steps": 3, "points": 64, "batch": 64, "lines": 4}
+    reference: ClassVar[str] = """@inproceedings{hertrich2024generative,
+  title={Generative Sliced {MMD} Flows with {R}iesz Kernels}, author={Hertrich, Johannes and Wald, Christian and
+  Altekr{\\"u}ger, Fabian and Hagemann, Paul}, booktitle={ICLR}, year={2024}}"""
+
+    def __post_init__(self) -> None:
+        for field in ("step", "steps", "points", "batch", "lines"):
+            value = getattr(self, field)
+            require(
+                0 < value < float("inf"),
+                f"riesz_flow:{field}={value}",
+                "a positive number",
+                f"leave {field} out for its default",
+            )
+        require(
+            self.momentum is None or (0 <= self.momentum < 1 and (self.momentum == 0 or self.carrier == "particles")),
+            f"riesz_flow:carrier={self.carrier},momentum={self.momentum}",
+            "a number from 0 to below 1, and 0 for a generator, whose points have no past",
+            "leave momentum out, or carrier=particles",
+        )
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        mu = (0.8 if self.carrier == "particles" else 0.0) if self.momentum is None else self.momentum
+        memory: Tensor | None = None
+
+        def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
+            nonlocal memory
+            v = spread(y)[:, None, None] * riesz(x, y, directions(noise, self.lines, x.shape[2]))
+            memory = v if memory is None or not mu else v + mu * memory
+            return memory
+
+        return carry(
+            self.carrier,
+            problem,
+            rng,
+            velocity,
+            step=self.step,
+            steps=self.steps,
+            points=self.points,
+            batch=self.batch,
+        )
