@@ -20,7 +20,7 @@ from gwfbench.rng import Streams
 
 Divergence = Literal["kl", "reverse_kl", "js", "logd", "jeffreys", "chi2"]
 
-WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "kl": torch.ones_like,  # KL(q|p), f = r log r, w = 1
     "reverse_kl": torch.exp,  # KL(p|q), f = -log r, w = 1/r
     "js": torch.sigmoid,  # twice the Jensen-Shannon divergence, f = r log r - (1 + r) log((1 + r)/2), w = 1/(1 + r)
@@ -31,11 +31,12 @@ WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {
 "w as a function of log(p/q)"
 
 
-def velocity(log_ratio: Callable[[Tensor], Tensor], x: Tensor, divergence: Divergence, clip: float) -> Tensor:
+def velocity(log_ratio: Callable[[Tensor], Tensor], x: Tensor, divergence: str, clip: float) -> Tensor:
     """w(r) grad log(p/q) at x (S, n, d), by autograd.
 
     Args:
         log_ratio: log(p/q), (S, n, d) -> (S, n).
+        divergence: one of `WEIGHTS`.
         clip: within the weight, log(p/q) is held to [-clip, clip].
     """
     with torch.enable_grad():
@@ -62,7 +63,7 @@ class Critic:
         d: int,
         rng: Streams,
         *,
-        divergence: Divergence = "kl",
+        divergence: str = "kl",
         width: int = 64,
         depth: int = 2,
         lr: float = 1e-3,

@@ -17,8 +17,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FALL = 4.0  # of epsilon, a round
+START = 20.0  # the largest cost over the first epsilon: e^-20 of single precision are no loss
+FALL = 8.0  # of epsilon, a round
 INNER = 8  # scalings a round
+LOWEST = -60.0  # exponent of K: below it nothing adds up to a digit, and denormal numbers take ten times as long
+OMEGA = 1.9
 FLOOR = 1e-15  # of the products in the scalings: how far one round may move a potential
 
 
@@ -48,3 +51,62 @@ def sinkhorn(
     itself = x if xx is None else xx - middle
     epsilon = torch.as_tensor(blur, dtype=x.dtype, device=x.device).square().expand(len(x))[:, None, None]
     return transport(x, y, epsilon, tolerance, rounds) - transport(x, itself, epsilon, tolerance, rounds)
+
+
+def spread(y: Tensor) -> Tensor:
+    """Root mean square distance of two independent points of y (S, n, d), (S,): a length to measure the blur by."""
+    return (2 * y.var(1, correction=0).sum(-1)).sqrt()
+
+
+def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, rounds: int = 200) -> Tensor:
+    """Entropic transport map of the points x (S, n, d) to y (S, m, d), (S, n, d); the same tensor twice: symmetric.
+
+    Args:
+        epsilon: (S, 1, 1).    tolerance, rounds: as in `sinkhorn`; a seed ends by itself, whatever its company.
+
+    Raises:
+        ArithmeticError: a seed is not within the tolerance after all rounds.
+    """
+    half_x, half_y = x.square().sum(-1, keepdim=True) / 2, y.square().sum(-1, keepdim=True) / 2
+    largest = (half_x.amax(1, keepdim=True).sqrt() + half_y.amax(1, keepdim=True).sqrt()).square()  # >= all costs
+    f, g = torch.zeros_like(half_x), torch.zeros_like(half_y)
+    image, missing = torch.zeros_like(x), torch.full_like(epsilon, torch.inf)
+    kernel = x.new_empty(len(x), x.shape[1], y.shape[1])
+    for k in range(rounds):
+        here = torch.maximum(epsilon, largest / (START * FALL**k))
+        omega = torch.where(missing < torch.inf, OMEGA, 1.0)
+        left = torch.cat([x, f - half_x, torch.ones_like(f)], -1) / here
+        right = torch.cat([y, torch.ones_like(g), g - half_y], -1)
+        torch.bmm(left, right.mT, out=kernel).clamp_min_(LOWEST).exp_()
+        u, v, error = _symmetric(kernel) if x is y else _scalings(kernel, omega)
+        open_ = missing > tolerance
+        image = torch.where(open_, kernel @ (v * y) / (kernel @ v), image)
+        missing = torch.where(open_ & (here == epsilon), error, missing)
+        f, g = f + here * u.log(), g + here * v.log()
+        if not bool((missing > tolerance).any()):
+            return image
+    worst = float(missing.max())
+    raise ArithmeticError(f"Sinkhorn's column sums are {worst:.2g} off after {rounds} rounds; tolerance {tolerance:g}")
+
+
+def _scalings(kernel: Tensor, omega: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """u (S, n, 1), v (S, m, 1) after `INNER` updates of each from 1, and the mean error of column sums, (S, 1, 1)."""
+    n, m = kernel.shape[1:]
+    u = torch.ones_like(kernel[..., :1])
+    v = n / (kernel.mT @ u).clamp_min_(FLOOR)
+    for _ in range(INNER):
+        u = u ** (1 - omega) * (m / (kernel @ v).clamp_min_(FLOOR)) ** omega
+        v = v ** (1 - omega) * (n / (kernel.mT @ u).clamp_min_(FLOOR)) ** omega
+    u = m / (kernel @ v).clamp_min_(FLOOR)
+    return u, v, (v * (kernel.mT @ u) / n - 1).abs().mean(1, keepdim=True)
+
+
+def _symmetric(kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The one scaling u (S, n, 1) of a symmetric kernel, twice, and the mean error of its sums, (S, 1, 1)."""
+    n = kernel.shape[1]
+    u = torch.ones_like(kernel[..., :1])
+    sums = kernel @ u / n
+    for _ in range(INNER):
+        u = (u / sums.clamp_min(FLOOR)).sqrt()
+        sums = kernel @ u / n
+    return u, u, (u * sums - 1).abs().mean(1, keepdim=True)

@@ -5,7 +5,7 @@ With uniform directions theta, x among n points of q, y among m of p:
     half SW_2^2        v(x) = E_theta theta (F^-1_{theta#p} F_{theta#q} (theta.x) - theta.x)
                        (Liutkus et al. 2019, equation 8; Bonnotte 2013, Proposition 5.1.7)
     half MMD^2, -|.|   v(x) = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
-                       (Hertrich et al. 2024, Theorem 1 and Algorithm 1), the flow of E|x - y| - E|x - x'|/2 - E|y - y'|/2
+                       (Hertrich et al. 2024, Theorem 1, Algorithm 1); half MMD^2 = E|x - y| - E|x - x'|/2 - E|y - y'|/2
 
 Both are -n times the gradient in the points of q. O((n + m) log(n + m)) a direction, no n x m matrix.
 """
@@ -95,7 +95,19 @@ def _quantile_means(y: Tensor, n: int) -> Tensor:
 def _below(points: Tensor, x: Tensor) -> Tensor:
     """Number of sorted points (..., m) below sorted x (..., n), less the number above; equal ones count as neither."""
     m = points.shape[-1]
-    if points is x and bool((x[..., 1:] > x[..., :-1]).all()):
-        return torch.arange(1 - m, m, 2, device=x.device).to(x).expand(x.shape).clone()
-    count = torch.searchsorted(points, x) + torch.searchsorted(points, x, right=True)
-    return (count - m).to(x)
+    if x.device.type != "cpu":
+        return (torch.searchsorted(points, x) + torch.searchsorted(points, x, right=True) - m).to(x)
+    out = torch.empty_like(x)
+    for row, p, a in zip(out.numpy().reshape(-1, x.shape[-1]), *_rows(points, x), strict=True):
+        if points is x and (a[1:] > a[:-1]).all():
+            row[:] = np.arange(1 - m, m, 2)
+            continue
+        first = p.searchsorted(a)  # NumPy's takes half the time of PyTorch's
+        row[:] = 2 * first - m
+        equal = p.take(first, mode="clip") == a
+        row[equal] += p.searchsorted(a[equal], side="right") - first[equal]
+    return out
+
+
+def _rows(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.numpy().reshape(-1, tensor.shape[-1]) for tensor in tensors]

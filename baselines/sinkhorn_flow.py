@@ -1,0 +1,85 @@
+"""Sinkhorn flow: the flow of the debiased Sinkhorn divergence with cost |x - y|^2/2.
+
+    x <- x + h (T_qp(x) - T_qq(x)),   T the entropic transport maps
+
+(Feydy et al. 2019; W-Flow moves a generator by the same field.) Both plans are solved anew at each step, between the
+moving points and a fresh batch of the target; a plan that is not within the tolerance ends the run with an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from gwfbench.budget import Budget
+from gwfbench.carriers import Carrier, carry
+from gwfbench.errors import require
+from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.protocol import Marginal, Problem
+from gwfbench.rng import Streams
+from gwfbench.velocity.sinkhorn import sinkhorn, spread
+
+
+@dataclass(frozen=True)
+class SinkhornFlow:
+    carrier: Carrier = "particles"
+    "what the field moves: particles, or the law of a generator"
+    step: float = 0.2
+    "h"
+    steps: int = 100
+    "how many"
+    points: int = 1024
+    "particles; or generated points a step"
+    batch: int = 1024
+    "fresh target points a step"
+    blur: float | None = None
+    "root of epsilon, a length; none: a tenth of the root mean square distance of two target points of the batch"
+    tolerance: float = 0.01
+    "mean relative error of the plans' column sums"
+    rounds: int = 200
+    "of 8 Sinkhorn updates, the most for one plan"
+
+    needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
+    clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
+    seeds: ClassVar[Literal["batched", "looped"]] = "batched"
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"steps": 3, "points": 64, "batch": 64}
+    reference: ClassVar[str] = """@inproceedings{feydy2019interpolating,
+  title={Interpolating between Optimal Transport and {MMD} using {S}inkhorn Divergences}, author={Feydy, Jean and
+  S{\\'e}journ{\\'e}, Thibault and Vialard, Fran{\\c{c}}ois-Xavier and Amari, Shun-ichi and Trouv{\\'e}, Alain and
+  Peyr{\\'e}, Gabriel}, booktitle={AISTATS}, year={2019}}"""
+
+    def __post_init__(self) -> None:
+        for field in ("step", "steps", "points", "batch", "tolerance", "rounds"):
+            value = getattr(self, field)
+            require(
+                0 < value < float("inf"),
+                f"sinkhorn_flow:{field}={value}",
+                "a positive number",
+                f"leave {field} out for its default",
+            )
+        require(
+            self.blur is None or 0 < self.blur < float("inf"),
+            f"sinkhorn_flow:blur={self.blur}",
+            "a positive length, or none",
+            "leave blur out for a tenth of the target's spread",
+        )
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
+            blur = self.blur or 0.1 * spread(y)
+            return sinkhorn(x, y, blur=blur, tolerance=self.tolerance, rounds=self.rounds)
+
+        return carry(
+            self.carrier,
+            problem,
+            rng,
+            velocity,
+            step=self.step,
+            steps=self.steps,
+            points=self.points,
+            batch=self.batch,
+        )

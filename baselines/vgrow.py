@@ -1,0 +1,90 @@
+"""VGrow: the flow of an f-divergence, its density ratio learnt by a logistic critic.
+
+    x <- x + h w(r) grad D(x),   D = log(p/q) = -log r,   w(r) = r f''(r)
+
+(Gao et al. 2019, Algorithm 1.) The critic is trained between moves, on the moving points and fresh target points.
+`kl` is KL(q|p) for the moving law q: weight 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from gwfbench.budget import Budget
+from gwfbench.carriers import Carrier, carry
+from gwfbench.errors import require
+from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.protocol import Marginal, Problem
+from gwfbench.rng import Streams
+from gwfbench.velocity.ratio import Critic, Divergence
+
+
+@dataclass(frozen=True)
+class VGrow:
+    carrier: Carrier = "particles"
+    "what the field moves: particles, or the law of a generator"
+    step: float = 0.1
+    "h"
+    steps: int = 300
+    "how many"
+    points: int = 1024
+    "particles; or generated points a step"
+    batch: int = 1024
+    "fresh target points a step"
+    divergence: Divergence = "kl"
+    "kl: KL(q|p); reverse_kl: KL(p|q); js; logd: KL((p + q)/2|p); jeffreys: both KL; chi2: chi^2(q|p)"
+    width: int = 64
+    "of the critic's layers"
+    depth: int = 2
+    "of the critic"
+    lr: float = 1e-3
+    "of the critic's Adam"
+    updates: int = 5
+    "critic steps a move"
+    clip: float = 3.0
+    "within the weight, log(p/q) is held to [-clip, clip]"
+
+    needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
+    clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
+    seeds: ClassVar[Literal["batched", "looped"]] = "batched"
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"steps": 3, "points": 64, "batch": 64, "width": 8, "updates": 1}
+    reference: ClassVar[str] = """@inproceedings{gao2019deep,
+  title={Deep Generative Learning via Variational Gradient Flow}, author={Gao, Yuan and Jiao, Yuling and Wang, Yang and
+  Wang, Yao and Yang, Can and Zhang, Shunkang}, booktitle={ICML}, year={2019}}"""
+
+    def __post_init__(self) -> None:
+        for field in ("step", "steps", "points", "batch", "width", "depth", "lr", "updates", "clip"):
+            value = getattr(self, field)
+            require(
+                0 < value < float("inf"),
+                f"vgrow:{field}={value}",
+                "a positive number",
+                f"leave {field} out for its default",
+            )
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        critic = Critic(
+            torch.Size(problem.shape).numel(),
+            rng.fork("critic"),
+            divergence=self.divergence,
+            width=self.width,
+            depth=self.depth,
+            lr=self.lr,
+            updates=self.updates,
+            clip=self.clip,
+        )
+        return carry(
+            self.carrier,
+            problem,
+            rng,
+            critic,
+            step=self.step,
+            steps=self.steps,
+            points=self.points,
+            batch=self.batch,
+        )
