@@ -1,9 +1,9 @@
-"""Drifting fields (Deng et al. 2026, arXiv 2602.04770), as its text, its appendix and its code have them, and two readings.
+"""Drifting fields (Deng et al. 2026, arXiv 2602.04770), as its text, appendix and code have them, and readings of it.
 
-With points x of q, points y+ of the target p, negatives y- (the same x), and a kernel k (gwfbench/velocity/pairs.py):
+With points x of q, points y+ of the target p, negatives y- (the same x), and a kernel k (velocity/pairs.py):
 
-    equation4       V = E_p[k (y+ - x)] / E_p[k] - E_q[k (y- - x)] / E_q[k]: a difference of mean shifts (equations 2 to
-                    4). Self pairs count, so that p = q gives 0 also on samples.
+    equation4       V = E_p[k (y+ - x)] / E_p[k] - E_q[k (y- - x)] / E_q[k]: mean shifts (equations 2 to 4).
+                    Self pairs count, so that p = q gives 0 also on samples.
     algorithm2      what is run (appendix A.1): A = sqrt(softmax over j, jointly over y+ and y-, times softmax over i) of
                     log k, self pairs masked; V = (sum A+)(sum A-) (mean of y+ by A+ - mean of y- by A-). Its normalised
                     shifts differ from equation 4's by the product of the two masses, which is 0 far from the data.
@@ -13,11 +13,11 @@ With points x of q, points y+ of the target p, negatives y- (the same x), and a 
     sinkhorn_proxy  separate row softmaxes for y+ and y-, no mask, Gaussian kernel: the field that Gretton et al. 2026
                     (arXiv 2605.05118) compare with the Sinkhorn flow's; as third-party code has it, for their text was
                     not to be had.
-    mmd             equation 4 without its normalisers, E_p[k (y+ - x)] - E_q[k (y- - x)]: for a Laplace kernel the flow of
-                    half MMD^2 with h^2 times the Matern-3/2 kernel of length sqrt(3) h, since its derivative in
+    mmd             equation 4 without its normalisers, E_p[k (y+ - x)] - E_q[k (y- - x)]: for a Laplace kernel the flow
+                    of half MMD^2 with h^2 times the Matern-3/2 kernel of length sqrt(3) h, since its derivative in
                     t = |x - y| is -t k; for a Gaussian one h^2 times the flow with k.
     parzen_kl       the Wasserstein gradient flow of KL(k*q || k*p) itself, -grad of its first variation
-                    k * log(k*q / k*p), times h^2: equation 4 with a Gaussian kernel, averaged once more with the kernel,
+                    k * log(k*q / k*p), times h^2: equation 4 with a Gaussian kernel, averaged once more with it:
                     v(x) = E V(x + h Z), Z ~ N(0, I) (Gretton et al. 2026, first result; the formula is ours).
 
 For a Gaussian kernel equation 4 is h^2 (grad log k*p - grad log k*q). All return V at x, (S, n, d).
