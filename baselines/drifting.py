@@ -7,7 +7,7 @@ does (`official`); or one of the Wasserstein gradient flows that Gretton et al. 
 are in gwfbench/velocity/drift.py; what is taken from elsewhere:
 
     sliced      half SW_2^2 on random lines (velocity/sliced.py)
-    sinkhorn    T_qp - T_qq', entropic barycentric maps; q' is the other half of the batch, so that no point is its own
+    sinkhorn    T_qp - T_qq', entropic barycentric maps; q' is the other half of the points, so that none is its own
                 negative (two batches, as W-Flow, Han et al. 2026; velocity/sinkhorn.py)
     critic      grad log(p/q) by a logistic critic trained beside it (velocity/ratio.py)
 
@@ -177,7 +177,7 @@ class Drifting:
             case "parzen_kl":
                 return lambda x, y, noise: drift.parzen_kl(x, y, self._length(x, y), noise)
             case "sinkhorn":
-                return lambda x, y, _noise: _two_batches(x, y, self._length(x, y))
+                return lambda x, y, noise: _two_batches(x, y, self._length(x, y), noise)
             case "sliced":
                 return lambda x, y, noise: sliced(x, y, directions(noise, self.lines, x.shape[2]))
             case "critic":
@@ -189,10 +189,14 @@ class Drifting:
         return self.temperatures[0] * unit
 
 
-def _two_batches(x: Tensor, y: Tensor, blur: Tensor) -> Tensor:
-    """Sinkhorn velocity where each half of the points has the other as its negatives.
+def _two_batches(x: Tensor, y: Tensor, blur: Tensor, noise: Streams) -> Tensor:
+    """Sinkhorn velocity where each half of the points has the other as its negatives; halves are drawn at each step.
 
-    The tolerance is about the sampling error of 512 points: shares of far modes that differ by it need no exact plan.
+    Lasting halves A and B of particles would part: A's mean moves by that of p less that of B, B's by that of p less
+    that of A, so that the difference of their means doubles with each step of 1. The tolerance is about the sampling
+    error of 512 points: shares of far modes that differ by it need no exact plan.
     """
-    one, two = x.split([x.shape[1] // 2, x.shape[1] - x.shape[1] // 2], 1)
-    return torch.cat([sinkhorn(a, y, b, blur=blur[:, 0, 0], tolerance=0.05) for a, b in ((one, two), (two, one))], 1)
+    order = noise.uniform(x.shape[1]).argsort(1)[..., None].expand_as(x)
+    one, two = x.gather(1, order).tensor_split(2, 1)
+    halves = [sinkhorn(a, y, b, blur=blur[:, 0, 0], tolerance=0.05) for a, b in ((one, two), (two, one))]
+    return torch.empty_like(x).scatter_(1, order, torch.cat(halves, 1))

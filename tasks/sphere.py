@@ -10,8 +10,8 @@ e^{kappa t}: for d = 3 its distribution function is inverted, t = 1 + log(u + (1
 rejection (1994), after Ulrich 1984, as many proposals for all seeds.
 
 The law lives in R^d but has no density there: no LogDensity is offered. On the sphere kappa mu.x is
--kappa |x - mu|^2 / 2 but for a constant, so that `mode_coverage` with scale kappa^{-1/2} takes the exact posterior of the components.
-`off_sphere` is the mean of ||x| - 1|.
+-kappa |x - mu|^2 / 2 but for a constant: `mode_coverage` with scale kappa^{-1/2} takes the exact posterior of the
+components. `off_sphere` is the mean of ||x| - 1|.
 """
 
 from __future__ import annotations

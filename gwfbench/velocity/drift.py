@@ -4,7 +4,7 @@ With points x of q, points y+ of the target p, negatives y- (the same x), and a 
 
     equation4       V = E_p[k (y+ - x)] / E_p[k] - E_q[k (y- - x)] / E_q[k]: mean shifts (equations 2 to 4).
                     Self pairs count, so that p = q gives 0 also on samples.
-    algorithm2      what is run (appendix A.1): A = sqrt(softmax over j, jointly over y+ and y-, times softmax over i) of
+    algorithm2      as run (appendix A.1): A = sqrt(softmax over j, jointly over y+ and y-, times softmax over i) of
                     log k, self pairs masked; V = (sum A+)(sum A-) (mean of y+ by A+ - mean of y- by A-). Its normalised
                     shifts differ from equation 4's by the product of the two masses, which is 0 far from the data.
     official        the authors' JAX code: algorithm 2 with lengths in units of the mean pairwise distance (self pairs
@@ -62,7 +62,7 @@ def sinkhorn_proxy(x: Tensor, y: Tensor, h: Tensor | float) -> Tensor:
 def official(x: Tensor, y: Tensor, temperatures: tuple[float, ...]) -> Tensor:
     """`drift_loss.py` of lambertae/drifting, as a displacement of x.
 
-    The code's loss is on coordinates in units u = max(mean distance / sqrt(d), 1e-3), where the field is F; here V = u F.
+    Its loss is on coordinates in units u = max(mean distance / sqrt(d), 1e-3), where the field is F; here V = u F.
     The factor u^2 to the gradient of its loss is one number a batch, which Adam does not see.
     """
     both = torch.cat([y, x], 1)
