@@ -50,8 +50,8 @@ class GradientFlowDrifting:
     "h, an angle on the sphere; none: a fifth of the mean distance of a step's points to its targets"
     cut: float = 10.0
     "r is held to [1/cut, cut] in the weights of KL(p|q) and chi^2"
-    step: float = 0.5
-    "h of x + h v, in units of bandwidth^2 of flow time"
+    step: float | None = None
+    "of x + step v, in units of h^2 of flow time; none: one over the largest weight that the cut leaves possible"
     steps: int = 300
     "how many"
     points: int = 1024
@@ -114,13 +114,18 @@ class GradientFlowDrifting:
             problem,
             rng,
             velocity,
-            step=self.step,
+            step=self._step(),
             steps=self.steps,
             points=self.points,
             batch=self.batch,
             network=Network(self.latent, self.width, self.depth, self.lr),
             manifold=Manifold(sphere.exponential, sphere.project) if on_sphere else Manifold(),
         )
+
+    def _step(self) -> float:
+        """Weights times this are at most 1: no point passes the difference of its mean shifts."""
+        largest = self.kl + self.reverse_kl * self.cut + self.chi2 * 2 * self.cut + self.mmd
+        return 1 / largest if self.step is None else self.step
 
 
 def _require_sphere(problem: Problem, rng: Streams) -> None:
