@@ -7,8 +7,10 @@ does (`official`); or one of the Wasserstein gradient flows that Gretton et al. 
 are in gwfbench/velocity/drift.py; what is taken from elsewhere:
 
     sliced      half SW_2^2 on random lines (velocity/sliced.py)
-    sinkhorn    T_qp - T_qq', entropic barycentric maps; q' is the other half of the points, so that none is its own
-                negative (two batches, as W-Flow, Han et al. 2026; velocity/sinkhorn.py)
+    sinkhorn    T_qp - T_qq, entropic barycentric maps (velocity/sinkhorn.py). A generator's points have the other
+                half of them as their negatives, so that none is its own (two batches, as W-Flow, Han et al. 2026).
+                Particles have themselves: lasting halves part, the difference of their means doubling with each step
+                of 1, and with halves drawn anew a lone outlier, matched to the edge of both p and q', feels nothing.
     critic      grad log(p/q) by a logistic critic trained beside it (velocity/ratio.py)
 
 Temperatures count in mean distances between points and targets (the paper's A.6), or in `unit`. The authors' toy
@@ -40,7 +42,8 @@ from gwfbench.velocity.sliced import directions, sliced
 FREE = {"equation4", "algorithm2", "mmd"}  # fields with a choice of kernel
 GAUSSIAN = {"sinkhorn_proxy", "parzen_kl"}
 BARE = {"sliced", "critic"}  # no temperature
-STEPS = {"algorithm2": 2.0, "official": 0.01, "critic": 0.01, "sliced": 2.0}
+TOLERANCE = 0.05  # of Sinkhorn's column sums, about the sampling error of 512 points
+STEPS = {"algorithm2": 2.0, "official": 0.01, "critic": 0.1, "sliced": 2.0}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Drifting:
     unit: float | None = None
     "length that temperatures are multiples of; none: mean distance of a step's points to its targets; official: none"
     step: float | None = None
-    "h; none: 1, but 2 for algorithm2 (whose masses multiply to 1/2), 0.01 for official and critic, 2 for sliced"
+    "h; none: 1, but 2 for algorithm2 (whose masses multiply to 1/2), 0.01 for official, 0.1 for critic, 2 for sliced"
     steps: int | None = None
     "how many; none: 300 with particles, 1000 with a generator"
     points: int = 1024
@@ -177,7 +180,9 @@ class Drifting:
             case "parzen_kl":
                 return lambda x, y, noise: drift.parzen_kl(x, y, self._length(x, y), noise)
             case "sinkhorn":
-                return lambda x, y, noise: _two_batches(x, y, self._length(x, y), noise)
+                if self.carrier == "particles":
+                    return lambda x, y, _noise: sinkhorn(x, y, blur=self._length(x, y)[:, 0, 0], tolerance=TOLERANCE)
+                return lambda x, y, _noise: _two_batches(x, y, self._length(x, y))
             case "sliced":
                 return lambda x, y, noise: sliced(x, y, directions(noise, self.lines, x.shape[2]))
             case "critic":
@@ -189,14 +194,9 @@ class Drifting:
         return self.temperatures[0] * unit
 
 
-def _two_batches(x: Tensor, y: Tensor, blur: Tensor, noise: Streams) -> Tensor:
-    """Sinkhorn velocity where each half of the points has the other as its negatives; halves are drawn at each step.
-
-    Lasting halves A and B of particles would part: A's mean moves by that of p less that of B, B's by that of p less
-    that of A, so that the difference of their means doubles with each step of 1. The tolerance is about the sampling
-    error of 512 points: shares of far modes that differ by it need no exact plan.
-    """
-    order = noise.uniform(x.shape[1]).argsort(1)[..., None].expand_as(x)
-    one, two = x.gather(1, order).tensor_split(2, 1)
-    halves = [sinkhorn(a, y, b, blur=blur[:, 0, 0], tolerance=0.05) for a, b in ((one, two), (two, one))]
-    return torch.empty_like(x).scatter_(1, order, torch.cat(halves, 1))
+def _two_batches(x: Tensor, y: Tensor, blur: Tensor) -> Tensor:
+    """Sinkhorn velocity where each half of the points has the other as its negatives."""
+    one, two = x.tensor_split(2, 1)
+    return torch.cat(
+        [sinkhorn(a, y, b, blur=blur[:, 0, 0], tolerance=TOLERANCE) for a, b in ((one, two), (two, one))], 1
+    )
