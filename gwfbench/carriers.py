@@ -6,7 +6,9 @@ A velocity is estimated from samples alone: v(x; q, p) at points x of q, from th
     generator    x = G(z), z ~ N(0, I); one Adam step on the mean square of G(z) - stop(G(z) + h v(G(z); q, p)), whose
                  gradient is that of -2h v . G(z) (Deng et al. 2026, equation 1 and Algorithm 1)
 
-The same field with both carriers says what is the field's doing and what the network's.
+The same field with both carriers says what is the field's doing and what the network's. On a manifold v is tangent,
+x + h v becomes exp_x(h v), G ends with the projection, and the square is that of the geodesic distance: at x the
+gradient of |log_x exp_x(h v)|^2 is the same -2h v.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gwfbench.info import Initial, TargetSamples
+from gwfbench.info import Field, Initial, TargetSamples
 from gwfbench.minmax import Adam
 from gwfbench.nn.silu import SiLU
 from gwfbench.protocol import Drawn, Marginal, Problem
@@ -26,6 +28,18 @@ from gwfbench.rng import Streams
 
 Carrier = Literal["particles", "generator"]
 Velocity = Callable[[Tensor, Tensor, Streams], Tensor]  # x (S, n, d) of q, y (S, m, d) of p, noise -> v at x (S, n, d)
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """Where points live; the default is the whole space."""
+
+    exponential: Callable[[Tensor, Tensor], Tensor] = torch.add  # x and v tangent there, (S, n, d) -> exp_x(v)
+    project: Field = _as_it_is  # any points (S, n, d) -> points of the manifold
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ def carry(
     points: int,
     batch: int,
     network: Network = Network(),
+    manifold: Manifold = Manifold(),
 ) -> Iterator[Marginal]:
     """Laws after each step of a velocity field.
 
@@ -57,6 +72,7 @@ def carry(
         step: h.
         points: particles; or generated points a step.
         batch: fresh target points a step.
+        manifold: on which P_0 and the target live.
     """
     flat = FlatShape(problem.shape)
     move = _particles if carrier == "particles" else _generator
@@ -68,7 +84,7 @@ def carry(
             y = flat(target(batch, here.fork("target")))
             return step * velocity(x, y, here.fork("velocity"))
 
-    return move(problem, flat, rng, at, step, steps, points, network)
+    return move(problem, flat, rng, at, step, steps, points, network, manifold)
 
 
 Move = Callable[[int, Tensor], Tensor]  # number of the step, x (S, n, d) -> h v
@@ -88,26 +104,42 @@ class FlatShape:
 
 
 def _particles(
-    problem: Problem, flat: FlatShape, rng: Streams, at: Move, step: float, steps: int, points: int, _: Network
+    problem: Problem,
+    flat: FlatShape,
+    rng: Streams,
+    at: Move,
+    step: float,
+    steps: int,
+    points: int,
+    _: Network,
+    manifold: Manifold,
 ) -> Iterator[Marginal]:
     x = flat(problem[Initial].draw(points, rng.fork("particles")))
     for k in range(1, steps + 1):
-        x = x + at(k, x)
+        x = manifold.exponential(x, at(k, x))
         yield Drawn(k * step, lambda n, _rng, x=x: flat.back(x[:, :n]), limit=points)
 
 
 def _generator(
-    problem: Problem, flat: FlatShape, rng: Streams, at: Move, step: float, steps: int, points: int, network: Network
+    problem: Problem,
+    flat: FlatShape,
+    rng: Streams,
+    at: Move,
+    step: float,
+    steps: int,
+    points: int,
+    network: Network,
+    manifold: Manifold,
 ) -> Iterator[Marginal]:
     d = torch.Size(problem.shape).numel()
     net = SiLU((network.latent, *[network.width] * network.depth, d), rng.fork("generator"))
     adam, latent = Adam(net.parameters, network.lr), rng.fork("latent")
 
     def draw(n: int, noise: Streams) -> Tensor:
-        return flat.back(net(noise.normal(n, network.latent), frozen=True))
+        return flat.back(manifold.project(net(noise.normal(n, network.latent), frozen=True)))
 
     for k in range(1, steps + 1):
-        x = net(latent.normal(points, network.latent))
+        x = manifold.project(net(latent.normal(points, network.latent)))
         move = at(k, x.detach())
         # summed over seeds, mean over points and coordinates; equals the gradient of |x - stop(x + move)|^2
         adam.descend(-2 * (x * move).sum() / (points * d), 1.0)

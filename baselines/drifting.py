@@ -1,0 +1,202 @@
+"""Drifting: a generator (or particles) moved by mean shifts towards data and away from itself, and its readings.
+
+    x <- x + h V(x; q, p)      generator: one Adam step on |G(z) - stop(G(z) + h V)|^2      (Deng et al. 2026)
+
+The field V is drifting's own as its text has it (`equation4`), as its appendix runs it (`algorithm2`) and as its code
+does (`official`); or one of the Wasserstein gradient flows that Gretton et al. 2026 set beside it. Formulas and sources
+are in gwfbench/velocity/drift.py; what is taken from elsewhere:
+
+    sliced      half SW_2^2 on random lines (velocity/sliced.py)
+    sinkhorn    T_qp - T_qq, entropic barycentric maps (velocity/sinkhorn.py). A generator's points have the other
+                half of them as their negatives, so that none is its own (two batches, as W-Flow, Han et al. 2026).
+                Particles have themselves: lasting halves part, the difference of their means doubling with each step
+                of 1, and with halves drawn anew a lone outlier, matched to the edge of both p and q', feels nothing.
+    critic      grad log(p/q) by a logistic critic trained beside it (velocity/ratio.py)
+
+Temperatures count in mean distances between points and targets (the paper's A.6), or in `unit`. The authors' toy
+notebook is `drifting:temperature=0.05,unit=1,points=2048,batch=2048,steps=2000`; fewer points and steps are our default
+for a CPU, network and learning rate are the notebook's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gwfbench.budget import Budget
+from gwfbench.carriers import Carrier, Network, Velocity, carry
+from gwfbench.errors import UserError, require
+from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.protocol import Marginal, Problem
+from gwfbench.rng import Streams
+from gwfbench.velocity import drift
+from gwfbench.velocity.pairs import Kernel, typical_distance
+from gwfbench.velocity.ratio import Critic
+from gwfbench.velocity.sinkhorn import sinkhorn
+from gwfbench.velocity.sliced import directions, sliced
+
+FREE = {"equation4", "algorithm2", "mmd"}  # fields with a choice of kernel
+GAUSSIAN = {"sinkhorn_proxy", "parzen_kl"}
+BARE = {"sliced", "critic"}  # no temperature
+TOLERANCE = 0.05  # of Sinkhorn's column sums, about the sampling error of 512 points
+STEPS = {"algorithm2": 2.0, "official": 0.01, "critic": 0.1, "sliced": 2.0}
+
+
+@dataclass(frozen=True)
+class Drifting:
+    field: Literal[
+        "equation4",
+        "algorithm2",
+        "official",
+        "parzen_kl",
+        "sinkhorn_proxy",
+        "sinkhorn",
+        "mmd",
+        "sliced",
+        "critic",
+    ] = "algorithm2"
+    "which V"
+    carrier: Carrier = "generator"
+    "what V moves"
+    kernel: Literal["own", "laplace", "gaussian"] = "own"
+    "of equation4, algorithm2 and mmd, own: laplace; the others have no choice"
+    temperature: str | None = None
+    "h of the kernel, blur of sinkhorn; official sums over several, written 0.02+0.05+0.2, its default; else 0.2"
+    unit: float | None = None
+    "length that temperatures are multiples of; none: mean distance of a step's points to its targets; official: none"
+    step: float | None = None
+    "h; none: 1, but 2 for algorithm2 (whose masses multiply to 1/2), 0.01 for official, 0.1 for critic, 2 for sliced"
+    steps: int | None = None
+    "how many; none: 300 with particles, 1000 with a generator"
+    points: int = 1024
+    "particles, or generated points a step"
+    batch: int = 1024
+    "fresh target points a step"
+    lines: int = 64
+    "random directions a step of sliced"
+    latent: int = 32
+    "dimension of the generator's noise"
+    width: int = 256
+    "of the generator's layers"
+    depth: int = 3
+    "number of the generator's hidden layers"
+    lr: float = 1e-3
+    "of the generator's Adam"
+
+    needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
+    clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
+    seeds: ClassVar[Literal["batched", "looped"]] = "batched"
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"steps": 2, "points": 64, "batch": 64, "width": 16}
+    reference: ClassVar[str] = """@misc{deng2026generative,
+  title={Generative Modeling via Drifting}, author={Deng, Mingyang and Li, He and Li, Tianhong and Du, Yilun and He,
+  Kaiming}, year={2026}, eprint={2602.04770}}
+@misc{gretton2026wasserstein, title={On the {W}asserstein Gradient Flow Interpretation of Drifting Models},
+  author={Gretton, Arthur and Wenliang, Li Kevin and Galashov, Alexandre and Thornton, James and De Bortoli, Valentin
+  and Doucet, Arnaud}, year={2026}, eprint={2605.05118}}
+@misc{han2026wflow, title={{W}-Flow}, author={Han, Jiaqi and others}, year={2026}, eprint={2605.11755}}"""
+
+    def __post_init__(self) -> None:
+        for name, least in (("points", 2), ("batch", 1), ("lines", 1), ("latent", 1), ("width", 1), ("depth", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"drifting:{name}={value}", f"{least} or more", f"leave {name} out for the default")
+        require(self.steps is None or self.steps >= 1, f"drifting:steps={self.steps}", "1 or more", "leave steps out")
+        for name in ("step", "unit", "lr"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 < value < float("inf"),
+                f"drifting:{name}={value}",
+                "a positive number",
+                f"leave {name} out for the default",
+            )
+        require(
+            self.kernel == "own" or self.field in FREE,
+            f"drifting:field={self.field},kernel={self.kernel}",
+            f"a kernel only with {', '.join(sorted(FREE))}",
+            "leave kernel out",
+        )
+        for name, without in (("temperature", BARE), ("unit", BARE | {"official"})):
+            require(
+                getattr(self, name) is None or self.field not in without,
+                f"drifting:field={self.field},{name}={getattr(self, name)}",
+                f"no {name}: {', '.join(sorted(without))} have none",
+                f"leave {name} out",
+            )
+        require(
+            len(self.temperatures) == 1 or self.field == "official",
+            f"drifting:field={self.field},temperature={self.temperature}",
+            "one temperature; only official sums over several",
+            f"write, for example, drifting:field={self.field},temperature=0.05",
+        )
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The positive numbers that `temperature` says."""
+        if self.temperature is None:
+            return (0.02, 0.05, 0.2) if self.field == "official" else (0.2,)
+        try:
+            values = tuple(float(part) for part in self.temperature.split("+"))
+        except ValueError:
+            values = (0.0,)
+        if not all(0 < value < float("inf") for value in values):
+            raise UserError(
+                f"drifting:temperature={self.temperature}",
+                "positive numbers with + between them",
+                "write, for example, drifting:field=official,temperature=0.02+0.05+0.2",
+            )
+        return values
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        particles = self.carrier == "particles"
+        return carry(
+            self.carrier,
+            problem,
+            rng,
+            self._velocity(problem, rng),
+            step=STEPS.get(self.field, 1.0) if self.step is None else self.step,
+            steps=(300 if particles else 1000) if self.steps is None else self.steps,
+            points=self.points,
+            batch=self.batch,
+            network=Network(self.latent, self.width, self.depth, self.lr),
+        )
+
+    def _velocity(self, problem: Problem, rng: Streams) -> Velocity:
+        kernel: Kernel = "laplace" if self.kernel == "own" else self.kernel
+        match self.field:
+            case "equation4":
+                return lambda x, y, _noise: drift.equation4(x, y, self._length(x, y), kernel)
+            case "algorithm2":
+                return lambda x, y, _noise: drift.algorithm2(x, y, self._length(x, y), kernel)
+            case "mmd":
+                return lambda x, y, _noise: drift.mmd(x, y, self._length(x, y), kernel)
+            case "official":
+                return lambda x, y, _noise: drift.official(x, y, self.temperatures)
+            case "sinkhorn_proxy":
+                return lambda x, y, _noise: drift.sinkhorn_proxy(x, y, self._length(x, y))
+            case "parzen_kl":
+                return lambda x, y, noise: drift.parzen_kl(x, y, self._length(x, y), noise)
+            case "sinkhorn":
+                if self.carrier == "particles":
+                    return lambda x, y, _noise: sinkhorn(x, y, blur=self._length(x, y)[:, 0, 0], tolerance=TOLERANCE)
+                return lambda x, y, _noise: _two_batches(x, y, self._length(x, y))
+            case "sliced":
+                return lambda x, y, noise: sliced(x, y, directions(noise, self.lines, x.shape[2]))
+            case "critic":
+                return Critic(torch.Size(problem.shape).numel(), rng.fork("critic"))
+
+    def _length(self, x: Tensor, y: Tensor) -> Tensor:
+        """h of the kernel, (S, 1, 1)."""
+        unit = typical_distance(x, y) if self.unit is None else x.new_full((len(x), 1, 1), self.unit)
+        return self.temperatures[0] * unit
+
+
+def _two_batches(x: Tensor, y: Tensor, blur: Tensor) -> Tensor:
+    """Sinkhorn velocity where each half of the points has the other as its negatives."""
+    one, two = x.tensor_split(2, 1)
+    return torch.cat(
+        [sinkhorn(a, y, b, blur=blur[:, 0, 0], tolerance=TOLERANCE) for a, b in ((one, two), (two, one))], 1
+    )

@@ -1,0 +1,139 @@
+"""Gradient-flow drifting: flows of divergences between kernel density estimates (Cao, Wei and Liu 2026).
+
+    v = sum of weights times w(r) (m_p - m_q),   r = q_h / p_h,   m the mean shifts, Gaussian kernel of bandwidth h
+
+    KL(q|p)  w = 1     KL(p|q)  w = 1 / r     chi^2(q|p)  w = 2 r      MMD  E_p[k (y - x)] - E_q[k (x' - x)]
+
+gwfbench/velocity/kde.py has the formulas, and what they are the flow of. A time of 1 is a flow time of h^2. r is held
+to [1/cut, cut] in w: both weights are unbounded where one cloud is alone. On the sphere kernel, shifts and steps are
+geodesic (velocity/sphere.py). Bandwidths, steps and cuts of the paper's figures are not disclosed: all are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gwfbench.budget import Budget
+from gwfbench.carriers import Carrier, Manifold, Network, carry
+from gwfbench.errors import require
+from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.protocol import Marginal, Problem
+from gwfbench.rng import Streams
+from gwfbench.velocity import sphere
+from gwfbench.velocity.kde import kde_flow
+from gwfbench.velocity.pairs import typical_distance
+from gwfbench.velocity.ratio import Divergence
+
+BANDWIDTH = 0.2  # in mean distances of points to targets
+
+
+@dataclass(frozen=True)
+class GradientFlowDrifting:
+    kl: float = 1.0
+    "weight of KL(q|p), which they call forward"
+    reverse_kl: float = 0.0
+    "weight of KL(p|q)"
+    chi2: float = 0.0
+    "weight of chi^2(q|p)"
+    mmd: float = 0.0
+    "weight of half the squared MMD, kernel exp(-|x - y|^2 / 2 h^2), times h^2"
+    manifold: Literal["euclidean", "sphere"] = "euclidean"
+    "space of points, kernel and steps; sphere: the unit one"
+    carrier: Carrier = "particles"
+    "what v moves"
+    bandwidth: float | None = None
+    "h, an angle on the sphere; none: a fifth of the mean distance of a step's points to its targets"
+    cut: float = 10.0
+    "r is held to [1/cut, cut] in the weights of KL(p|q) and chi^2"
+    step: float | None = None
+    "of x + step v, in units of h^2 of flow time; none: one over the largest weight that the cut leaves possible"
+    steps: int = 300
+    "how many"
+    points: int = 1024
+    "particles, or generated points a step"
+    batch: int = 1024
+    "fresh target points a step"
+    latent: int = 32
+    "dimension of the generator's noise"
+    width: int = 256
+    "of the generator's layers"
+    depth: int = 3
+    "number of the generator's hidden layers"
+    lr: float = 1e-3
+    "of the generator's Adam"
+
+    needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
+    clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
+    seeds: ClassVar[Literal["batched", "looped"]] = "batched"
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"steps": 2, "points": 64, "batch": 64, "width": 16}
+    reference: ClassVar[str] = """@misc{cao2026gradient,
+  title={Gradient Flow Drifting: Generative Modeling via {W}asserstein Gradient Flows of {KDE}-Approximated
+  Divergences},  author={Cao, Jiarui and Wei, Zixuan and Liu, Yuxin}, year={2026}, eprint={2603.10592}}"""
+
+    def __post_init__(self) -> None:
+        weights = {name: getattr(self, name) for name in ("kl", "reverse_kl", "chi2", "mmd")}
+        require(
+            all(0 <= value < float("inf") for value in weights.values()) and any(weights.values()),
+            f"gf_drifting:{','.join(f'{name}={value}' for name, value in weights.items())}",
+            "weights of 0 or more, not all 0",
+            "write, for example, gf_drifting:kl=0,chi2=1",
+        )
+        for name, least in (("points", 2), ("batch", 1), ("steps", 1), ("latent", 1), ("width", 1), ("depth", 1)):
+            value = getattr(self, name)
+            require(
+                value >= least, f"gf_drifting:{name}={value}", f"{least} or more", f"leave {name} out for the default"
+            )
+        for name in ("bandwidth", "step", "lr"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 < value < float("inf"),
+                f"gf_drifting:{name}={value}",
+                "a positive number",
+                f"leave {name} out for the default",
+            )
+        require(self.cut >= 1, f"gf_drifting:cut={self.cut}", "1 or more", "leave cut out for the default")
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        on_sphere = self.manifold == "sphere"
+        if on_sphere:
+            _require_sphere(problem, rng.fork("check"))
+
+        def velocity(x: Tensor, y: Tensor, _noise: Streams) -> Tensor:
+            h = BANDWIDTH * typical_distance(x, y) if self.bandwidth is None else self.bandwidth
+            weights: dict[Divergence, float] = {"kl": self.kl, "reverse_kl": self.reverse_kl, "chi2": self.chi2}
+            return kde_flow(x, y, h, weights, self.mmd, self.cut, on_sphere)
+
+        return carry(
+            self.carrier,
+            problem,
+            rng,
+            velocity,
+            step=self._step(),
+            steps=self.steps,
+            points=self.points,
+            batch=self.batch,
+            network=Network(self.latent, self.width, self.depth, self.lr),
+            manifold=Manifold(sphere.exponential, sphere.project) if on_sphere else Manifold(),
+        )
+
+    def _step(self) -> float:
+        """Weights times this are at most 1: no point passes the difference of its mean shifts."""
+        largest = self.kl + self.reverse_kl * self.cut + self.chi2 * 2 * self.cut + self.mmd
+        return 1 / largest if self.step is None else self.step
+
+
+def _require_sphere(problem: Problem, rng: Streams) -> None:
+    draws = [problem[info].draw(16, rng.fork(info.__name__)).flatten(2) for info in (Initial, TargetSamples)]
+    off = max(float((x.norm(dim=-1) - 1).abs().max()) for x in draws)
+    require(
+        torch.Size(problem.shape).numel() > 1 and off < 1e-3,
+        f"gf_drifting:manifold=sphere, where |x| differs from 1 by {off:.3g}",
+        "P_0 and target on the unit sphere",
+        "use a task on it (--task sphere), or leave manifold out",
+    )

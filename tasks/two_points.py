@@ -1,0 +1,111 @@
+"""Two far points: laws at which flows stand still though they are not the target, and masses that must cross a gap.
+
+    target = s N(+a e, noise^2 I) + (1 - s) N(-a e, noise^2 I),   e the first axis, s = share
+    P_0    = N(0, start^2 I); or, with start_share, N(+-a e, start^2 I) with that share at +a
+
+With start = 0 all particles sit at 0, where every mean shift to two equal masses vanishes: a fixed point of drifting
+(Deng et al. 2026, equation 4; V(0) = 0 for p = (delta_a + delta_-a) / 2), and particles that
+coincide get one velocity from any field of x, so that only fields that tell equal points apart (sliced) can split them.
+With start > 0 a field must still see a distance of a from where q's own points are near. With start_share other than
+share all points are at modes and what is wrong is only how many: fields whose affinities are local do not see that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gwfbench.errors import require
+from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.metrics.modes import mode_coverage
+from gwfbench.protocol import Instance, Problem, Truth
+from gwfbench.rng import Streams
+
+
+@dataclass(frozen=True)
+class TwoPoints:
+    dim: int = 2
+    "dimension"
+    distance: float = 2.0
+    "a, half the distance between the two points"
+    noise: float = 0.05
+    "standard deviation of the target about each point"
+    share: float = 0.5
+    "mass of the target at +a"
+    start: float = 0.0
+    "standard deviation of P_0 about its point or points"
+    start_share: float | None = None
+    "mass of P_0 at +a, the rest being at -a; none: all of it is at 0"
+
+    offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("sliced_w2", "w2", "energy_distance", "mmd", "mode_coverage", "c2st"),
+        *("moments_mean", "moments_covariance"),
+    )
+    points: ClassVar[int] = 100_000
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"start": 0.1}
+    reference: ClassVar[str] = """@misc{gretton2026wasserstein,
+  title={On the {W}asserstein Gradient Flow Interpretation of Drifting Models}, author={Gretton, Arthur and Wenliang, Li
+  Kevin and Galashov, Alexandre and Thornton, James and De Bortoli, Valentin and Doucet, Arnaud}, year={2026},
+  eprint={2605.05118}}"""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.dim <= 1000, f"two_points:dim={self.dim}", "from 1 to 1000", "write two_points:dim=2")
+        for name in ("distance", "noise"):
+            value = getattr(self, name)
+            require(
+                0 < value < math.inf, f"two_points:{name}={value}", "a positive number", f"leave {name} out for its own"
+            )
+        require(0 <= self.start < math.inf, f"two_points:start={self.start}", "0 or more", "write two_points:start=0.1")
+        require(0 < self.share < 1, f"two_points:share={self.share}", "between 0 and 1", "write two_points:share=0.5")
+        require(
+            self.start_share is None or 0 <= self.start_share <= 1,
+            f"two_points:start_share={self.start_share}",
+            "from 0 to 1, or none",
+            "write, for example, two_points:start_share=0.9",
+        )
+
+    def build(self, rng: Streams) -> Instance:
+        seeds, d, share = len(rng.seeds), self.dim, self.share
+        axis = torch.zeros(d, dtype=torch.float64, device=rng.device)
+        axis[0] = self.distance
+
+        def at_points(n: int, streams: Streams, plus: float, s: float) -> Tensor:
+            sign = torch.where(streams.uniform(n, 1) < plus, 1.0, -1.0).to(streams.dtype)
+            return sign * axis.to(streams.dtype) + s * streams.normal(n, d)
+
+        def initial(n: int, streams: Streams) -> Tensor:
+            if self.start_share is None:
+                return self.start * streams.normal(n, d)
+            return at_points(n, streams, self.start_share, self.start)
+
+        def draw(n: int, streams: Streams) -> Tensor:
+            return at_points(n, streams, share, self.noise)
+
+        centres = torch.stack([axis, -axis])
+        shares = torch.tensor([share, 1 - share], dtype=torch.float64, device=rng.device)
+
+        def log_prob(index: int, x: Tensor) -> Tensor:
+            squares = (x.double()[..., None, :] - centres).square().sum(-1)  # (S, n, 2)
+            logs = shares.log() - 0.5 * squares / self.noise**2
+            return (logs.logsumexp(-1) - 0.5 * d * math.log(2 * math.pi * self.noise**2)).to(x.dtype)
+
+        def moments(index: int) -> tuple[Tensor, Tensor]:
+            spread = 4 * share * (1 - share) * torch.outer(axis, axis)
+            covariance = spread + self.noise**2 * torch.eye(d).to(axis)
+            return ((2 * share - 1) * axis).expand(seeds, d), covariance.expand(seeds, d, d)
+
+        truth = Truth(
+            lambda index, n, streams: draw(n, streams),
+            exact=True,
+            log_prob=log_prob,
+            moments=moments,
+            metrics=(mode_coverage(centres.expand(seeds, 2, d), shares, self.noise),),
+        )
+        return Instance(Problem((d,), (math.inf,), (Initial(initial), TargetSamples(draw))), truth)
