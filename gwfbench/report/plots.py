@@ -91,8 +91,8 @@ def _particles(
     _truth(row[1], truth)
     paths = np.stack([cloud[:PATHS] for cloud in run.points])  # (T, n, 2)
     row[1].plot(paths[..., 0], paths[..., 1], color=colour, linewidth=0.6, alpha=0.6)
-    row[1].scatter(*paths[0].T, s=6, color="#999999", zorder=3, label=f"t = {run.times[0]}")
-    row[1].scatter(*paths[-1].T, s=6, color=colour, zorder=3, label=f"t = {run.times[-1]}")
+    row[1].scatter(*paths[0].T, s=6, color="#999999", zorder=3, label=run.times[0])
+    row[1].scatter(*paths[-1].T, s=6, color=colour, zorder=3, label=run.times[-1])
     row[1].legend(fontsize=7, loc="upper right")
     _law(row[2], run.points[-1], truth, colour)
     return (
