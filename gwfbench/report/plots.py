@@ -1,0 +1,137 @@
+"""Pictures of flows in the plane, from the points that runs kept: the field, the paths, the last law.
+
+One figure a task, one row a method:
+
+    field   arrows from kept points of one judged law to the next: the mean velocity between the two, so that what is
+            drawn is how the law moved and not what a method says of itself
+    paths   of single particles through all judged laws, from grey to the method's colour
+    law     the last one over draws of the truth
+
+A method whose successive laws have no particles in common (a generator) shows three of its laws instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, told apart by colour-blind readers; black is the truth's
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+ARROWS = 400
+PATHS = 80
+SHOWN = 1500  # points of a law
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Kept points of one run.
+
+    Args:
+        method: its label.
+        times: of the judged laws, as they are to be written.
+        points: of each judged law, (n, 2).
+        paired: the i-th point of one law is where the i-th point of the law before went.
+    """
+
+    method: str
+    times: Sequence[str]
+    points: Sequence[np.ndarray]
+    paired: bool
+
+
+def picture(title: str, start: np.ndarray, truth: np.ndarray | None, runs: Sequence[Kept], path: Path) -> None:
+    """Write one figure; the file's ending says the format (png, pdf, svg).
+
+    Args:
+        start: draws of P_0, (n, 2).
+        truth: draws of the truth, (n, 2); None where nobody has them.
+
+    Raises:
+        ValueError: there is no run, or its points are not in the plane.
+    """
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    if not runs or any(cloud.ndim != 2 or cloud.shape[1] != 2 for run in runs for cloud in run.points):
+        raise ValueError("pictures are of at least one run with points (n, 2)")
+    figure = Figure(figsize=(10.5, 3.5 * len(runs) + 0.4), layout="constrained")
+    figure.suptitle(title)
+    axes: Any = figure.subplots(len(runs), 3, squeeze=False)
+    box = _box([start[:SHOWN], *([] if truth is None else [truth]), *(run.points[-1] for run in runs)])
+    for row, run, colour in zip(axes, runs, _colours(len(runs)), strict=True):
+        panels = _particles(row, run, start, truth, colour) if run.paired else _laws(row, run, truth, colour)
+        for ax, text in zip(row, panels, strict=True):
+            ax.set_title(text, fontsize=9)
+            ax.set_aspect("equal")
+            ax.set_xlim(box[0])
+            ax.set_ylim(box[1])
+            ax.tick_params(labelsize=7)
+        row[0].set_ylabel(run.method, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _particles(
+    row: Sequence[Axes], run: Kept, start: np.ndarray, truth: np.ndarray | None, colour: str
+) -> tuple[str, str, str]:
+    first, after = _liveliest(run)
+    x, y = run.points[first][:ARROWS], run.points[after][:ARROWS]
+    _truth(row[0], truth)
+    row[0].quiver(*x.T, *(y - x).T, angles="xy", scale_units="xy", scale=1, width=0.003, color=colour)
+    _truth(row[1], truth)
+    paths = np.stack([cloud[:PATHS] for cloud in run.points])  # (T, n, 2)
+    row[1].plot(paths[..., 0], paths[..., 1], color=colour, linewidth=0.6, alpha=0.6)
+    row[1].scatter(*paths[0].T, s=6, color="#999999", zorder=3, label=run.times[0])
+    row[1].scatter(*paths[-1].T, s=6, color=colour, zorder=3, label=run.times[-1])
+    row[1].legend(fontsize=7, loc="upper right")
+    _law(row[2], run.points[-1], truth, colour)
+    return (
+        f"moves from {run.times[first]} to {run.times[after]}",
+        f"paths of {paths.shape[1]} particles",
+        f"law at {run.times[-1]}",
+    )
+
+
+def _laws(row: Sequence[Axes], run: Kept, truth: np.ndarray | None, colour: str) -> tuple[str, ...]:
+    last = len(run.points) - 1
+    chosen = (0, last // 2, last)
+    for ax, i in zip(row, chosen, strict=True):
+        _law(ax, run.points[i], truth, colour)
+    return tuple(f"law at {run.times[i]}" for i in chosen)
+
+
+def _liveliest(run: Kept) -> tuple[int, int]:
+    """The two successive laws between which points moved farthest, on the whole."""
+    if len(run.points) == 1:
+        return 0, 0
+    moved = [float(np.abs(b - a).mean()) for a, b in zip(run.points, run.points[1:], strict=False)]
+    first = int(np.argmax(moved))
+    return first, first + 1
+
+
+def _truth(ax: Axes, truth: np.ndarray | None) -> None:
+    if truth is not None:
+        ax.scatter(*truth[:SHOWN].T, s=3, color="black", alpha=0.15, linewidths=0, label="truth")
+
+
+def _law(ax: Axes, points: np.ndarray, truth: np.ndarray | None, colour: str) -> None:
+    _truth(ax, truth)
+    ax.scatter(*points[:SHOWN].T, s=3, color=colour, alpha=0.6, linewidths=0)
+
+
+def _box(clouds: Sequence[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Limits that hold nearly all of the clouds: a stray point must not make the rest a dot."""
+    low = np.min([np.nanquantile(cloud, 0.002, axis=0, method="higher") for cloud in clouds], axis=0)
+    high = np.max([np.nanquantile(cloud, 0.998, axis=0, method="lower") for cloud in clouds], axis=0)
+    pad = 0.06 * float(max(high - low)) + 1e-9
+    return (float(low[0] - pad), float(high[0] + pad)), (float(low[1] - pad), float(high[1] + pad))
