@@ -123,6 +123,7 @@ class Run:
     sample_seconds: float = 0.0
     judge_seconds: float = 0.0
     steps: int = 0
+    paired: bool = False  # the i-th kept points of its laws are one particle
     resumed: int = 0  # how often it went on from a checkpoint
     points: list[Point] = field(default_factory=list)
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,7 @@ class _Drive:
         self._pending: Seen | None = None  # the last law, till it is judged
         self._judge: Judge | None = None
         self._law: Marginal | None = None  # the last law, till the method goes on
+        self._undrawn: Callable[[], Seen | None] | None = None  # draws the last law, if nobody has
         self._stops, self._saved, self._saved_at = stops, saved, time.monotonic()
         self._keeps = any(files) and isinstance(job.contestant, Resumable)
         if saved is not None:
@@ -166,6 +168,10 @@ class _Drive:
 
     def judge_last(self) -> None:
         """Judge the last law seen, if that has not been done; an interrupt leaves all its rows or none."""
+        if self._undrawn is not None:
+            draw, self._undrawn = self._undrawn, None
+            with self._stops.held(), torch.no_grad():
+                self._pending = draw()
         seen = self._pending
         if seen is None or self._judge is None or not self._cloud.whole:
             return
@@ -200,7 +206,12 @@ class _Drive:
             with self._stops.held(), torch.no_grad():  # the cloud and its step, or neither
                 self.steps += 1
                 self._check_time(law)
-                self._pending = self._see(law, problem, limit, eval_streams)
+                self._undrawn = None
+                if isinstance(law, Drawn) and limit and self.steps not in ANYTIME and not self._keeps:
+                    # drawn only if it turns out to be the last: a generator of a thousand steps has twenty judged laws
+                    self._undrawn = partial(self._see, law, problem, limit, eval_streams)
+                else:
+                    self._pending = self._see(law, problem, limit, eval_streams)
                 self._law = law
             if self._keeps and time.monotonic() - self._saved_at >= EVERY:
                 self._save()
@@ -272,6 +283,8 @@ class _Drive:
         index = self._judged_index(problem, law.t)
         if isinstance(law, Drawn) and index is None:
             return None
+        for run in self.runs:
+            run.paired = isinstance(law, Pushed) or law.limit is not None
         move = self._cloud.push if isinstance(law, Pushed) else cloud.draw
         points, log_prob = move(law, self.steps, self.job.task.points, problem, streams)  # type: ignore[arg-type]
         if self._device.type == "cuda":

@@ -28,29 +28,41 @@ Facts = dict[str, dict[str, Any]]  # of environments, by hash
     type=click.Path(path_type=Path),
     help="Also write leaderboard.md, rows.csv and environments.json into this folder.",
 )
+@click.option("--method", "methods", multiple=True, help="Only methods of this name, or this name:key=value.")
+@click.option("--pivot", is_flag=True, help="One table a metric, tasks side by side.")
+@click.option(
+    "--laws", type=click.Choice(["all", "last"]), default="all", show_default=True, help="Rows to be written."
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="Also draw fields, paths and laws in the plane, a PNG a task (extra: report).",
+)
 @METRIC
 @OUT
 def report(
-    tasks: tuple[str, ...], rows: Path | None, form: str, write: Path | None, chosen: tuple[str, ...], out: Path
-) -> None:
+    tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, form: str, write: Path | None, pivot: bool,
+    laws: str, plot: Path | None, chosen: tuple[str, ...], out: Path,
+) -> None:  # fmt: skip
     """The leaderboards of the runs kept under --out, newest attempt of each, stale runs and values left out."""
     from gwfbench import record, verify
     from gwfbench.report import tables
-    from gwfbench.report.leaderboard import alarms, leaderboard, left_out
+    from gwfbench.report.leaderboard import alarms, last_laws, leaderboard, left_out
 
     points, facts = read_rows(rows) if rows else collect(out)
-    points = limit(points, "task", tasks)
+    points = limit(limit(points, "task", tasks), "method", methods)
     check_metrics(chosen, set(points["metric"].dropna()))
     board = leaderboard(points, chosen or None)
     verdicts, strange = verify.kept(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
     verified = tables.verified(points, verdicts)
-    if form == "table":
+    markdown = tables.pivoted(board) if pivot else tables.markdown(board)
+    if form == "table" and not pivot:
         tables.print_board(board)
         click.echo(verified, nl=False)
-    elif form == "markdown":
-        click.echo(tables.markdown(board))
+    elif form in ("table", "markdown"):
+        click.echo(markdown)
         click.echo(verified, nl=False)
     elif form == "csv":
         click.echo(board.to_csv(index=False), nl=False)
@@ -61,11 +73,18 @@ def report(
         click.echo(line, err=True)
     if write:
         write.mkdir(parents=True, exist_ok=True)
-        page = f"# Leaderboard\n\n{tables.markdown(board)}\n{tables.provenance(points, facts)}"
+        page = f"# Leaderboard\n\n{markdown}\n{tables.provenance(points, facts)}"
         (write / "leaderboard.md").write_text(page + (f"\n{verified}" if verified else ""), encoding="utf-8")
-        tables.write_rows(points, write / "rows.csv")
+        tables.write_rows(last_laws(points) if laws == "last" else points, write / "rows.csv")
         (write / "environments.json").write_text(record.to_json(facts, indent=2) + "\n", encoding="utf-8")
         click.echo(f"wrote {write / 'leaderboard.md'} and {write / 'rows.csv'}", err=True)
+    if plot:
+        from gwfbench.report.pictures import draw
+
+        if rows:
+            raise UserError("--plot with --rows", "the runs' folder: rows have no points", "leave --rows out")
+        for line in draw(out, set(points["attempt"]), plot):
+            click.echo(line, err=True)
 
 
 def read_rows(path: Path) -> tuple[pd.DataFrame, Facts]:

@@ -57,7 +57,7 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
     """
     if not len(points):
         return pd.DataFrame(columns=["task", "method"])
-    final = _final(points)
+    final = last_laws(points)
     cells = _cells(final)
     floors = {(task, metric): cell for (task, _, metric), cell in cells.items() if cell.role == "floor"}
     seeds, costs = _seeds(points, final), _costs(points)
@@ -111,7 +111,7 @@ def left_out(board: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _final(points: pd.DataFrame) -> pd.DataFrame:
+def last_laws(points: pd.DataFrame) -> pd.DataFrame:
     """Rows of each run's last judged law, where that is at the task's last judged time (a null t is the limit)."""
     judged = points[points["metric"].notna()]
     last = judged[judged["step"] == judged.groupby(["run_key", "attempt"])["step"].transform("max")]

@@ -94,6 +94,27 @@ def provenance(points: pd.DataFrame, environments: dict[str, dict[str, Any]]) ->
     return "## What ran where\n\n" + "\n".join(lines) + "\n"
 
 
+def pivoted(board: pd.DataFrame) -> str:
+    """The leaderboard as Markdown, a section a metric, the tasks side by side."""
+    tasks = list(dict.fromkeys(board["task"]))
+    same = len({task.partition(":")[0] for task in tasks}) == 1
+    heads = {task: (task.partition(":")[2] or task) if same else task for task in tasks}
+    methods = list(dict.fromkeys(board["method"]))
+    found = {(row["task"], row["method"]): row for row in board.to_dict("records")}
+    names = [name for name in metric_names(board) if board[name].notna().any()]
+
+    def section(title: str, text: Any) -> str:
+        body = [[m, *(text(found[t, m]) if (t, m) in found else "-" for t in tasks)] for m in methods]
+        table = pd.DataFrame(body, columns=["method", *heads.values()]).to_markdown(index=False, disable_numparse=True)
+        return f"## {title}\n\n{table}\n"
+
+    usual = {name: board[f"{name}_n"].mode().iloc[-1] for name in names}
+    parts = [section(name, lambda row, name=name: cell(row, name, " ", usual[name])) for name in names]
+    parts.append(section("seeds", lambda row: row["seeds"]))
+    parts.append(section(HEADS["seconds"], lambda row: "-" if pd.isna(row["seconds"]) else f"{row['seconds']:.2g}"))
+    return "\n".join([*parts, NOTES, ""])
+
+
 def markdown(board: pd.DataFrame) -> str:
     """The leaderboard as Markdown, a section a task."""
     parts = []
