@@ -75,7 +75,7 @@ def test_json_has_null_for_what_is_not_finite():
         (lambda folder: (folder / "run.json").write_text("[]"), "Error"),
         (lambda folder: (folder / "run.json").unlink(), "no run.json"),
         (lambda folder: (folder / "draws.npz").unlink(), "no draws.npz"),
-        (lambda folder: edit(folder / "run.json", '"seed": 5', '"seed": 6'), "does not agree"),
+        (lambda folder: edit(folder / "run.json", '"seed": 5', '"seed": 6'), "run.json has changed"),
         (lambda folder: edit(folder / "run.json", '"schema": 2', '"schema": 0'), "schema"),
     ],
 )
