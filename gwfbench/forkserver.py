@@ -78,9 +78,10 @@ def serve(descriptor: int) -> None:
 
 
 def _preload() -> None:
-    """Load all that a run needs, and hash it: what is forked is what was hashed."""
-    import pandas  # noqa: F401
-
+    """Load all that a run may need, and hash our part: what is forked is what was hashed."""
+    for name in ("pandas", "ot", "sklearn.model_selection", "sklearn.neural_network"):
+        with contextlib.suppress(ImportError):  # a machine without it trains all the same
+            importlib.import_module(name)
     for kind in ("task", "method"):
         for plugin in registry.plugins(kind).values():
             if plugin.origin == "gwfbench" and not plugin.problem:
