@@ -7,14 +7,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "log", "channel", "claims", "memory", "strict"},
+    {"errors", "rng", "log", "channel", "claims", "memory", "strict", "stops"},
     {"info"},
     {"budget", "protocol"},
     {"record", "nn", "divergences", "discovery"},
     {"provenance", "registry"},
     {"store"},
     {"metrics", "controls", "minmax", "finite_volume"},
-    {"job"},
+    {"job", "cloud"},
+    {"judge"},
+    {"checkpoint"},
     {"runner"},
     {"servers", "forkserver"},
     {"isolate"},
