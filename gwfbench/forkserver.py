@@ -25,11 +25,12 @@ import socket
 import sys
 import time
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from gwfbench import provenance, registry
 from gwfbench.channel import Lines, send
@@ -77,16 +78,24 @@ def serve(descriptor: int) -> None:
                 send(server, {"started": message["run"], "pid": pid})
 
 
-def _preload() -> None:
-    """Load all that a run needs, and hash it: what is forked is what was hashed."""
-    import pandas  # noqa: F401
+@cache
+def libraries() -> ThreadpoolController:
+    """The BLAS and OpenMP libraries that are loaded; found once, before the forks, as it takes 10 ms."""
+    return ThreadpoolController()
 
+
+def _preload() -> None:
+    """Load all that a run may need, and hash our part: what is forked is what was hashed."""
+    for name in ("pandas", "ot", "sklearn.model_selection", "sklearn.neural_network"):
+        with contextlib.suppress(ImportError):  # a machine without it trains all the same
+            importlib.import_module(name)
     for kind in ("task", "method"):
         for plugin in registry.plugins(kind).values():
             if plugin.origin == "gwfbench" and not plugin.problem:
                 with contextlib.suppress(Exception):  # it is said to who asks for it
                     plugin.load()
                     provenance.code_hash(plugin.module)
+    libraries()
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page that it marks
 
@@ -187,7 +196,7 @@ def _settle_in(message: dict[str, Any]) -> None:
         importlib.invalidate_caches()
         registry.plugins.cache_clear()
     torch.set_num_threads(message["threads"])
-    threadpool_limits(message["threads"])
+    libraries().limit(limits=message["threads"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if message["memory"]:
         resource.setrlimit(resource.RLIMIT_DATA, (message["memory"], resource.getrlimit(resource.RLIMIT_DATA)[1]))

@@ -25,6 +25,8 @@ class Server:
         self._process = subprocess.Popen(
             [*words, json.dumps(sys.path), str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, start_new_session=True,
+            # a library that asks for GPUs when imported would start CUDA, which no fork survives; this way it asks NVML
+            env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
         )  # fmt: skip
         theirs.close()
         self._lines, self.owner, self.alive = Lines(), os.getpid(), True

@@ -2,6 +2,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from gwfbench import schedule
+from gwfbench.here import Here
 from gwfbench.rng import Streams
 
 torch.set_num_threads(1)
@@ -14,3 +16,9 @@ settings.load_profile("short")
 def streams():
     """Three seeds in float64 on the CPU."""
     return Streams((3, 5, 8), dtype=torch.float64)
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Runs in this process, where what a test patches is seen."""
+    monkeypatch.setattr(schedule, "Pool", lambda limits: Here(limits.threads))

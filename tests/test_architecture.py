@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "log", "channel", "claims", "memory", "strict"},
+    {"errors", "rng", "log", "channel", "claims", "memory", "strict", "stops"},
     {"info"},
     {"budget", "protocol"},
     {"record", "nn", "divergences", "discovery"},
@@ -15,7 +15,9 @@ LAYERS = [
     {"store"},
     {"metrics", "controls", "minmax", "finite_volume", "kernels"},
     {"carriers", "velocity"},
-    {"job"},
+    {"job", "cloud"},
+    {"judge"},
+    {"checkpoint"},
     {"runner"},
     {"servers", "forkserver"},
     {"isolate"},

@@ -47,9 +47,9 @@ MATRIX = {
     "os_exit": ("error", "exit code 3; it last said: nearly there", 1),
     "suicide": ("killed", "ended by SIGKILL", 1),
     "segfault": ("error", "ended by SIGSEGV; it last said:", 1),
-    "endless": ("timeout", "it took longer than --timeout 6 seconds", 1),
-    "deaf": ("timeout", "it took longer than --timeout 6 seconds", 1),
-    "swallows": ("timeout", "it took longer than --timeout 6 seconds", 1),
+    "endless": ("timeout", "it took longer than --timeout 8 seconds", 1),
+    "deaf": ("timeout", "it took longer than --timeout 8 seconds", 1),
+    "swallows": ("timeout", "it took longer than --timeout 8 seconds", 1),
     "numpy_10gb": ("oom", "Unable to allocate 9.31 GiB", 1),
     "torch_10gb": ("oom", "you tried to allocate 10000000000 bytes", 1),
     "creeps": ("oom", "GiB, --memory allows 1", 1),
@@ -57,7 +57,7 @@ MATRIX = {
     "unpicklable": ("error", "Awkward: (it can't be told)", 1),
     "forks": ("ok", "", 3),
     "comes_back": ("ok", "", 3),
-    "closes_all": ("error", "", 1),
+    "closes_all": ("error", "exit code 1", None),  # as many as till it next speaks
     "imports_nothing": ("error", "ModuleNotFoundError: No module named 'no_such_module'", 1),
 }
 
@@ -65,7 +65,7 @@ MATRIX = {
 def test_the_failure_matrix(plugins, tmp_path, monkeypatch):
     """Each end in its own row with its status and reason, all in one command, four at once."""
     monkeypatch.setattr(isolate, "GRACE", 1.0)
-    runs = go(tmp_path, *MATRIX, jobs=4, timeout=6, memory=1)
+    runs = go(tmp_path, *MATRIX, jobs=4, timeout=8, memory=1)
     kept, strange = store.attempts(tmp_path)
     assert not strange
     assert sorted(run.identity.method for run in kept) == sorted(MATRIX)  # one row each
@@ -75,7 +75,7 @@ def test_the_failure_matrix(plugins, tmp_path, monkeypatch):
         assert (run.status, run.points) == (shown.status, shown.points), run.identity.method
         assert run.status == status, (run.identity.method, run.reason)
         assert reason in run.reason
-        assert len({point.step for point in run.points}) == judged, run.identity.method
+        assert judged in (None, len({point.step for point in run.points})), run.identity.method
         assert run.seconds < 30
     alone = go(tmp_path / "alone", "good")["good"]  # the others changed nothing
     assert [point.value for point in runs["good"].points] == [point.value for point in alone.points]
@@ -121,7 +121,7 @@ def _left_behind():
             group, line = os.getpgid(int(folder.name)), (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"forkserver" in line and group != int(folder.name):
+        if b"gwfbench import forkserver" in line and not Path(f"/proc/{group}").exists():
             found.add(folder.name)
     return found
 
@@ -188,13 +188,17 @@ def _wait_for(what, seconds=60):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_supervisor_closes_its_runs(plugins, tmp_path, number):
-    code = "import gwfbench.cli as cli; cli.main()"
+    ready = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # ours may be ignored
+    code = ready + "import gwfbench.cli as cli; cli.main()"
     words = ["run", "--task", "tiny", "--method", "endless", "--seeds", "2", "--jobs", "2", "--no-controls"]
     command = [sys.executable, "-c", code, *words, "--out", str(tmp_path / "runs")]
     with subprocess.Popen(command, env=_env(plugins), stderr=subprocess.PIPE, text=True) as parent:
         _wait_for(lambda: len(list((tmp_path / "runs").glob(".partial-*/points.jsonl"))) == 2)
         parent.send_signal(number)
-        said = parent.communicate(timeout=60)[1]
+        try:
+            said = parent.communicate(timeout=60)[1]
+        finally:
+            parent.kill()
     assert parent.returncode == 130
     assert "the same command goes on from there" in said
     kept, strange = store.attempts(tmp_path / "runs")

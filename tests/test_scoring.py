@@ -10,6 +10,8 @@ import gwfbench
 from gwfbench import provenance, registry, scoring, session, store
 from gwfbench.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
+
 TASK = "ou:horizon=0.1,dim=3"
 METHODS = ["ula:step=0.05", "vjko:iterations=2,pool=2048"]
 

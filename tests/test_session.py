@@ -232,7 +232,7 @@ def test_a_death_between_the_last_file_and_the_move_loses_nothing(tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     run.points = [point(1, 0.5)]
     attempt = store.Attempt.__new__(store.Attempt)
-    attempt._folder, attempt._place, attempt._draws, attempt._process = folder, tmp_path / "place", {}, os.getpid()
+    attempt._folder, attempt._place, attempt.draws, attempt._process = folder, tmp_path / "place", {}, os.getpid()
     attempt.finish(run, "log\n")
     (tmp_path / "place").rename(folder)
     shutil.rmtree(tmp_path / "copy")

@@ -11,6 +11,8 @@ from gwfbench.cli import main
 from gwfbench.commands.reporting import collect
 from gwfbench.report.leaderboard import leaderboard
 
+pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
+
 METHODS = [f"ula:step={k / 1000}" for k in range(1, 198)]
 
 

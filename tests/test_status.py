@@ -13,6 +13,8 @@ from gwfbench.record import Point, Run
 from gwfbench.session import Order
 from gwfbench.store import Attempt
 
+pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
+
 POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, 0.01, 10, 1.0, 5, 0, 0, 0.1, 2.0)
 
 

@@ -10,6 +10,8 @@ import pytest
 from gwfbench import registry, verify
 from gwfbench.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
+
 WORDS = ["--task", "ou:horizon=0.1", "--method", "ula:step=0.05", "--seeds", "2"]
 
 
