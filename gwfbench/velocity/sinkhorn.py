@@ -1,7 +1,7 @@
 """Velocity of the debiased Sinkhorn divergence: the difference of two entropic transport maps.
 
     S(q, p) = OT(q, p) - OT(q, q)/2 - OT(p, p)/2,   OT with cost |x - y|^2/2 and entropy epsilon = blur^2
-    v(x) = T_qp(x) - T_qq(x),   T_qp(x) = sum_j P_ij y_j / sum_j P_ij   (Feydy et al. 2019, Section 3; Genevay 2018)
+    v(x) = T_qp(x) - T_qq(x),   T_qp(x) = sum_j P_ij y_j / sum_j P_ij   (Feydy et al. 2019)
 
 which is -n times the gradient of S in the points of q. The plan is P_ij = exp((f_i + g_j - c_ij)/epsilon)/(n m).
 
@@ -9,7 +9,7 @@ Solver: rounds of one exponential and some matrix-vector products. A round makes
 Sinkhorn's scalings u, v on it, whose logarithms then go into f and g (Schmitzer 2019, stabilised scaling). Epsilon
 starts at a share of the largest cost and falls by 8 a round: where the rows of one round's plan have mean 1, those of
 its entries to the power of 8 have a mean of at least 1, so no row of K vanishes. From the second round at the last
-epsilon on, the scalings are over-relaxed (Thibault et al. 2021): near p = q plain ones took up to ten times as long.
+epsilon on, the scalings are over-relaxed (Thibault et al. 2021): near p = q plain ones took six times as long, or never ended.
 The plan of q with itself is symmetric: one potential, each update the geometric mean of the old and the new one
 (Knight et al. 2014). Memory: one n x m matrix a seed.
 """
@@ -102,7 +102,7 @@ def _scalings(kernel: Tensor, omega: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _symmetric(kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The scaling u (S, n, 1) of a symmetric kernel, once for rows and once for columns, and the mean error of its sums, (S, 1, 1)."""
+    """The scaling u (S, n, 1) of a symmetric kernel, for rows and for columns, and its sums' mean error, (S, 1, 1)."""
     n = kernel.shape[1]
     u = torch.ones_like(kernel[..., :1])
     sums = kernel @ u / n
