@@ -2,7 +2,7 @@
 
     x <- x + h E_theta theta (F^-1_{theta#p} F_{theta#q}(theta.x) - theta.x) + sqrt(2 lambda h) Z
 
-(Liutkus et al. 2019, equation 13.) Directions are drawn anew at each step, as in the paper; the authors' code keeps
+(Liutkus et al. 2019.) Directions are drawn anew at each step, as in the paper; the authors' code keeps
 them by default, takes 100 quantiles where this has all, and adds lambda Z / sqrt(d), without the root of h.
 """
 

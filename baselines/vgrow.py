@@ -2,7 +2,7 @@
 
     x <- x + h w(r) grad D(x),   D = log(p/q) = -log r,   w(r) = r f''(r)
 
-(Gao et al. 2019, Algorithm 1.) The critic is trained between moves, on the moving points and fresh target points.
+(Gao et al. 2019.) The critic is trained between moves, on the moving points and fresh target points.
 `kl` is KL(q|p) for the moving law q: weight 1.
 """
 

@@ -2,7 +2,7 @@
 
     F(q) = E_p f(q/p):   v = -grad f'(r) = w(r) grad log(p/q),   r = q/p,   w(r) = r f''(r)
 
-(Gao et al. 2019, Theorem 3 and Table 1.) The critic D minimises E_p softplus(-D) + E_q softplus(D), least at log(p/q).
+(Gao et al. 2019.) The critic D minimises E_p softplus(-D) + E_q softplus(D), least at log(p/q).
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 With uniform directions theta, x among n points of q, y among m of p:
 
     half SW_2^2        v(x) = E_theta theta (F^-1_{theta#p} F_{theta#q} (theta.x) - theta.x)
-                       (Liutkus et al. 2019, equation 8; Bonnotte 2013, Proposition 5.1.7)
+                       (Bonnotte 2013; Liutkus et al. 2019)
     half MMD^2, -|.|   v(x) = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
-                       (Hertrich et al. 2024, Theorem 1, Algorithm 1); half MMD^2 = E|x - y| - E|x - x'|/2 - E|y - y'|/2
+                       (Hertrich et al. 2024); half MMD^2 = E|x - y| - E|x - x'|/2 - E|y - y'|/2
 
 Both are -n times the gradient in the points of q. O((n + m) log(n + m)) a direction, no n x m matrix.
 """
@@ -58,7 +58,7 @@ def riesz(x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
 
 
 def slicing_constant(d: int) -> float:
-    """c_d with |x| = c_d E|theta.x| in d dimensions (Hertrich et al. 2024, Theorem 1 at r = 1)."""
+    """c_d with |x| = c_d E|theta.x| in d dimensions (Hertrich et al. 2024, at r = 1)."""
     return math.sqrt(math.pi) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
 
 

@@ -114,7 +114,7 @@ def test_a_second_batch_stands_for_q(streams):
 
 def test_gaussians_have_the_closed_form(streams):
     """N(0, s^2) to N(c, r^2) with cost |x - y|^2/2 and eps: slope (sqrt(4 s^2 r^2 + eps^2) - eps) / (2 s^2)
-    (Janati et al. 2020, Theorem 1, with sigma^2 = eps/2 there for cost |x - y|^2)."""
+    (Janati et al. 2020, with sigma^2 = eps/2 there for cost |x - y|^2)."""
     s, r, c, blur, n = 1.2, 0.7, 0.9, 0.8, 400
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     z = (torch.special.ndtri(u) * 1.0)[None, :, None]
