@@ -8,8 +8,6 @@ A point's antipode has no logarithm and k has a kink there, of size e^{-(pi / h)
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -45,20 +43,22 @@ def geodesic_shift(x: Tensor, y: Tensor, h: Tensor | float) -> tuple[Tensor, Ten
     shifts, masses = [], []
     for at, values in squares(x, y):
         angle = _angle(values)
-        logs = angle.square().mul_(-0.5 / torch.as_tensor(h, dtype=x.dtype, device=x.device).square())
+        ratio = _sine_ratio(angle)
+        logs = angle.square_().mul_(-0.5 / torch.as_tensor(h, dtype=x.dtype, device=x.device).square())
         largest = logs.amax(-1, keepdim=True)
-        k = (logs - largest).clamp_min_(LEAST).exp_()
+        k = logs.sub_(largest).clamp_min_(LEAST).exp_()
         mass = k.sum(-1, keepdim=True)
-        pull = k.div_(_sine_ratio(angle).clamp_min_(ANTIPODE)) @ y
+        pull = k.div_(ratio.clamp_min_(ANTIPODE)) @ y
         shifts.append(tangent(x[:, at], pull / mass))
         masses.append((mass / y.shape[1]).log() + largest)
     return torch.cat(shifts, 1), torch.cat(masses, 1)
 
 
 def _angle(square: Tensor) -> Tensor:
-    """From the squared chord; better than arccos(x . y) near 0."""
-    return square.clamp(0, 4).sqrt_().mul_(0.5).asin_().mul_(2)
+    """From the squared chord, which it overwrites; better than arccos(x . y) near 0."""
+    return square.clamp_(0, 4).sqrt_().mul_(0.5).asin_().mul_(2)
 
 
 def _sine_ratio(angle: Tensor) -> Tensor:
-    return torch.sinc(angle / math.pi)
+    """sin(angle) / angle, 1 at 0, where the angle is raised to 1e-12 in place; torch.sinc takes ten times as long."""
+    return angle.clamp_min_(1e-12).sin().div_(angle)
