@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -117,7 +118,18 @@ def _particles(
     x = flat(problem[Initial].draw(points, rng.fork("particles")))
     for k in range(1, steps + 1):
         x = manifold.exponential(x, at(k, x))
-        yield Drawn(k * step, lambda n, _rng, x=x: flat.back(x[:, :n]), limit=points)
+        yield Drawn(k * step, partial(_first, flat.back(x)), limit=points)
+
+
+def _first(x: Tensor, n: int, _rng: Streams) -> Tensor:
+    """The first n particles.
+
+    Raises:
+        ValueError: there are fewer; repeating some would spoil every two-sample metric.
+    """
+    if n > x.shape[1]:
+        raise ValueError(f"{n} points asked of {x.shape[1]} particles")
+    return x[:, :n]
 
 
 def _generator(

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from gwfbench.carriers import Network, carry
@@ -73,3 +74,9 @@ def test_seeds_do_not_know_each_other():
         together = run(carrier, (3, 5, 9), steps=5)[-1][1]
         for i, seed in enumerate((3, 5, 9)):
             assert torch.allclose(run(carrier, (seed,), steps=5)[-1][1][0], together[i], atol=1e-10)
+
+
+def test_no_more_particles_than_there_are():
+    law, _ = run("particles", steps=1)[0]
+    with pytest.raises(ValueError, match="65 points asked of 64 particles"):
+        law.draw(65, Streams((3,)))
