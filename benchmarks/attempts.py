@@ -27,7 +27,7 @@ def write(out: Path, tasks: Iterable[str], methods: Iterable[str], seeds: int) -
         who = job.contestant
         role = ("floor" if who.floor else "control") if isinstance(who, Control) else "method"
         for seed in job.seeds:
-            run = Run(job.identity(seed), (), job.code(), "0" * 16, f"2026-01-01T00:00:{count:06d}")
+            run = Run(job.identity(seed), (), job.code(), "0" * 16, f"2026-01-01T00:00:00.{count:06d}+00:00")
             attempt = Attempt(out, run)
             for step in range(1, LAWS + 1):
                 points = [

@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
@@ -7,6 +9,7 @@ from gwfbench.here import Here
 from gwfbench.rng import Streams
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 settings.register_profile("short", max_examples=30, derandomize=True, deadline=None, database=None)
 settings.register_profile("long", max_examples=1300, deadline=None, database=None)
 settings.load_profile("short")
