@@ -23,10 +23,12 @@ O(w d^2) a point and layer, where an automatic Hessian takes d backward passes; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gwfbench.nn.stacked import Stacked, linear_init
 from gwfbench.rng import Streams
@@ -79,14 +81,14 @@ class DenseICNN:
         hessian = (w.root @ w.root.mT + self._strong * torch.eye(self._d, device=x.device, dtype=x.dtype)).unsqueeze(1)
         before = None
         for layer, one in zip(w.layers, passes, strict=True):
-            along = (x @ layer.quadratic).unsqueeze(-1) * layer.quadratic.mT.unsqueeze(1)  # (S, n, w r, d)
-            jacobian = layer.linear.mT.unsqueeze(1) + self._per_unit(along, 2)
-            if layer.inner is not None and before is not None:
-                jacobian = jacobian + layer.inner.mT.unsqueeze(1) @ before
-            before = one.first.unsqueeze(-1) * jacobian
             form = layer.quadratic.unsqueeze(1)
-            hessian = hessian + (self._per_form(one.g).unsqueeze(-2) * form) @ form.mT
-            hessian = hessian + (jacobian * one.curvature.unsqueeze(-1)).mT @ jacobian
+            along = (x @ layer.quadratic).unsqueeze(-2) * form  # (S, n, d, w r)
+            jacobian = layer.linear.unsqueeze(1) + self._per_unit(along, 3)  # dp/dx, (S, n, d, w): one product, not n
+            if layer.inner is not None and before is not None:
+                jacobian = jacobian + _product(before, layer.inner)
+            before = one.first.unsqueeze(-2) * jacobian
+            hessian = hessian + _product(self._per_form(one.g).unsqueeze(-2) * form, layer.quadratic.mT)
+            hessian = hessian + (jacobian * one.curvature.unsqueeze(-2)) @ jacobian.mT
         return self._gradient(x, passes, w), hessian
 
     def product(self, x: Tensor, v: Tensor, frozen: bool = False) -> Tensor:
@@ -225,11 +227,30 @@ class _Pass:
     g: Tensor  # dpsi/dp
 
 
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """(S, n, d, w) times (S, w, v) as one matrix product a seed."""
+    return (x.flatten(1, 2) @ matrix).unflatten(1, x.shape[1:3])
+
+
+class _LogDet(torch.autograd.Function):
+    """log det, whose gradient is the inverse: PyTorch's own goes through the gradient of the Cholesky factor."""
+
+    @staticmethod
+    def forward(ctx: Any, hessian: Tensor) -> Tensor:
+        root, info = torch.linalg.cholesky_ex(hessian)
+        value = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        ctx.save_for_backward(torch.cholesky_inverse(root))
+        return torch.where(info == 0, value, torch.full_like(value, torch.nan))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradients[0][..., None, None] * ctx.saved_tensors[0]
+
+
 def log_det(hessian: Tensor) -> Tensor:
-    """log det of symmetric positive definite matrices (..., d, d); NaN for one that is not."""
-    root, info = torch.linalg.cholesky_ex(hessian)
-    value = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return torch.where(info == 0, value, torch.full_like(value, torch.nan))
+    """log det of symmetric positive definite matrices (..., d, d); NaN for one that is not. Differentiable once."""
+    return _LogDet.apply(hessian)
 
 
 def _free(weights: Tensor) -> Tensor:
