@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, Network, Velocity, carry
+from gwfbench.carriers import Carrier, Network, Velocity, carry, require_positive
 from gwfbench.errors import UserError, require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
@@ -105,14 +105,7 @@ class Drifting:
             value = getattr(self, name)
             require(value >= least, f"drifting:{name}={value}", f"{least} or more", f"leave {name} out for the default")
         require(self.steps is None or self.steps >= 1, f"drifting:steps={self.steps}", "1 or more", "leave steps out")
-        for name in ("step", "unit", "lr"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 < value < float("inf"),
-                f"drifting:{name}={value}",
-                "a positive number",
-                f"leave {name} out for the default",
-            )
+        require_positive(self, "step", "unit", "lr")
         require(
             self.kernel == "own" or self.field in FREE,
             f"drifting:field={self.field},kernel={self.kernel}",
@@ -153,14 +146,12 @@ class Drifting:
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         particles = self.carrier == "particles"
         return carry(
-            self.carrier,
+            self,
             problem,
             rng,
             self._velocity(problem, rng),
             step=STEPS.get(self.field, 1.0) if self.step is None else self.step,
             steps=(300 if particles else 1000) if self.steps is None else self.steps,
-            points=self.points,
-            batch=self.batch,
             network=Network(self.latent, self.width, self.depth, self.lr),
         )
 

@@ -13,7 +13,6 @@ With `adaptive`, lambda sqrt(D / D_0) is taken for lambda, D the divergence a st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -22,8 +21,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry
-from gwfbench.errors import require
+from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.kernels import KERNELS, rms_distance
 from gwfbench.protocol import Marginal, Problem
@@ -67,17 +65,7 @@ class DrMMD:
   year={2024}}"""
 
     def __post_init__(self) -> None:
-        for name in ("step", "regularisation", "bandwidth", "width"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 < value < math.inf,
-                f"drmmd:{name}={value}",
-                "a positive number",
-                f"leave {name} out for its default",
-            )
-        for name in ("steps", "points", "batch"):
-            value = getattr(self, name)
-            require(value >= 1, f"drmmd:{name}={value}", "at least 1", f"leave {name} out for its default")
+        require_positive(self, "step", "regularisation", "bandwidth", "width", "steps", "points", "batch")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         lam, first = (
@@ -96,6 +84,4 @@ class DrMMD:
                 lam = self.regularisation * (now / first).sqrt().clamp_min(LEAST)
             return v
 
-        return carry(
-            self.carrier, problem, rng, velocity, step=self.step, steps=self.steps, points=self.points, batch=self.batch
-        )
+        return carry(self, problem, rng, velocity)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, Manifold, Network, carry
+from gwfbench.carriers import Carrier, Manifold, Network, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
@@ -89,14 +89,7 @@ class GradientFlowDrifting:
             require(
                 value >= least, f"gf_drifting:{name}={value}", f"{least} or more", f"leave {name} out for the default"
             )
-        for name in ("bandwidth", "step", "lr"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 < value < float("inf"),
-                f"gf_drifting:{name}={value}",
-                "a positive number",
-                f"leave {name} out for the default",
-            )
+        require_positive(self, "bandwidth", "step", "lr")
         require(self.cut >= 1, f"gf_drifting:cut={self.cut}", "1 or more", "leave cut out for the default")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
@@ -110,14 +103,11 @@ class GradientFlowDrifting:
             return kde_flow(x, y, h, weights, self.mmd, self.cut, on_sphere)
 
         return carry(
-            self.carrier,
+            self,
             problem,
             rng,
             velocity,
             step=self._step(),
-            steps=self.steps,
-            points=self.points,
-            batch=self.batch,
             network=Network(self.latent, self.width, self.depth, self.lr),
             manifold=Manifold(sphere.exponential, sphere.project) if on_sphere else Manifold(),
         )

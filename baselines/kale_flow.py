@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry
+from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.kernels import gaussian, rms_distance
@@ -66,17 +66,7 @@ class KALEFlow:
   Arbel, Michael and Gretton, Arthur}, booktitle={NeurIPS}, year={2021}}"""
 
     def __post_init__(self) -> None:
-        for name in ("step", "regularisation", "sigma", "width", "halving"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 < value < math.inf,
-                f"kale_flow:{name}={value}",
-                "a positive number",
-                f"leave {name} out for its default",
-            )
-        for name in ("steps", "points", "batch"):
-            value = getattr(self, name)
-            require(value >= 1, f"kale_flow:{name}={value}", "at least 1", f"leave {name} out for its default")
+        require_positive(self, "step", "regularisation", "sigma", "width", "halving", "steps", "points", "batch")
         require(
             0 <= self.noise < math.inf,
             f"kale_flow:noise={self.noise}",
@@ -96,6 +86,4 @@ class KALEFlow:
                 at = x + beta * sigma**0.5 * noise.normal(*x.shape[1:])
             return -sigma * lam * witness.gradient(at)
 
-        return carry(
-            self.carrier, problem, rng, velocity, step=self.step, steps=self.steps, points=self.points, batch=self.batch
-        )
+        return carry(self, problem, rng, velocity)

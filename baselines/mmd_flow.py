@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry
+from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.kernels import KERNELS, Name, rms_distance
@@ -63,17 +63,7 @@ class MMDFlow:
   Arthur}, booktitle={NeurIPS}, year={2019}}"""
 
     def __post_init__(self) -> None:
-        for name in ("step", "bandwidth", "width", "halving"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 < value < math.inf,
-                f"mmd_flow:{name}={value}",
-                "a positive number",
-                f"leave {name} out for its default",
-            )
-        for name in ("steps", "points", "batch"):
-            value = getattr(self, name)
-            require(value >= 1, f"mmd_flow:{name}={value}", "at least 1", f"leave {name} out for its default")
+        require_positive(self, "step", "bandwidth", "width", "halving", "steps", "points", "batch")
         require(
             0 <= self.noise < math.inf,
             f"mmd_flow:noise={self.noise}",
@@ -91,6 +81,4 @@ class MMDFlow:
                 at = x + beta * h * noise.normal(*x.shape[1:])
             return -(h**2) * mmd_witness(KERNELS[self.kernel](h), x, y).gradient(at)
 
-        return carry(
-            self.carrier, problem, rng, velocity, step=self.step, steps=self.steps, points=self.points, batch=self.batch
-        )
+        return carry(self, problem, rng, velocity)

@@ -16,12 +16,12 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry
+from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.kernels import rms_distance
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.scale import spread
 from gwfbench.velocity.sliced import directions, riesz
 
 
@@ -52,14 +52,7 @@ class RieszFlow:
   Altekr{\\"u}ger, Fabian and Hagemann, Paul}, booktitle={ICLR}, year={2024}}"""
 
     def __post_init__(self) -> None:
-        for field in ("step", "steps", "points", "batch", "lines"):
-            value = getattr(self, field)
-            require(
-                0 < value < float("inf"),
-                f"riesz_flow:{field}={value}",
-                "a positive number",
-                f"leave {field} out for its default",
-            )
+        require_positive(self, "step", "steps", "points", "batch", "lines")
         require(
             self.momentum is None or (0 <= self.momentum < 1 and (self.momentum == 0 or self.carrier == "particles")),
             f"riesz_flow:carrier={self.carrier},momentum={self.momentum}",
@@ -73,17 +66,8 @@ class RieszFlow:
 
         def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
             nonlocal memory
-            v = spread(y)[:, None, None] * riesz(x, y, directions(noise, self.lines, x.shape[2]))
+            v = rms_distance(y) * riesz(x, y, directions(noise, self.lines, x.shape[2]))
             memory = v if memory is None or not mu else v + mu * memory
             return memory
 
-        return carry(
-            self.carrier,
-            problem,
-            rng,
-            velocity,
-            step=self.step,
-            steps=self.steps,
-            points=self.points,
-            batch=self.batch,
-        )
+        return carry(self, problem, rng, velocity)

@@ -15,12 +15,12 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry
+from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.kernels import rms_distance
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.scale import spread
 from gwfbench.velocity.sinkhorn import sinkhorn
 
 
@@ -54,14 +54,7 @@ class SinkhornFlow:
   Peyr{\\'e}, Gabriel}, booktitle={AISTATS}, year={2019}}"""
 
     def __post_init__(self) -> None:
-        for field in ("step", "steps", "points", "batch", "tolerance", "rounds"):
-            value = getattr(self, field)
-            require(
-                0 < value < float("inf"),
-                f"sinkhorn_flow:{field}={value}",
-                "a positive number",
-                f"leave {field} out for its default",
-            )
+        require_positive(self, "step", "steps", "points", "batch", "tolerance", "rounds")
         require(
             self.blur is None or 0 < self.blur < float("inf"),
             f"sinkhorn_flow:blur={self.blur}",
@@ -71,16 +64,7 @@ class SinkhornFlow:
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
-            blur = self.blur or 0.1 * spread(y)
+            blur = self.blur or 0.1 * rms_distance(y)[:, 0, 0]
             return sinkhorn(x, y, blur=blur, tolerance=self.tolerance, rounds=self.rounds)
 
-        return carry(
-            self.carrier,
-            problem,
-            rng,
-            velocity,
-            step=self.step,
-            steps=self.steps,
-            points=self.points,
-            batch=self.batch,
-        )
+        return carry(self, problem, rng, velocity)

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry
+from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
@@ -51,14 +51,7 @@ class SlicedFlow:
   Fabian-Robert}, booktitle={ICML}, year={2019}}"""
 
     def __post_init__(self) -> None:
-        for field in ("step", "steps", "points", "batch", "lines"):
-            value = getattr(self, field)
-            require(
-                0 < value < float("inf"),
-                f"sliced_flow:{field}={value}",
-                "a positive number",
-                f"leave {field} out for its default",
-            )
+        require_positive(self, "step", "steps", "points", "batch", "lines")
         require(
             0 <= self.entropy < float("inf") and (self.entropy == 0 or self.carrier == "particles"),
             f"sliced_flow:carrier={self.carrier},entropy={self.entropy}",
@@ -73,13 +66,4 @@ class SlicedFlow:
             v = sliced(x, y, directions(noise.fork("directions"), self.lines, x.shape[2]))
             return v + spread * noise.fork("entropy").normal(*x.shape[1:]) if spread else v
 
-        return carry(
-            self.carrier,
-            problem,
-            rng,
-            velocity,
-            step=self.step,
-            steps=self.steps,
-            points=self.points,
-            batch=self.batch,
-        )
+        return carry(self, problem, rng, velocity)

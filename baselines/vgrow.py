@@ -15,13 +15,12 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry
-from gwfbench.errors import require
+from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.kernels import rms_distance
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.ratio import Critic, Divergence
-from gwfbench.velocity.scale import deviation
 
 
 @dataclass(frozen=True)
@@ -59,19 +58,12 @@ class VGrow:
   Wang, Yao and Yang, Can and Zhang, Shunkang}, booktitle={ICML}, year={2019}}"""
 
     def __post_init__(self) -> None:
-        for field in ("step", "steps", "points", "batch", "width", "depth", "lr", "updates", "clip"):
-            value = getattr(self, field)
-            require(
-                0 < value < float("inf"),
-                f"vgrow:{field}={value}",
-                "a positive number",
-                f"leave {field} out for its default",
-            )
+        require_positive(self, "step", "steps", "points", "batch", "width", "depth", "lr", "updates", "clip")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         """In coordinates of unit variance, estimated from one batch: so h and the critic know no units."""
         sample = problem[TargetSamples].draw(self.batch, rng.fork("scale")).flatten(2)
-        unit = deviation(sample)[:, None, None]
+        unit = rms_distance(sample) / (2 * sample.shape[2]) ** 0.5  # root of the mean variance of a coordinate
         critic = Critic(
             sample.shape[2],
             rng.fork("critic"),
@@ -86,13 +78,4 @@ class VGrow:
         def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
             return unit * critic(x / unit, y / unit, noise)
 
-        return carry(
-            self.carrier,
-            problem,
-            rng,
-            velocity,
-            step=self.step,
-            steps=self.steps,
-            points=self.points,
-            batch=self.batch,
-        )
+        return carry(self, problem, rng, velocity)

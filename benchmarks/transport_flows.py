@@ -7,9 +7,9 @@ import time
 
 import torch
 
+from gwfbench.kernels import rms_distance
 from gwfbench.rng import Streams
 from gwfbench.velocity.ratio import Critic
-from gwfbench.velocity.scale import spread
 from gwfbench.velocity.sinkhorn import sinkhorn
 from gwfbench.velocity.sliced import directions, riesz, sliced
 
@@ -39,7 +39,7 @@ class TransportFlows:
         riesz(self.x, self.y, self.theta)
 
     def _sinkhorn(self) -> None:
-        sinkhorn(self.x, self.y, blur=0.1 * spread(self.y))
+        sinkhorn(self.x, self.y, blur=0.1 * rms_distance(self.y)[:, 0, 0])
 
     def _critic(self) -> None:
         self.critic(self.x, self.y, self.rng)

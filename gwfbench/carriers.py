@@ -13,18 +13,21 @@ gradient of |log_x exp_x(h v)|^2 is the same -2h v.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from gwfbench.errors import require
 from gwfbench.info import Field, Initial, TargetSamples
 from gwfbench.minmax import Adam
 from gwfbench.nn.silu import SiLU
 from gwfbench.protocol import Drawn, Marginal, Problem
+from gwfbench.registry import name_of
 from gwfbench.rng import Streams
 
 Carrier = Literal["particles", "generator"]
@@ -53,30 +56,55 @@ class Network:
     lr: float = 1e-3
 
 
+class Carried(Protocol):
+    """The fields of a method whose field is carried.
+
+    step: h.    points: particles; or generated points a step.    batch: fresh target points a step.
+    """
+
+    @property
+    def carrier(self) -> Carrier: ...
+    @property
+    def step(self) -> float | None: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def points(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+
+
+def require_positive(method: Carried, *names: str) -> None:
+    """Raise `UserError` unless each of these fields is none, or a finite number above 0."""
+    for name in names:
+        value = getattr(method, name)
+        good, got = value is None or 0 < value < math.inf, f"{name_of(method)}:{name}={value}"
+        require(good, got, "a positive number", f"leave {name} out for its default")
+
+
 def carry(
-    carrier: Carrier,
+    method: Carried,
     problem: Problem,
     rng: Streams,
     velocity: Velocity,
     *,
-    step: float,
-    steps: int,
-    points: int,
-    batch: int,
+    step: float | None = None,
+    steps: int | None = None,
     network: Network = Network(),
     manifold: Manifold = Manifold(),
 ) -> Iterator[Marginal]:
-    """Laws after each step of a velocity field.
+    """Laws after each step of a method's velocity field.
 
     Args:
         velocity: called once a step, without gradients, with noise of that step.
-        step: h.
-        points: particles; or generated points a step.
-        batch: fresh target points a step.
+        step, steps: in place of the method's, which may be none.
         manifold: on which P_0 and the target live.
     """
+    step, steps = step or method.step, steps or method.steps
+    assert step is not None and steps is not None, "a method without a default says it here"  # noqa: PT018
+    points, batch = method.points, method.batch
     flat = FlatShape(problem.shape)
-    move = _particles if carrier == "particles" else _generator
+    move = _particles if method.carrier == "particles" else _generator
     target, noise = problem[TargetSamples].draw, rng.fork("steps")
 
     def at(k: int, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gwfbench import session, store
+from gwfbench import claims, session, store
 from gwfbench.errors import UserError
 from gwfbench.job import Job
 from gwfbench.record import Identity, Run
@@ -75,21 +75,20 @@ def _look(jobs: Iterable[Job], runs: Sequence[Run], out: Path) -> Iterator[Stand
     of_key: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         of_key[run.identity.key].append(run)
-    writing = _writing(out)
     guess = _Guess(runs)
     for job in jobs:
         for seed in job.seeds:
             who = job.identity(seed)
-            yield guess.complete(_state(job, who, of_key[who.key], any(who.key[:8] in name for name in writing)))
+            yield guess.complete(_state(job, who, of_key[who.key], out))
 
 
-def _state(job: Job, who: Identity, attempts: Sequence[Run], writing: bool) -> Standing:
+def _state(job: Job, who: Identity, attempts: Sequence[Run], out: Path) -> Standing:
     newest = attempts[-1] if attempts else None
     ours = [run for run in attempts if run.code == job.code()]
     if ours and session.finished(ours[-1], job):
         return _stand(who, "failed" if ours[-1].failed else "done", ours[-1], ours[-1].reason)
-    if writing:
-        return _stand(who, "running", newest, "another process writes it, or died in it")
+    if claims.is_claimed(out, who.key):
+        return _stand(who, "running", newest, "another process is at it")
     if newest is None:
         return _stand(who, "missing", None, "")
     if not ours:
@@ -103,11 +102,6 @@ def _stand(who: Identity, state: State, run: Run | None, reason: str) -> Standin
     return Standing(
         who.task, who.method, who.seed, who.key, state, run.status if run else "", reason, run and _took(run)
     )
-
-
-def _writing(out: Path) -> list[str]:
-    """The names of the folders of attempts that have not ended."""
-    return [path.name for path in out.glob(".partial-*")] if out.is_dir() else []
 
 
 def _took(run: Run) -> float:

@@ -1,10 +1,12 @@
 import signal
+import sys
 
 import pytest
 import torch
 from hypothesis import settings
 
 from gwfbench import schedule
+from gwfbench.cli import main
 from gwfbench.here import Here
 from gwfbench.rng import Streams
 
@@ -25,3 +27,21 @@ def streams():
 def one_process(monkeypatch):
     """Runs in this process, where what a test patches is seen."""
     monkeypatch.setattr(schedule, "Pool", lambda limits: Here(limits.threads))
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """The command line, --out in a folder of the test's own; gives exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["gwfbench", *words])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        done = capsys.readouterr()
+        return code, done.out, done.err
+
+    return call

@@ -1,7 +1,6 @@
 """The calibration table: power against closed forms, skipped cells, interrupts, the page, the command line."""
 
 import math
-import sys
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,7 +11,6 @@ import torch
 
 from gwfbench import calibration
 from gwfbench.calibration import GRID, Plan, least, measure
-from gwfbench.cli import main
 from gwfbench.errors import UserError
 from gwfbench.info import Initial
 from gwfbench.protocol import Estimate, Instance, Metric, Problem, Truth
@@ -226,23 +224,6 @@ def test_a_file_that_is_no_table_is_refused_and_kept(tmp_path, text):
     assert (tmp_path / "x.csv").read_text() == text
 
 
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["gwfbench", "calibrate", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        done = capsys.readouterr()
-        return code, done.out, done.err
-
-    return call
-
-
 @pytest.mark.parametrize(
     ("words", "got"),
     [
@@ -255,7 +236,7 @@ def cli(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_mistakes_end_with_2(cli, tmp_path, words, got):
-    code, out, err = cli(*words)
+    code, out, err = cli("calibrate", *words)
     assert (code, out) == (2, "")
     assert err.startswith(f"gwfbench: {got}")
     assert len(err.splitlines()) == 3
@@ -264,9 +245,9 @@ def test_mistakes_end_with_2(cli, tmp_path, words, got):
 
 def test_the_command_line_end_to_end(cli, tmp_path):
     words = ["--task", "ou:horizon=0.1", "--metric", "kl", "--trials", "20", "--seeds", "2", "--power-seconds", "0"]
-    code, out, err = cli(*words, "--write", "page.md", "--format", "csv")
+    code, out, err = cli("calibrate", *words, "--write", "page.md", "--format", "csv")
     assert (code, err.splitlines()) == (0, ["ou:horizon=0.1 kl: cut " + table.read(tmp_path / "page.csv")[0].note])
     assert out == (tmp_path / "page.csv").read_text()
-    code, out, err = cli(*words, "--write", "page.md")
+    code, out, err = cli("calibrate", *words, "--write", "page.md")
     assert "finished before" in err
     assert out == (tmp_path / "page.md").read_text()

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -23,7 +25,8 @@ def pull(x, y, _noise):
 def run(carrier, seeds=(3,), shape=(2,), steps=50, step=0.1):
     rng = Streams(seeds, dtype=torch.float64)
     network = Network(latent=4, width=16, depth=2, lr=1e-2)
-    laws = carry(carrier, problem(shape), rng, pull, step=step, steps=steps, points=64, batch=32, network=network)
+    method = SimpleNamespace(carrier=carrier, step=step, steps=steps, points=64, batch=32)
+    laws = carry(method, problem(shape), rng, pull, network=network)
     return [(law, law.draw(64, rng.fork("judge"))) for law in laws]
 
 

@@ -11,28 +11,9 @@ import pandas as pd
 import pytest
 
 import gwfbench
-from gwfbench.cli import main
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--task", "ou:horizon=0.1", "--method", "vjko:iterations=3,pool=4096"]
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    """Run the command line with --out in a folder of the test's own; gives exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["gwfbench", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        done = capsys.readouterr()
-        return code, done.out, done.err
-
-    return call
 
 
 BAD = {

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from gwfbench import plan
-from gwfbench.cli import main
 from gwfbench.commands.planning import exec_
 from gwfbench.commands.running import run
 from gwfbench.errors import UserError
@@ -23,23 +22,6 @@ from gwfbench.session import Order
 ROOT = Path(__file__).parents[1]
 QUICK = ["--task", "ou:horizon=0.05", "--method", "ula", "--no-controls", "--seeds", "3,7,9"]
 RUNS = 3
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["gwfbench", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        done = capsys.readouterr()
-        return code, done.out, done.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """`score`: the runner's own numbers from kept points, and which values count."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
 import gwfbench
 from gwfbench import provenance, registry, scoring, session, store
-from gwfbench.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 
@@ -27,23 +25,6 @@ def small(monkeypatch):
 
     with_metrics("symkl", "symkl_jko")
     return with_metrics
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["gwfbench", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        done = capsys.readouterr()
-        return code, done.out, done.err
-
-    return call
 
 
 def bytes_of(out):

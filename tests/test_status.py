@@ -1,13 +1,11 @@
 """`status` over attempts that are written here, so that nothing has to run."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from gwfbench import standing
-from gwfbench.cli import main
+from gwfbench import claims, standing
 from gwfbench.job import Job
 from gwfbench.record import Point, Run
 from gwfbench.session import Order
@@ -16,23 +14,6 @@ from gwfbench.store import Attempt
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 
 POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, 0.01, 10, 1.0, 5, 0, 0, 0.1, 2.0)
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["gwfbench", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        done = capsys.readouterr()
-        return code, done.out, done.err
-
-    return call
 
 
 def keep(out, task="ou", method="ula", seed=0, code=None, budget=None, **end):
@@ -69,8 +50,9 @@ def test_every_state_is_told(tmp_path):
     keep(tmp_path, seed=3, code="0123")
     key = Order.read(["ou"], ["ula"], "4,", controls=False)
     (job,) = key.jobs()
-    (tmp_path / f".partial-ou-ula-s4-{job.identity(4).key[:8]}-abcdef01").mkdir()
+    ours = claims.claim(tmp_path, job.identity(4).key)
     found = states(tmp_path)
+    ours.release()
     assert [one.state for one in found.values()] == ["done", "failed", "killed", "stale", "running", "missing"]
     assert (found["ula", 1].status, found["ula", 1].reason) == ("diverged", "points are not finite")
     assert found["ula", 0].seconds == 4.0

@@ -2,38 +2,22 @@
 
 import json
 import math
-import sys
 
 import pandas as pd
 import pytest
 
 from gwfbench import registry, verify
-from gwfbench.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 
 WORDS = ["--task", "ou:horizon=0.1", "--method", "ula:step=0.05", "--seeds", "2"]
 
 
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    """The command line on a small ou."""
+@pytest.fixture(autouse=True)
+def small_ou(monkeypatch):
     cls = registry.find("task", "ou").load()
     monkeypatch.setattr(cls, "metrics", ("symkl", "sliced_w2"))
     monkeypatch.setattr(cls, "points", 4000)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["gwfbench", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        done = capsys.readouterr()
-        return code, done.out, done.err
-
-    return call
 
 
 def test_runs_are_identical_from_the_folder_and_from_the_csv_alone(cli, tmp_path):

@@ -116,7 +116,7 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, Facts]:
 
 
 def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
-    """Tidy points of the newest attempt of each run, with the values that count; what was left out is said.
+    """Tidy points of each run's newest attempt by today's code, with the values that count; what is left out is said.
 
     Raises:
         UserError: there are none.
@@ -126,11 +126,10 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
     runs, strange = store.attempts(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
-    newest = {run.identity.key: run for run in runs}
     is_stale = session.staleness()
-    fresh = [run for run in newest.values() if not is_stale(run)]
-    if len(fresh) < len(newest):
-        stale = len(newest) - len(fresh)
+    newest = {run.identity.key: run for run in runs if not is_stale(run)}  # a newer stale attempt hides no fresh one
+    fresh, stale = list(newest.values()), len({run.identity.key for run in runs}) - len(newest)
+    if stale:
         click.echo(f"left out: {stale} stale runs, made by other code than today's; run them again", err=True)
     if not fresh:
         raise UserError(

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 
 from gwfbench import registry
 from gwfbench.errors import UserError
-from gwfbench.velocity.scale import deviation, spread
+from gwfbench.kernels import rms_distance
 from gwfbench.velocity.sinkhorn import sinkhorn, transport
 
 TIGHT = {"tolerance": 1e-10, "rounds": 2000}
@@ -133,8 +133,9 @@ def test_it_turns_and_scales_with_the_space(streams):
     torch.testing.assert_close(sinkhorn(x @ turn, y @ turn, blur=0.4, **TIGHT), v @ turn, atol=1e-8, rtol=0)
     torch.testing.assert_close(sinkhorn(7 * x + 3, 7 * y + 3, blur=7 * 0.4, **TIGHT), 7 * v, atol=1e-7, rtol=0)
     torch.testing.assert_close(sinkhorn(x, y, blur=0.4 * x.new_ones(3), **TIGHT), v)
-    torch.testing.assert_close(spread(y), costs(y, y).mean((1, 2)).mul(2).sqrt())
-    torch.testing.assert_close(deviation(y), spread(y) / 6**0.5)  # d = 3
+    torch.testing.assert_close(rms_distance(y)[:, 0, 0], costs(y, y).mean((1, 2)).mul(2).sqrt())
+    unit = rms_distance(y)[:, 0, 0] / 6**0.5  # vgrow's, at d = 3
+    torch.testing.assert_close(unit, y.var(1, correction=0).mean(-1).sqrt())
 
 
 def test_seeds_of_different_scales_end_by_themselves(streams):

@@ -9,8 +9,8 @@ from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
+from gwfbench.kernels import rms_distance
 from gwfbench.rng import Streams
-from gwfbench.velocity.scale import spread
 from gwfbench.velocity.sliced import directions, riesz, sliced, slicing_constant
 
 UP = torch.ones(3, 1, 1, dtype=torch.float64)  # the one direction of a line
@@ -167,7 +167,7 @@ def test_momentum_adds_to_the_last_velocity():
     laws, targets, noise = run("riesz_flow:step=0.1,steps=4,points=50,batch=40,lines=8,momentum=0.7")
     v = torch.zeros_like(laws[0])
     for x, after, y, here in zip(laws, laws[1:], targets, noise, strict=False):
-        v = 0.7 * v + spread(y)[:, None, None] * riesz(x, y, directions(here, 8, 2))
+        v = 0.7 * v + rms_distance(y) * riesz(x, y, directions(here, 8, 2))
         torch.testing.assert_close(after - x, 0.1 * v)
 
 

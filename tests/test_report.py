@@ -1,0 +1,88 @@
+"""`report` on a few runs in the plane: which rows, in which table, and the pictures."""
+
+import io
+import shutil
+
+import pandas as pd
+import pytest
+
+from gwfbench import registry, session
+from gwfbench.commands.reporting import collect
+
+TASKS = ("toy2d:shape=moons", "toy2d:shape=swiss_roll")
+FLOW = "mmd_flow:steps=4,points=1200,batch=64"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2", "energy_distance"))
+        session.run(TASKS, FLOW, 2, out=out, isolate=False)
+    return out
+
+
+@pytest.fixture
+def runs(kept, tmp_path):
+    """In the place where --out is by default."""
+    return shutil.copytree(kept, tmp_path / "results" / "runs")
+
+
+def test_pivot_puts_tasks_side_by_side(cli, runs):
+    code, text, _ = cli("report", "--pivot")
+    assert code == 0
+    head, *_ = [line for line in text.splitlines() if line.startswith("| method")]
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["method", "shape=moons", "shape=swiss_roll"]
+    sections = [line for line in text.splitlines() if line.startswith("## ")]
+    assert sections[:3] == ["## sliced_w2", "## energy_distance", "## seeds"]
+    assert len([line for line in text.splitlines() if line.startswith(f"| {FLOW}")]) == 4
+
+
+def test_only_the_rows_of_last_laws_are_written_where_asked(cli, runs, tmp_path):
+    assert cli("report", "--write", "all")[0] == 0
+    assert cli("report", "--laws", "last", "--write", "last")[0] == 0
+    every, last = (pd.read_csv(tmp_path / name / "rows.csv") for name in ("all", "last"))
+    assert set(every.loc[every["method"] == FLOW, "step"]) == {1, 2, 3, 4}
+    assert set(last.loc[last["method"] == FLOW, "step"]) == {4}
+    pages = [(tmp_path / name / "leaderboard.md").read_text() for name in ("all", "last")]
+    assert pages[0] == pages[1]
+    columns = ["task", "method", "seeds", "sliced_w2", "sliced_w2_low", "energy_distance"]
+    boards = [cli("report", *words, "--format", "csv")[1] for words in (("--rows", "last/rows.csv"), ())]
+    of_rows, of_runs = (pd.read_csv(io.StringIO(text))[columns] for text in boards)
+    pd.testing.assert_frame_equal(of_rows, of_runs)
+
+
+def test_methods_and_metrics_are_chosen(cli, runs):
+    _, text, _ = cli("report", "--method", "mmd_flow", "--metric", "energy_distance", "--format", "csv")
+    assert FLOW in text
+    assert "still" not in text
+    assert "sliced_w2" not in text
+    code, _, err = cli("report", "--method", "vjko")
+    assert code == 2
+    assert "--method vjko: no runs of it" in err
+
+
+def test_pictures_of_the_plane(cli, runs, tmp_path):
+    pytest.importorskip("matplotlib")
+    code, _, err = cli("report", "--plot", "pictures")
+    assert code == 0
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert names == ["toy2d-shape-moons.png", "toy2d-shape-swiss_roll.png"]
+    assert all(f"wrote pictures/{name}" in err for name in names)
+    assert cli("report", "--write", "kept")[0] == 0
+    code, _, err = cli("report", "--rows", "kept/rows.csv", "--plot", "pictures")
+    assert code == 2
+    assert "rows have no points" in err
+
+
+def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
+    before, _ = collect(runs)
+    cls = registry.find("task", "toy2d").load()
+    monkeypatch.setattr(cls, "metrics", ("sliced_w2",))
+    real = session.staleness
+    session.run(TASKS, FLOW, 2, out=runs, force=True, isolate=False)
+    newest, _ = collect(runs)
+    assert set(newest["attempt"]).isdisjoint(before["attempt"])
+    ours = set(newest["attempt"])
+    monkeypatch.setattr(session, "staleness", lambda: lambda run: run.attempt in ours or real()(run))
+    pd.testing.assert_frame_equal(collect(runs)[0], before)
