@@ -27,7 +27,8 @@ from gwfbench.budget import Budget
 from gwfbench.divergences import kl_critic_loss, kl_energy, squared
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, LogDensity
-from gwfbench.minmax import Adam, Decay, alternate
+from gwfbench.minmax import Decay, alternate
+from gwfbench.nn.adam import Adam
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams

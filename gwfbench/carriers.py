@@ -24,10 +24,9 @@ from torch import Tensor
 
 from gwfbench.errors import require
 from gwfbench.info import Field, Initial, TargetSamples
-from gwfbench.minmax import Adam
+from gwfbench.nn.adam import Adam
 from gwfbench.nn.silu import SiLU
 from gwfbench.protocol import Drawn, Marginal, Problem
-from gwfbench.registry import name_of
 from gwfbench.rng import Streams
 
 Carrier = Literal["particles", "generator"]
@@ -76,10 +75,11 @@ class Carried(Protocol):
 
 def require_positive(method: Carried, *names: str) -> None:
     """Raise `UserError` unless each of these fields is none, or a finite number above 0."""
+    head = type(method).__module__.rpartition(".")[2]  # its name, without the registry among what rows depend on
     for name in names:
         value = getattr(method, name)
-        good, got = value is None or 0 < value < math.inf, f"{name_of(method)}:{name}={value}"
-        require(good, got, "a positive number", f"leave {name} out for its default")
+        good = value is None or 0 < value < math.inf
+        require(good, f"{head}:{name}={value}", "a positive number", f"leave {name} out for its default")
 
 
 def carry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,6 +71,8 @@ class Job:
             seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds) and len(set(seeds)) == len(seeds)
         )
         require(bool(good), f"seeds {seeds!r}", "different whole numbers, 0 or more", "for example [0, 1, 2]")
+        place = re.fullmatch(r"cpu|cuda(:\d{1,3})?", words["device"])
+        require(bool(place), f"device {words['device']!r}", "cpu, cuda or cuda:<number>", "take cpu")
         require(words["dtype"] in kinds, f"dtype {words['dtype']!r}", f"one of {', '.join(kinds)}", "take float32")
         method = words["method"]
         task = registry.parse("task", words["task"])

@@ -111,7 +111,7 @@ class Run:
     """One attempt at one run: a row of the runs table."""
 
     identity: Identity
-    information: tuple[str, ...]  # info types that the method needs
+    information: tuple[str, ...]  # info types that the method needs or has asked for
     code: str  # hash of the source of task, method and the gwfbench modules that they import
     env: str
     started: str  # UTC

@@ -12,7 +12,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from gwfbench.controls import Control, NoTruth
 from gwfbench.job import Job
 from gwfbench.judge import ANYTIME, Judge, Seen, reason_of
 from gwfbench.log import Log
-from gwfbench.protocol import Drawn, Instance, Marginal, Problem, Pushed, Resumable
+from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable
 from gwfbench.record import Run, Status
 from gwfbench.registry import name_of
 from gwfbench.rng import Streams
@@ -96,6 +96,7 @@ def execute(
                 drive.end(*(("killed", str(stop)) if isinstance(stop, Stopped) else why_stopped()))
             for run, file in zip(runs, files, strict=True):
                 run.seconds, run.steps = drive.meter.seconds, drive.steps
+                run.information = tuple(sorted({*run.information, *drive.asked}))
                 if file is not None:
                     if run.status not in checkpoint.RESUMED:
                         file.checkpoint.unlink(missing_ok=True)
@@ -138,6 +139,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
+@dataclass(frozen=True)
+class _Watched(Problem):
+    """A problem that notes what is asked of it: a method may do with less than the task offers."""
+
+    asked: set[str] = field(default_factory=set)
+
+    def __getitem__(self, info: type[I]) -> I:
+        found = super().__getitem__(info)
+        self.asked.add(type(found).__name__)
+        return found
+
+
 class _Drive:
     """One generator between its yields."""
 
@@ -147,6 +160,7 @@ class _Drive:
     ):  # fmt: skip
         self.job, self.runs, self.files, self.log = job, runs, files, log
         self.steps = 0
+        self.asked: set[str] = set()  # names of the infos that the method has used
         self._device = torch.device(job.device)
         self.meter = Meter(self._device, job.budget)
         self._path = [0.0]  # flow times yielded
@@ -249,7 +263,8 @@ class _Drive:
         if isinstance(who, Control):
             laws = iter(who.fit(instance))
         else:
-            problem = counted(instance.problem, self.meter)
+            plain = counted(instance.problem, self.meter)
+            problem = _Watched(plain.shape, plain.times, plain.infos, self.asked)
             if self._saved is not None and isinstance(who, Resumable):
                 laws = iter(who.resume(problem, self.job.budget, streams, self._saved.state))
             else:

@@ -41,6 +41,8 @@ def test_every_job_of_an_order_has_words():
         ({"budget": {"hours": 1}}, "budget hours"),
         ({"extra": 1}, "job"),
         ({"device": 3}, "job"),
+        ({"device": "abacus"}, "device 'abacus'"),
+        ({"device": "cuda:x"}, "device 'cuda:x'"),
     ],
 )
 def test_what_is_no_job_is_refused(change, word):

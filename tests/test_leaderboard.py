@@ -90,6 +90,12 @@ def test_order_floors_then_methods_by_information_and_value_then_controls():
     assert list(table.index) == ["exact", "b", "a", "s", "still"]
 
 
+def test_what_a_method_used_is_the_union_over_its_runs():
+    table = board(FLOOR, rows("a", [3.0, 4.0], info="Initial LogDensity"), failure("a", 2, "error"))
+    assert list(table.index) == ["exact", "a"]
+    assert table.loc["a", "information"] == "Initial LogDensity"
+
+
 def test_null_is_never_zero():
     table = board(FLOOR, rows("nulls", [None, None, None]))
     assert math.isnan(table.loc["nulls", "symkl"])

@@ -3,7 +3,8 @@ import itertools
 import pytest
 import torch
 
-from gwfbench.minmax import Adam, alternate
+from gwfbench.minmax import alternate
+from gwfbench.nn.adam import Adam
 from gwfbench.nn.stacked import Stacked
 
 

@@ -52,6 +52,22 @@ def run(method, task=TASK, seeds=(0,), out=None, **settings):
     return execute(Job(task, method, seeds, **settings), "env", out, lambda *_: None)
 
 
+def test_what_a_method_asks_for_is_what_it_has_used():
+    def asks(problem, budget, rng):
+        assert problem[TargetSamples].draw(3, rng).shape == (1, 3, 2)
+        yield Drawn(math.inf, problem[Initial].draw)
+
+    def asks_not(problem, budget, rng):
+        yield Drawn(math.inf, problem[Initial].draw)
+
+    task = registry.parse("task", "gaussian")
+    (done,) = run(fake(asks_not, "none"), task)
+    assert done.information == ("Initial", "LogDensity")
+    (done,) = run(fake(asks, "none"), task)
+    assert done.status == "ok", done.reason
+    assert done.information == ("Initial", "LogDensity", "TargetSamples")  # what it needs, and what it asked for
+
+
 def raises(problem, budget, rng):
     yield Pushed(0.05, still)
     raise RuntimeError("boom")

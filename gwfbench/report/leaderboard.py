@@ -64,12 +64,13 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
     listed = _distinct(points[points["metric"].notna()], ["task", "method", "metric", "better"])
     times = pd.to_numeric(final["t"]).groupby(final["task"]).max()
     tasks: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for task, method, role, information in _distinct(points, ["task", "method", "role", "information"]):
+    used = _information(points)
+    for task, method, role in _distinct(points, ["task", "method", "role"]):
         before = tasks[task].get(method)
         if before is None or ROLES.index(role) < ROLES.index(before["role"]):  # one has several roles by metric
             tasks[task][method] = {
-                "task": task, "method": method, "role": role, "information": information,
-                "t": times.get(task, math.nan), "seeds": seeds[task, method],
+                "task": task, "method": method, "role": role,
+                "information": used[task, method], "t": times.get(task, math.nan), "seeds": seeds[task, method],
             }  # fmt: skip
     board = []
     for task, lines in tasks.items():
@@ -178,6 +179,14 @@ def _costs(points: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
 def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
     """The different values of these columns together, in the order of the rows."""
     return list(dict.fromkeys(zip(*(rows[name].to_list() for name in columns), strict=True)))
+
+
+def _information(points: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """What each (task, method) has used: of all its runs, for one that failed early may have asked for less."""
+    words: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for task, method, information in _distinct(points, ["task", "method", "information"]):
+        words[task, method] |= set(information.split())
+    return {who: " ".join(sorted(used)) for who, used in words.items()}
 
 
 def _order(listed: list[tuple[str, str]]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gwfbench.minmax import Adam
+from gwfbench.nn.adam import Adam
 from gwfbench.nn.silu import SiLU
 from gwfbench.rng import Streams
 
