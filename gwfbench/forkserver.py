@@ -167,8 +167,8 @@ def _child(message: dict[str, Any], channel: int, log: int) -> int:
     try:
         _settle_in(message)
         job = Job.read(message["words"])
-        out, anew = Path(message["out"]), message["anew"]
-        execute(job, message["env"], out, link.progress, link, link.why_stopped, anew)  # type: ignore[arg-type]
+        out, anew, curve = Path(message["out"]), message["anew"], message["curve"]
+        execute(job, message["env"], out, link.progress, link, link.why_stopped, anew, curve)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         pass
     except BaseException as error:

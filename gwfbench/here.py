@@ -26,7 +26,7 @@ class Here:
 
     def start(
         self, job: Job, env: str, out: Path, claims: Sequence[int],
-        progress: Callable[[float, float | None], None], anew: bool = False,
+        progress: Callable[[float, float | None], None], anew: bool = False, curve: bool = True,
     ) -> int:  # fmt: skip
         log, end = Log(), End("error", "it was not closed", "")
         try:
@@ -35,7 +35,7 @@ class Here:
                 def tell(_: int, t: float, last: float) -> None:
                     progress(t, last if last < float("inf") else None)
 
-                execute(job, env, out, tell, log, anew=anew)
+                execute(job, env, out, tell, log, anew=anew, curve=curve)
         except OSError as error:
             end = End("error", reason_of(error), log.getvalue())
         except KeyboardInterrupt:

@@ -82,7 +82,7 @@ class Pool:
 
     def start(
         self, job: Job, env: str, out: Path, claims: Sequence[int],
-        progress: Callable[[float, float | None], None], anew: bool = False,
+        progress: Callable[[float, float | None], None], anew: bool = False, curve: bool = True,
     ) -> int:  # fmt: skip
         """Start a job; the number under which `wait` says that it has ended.
 
@@ -90,6 +90,7 @@ class Pool:
             claims: descriptors that the child holds open, at most 200.
             progress: called from `wait` with (flow time, last judged time).
             anew: from nothing, even where a checkpoint is.
+            curve: judge laws on the way, where only the limit counts.
         """
         if not self._server.alive:
             self._selector.unregister(self._server.socket)
@@ -103,7 +104,7 @@ class Pool:
         message = {
             "run": number, "descriptors": 2 + len(claims), "words": job.words(), "env": env, "out": str(out.absolute()),
             "folder": os.getcwd(), "path": sys.path, "threads": self._limits.threads, "memory": memory,
-            "anew": anew,
+            "anew": anew, "curve": curve,
         }  # fmt: skip
         child = _Child(ours, output, progress, out_of_memory_kills())
         self._children[number] = child

@@ -16,7 +16,7 @@ RETRY = ("diverged", "timeout", "oom", "error")  # "killed" is always tried agai
 
 @dataclass(frozen=True)
 class Options:
-    """How jobs are performed; nothing here changes a number."""
+    """How jobs are performed; nothing here changes a number (without `curve` there are fewer)."""
 
     force: bool = False  # run again what is finished
     threads: int = 1  # of torch and BLAS, a run
@@ -26,6 +26,7 @@ class Options:
     memory: float | None = None  # GiB of a run
     retry: frozenset[str] = frozenset()  # statuses that are tried again
     isolate: bool = True  # each run in a process of its own
+    curve: bool = True  # where only the limit counts: judge about 20 laws on the way, not the last alone
 
     def __post_init__(self) -> None:
         wrong = sorted(self.retry - {*RETRY, "killed"})

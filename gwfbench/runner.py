@@ -59,6 +59,7 @@ def interrupted() -> tuple[Status, str]:
 def execute(
     job: Job, env: str, out: Path | None, progress: Callable[[int, float, float], None], log: Log | None = None,
     why_stopped: Callable[[], tuple[Status, str]] = interrupted, anew: bool = False,
+    curve: bool = True,
 ) -> list[Run]:  # fmt: skip
     """Run the job to its end, whatever that is; every seed gets its run, with a status and a reason.
 
@@ -69,6 +70,7 @@ def execute(
         log: takes what the method prints and what the runner has to say.
         why_stopped: asked after an interrupt for the status and the reason that the runs get.
         anew: go on from nothing.
+        curve: judge the laws of `judge.ANYTIME` too where only the limit counts, not the last alone.
 
     Raises:
         KeyboardInterrupt: after the runs were kept; on SIGTERM too.
@@ -84,7 +86,7 @@ def execute(
         runs = begin(job, env, out)
     files = [Attempt(out, run) if out and run.identity.seed in asked else None for run in runs]
     with Stops() as stops, contextlib.redirect_stdout(log):  # a method that prints must not break --format json
-        drive = _Drive(job, runs, files, log, stops, saved)
+        drive = _Drive(job, runs, files, log, stops, saved, ANYTIME if curve else frozenset())
         stop = None
         try:
             _to_an_end(drive, progress, log)
@@ -156,7 +158,7 @@ class _Drive:
 
     def __init__(
         self, job: Job, runs: list[Run], files: list[Attempt | None], log: Log, stops: Stops,
-        saved: Checkpoint | None,
+        saved: Checkpoint | None, curve: frozenset[int],
     ):  # fmt: skip
         self.job, self.runs, self.files, self.log = job, runs, files, log
         self.steps = 0
@@ -169,6 +171,7 @@ class _Drive:
         self._judge: Judge | None = None
         self._law: Marginal | None = None  # the last law, till the method goes on
         self._undrawn: Callable[[], Seen | None] | None = None  # draws the last law, if nobody has
+        self._curve = curve  # numbers of the laws that are judged where only the limit counts
         self._stops, self._saved, self._saved_at = stops, saved, time.monotonic()
         self._keeps = any(files) and isinstance(job.contestant, Resumable)
         if saved is not None:
@@ -221,7 +224,7 @@ class _Drive:
                 self.steps += 1
                 self._check_time(law)
                 self._undrawn = None
-                if isinstance(law, Drawn) and limit and self.steps not in ANYTIME and not self._keeps:
+                if isinstance(law, Drawn) and limit and self.steps not in self._curve and not self._keeps:
                     # drawn only if it turns out to be the last: a generator of a thousand steps has twenty judged laws
                     self._undrawn = partial(self._see, law, problem, limit, eval_streams)
                 else:
@@ -244,7 +247,7 @@ class _Drive:
             BudgetSpent: the seconds or steps are used up, and it was not the flow's last law. A method may go on after
                 its last oracle call: the call that goes beyond is what ends it.
         """
-        if not limit or self.steps in ANYTIME:
+        if not limit or self.steps in self._curve:
             self.judge_last()
         if all(run.failed for run in self.runs):
             return True

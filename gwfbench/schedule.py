@@ -180,7 +180,8 @@ class _Schedule:
 
                 placed = replace(ours.job, device=ours.slot)
                 files = [held.descriptor for held in ours.claims]
-                self._running[engine.start(placed, self.env, self.out, files, progress, self.options.force)] = ours
+                how = self.options.force, self.options.curve
+                self._running[engine.start(placed, self.env, self.out, files, progress, *how)] = ours
                 if not self.options.isolate:
                     return  # it has run: its end comes first
 

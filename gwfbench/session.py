@@ -121,6 +121,7 @@ def run(
     dtype: Literal["float32", "float64"] = "float32", budget: str = "", controls: bool = True,
     out: str | Path | None = None, force: bool = False, retry: Iterable[str] = (), threads: int = 1,
     jobs: int | None = None, timeout: float | None = None, memory: float | None = None, isolate: bool = True,
+    curve: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Run methods on tasks and return tidy points, one row for each judged (seed, time, metric).
 
@@ -136,6 +137,7 @@ def run(
         timeout: seconds of wall time of a run.
         memory: GiB of a run.
         isolate: each run in a process of its own; False: all in this one, for a debugger.
+        curve: judge about 20 laws on the way to a limit; False: the last law alone, for a quick table.
 
     Raises:
         UserError: something asked for can't be done; nothing has run then.
@@ -143,7 +145,14 @@ def run(
     tasks, methods = ([value] if isinstance(value, str) else value for value in (task, method))
     order = Order.read(tasks, methods, seeds, device, dtype, budget, controls)
     options = Options(
-        force=force, retry=frozenset(retry), threads=threads, jobs=jobs, timeout=timeout, memory=memory, isolate=isolate
+        force=force,
+        retry=frozenset(retry),
+        threads=threads,
+        jobs=jobs,
+        timeout=timeout,
+        memory=memory,
+        isolate=isolate,
+        curve=curve,
     )
     todo = list(order.jobs())
     done = perform(todo, Path(out) if out else None, lambda *_: None, options)

@@ -1,5 +1,6 @@
 """The command line as its users meet it, through `main` in this process."""
 
+import io
 import json
 import os
 import re
@@ -176,6 +177,13 @@ def test_metric_chooses_what_is_shown(cli):
     _, out, _ = cli("run", *QUICK, "--seeds", "1", "--metric", "bures_w2")
     assert "bures_w2" in out
     assert "symkl" not in out
+
+
+def test_a_metric_of_the_truth_can_be_chosen(cli):
+    words = ["--task", "toy2d:shape=eight_gaussians", "--method", "ula:steps=2", "--seeds", "1", "--no-curve"]
+    code, out, err = cli("run", *words, "--no-controls", "--metric", "mode_coverage", "--format", "csv")
+    assert code == 0, err
+    assert set(pd.read_csv(io.StringIO(out))["metric"]) == {"mode_coverage"}
 
 
 def test_report_is_what_run_showed(cli, tmp_path):

@@ -86,3 +86,12 @@ def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
     ours = set(newest["attempt"])
     monkeypatch.setattr(session, "staleness", lambda: lambda run: run.attempt in ours or real()(run))
     pd.testing.assert_frame_equal(collect(runs)[0], before)
+
+
+def test_without_a_curve_the_last_law_has_the_same_rows(monkeypatch, one_process):
+    monkeypatch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2", "energy_distance"))
+    whole = session.run(TASKS[0], FLOW, 1, controls=False, isolate=False)
+    last = session.run(TASKS[0], FLOW, 1, controls=False, curve=False)
+    assert set(last["step"]) == {4}
+    columns = ["step", "metric", "value", "se", "n", "draw_calls"]
+    pd.testing.assert_frame_equal(last[columns], whole.loc[whole["step"] == 4, columns].reset_index(drop=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gwfbench.protocol import Task
     from gwfbench.session import Options
 
 OUT = click.option(
@@ -33,6 +34,10 @@ _EXECUTION = (
     click.option(
         "--isolate/--no-isolate", default=True, show_default=True, help="Each run in a process of its own; or all in "
         "this one, for a debugger."
+    ),
+    click.option(
+        "--curve/--no-curve", default=True, show_default=True, help="Where only the limit counts: judge about 20 laws "
+        "on the way too; or the last alone, which may take most of the time away."
     ),
 )  # fmt: skip
 
@@ -77,6 +82,17 @@ PLUGIN = click.Option(
     callback=_known,
     help="A file with a task or method of yours, known by the file's name (repeatable).",
 )
+
+
+def check_metrics_of(chosen: tuple[str, ...], tasks: Iterable[Task]) -> None:
+    """Raise `UserError` unless each metric is one of a task's, or of its truth's, which is built only if need be."""
+    tasks = list(dict.fromkeys(tasks))
+    known = {name for task in tasks for name in task.metrics}
+    if not set(chosen) <= known:
+        from gwfbench.rng import Streams
+
+        known |= {metric.name for task in tasks for metric in task.build(Streams((0,))).truth.metrics}
+    check_metrics(chosen, known)
 
 
 def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:

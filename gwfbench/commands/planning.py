@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from gwfbench.commands.options import METRIC, OUT, check_metrics, execution, read_execution, show
+from gwfbench.commands.options import METRIC, OUT, check_metrics_of, execution, read_execution, show
 from gwfbench.commands.running import carry_out, show_rows, tell_failed
 from gwfbench.errors import UserError, require
 
@@ -35,7 +35,7 @@ def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path,
 
     options = read_execution(how)
     jobs = plan.read(file)
-    check_metrics(chosen, {name for job in jobs for name in job.task.metrics})
+    check_metrics_of(chosen, [job.task for job in jobs])
     mine = plan.shard(jobs, part, parts)
     plan.require_devices(mine)
     if not mine:
@@ -76,7 +76,7 @@ def submit(
 
     asked = cluster.Resources.read(shards, parallel, partition, limit, gpus, cpus, mem, extra)
     jobs = plan.read(file)
-    check_metrics(chosen, {name for job in jobs for name in job.task.metrics})
+    check_metrics_of(chosen, [job.task for job in jobs])
     cluster.require_slurm()
     state = cluster.look(jobs, out, options.retry)
     queued = len(state.queued)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gwfbench import registry
-from gwfbench.commands.options import METRIC, OUT, check_metrics, execution, read_execution, show
+from gwfbench.commands.options import METRIC, OUT, check_metrics_of, execution, read_execution, show
 from gwfbench.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(
 
     # a plan may be for a device that only another machine has
     order = session.Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
-    check_metrics(chosen, {name for task in order.tasks for name in task.metrics})
+    check_metrics_of(chosen, order.tasks)
     if plan:
         keep(replace(order, device=device), plan, how["force"])
     else:
