@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,13 +97,13 @@ class Point:
     metric_code: str = ""  # hash of the metric's source
 
     @staticmethod
-    def read(content: object) -> Point:
-        """From the plain values of a file.
+    def read(lines: Sequence[str]) -> list[Point]:
+        """From lines of a file.
 
         Raises:
-            ValueError: they are not a point's; what is wrong is in the message.
+            ValueError: one is not a point's; what is wrong is in the message.
         """
-        return strict.checked(Point, content, _TESTS)
+        return strict.all_checked(Point, strict.from_lines(lines), _TESTS)
 
 
 @dataclass

@@ -103,7 +103,7 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
         UserError: it is no dataclass, has no such field, or refuses the values.
     """
     try:
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         declared = fields(cls)
     except (NameError, TypeError) as error:
         raise UserError(f"class {cls.__name__} of '{name}': {error}", "a dataclass", f"mend '{name}'") from error
@@ -119,6 +119,11 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
         raise UserError(
             f"{name}:{shown}: {error}", f"values that '{name}' accepts", "python -m gwfbench list"
         ) from error
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def spec(plugin: object) -> str:

@@ -194,7 +194,7 @@ def _read(path: Path, run: Run) -> tuple[list[Point], str]:
             raise ValueError("it has changed since it was written")
         if (head["run_key"], head["attempt"]) != (run.identity.key, run.attempt):
             raise ValueError("it is of another attempt")
-        return [Point(**json.loads(row)) for row in rows.splitlines()], ""
+        return Point.read(rows.splitlines()), ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [], f"{path.parent.name}/{path.name}: {error}"
 

@@ -82,7 +82,7 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
     try:
         run = _run(strict.from_json((folder / "header.json").read_text(encoding="utf-8")), [])
         whole = _whole_lines(folder / "points.jsonl")
-        run.points = [Point.read(strict.from_json(line)) for line in whole]
+        run.points = Point.read(whole)
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -193,7 +193,7 @@ def read(folder: Path) -> Run:
             if _sha256(folder / Path(name).name) != sha:
                 raise ValueError(f"{name} has changed since it was written")
         lines = (folder / "points.jsonl").read_text(encoding="utf-8").splitlines()
-        run = _run(content, [Point.read(strict.from_json(line)) for line in lines])
+        run = _run(content, Point.read(lines))
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -5,18 +5,21 @@ Nothing is guessed or mended: what is not as it was written is a ValueError that
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any, Literal, TypeVar
 
 D = TypeVar("D")
 Test = Callable[[Any], bool]
+HUGE = re.compile(r"\d[eE]\+?\d{3}")  # a number that may be beyond the largest float
 
 
 def from_json(text: str) -> Any:
@@ -29,6 +32,25 @@ def from_json(text: str) -> Any:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("JSON nested without end") from None
+
+
+def from_lines(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """The objects of lines, one a line, as `from_json` reads them; as `json.dumps` writes them, many are read at once.
+
+    Raises:
+        ValueError: one is not that.
+    """
+    text = f"[{', '.join(lines)}]"
+    if all(line[:1] == "{" and line[-1:] == "}" for line in lines) and not HUGE.search(text):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(text, parse_constant=_refuse)
+            flat = len(found) == len(lines) and all(type(one) is dict for one in found)
+            if flat and text.count('": ') == sum(map(len, found)):  # else a key is there twice, or objects are nested
+                return found
+    found = [from_json(line) for line in lines]
+    if not all(type(one) is dict for one in found):
+        raise ValueError("a line is no JSON object")
+    return found
 
 
 def _refuse(word: str) -> float:
@@ -90,6 +112,31 @@ def checked(cls: type[D], content: object, tests: Mapping[str, Test] | None = No
         if not (test(value) if name not in own else own[name](value)):
             raise ValueError(f"{cls.__name__}: {name} can't be {shown(value)}")
     return cls(**content)
+
+
+def all_checked(cls: type[D], contents: Sequence[dict[str, Any]], tests: Mapping[str, Test] | None = None) -> list[D]:
+    """What `checked` gives for each; equal values are looked at once.
+
+    Raises:
+        ValueError: what is wrong with the first wrong one.
+    """
+    known, own, good = _tests(cls), tests or {}, True
+    try:
+        for name, test in known.items():
+            column = [content[name] for content in contents]
+            values = set(zip(map(type, column), column, strict=True))  # 1, 1.0 and True are equal
+            good = good and all(own.get(name, test)(value) for _, value in values)
+        good = good and all(len(content) == len(known) for content in contents)
+    except (KeyError, TypeError):  # a field is missing, or holds a list
+        good = False
+    return [_made(cls, content) if good else checked(cls, content, tests) for content in contents]
+
+
+def _made(cls: type[D], content: dict[str, Any]) -> D:
+    """The dataclass of these values, which are all of its fields: without a call for each of them."""
+    one = object.__new__(cls)
+    one.__dict__.update(content)
+    return one
 
 
 def shown(value: object) -> str:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from gwfbench import strict
+from gwfbench import record, strict
 from gwfbench.record import Identity, Point, Run
 
 IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
@@ -48,7 +48,8 @@ def plain(run):
 
 def test_runs_round_trip():
     assert Run.read(plain(RUN), [POINT]) == dataclasses.replace(RUN, points=[POINT])
-    assert Point.read(plain(POINT)) == POINT
+    assert Point.read([json.dumps(plain(POINT))] * 3) == [POINT] * 3
+    assert Point.read([]) == []
 
 
 def values(hint_of, name):
@@ -70,7 +71,51 @@ HINTS = {field.name: field.type for field in dataclasses.fields(Point)}
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in HINTS for value in values(HINTS, name)])
 def test_a_point_s_values_are_of_their_type(name, value):
     with pytest.raises(ValueError, match=f"Point: {name} can't be"):
-        Point.read(plain(POINT) | {name: value})
+        strict.all_checked(Point, [plain(POINT), plain(POINT) | {name: value}], record._TESTS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: line.replace('"step": 1', '"step": 7, "step": 1'),
+        lambda line: line.replace('"step": 1', '"step": 1.0'),
+        lambda line: line.replace('"step": 1', '"step": true'),
+        lambda line: line.replace('"step": 1', '"step": 1e0'),
+        lambda line: line.replace('"seconds": 1.0', '"seconds": 1e999'),
+        lambda line: line.replace('"seconds": 1.0', '"seconds": NaN'),
+        lambda line: line.replace('"step": 1, ', ""),
+        lambda line: line[:-1] + ', "more": 1}',
+        lambda line: line[:-1],
+        lambda line: f"{line}, {line}",
+        lambda line: f"[{line}]",
+        lambda line: "",
+        lambda line: "1",
+        lambda line: '{"a": ' * 100_000 + "}",
+    ],
+    ids=range(14),
+)
+def test_a_line_is_as_it_was_written_or_refused(change):
+    line = json.dumps(plain(POINT))
+    assert Point.read([line, line]) == [POINT, POINT]
+    assert change(line) != line
+    with pytest.raises(ValueError, match=r"twice|Point|JSON|Expecting|Extra|delimiter"):
+        Point.read([line, change(line)])
+
+
+def test_lines_that_are_whole_only_together_are_refused():
+    for lines in (
+        ['{"a": 1}, "b", {"c": 2}', '{"a": 1}', '{"a": 1}, {"a": 1}'],
+        ['{"a": 1}, {"a": 1}', ""],
+        ['{"a": {"b": 1}', '"c": 2}, {"a": 1}'],
+        ['{"a": {"b": 1}', '{"c": 2}}'],
+    ):
+        with pytest.raises(ValueError, match=r"Extra|Expecting|delimiter"):
+            strict.from_lines(lines)
+
+
+@pytest.mark.parametrize("line", ['{"a": {"b": 1}}', '{"a":1}', '{"a": "x\\": y"}', ' {"a": 1}', '{"a": 1e100}', "{}"])
+def test_other_spellings_of_an_object_are_read_line_by_line(line):
+    assert strict.from_lines([line, '{"a": 2}']) == [json.loads(line), {"a": 2}]
 
 
 @pytest.mark.parametrize(
