@@ -112,7 +112,8 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
         return pd.DataFrame()
     rows = [number for number, part in enumerate(parts) for _ in part[2]]
     before, after = (pd.DataFrame([part[i] for part in parts]).take(rows).reset_index(drop=True) for i in (0, 1))
-    points = pd.DataFrame({name: [cell[name] for part in parts for cell in part[2]] for name in parts[0][2][0]})
+    cells = [cell for part in parts for cell in part[2]]
+    points = pd.DataFrame({name: [cell[name] for cell in cells] for name in cells[0]})
     return pd.concat([before, points, after], axis=1)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 D = TypeVar("D")
 Test = Callable[[Any], bool]
-HUGE = re.compile(r"\d[eE]\+?\d{3}")  # a number that may be beyond the largest float
+HUGE = re.compile(r'": -?[\d.]+[eE]\+?\d{3}')  # a number that may be beyond the largest float
 
 
 def from_json(text: str) -> Any:
