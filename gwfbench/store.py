@@ -23,7 +23,9 @@ CHECKPOINT = "checkpoint.npz"
 KEPT = 4096  # points a judged time that stay in draws.npz
 PARTIAL = ".partial-"
 ASIDE = "aside"
-NOT_RUNS = frozenset({ASIDE, claims.FOLDER, "slurm", "verified.jsonl"})  # what else has its place beside attempts
+NOT_RUNS = frozenset(
+    {ASIDE, claims.FOLDER, ".answers", "slurm", "verified.jsonl"}
+)  # what else has its place beside attempts
 _ATTEMPT = re.compile(r".*-s\d+-[0-9a-f]{8}-[0-9a-f]{8}")
 
 

@@ -12,6 +12,7 @@ LAYERS = [
     {"budget", "protocol"},
     {"record", "nn", "divergences", "discovery"},
     {"provenance", "registry"},
+    {"answers"},
     {"store"},
     {"metrics", "controls", "minmax", "finite_volume", "kernels"},
     {"carriers", "velocity"},

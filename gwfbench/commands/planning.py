@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from gwfbench.commands.options import METRIC, OUT, check_metrics_of, execution, read_execution, show
-from gwfbench.commands.running import carry_out, show_rows, tell_failed
+from gwfbench.commands.running import performed, show_rows, tell, tell_failed
 from gwfbench.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path,
     if not mine:
         click.echo(f"part {shard} of {file}: nothing to do, its {len(jobs)} lines are in other parts", err=True)
         return
-    sys.exit(carry_out(mine, options, out, form, chosen))
+    done, _ = performed(mine, options, out, form, chosen)
+    sys.exit(tell(done, out, form, chosen))
 
 
 @click.command(context_settings={"ignore_unknown_options": False})

@@ -12,7 +12,7 @@ import click
 
 from gwfbench import registry
 from gwfbench.commands.options import METRIC, OUT, check_metrics_of, execution, read_execution, show
-from gwfbench.commands.progress import progress
+from gwfbench.commands.progress import FOLDERS, progress
 
 if TYPE_CHECKING:
     from gwfbench import session
@@ -53,8 +53,17 @@ def run(
     for name in methods:
         if registry.head(name) not in registry.CONTROLS:
             registry.find("method", registry.head(name))
-    from gwfbench import servers
+    from gwfbench import answers, servers
 
+    asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
+    fresh = plan or form == "json" or how["force"] or how["retry"]
+    made_from = "" if fresh else answers.code()
+    known = answers.find(asked, made_from, out)
+    if known:
+        click.echo(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
+        click.echo(known.out, nl=False)
+        click.echo(known.err, nl=False, err=True)
+        sys.exit(known.failed)
     if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
         servers.warm()
     from gwfbench import session
@@ -65,7 +74,15 @@ def run(
     if plan:
         keep(replace(order, device=device), plan, how["force"])
     else:
-        sys.exit(carry_out(list(order.jobs()), read_execution(how), out, form, chosen))
+        before, jobs = answers.files(out), list(order.jobs())
+        done, remarks = performed(jobs, read_execution(how), out, form, chosen)
+        with answers.heard() as (shown, told):
+            failed = tell(done, out, form, chosen)
+        files = settled(jobs, done, out, before) if made_from and not remarks else ""
+        if files:
+            answer = answers.Answer(made_from, files, len(done), "".join(shown), "".join(told), failed)
+            answers.keep(asked, answer, out)
+        sys.exit(failed)
 
 
 def keep(order: Order, path: Path, force: bool) -> None:
@@ -79,17 +96,44 @@ def keep(order: Order, path: Path, force: bool) -> None:
     click.echo(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}", err=True)
 
 
-def carry_out(jobs: Sequence[Job], options: session.Options, out: Path, form: str, chosen: tuple[str, ...]) -> bool:
-    """Perform jobs and show them; whether a run failed."""
+def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str) -> str:
+    """Hash of what is under --out, if it is what was shown and the same command would run nothing; else empty."""
+    from gwfbench import answers, session, store
+
+    after = answers.files(out)
+    job_of = {job.identity(seed).key: job for job in jobs for seed in job.seeds}
+    if not all(session.finished(run, job_of[run.identity.key]) for run in done):
+        return ""
+    if before != after and any(store.of_key(out, run.identity.key)[-1:] != [run] for run in done):
+        return ""
+    return after if answers.files(out) == after else ""
+
+
+def performed(
+    jobs: Sequence[Job], options: session.Options, out: Path, form: str, chosen: tuple[str, ...]
+) -> tuple[list[Run], list[str]]:
+    """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
     from gwfbench import scoring, session
 
     done: list[Run] = []
+    remarks: list[str] = []
     with progress() as event:
-        for runs in session.perform(jobs, out, event, options):
+
+        def tell_all(what: str, job: Job, run: Run | None, share: float) -> None:
+            remarks.extend([what] * what.startswith(FOLDERS))
+            event(what, job, run, share)
+
+        for runs in session.perform(jobs, out, tell_all, options):
             done += runs
             if form == "json":
                 show_rows(scoring.current(runs, out)[0], chosen)
-    done = session.in_order(jobs, done)
+    return session.in_order(jobs, done), remarks
+
+
+def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool:
+    """Show the leaderboard of runs, what it leaves out, and which failed; whether one did."""
+    from gwfbench import scoring, session
+
     counted, said = scoring.current(done, out)
     for text in said:
         click.echo(text, err=True)

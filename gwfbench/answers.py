@@ -1,0 +1,130 @@
+"""The answer to a `run` whose runs are all finished, kept under --out with all that it was made from.
+
+To import torch takes seconds, to compare files does not. The same words get the kept answer if nothing has changed
+since: no source or data file of gwfbench, its tasks and its methods (by content), no version of a library, no file
+under --out (by size, inode and time of change, which no program can set back). With plug-ins from elsewhere none is
+kept: what they import can't be known without importing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from gwfbench import discovery, provenance, strict
+from gwfbench.record import digest, to_json
+
+FOLDER = ".answers"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said at its end.
+
+    made_from: hash of the code and the libraries.    files: hash of what is under --out.
+    """
+
+    made_from: str
+    files: str
+    runs: int
+    out: str
+    err: str
+    failed: bool
+
+
+def code() -> str:
+    """Hash of all that rows and tables are made by; empty where plug-ins come from elsewhere."""
+    foreign = [
+        entry for kind in discovery.CAPABILITY for entry in importlib.metadata.entry_points(group=f"gwfbench.{kind}s")
+    ]
+    if foreign or os.environ.get(discovery.FILES):
+        return ""
+    hashed = hashlib.sha256()
+    folders = [Path(__file__).parent]
+    for name in ("gwfbench.tasks", "gwfbench.baselines"):  # in a checkout they stand beside gwfbench/
+        found = importlib.util.find_spec(name)
+        folders += map(Path, (found and found.submodule_search_locations) or ())
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix not in (".pyc", ".md"):
+                hashed.update(f"{folder.name}/{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+                hashed.update(path.read_bytes())
+    versions = [importlib.metadata.version(library) for library in (*provenance.VERSIONED.values(), "rich", "tabulate")]
+    hashed.update(json.dumps([sys.executable, platform.python_version(), versions]).encode())
+    return hashed.hexdigest()
+
+
+def files(out: Path) -> str:
+    """Hash of what is under --out; empty if something is being written there."""
+    seen = []
+    for path in sorted(out.iterdir()) if out.is_dir() else ():
+        if path.name.startswith(".partial-"):
+            return ""
+        if path.name not in (FOLDER, ".claims"):
+            inside = sorted(os.scandir(path), key=lambda entry: entry.name) if path.is_dir() else []
+            seen += [(one.name, *_stamp(one.stat())) for one in (path, *inside)]
+    return digest(json.dumps(seen)) if seen else ""
+
+
+def find(words: Mapping[str, Any], made_from: str, out: Path) -> Answer | None:
+    """The kept answer to these words, if it still is one."""
+    try:
+        kept = strict.checked(Answer, strict.unsealed(strict.from_json(_place(words, out).read_text(encoding="utf-8"))))
+        return kept if made_from and (kept.made_from, kept.files) == (made_from, files(out)) else None
+    except (OSError, ValueError):
+        return None
+
+
+def keep(words: Mapping[str, Any], answer: Answer, out: Path) -> None:
+    """Keep an answer, if the folder can be written: to do without it costs time only."""
+    path = _place(words, out)
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        beside.write_text(to_json(strict.sealed(asdict(answer))) + "\n", encoding="utf-8")
+        beside.replace(path)
+
+
+class _Tee:
+    """A stream that also keeps what goes through it."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream, self.parts = stream, list[str]()
+
+    def write(self, text: str) -> int:
+        count = self._stream.write(text)  # click tries with bytes whether a stream takes them
+        self.parts.append(text)
+        return count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[tuple[list[str], list[str]]]:
+    """What the block writes to standard output and error, which get it too."""
+    out, err = _Tee(sys.stdout), _Tee(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+        yield out.parts, err.parts
+
+
+def _place(words: Mapping[str, Any], out: Path) -> Path:
+    """Where the answer to these words has its place: tables are as wide as the terminal."""
+    look = shutil.get_terminal_size().columns, sys.stdout.isatty(), sys.stderr.isatty(), sys.stdout.encoding.lower()
+    return out / FOLDER / f"{digest(json.dumps([dict(words), look], sort_keys=True, default=str))}.json"
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    # a folder's own time changes with each claim and answer; its names are listed anyway
+    return (found.st_mode, 0) if found.st_mode & 0o040000 else (found.st_size, found.st_ino, found.st_ctime_ns)
