@@ -22,6 +22,8 @@ O(w d^2) a point and layer, where an automatic Hessian takes d backward passes; 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +65,12 @@ class DenseICNN:
         tensors += [_free(0.02 * rng.uniform(width, 1) / width), (1 - strong) ** 0.5 * eye, 0.0 * eye[..., :1]]
         self.parameters = Stacked(tensors)
 
+    def copy(self) -> DenseICNN:
+        """The same functions with parameters of their own, which later training of these leaves alone."""
+        made = copy.copy(self)
+        made.parameters = Stacked([leaf.detach() for leaf in self.parameters.leaves])
+        return made
+
     def __call__(self, x: Tensor, frozen: bool = False) -> Tensor:
         """grad psi at x, (S, n, d); `frozen` cuts the parameters from the gradient."""
         w = self._weights(frozen)
@@ -92,9 +100,17 @@ class DenseICNN:
         return self._gradient(x, passes, w), hessian
 
     def product(self, x: Tensor, v: Tensor, frozen: bool = False) -> Tensor:
-        """The Hessian of psi at x times v, (S, n, d): the derivative of the gradient's formula along v."""
+        """The Hessian of psi at x times v, (S, n, d)."""
+        return self.linearised(x, frozen)[1](v)
+
+    def linearised(self, x: Tensor, frozen: bool = False) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """grad psi at x (S, n, d), and v -> the Hessian there times v: what does not depend on v is done once."""
         w = self._weights(frozen)
         passes = self._passes(x, w)
+        return self._gradient(x, passes, w), lambda v: self._product(x, v, passes, w)
+
+    def _product(self, x: Tensor, v: Tensor, passes: list[_Pass], w: _Weights) -> Tensor:
+        """The derivative of the gradient's formula along v."""
         moved: list[Tensor] = []  # dp/dx v of each layer
         before = None
         for layer, one in zip(w.layers, passes, strict=True):
