@@ -37,7 +37,7 @@ from gwfbench.errors import UserError, require
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity
 from gwfbench.minmax import Adam, Decay
 from gwfbench.nn.conjugate import conjugate_gradients
-from gwfbench.nn.icnn import DenseICNN, log_det
+from gwfbench.nn.icnn import DenseICNN
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 
@@ -186,8 +186,7 @@ class JKOICNN:
         if not energy.volume:
             y, log_volume = net(x), None
         elif self.logdet == "exact":
-            y, hessian = net.with_hessian(x)
-            log_volume = log_det(hessian)
+            y, log_volume = net.with_log_det(x)
         else:
             y, slope = _hutchinson(net, x, self.probes, self.cg_steps, rng)
             value = net.log_det(x, True) if energy.density else 0.0

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gwfbench.nn.stacked import Stacked, linear_init
+from gwfbench.nn.volume import Form, gradient_and_log_det
 from gwfbench.rng import Streams
 
 
@@ -128,9 +129,25 @@ class DenseICNN:
             adjoint = None if layer.inner is None else g @ layer.inner.mT
         return found
 
+    def with_log_det(self, x: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        """grad psi (S, n, d) and log det of its Jacobian (S, n), several times as fast as by `with_hessian`.
+
+        Differentiable once, in the parameters; an x that requires a gradient takes the longer way.
+        """
+        if x.requires_grad:
+            image, hessian = self.with_hessian(x, frozen)
+            return image, log_det(hessian)
+        w = self._weights(frozen)
+        linear, bias, quadratic = (
+            torch.cat([getattr(layer, name) for layer in w.layers], -1) for name in ("linear", "bias", "quadratic")
+        )
+        form = Form(self._width, self._depth, self._rank, self._strong, self._smooth)
+        inner = [layer.inner for layer in w.layers if layer.inner is not None]
+        return gradient_and_log_det(x, form, linear, bias, quadratic, w.out, w.root, w.shift, *inner)
+
     def log_det(self, x: Tensor, frozen: bool = False) -> Tensor:
         """log det of the Hessian of psi, which is log |det grad T| of the map T = grad psi; (S, n)."""
-        return log_det(self.with_hessian(x, frozen)[1])
+        return self.with_log_det(x, frozen)[1]
 
     def inverse(self, y: Tensor, tolerance: float = 1e-7, most: int = 100) -> Tensor:
         """The x with grad psi(x) = y, by Newton's method with a line search on psi(x) - x . y, which is convex.
