@@ -133,7 +133,9 @@ class JKOICNN:
         log_p = start.log_prob(pool) if energy.density and start.log_prob else None
         if self.pretrain:
             first = Adam(net.parameters, self.lr)
-            for j, (x, _) in zip(range(self.pretrain), _batches(pool, None, self.batch, rng.fork("pretrain")), strict=False):
+            for j, (x, _) in zip(
+                range(self.pretrain), _batches(pool, None, self.batch, rng.fork("pretrain")), strict=False
+            ):
                 first.descend((net(x) - x).square().sum(-1).mean(1).sum(), _rate(self.decay, j, self.pretrain))
         yield from self._laws(problem, rng, energy, net, adam, pool, log_p, 0)
 

@@ -7,7 +7,7 @@ Of `gwfbench/nn/icnn.py`'s formulas, with a_l = dpsi/dz_l, k_l = s''(p_l) a_l an
 Let y' and M be the derivatives of a loss with respect to y and H; M = (dloss/dlog det) H^-1. Then dloss/dk = diag(J^T M
 J), dloss/dJ_l = 2 M J_l k_l + s'_l (dloss/dJ_{l+1}) W_{l+1}^T, and the rest is the chain rule through g, a and p.
 
-A graph of single operations takes five to ten times as long on a CPU: it reads and writes arrays of n d L w numbers some
+A graph of single operations takes several times as long on a CPU: it reads and writes arrays of n d L w numbers some
 60 times. Here that is a dozen times, by blocks of points that stay in the cache.
 """
 
@@ -40,7 +40,7 @@ class Form:
             first = torch.sigmoid(p)
             return F.softplus(p), first, first * (1 - first)
         below = p.clamp_max(0.0).exp()
-        return p.clamp_min(0.0) + below - 1, below, torch.where(p < 0, below, 0.0)
+        return p.clamp_min(0.0) + below - 1, below, where_negative(below, p)
 
     def third(self, first: Tensor, second: Tensor) -> Tensor:
         """s''' from s' and s''."""
@@ -57,6 +57,11 @@ class Form:
     def layer(self, x: Tensor, l: int) -> Tensor:  # noqa: E741
         """The part of layer l, a view."""
         return x[..., l * self.width : (l + 1) * self.width]
+
+
+def where_negative(value: Tensor, p: Tensor) -> Tensor:
+    """`value` where p < 0, else 0: a tenth of the time of `torch.where`, whose kernel is not vectorised."""
+    return torch.ops.aten.threshold_backward(value, -p, 0.0)
 
 
 def gradient_and_log_det(
@@ -144,7 +149,10 @@ class _GradientAndLogDet(torch.autograd.Function):
                 form.layer(dg, l).add_(form.layer(da, l - 1) @ inner[l - 1])
                 dinner[l - 1] += form.layer(da, l - 1).mT @ form.layer(g, l)
             torch.addcmul(
-                form.layer(dk, l) * form.layer(second, l), form.layer(dg, l), form.layer(first, l), out=form.layer(da, l)
+                form.layer(dk, l) * form.layer(second, l),
+                form.layer(dg, l),
+                form.layer(first, l),
+                out=form.layer(da, l),
             )
         dp = dfirst.addcmul_(dg, a).mul_(second).addcmul_(dk * a, form.third(first, second))
         for l in range(form.depth - 2, -1, -1):  # noqa: E741
@@ -159,7 +167,17 @@ class _GradientAndLogDet(torch.autograd.Function):
         pairs = along.mT @ x
         droot = (pairs + pairs.mT + 2 * m.sum(1)) @ root
         dout = form.layer(da, form.depth - 1).sum(1).unsqueeze(-1)
-        return None, None, dlinear, dp.sum(1, keepdim=True), dquadratic, dout, droot, along.sum(1).unsqueeze(-1), *dinner
+        return (
+            None,
+            None,
+            dlinear,
+            dp.sum(1, keepdim=True),
+            dquadratic,
+            dout,
+            droot,
+            along.sum(1).unsqueeze(-1),
+            *dinner,
+        )
 
 
 def _layers(form: Form, p: Tensor, inner: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
