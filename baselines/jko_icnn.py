@@ -132,11 +132,7 @@ class JKOICNN:
         pool = start.draw(self.pool // self.batch * self.batch, rng.fork("pool")).contiguous()
         log_p = start.log_prob(pool) if energy.density and start.log_prob else None
         if self.pretrain:
-            first = Adam(net.parameters, self.lr)
-            for j, (x, _) in zip(
-                range(self.pretrain), _batches(pool, None, self.batch, rng.fork("pretrain")), strict=False
-            ):
-                first.descend((net(x) - x).square().sum(-1).mean(1).sum(), _rate(self.decay, j, self.pretrain))
+            _to_identity(net, _batches(pool, None, self.batch, rng.fork("pretrain")), self.pretrain, self.lr)
         yield from self._laws(problem, rng, energy, net, adam, pool, log_p, 0)
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
@@ -254,6 +250,13 @@ class _Energy:
         if self.interaction is not None:
             total = total + 0.5 * _pairs(self.interaction.kernel, y, self.partners)
         return total
+
+
+def _to_identity(net: DenseICNN, batches: Iterator[tuple[Tensor, Tensor | None]], steps: int, lr: float) -> None:
+    """Train |T(x) - x|^2, by an optimizer of its own, whose rate falls to zero."""
+    adam = Adam(net.parameters, lr)
+    for j, (x, _) in zip(range(steps), batches, strict=False):
+        adam.descend((net(x) - x).square().sum(-1).mean(1).sum(), _rate("cosine", j, steps))
 
 
 def _pairs(kernel: Callable[[Tensor], Tensor], y: Tensor, partners: int) -> Tensor:

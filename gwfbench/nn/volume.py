@@ -7,8 +7,8 @@ Of `gwfbench/nn/icnn.py`'s formulas, with a_l = dpsi/dz_l, k_l = s''(p_l) a_l an
 Let y' and M be the derivatives of a loss with respect to y and H; M = (dloss/dlog det) H^-1. Then dloss/dk = diag(J^T M
 J), dloss/dJ_l = 2 M J_l k_l + s'_l (dloss/dJ_{l+1}) W_{l+1}^T, and the rest is the chain rule through g, a and p.
 
-A graph of single operations takes several times as long on a CPU: it reads and writes arrays of n d L w numbers some
-60 times. Here that is a dozen times, by blocks of points that stay in the cache.
+A graph of single operations takes several times as long on a CPU, most of it in reading and writing arrays of n d L w
+numbers. Here that is a dozen times, by blocks of points that stay in the cache.
 """
 
 from __future__ import annotations
