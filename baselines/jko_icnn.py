@@ -85,7 +85,14 @@ class JKOICNN:
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
     version: ClassVar[int] = 1
-    smoke: ClassVar[Mapping[str, object]] = {"iterations": 10, "batch": 128, "pool": 1024, "width": 16, "steps": 2}
+    smoke: ClassVar[Mapping[str, object]] = {
+        "iterations": 10,
+        "batch": 128,
+        "pool": 1024,
+        "width": 16,
+        "steps": 2,
+        "step": 2.0,
+    }
     reference: ClassVar[str] = """@inproceedings{mokrov2021large,
   title={Large-Scale {W}asserstein Gradient Flows}, author={Mokrov, Petr and Korotin, Alexander and Li, Lingxiao and
   Genevay, Aude and Solomon, Justin and Burnaev, Evgeny}, booktitle={NeurIPS}, year={2021}}
