@@ -20,6 +20,11 @@ JKO-ICNN-a):
 O(w d) a point and conjugate gradient step. An internal energy weighs that gradient with det H itself, which is exact in
 both. P_k is a pool of particles, pushed once a step, with p_k where F has an internal energy; the judged law is
 T_k o ... o T_1 on fresh points, never the pool.
+
+T starts near the identity, and each step where the one before left it. Mokrov et al. pretrain it to the identity by
+4000 steps; here 1000 changed the distance of the first step from the exact one by at most 3 % (a Gaussian in dimension
+3, 100 and 400 iterations), so that the default is none. The learning rate falls to zero in each step: at a constant
+one, symkl_jko on ou ended at 7e-4 (step 10), not 2e-5.
 """
 
 from __future__ import annotations

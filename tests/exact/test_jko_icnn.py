@@ -136,7 +136,7 @@ def test_energies_add_up():
 
 @pytest.mark.parametrize(("logdet", "tolerance"), [("exact", 0.01), ("cg", 0.015)])
 def test_one_step_of_a_gaussian_is_the_exact_one(logdet, tolerance):
-    fields = f"logdet={logdet},iterations=250,batch=512,pool=51200,width=16,step=0.4,lr=0.02"
+    fields = f"logdet={logdet},iterations=200,batch=256,pool=51200,width=16,step=0.4,lr=0.02"
     instance, steps = laws(fields, "ou:dim=3,step=0.4,horizon=0.4,cloud=matched", (3, 5))
     mean, covariance = instance.truth.jko((0.4,)).moments(0)
     values, vectors = torch.linalg.eigh(covariance)
@@ -160,7 +160,7 @@ def walked(steps, x, log_p=None):
 
 
 def test_one_step_of_the_porous_medium_is_the_exact_one():
-    fields = "iterations=300,batch=512,pool=51200,width=16,step=0.1"
+    fields = "iterations=200,batch=256,pool=51200,width=16,step=0.1"
     instance, steps = laws(fields, "barenblatt:dim=2,t0=0.2,step=0.1,steps=1")
     start = instance.problem[Initial]
     x = start.draw(4000, streams().fork("fresh"))
