@@ -193,6 +193,17 @@ def test_the_density_along_the_flow_integrates_to_one():
     assert (grid * density[..., None]).sum(1).norm() * 0.01 > 0.1  # it has moved
 
 
+def test_the_pool_carries_its_density():
+    instance, steps = laws(SMALL, "barenblatt:dim=2,steps=1")
+    law = next(steps)
+    state = law.state()
+    back = law.inverse(state["pool"])
+    wanted = instance.problem[Initial].log_prob(back) - law.log_det(back)
+    inside = wanted > -1.0  # the log of the density is steep at the edge
+    assert law.log_det(back).abs().max() > 0.01
+    assert (state["log_p"] - wanted)[inside].abs().max() < 1e-4
+
+
 def test_one_step_of_an_attraction_is_the_exact_one():
     """W = |x|^2 / 2 has F = variance / 2, whose JKO map is m + (x - m) / (1 + a)."""
     mean = torch.tensor([1.0, -0.5], dtype=torch.float64)
