@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from gwfbench.nn import volume
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.rng import Streams
 
@@ -82,6 +83,27 @@ def test_parameters_gradients_are_autograds():
             net.parameters.flat.copy_(start + h * probe)
             values.append(loss())
     assert float((values[0] - values[1]) / 2e-5) == pytest.approx(float(analytic @ probe), rel=1e-6)
+
+
+@cases
+@pytest.mark.parametrize("block", [2**17, 40])
+def test_the_log_det_in_one_node_is_that_of_the_hessian(d, width, depth, rank, smooth, block, monkeypatch):
+    monkeypatch.setattr(volume, "BLOCK", block)
+    net, x = made(d, width, depth, rank, smooth)
+    along, weight = x.flip(1), x[..., 0] + 2
+
+    def gradient(image, value):
+        return net.parameters.gradient((along * image).sum() + (weight * value).sum())
+
+    image, value = net.with_log_det(x)
+    whole, hessian = net.with_hessian(x)
+    assert torch.allclose(image, whole, atol=1e-12)
+    assert torch.allclose(value, torch.logdet(hessian), atol=1e-12)
+    wanted = gradient(whole, torch.logdet(hessian))
+    assert torch.allclose(gradient(image, value), wanted, atol=1e-11 * float(wanted.abs().max()))
+    with_x = net.with_log_det(x.requires_grad_())
+    assert torch.allclose(with_x[1], value, atol=1e-12)
+    assert torch.autograd.grad(with_x[1].sum(), x)[0].isfinite().all()
 
 
 def test_seeds_do_not_know_each_other():
