@@ -7,7 +7,8 @@
 (Roberts and Tweedie 1996.) Each judged point is a chain of its own, pushed with fresh noise; a law is `inner` steps, so
 that pi and s at a point are asked for once a law and once a step. h is learnt on pilot chains, which start
 from P_0 too and go along step by step: log h grows by k^(-1/2) (accepted share - `accept`) after their k-th step.
-After `warmup` laws h is frozen and the pilots stop. No judged chain has a say in h, so each of its steps is exactly
+With `scaled`, h is a vector in proportion to the pilots' variance in each coordinate, anew after each law. After
+`warmup` laws all is frozen and the pilots stop. No judged chain has a say in h, so each of its steps is exactly
 reversible, also while h changes.
 
 Its limit is the target, its time is not the flow's: where a task is judged at finite times, its last law is compared
@@ -33,7 +34,7 @@ from gwfbench.rng import Streams
 
 @dataclass(frozen=True)
 class MALA:
-    laws: int = 50
+    laws: int = 30
     "how many laws; each is `inner` steps"
     inner: int = 10
     "steps a law"
@@ -41,10 +42,12 @@ class MALA:
     "h at first, in flow time"
     accept: float = 0.574
     "share of accepted proposals that h is led to; 0.574 is the best in high dimension (Roberts and Rosenthal 1998)"
-    warmup: int = 25
+    warmup: int = 15
     "laws after which h is frozen; 0: h stays as it is at first"
     pilots: int = 256
     "chains that h is learnt on"
+    scaled: bool = True
+    "h of each coordinate in proportion to the pilots' variance in it; or equal in all"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -65,13 +68,13 @@ class MALA:
             ("step", 0 < self.step < math.inf, "a positive number"),
             ("accept", 0 < self.accept < 1, "between 0 and 1"),
             ("warmup", self.warmup >= 0, "0 or more"),
-            ("pilots", self.pilots >= 1, "at least 1"),
+            ("pilots", self.pilots >= 2, "at least 2"),
         ):
             require(ok, f"mala:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.pilots, rng.fork("pilots"))
-        h = torch.full_like(x[:, :1, :1], self.step)
+        h = torch.full_like(x[:, :1], self.step)
         return self.resume(problem, budget, rng, {"k": 0, "x": x, "h": h})
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
@@ -86,13 +89,13 @@ class MALA:
             yield Pushed(nominal, _law(target, h, self.inner), state=lambda kept=kept: kept)
 
     def _learn(self, target: LogDensity, x: Tensor, h: Tensor, k: int, noise: Streams) -> tuple[Tensor, Tensor]:
-        """The pilots (S, n, d) and h (S, 1, 1) after the k-th law."""
+        """The pilots (S, n, d) and h (S, 1, d) after the k-th law."""
         at = Place.of(target, x)
         for i in range(1, self.inner + 1):
             at, accepted = step(target, at, h, noise)
             share = accepted.to(x.dtype).mean(1)[:, None, None]
             h = h * (((k - 1) * self.inner + i) ** -0.5 * (share - self.accept)).exp()
-        return at.x, h
+        return at.x, _in_proportion(h, at.x.var(1, keepdim=True)) if self.scaled else h
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def step(target: LogDensity, at: Place, h: Tensor, noise: Streams) -> tuple[Plac
     """One step of all chains, and which were accepted, (S, n).
 
     Args:
-        h: (S, 1, 1).
+        h: (S, 1, 1), or (S, 1, d), one a coordinate.
     """
     xi = noise.normal(*at.x.shape[1:])
     to = Place.of(target, at.x + h * at.score + (2 * h).sqrt() * xi)
@@ -131,6 +134,13 @@ def proposal_log_ratio(at: Place, to: Place, xi: Tensor, h: Tensor) -> Tensor:
     """log q(x | y) - log q(y | x), (S, n), of a proposal y made from x with the noise xi."""
     back = (at.x - to.x - h * to.score) / (2 * h).sqrt()
     return 0.5 * (xi.square() - back.square()).sum(-1)
+
+
+def _in_proportion(h: Tensor, variance: Tensor) -> Tensor:
+    """h (S, 1, d) with the same geometric mean, in proportion to the variance (S, 1, d) within a factor of 1e6."""
+    logs = variance.clamp(1e-30, 1e30).log()
+    logs = (logs - logs.mean(-1, keepdim=True)).clamp(-7, 7)
+    return (h.log().mean(-1, keepdim=True) + logs - logs.mean(-1, keepdim=True)).exp()
 
 
 def _law(target: LogDensity, h: Tensor, inner: int) -> Callable[[Tensor, Streams], Tensor]:
