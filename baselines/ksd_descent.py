@@ -1,0 +1,121 @@
+"""KSD descent: particles at a minimum of their squared kernel Stein discrepancy to the target, by L-BFGS.
+
+    KSD^2 = 1/n^2 sum_ij k_pi(x_i, x_j),   s = grad log pi,   k(x, y) = exp(-|x - y|^2 / (2 sigma))
+    k_pi(x, y) = k [s(x).s(y) + (s(x) - s(y)).(x - y) / sigma + d / sigma - |x - y|^2 / sigma^2]
+
+(Korba et al. 2021, equations 3 and 4, Algorithm 2; sigma is not squared, as in their code.) Its gradient needs second
+derivatives of log pi, here by autograd through log_prob. The optimiser is PyTorch's L-BFGS with a strong Wolfe search,
+which keeps its memory between laws and runs in the problem's precision on its device, where SciPy's would copy each
+iterate to the host. A law is `inner` iterations; there are fewer laws where the gradient falls below `tolerance`.
+
+The KSD has stationary points that are no good: particles on a hyperplane about which pi is symmetric stay there for
+ever (their Lemma 11), and near one many end on it. Of far modes each may be found with a wrong share, as
+the KSD hardly sees shares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gwfbench.budget import Budget
+from gwfbench.errors import require
+from gwfbench.info import Field, Info, Initial, LogDensity
+from gwfbench.protocol import Drawn, Marginal, Problem
+from gwfbench.rng import Streams
+
+
+@dataclass(frozen=True)
+class KSDDescent:
+    particles: int = 256
+    "n, all that there is to draw; a step costs n^2"
+    sigma: float = 1.0
+    "of the kernel: the square of a length"
+    laws: int = 50
+    "at most how many"
+    inner: int = 10
+    "iterations a law, each of one evaluation or a few"
+    history: int = 10
+    "pairs of steps and gradients that L-BFGS remembers"
+    tolerance: float = 1e-7
+    "largest entry of the gradient at which it ends"
+
+    needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
+    clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
+    seeds: ClassVar[Literal["batched", "looped"]] = "looped"
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"particles": 64, "laws": 3, "inner": 2}
+    reference: ClassVar[str] = """@inproceedings{korba2021kernel,
+  title={Kernel {S}tein Discrepancy Descent}, author={Korba, Anna and Aubin-Frankowski, Pierre-Cyril and Majewski,
+  Szymon and Ablin, Pierre}, booktitle={ICML}, year={2021}}"""
+
+    def __post_init__(self) -> None:
+        for name in ("particles", "laws", "inner", "history"):
+            value = getattr(self, name)
+            require(value >= 1, f"ksd_descent:{name}={value}", "at least 1", f"leave {name} out for its default")
+        for name in ("sigma", "tolerance"):
+            value = getattr(self, name)
+            require(
+                0 < value < math.inf,
+                f"ksd_descent:{name}={value}",
+                "a positive number",
+                f"leave {name} out for its default",
+            )
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        log_prob = problem[LogDensity].log_prob
+        x = problem[Initial].draw(self.particles, rng.fork("particles")).detach().clone().requires_grad_()
+        optimiser = torch.optim.LBFGS(
+            [x],
+            max_iter=self.inner,
+            history_size=self.history,
+            tolerance_grad=self.tolerance,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss() -> Tensor:
+            value = squared_ksd(log_prob, x, self.sigma).sum()
+            (x.grad,) = torch.autograd.grad(value, x)
+            return value.detach()
+
+        for k in range(1, self.laws + 1):
+            optimiser.step(loss)
+            # the gradient kept is that of the last trial, at x or next to it
+            yield Drawn(k * 1e-3, partial(_first, x.detach().clone()), limit=self.particles)
+            if x.grad is not None and float(x.grad.abs().max()) <= self.tolerance:
+                return
+
+
+def squared_ksd(log_prob: Field, x: Tensor, sigma: float) -> Tensor:
+    """KSD^2 of the particles x (S, n, d), which require gradients, (S,); it can be differentiated.
+
+    Args:
+        log_prob: of the target, (S, n, d) -> (S, n), twice differentiable.
+        sigma: of the kernel, the square of a length.
+    """
+    (s,) = torch.autograd.grad(log_prob(x).sum(), x, create_graph=True)
+    y = x - x.mean(1, keepdim=True)  # differences alone count; rounding is less
+    length = y.square().sum(-1)
+    square = length[:, :, None] + length[:, None] - 2 * y @ y.mT
+    cross, own = s @ y.mT, (s * y).sum(-1)  # s_i . y_j and s_i . y_i
+    slopes = own[:, :, None] + own[:, None] - cross - cross.mT
+    kernel = (-square / (2 * sigma)).exp()
+    return (kernel * (s @ s.mT + slopes / sigma + x.shape[-1] / sigma - square / sigma**2)).mean((1, 2))
+
+
+def _first(x: Tensor, n: int, _rng: Streams) -> Tensor:
+    """The first n particles.
+
+    Raises:
+        ValueError: there are fewer; repeating some would spoil every two-sample metric.
+    """
+    if n > x.shape[1]:
+        raise ValueError(f"{n} points asked of {x.shape[1]} particles")
+    return x[:, :n]

@@ -1,0 +1,153 @@
+"""Metropolis-adjusted Langevin algorithm: independent chains from P_0, each of whose steps leaves the target as it is.
+
+    y = x + h s(x) + sqrt(2 h) xi,   s = grad log pi,   xi ~ N(0, I)
+    x <- y with probability min(1, r),   log r = log pi(y) - log pi(x) + log q(x | y) - log q(y | x)
+    log q(x | y) - log q(y | x) = (|xi|^2 - |xi'|^2) / 2,   xi' = (x - y - h s(y)) / sqrt(2 h)
+
+(Roberts and Tweedie 1996.) Each judged point is a chain of its own, pushed with fresh noise; a law is `inner` steps, so
+that pi and s at a point are asked for once a law and once a step. h is learnt on pilot chains, which start
+from P_0 too and go along step by step: log h grows by k^(-1/2) (accepted share - `accept`) after their k-th step.
+With `scaled`, h is a vector in proportion to the pilots' variance in each coordinate, anew after each law. After
+`warmup` laws all is frozen and the pilots stop. No judged chain has a say in h, so each of its steps is exactly
+reversible, also while h changes.
+
+Its limit is the target, its time is not the flow's: where a task is judged at finite times, its last law is compared
+with the flow at the last of them, which it passes by. Chains do not cross between far modes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gwfbench.budget import Budget
+from gwfbench.errors import require
+from gwfbench.info import Info, Initial, LogDensity
+from gwfbench.protocol import Marginal, Problem, Pushed, State
+from gwfbench.rng import Streams
+
+
+@dataclass(frozen=True)
+class MALA:
+    laws: int = 30
+    "how many laws; each is `inner` steps"
+    inner: int = 10
+    "steps a law"
+    step: float = 0.01
+    "h at first, in flow time"
+    accept: float = 0.574
+    "share of accepted proposals that h is led to; 0.574 is the best in high dimension (Roberts and Rosenthal 1998)"
+    warmup: int = 15
+    "laws after which h is frozen; 0: h stays as it is at first"
+    pilots: int = 256
+    "chains that h is learnt on"
+    scaled: bool = True
+    "h of each coordinate in proportion to the pilots' variance in it; or equal in all"
+
+    needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
+    clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
+    seeds: ClassVar[Literal["batched", "looped"]] = "batched"
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"laws": 3, "inner": 2, "warmup": 2, "pilots": 32}
+    reference: ClassVar[str] = """@article{roberts1996exponential,
+  title={Exponential convergence of {L}angevin distributions and their discrete approximations}, author={Roberts, Gareth
+  O. and Tweedie, Richard L.}, journal={Bernoulli}, volume={2}, number={4}, pages={341--363}, year={1996}}
+@article{roberts1998optimal,
+  title={Optimal scaling of discrete approximations to {L}angevin diffusions}, author={Roberts, Gareth O. and Rosenthal,
+  Jeffrey S.}, journal={Journal of the Royal Statistical Society B}, volume={60}, pages={255--268}, year={1998}}"""
+
+    def __post_init__(self) -> None:
+        for name, ok, expected in (
+            ("laws", self.laws >= 1, "at least 1"),
+            ("inner", self.inner >= 1, "at least 1"),
+            ("step", 0 < self.step < math.inf, "a positive number"),
+            ("accept", 0 < self.accept < 1, "between 0 and 1"),
+            ("warmup", self.warmup >= 0, "0 or more"),
+            ("pilots", self.pilots >= 2, "at least 2"),
+        ):
+            require(ok, f"mala:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+
+    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
+        x = problem[Initial].draw(self.pilots, rng.fork("pilots"))
+        h = torch.full_like(x[:, :1], self.step)
+        return self.resume(problem, budget, rng, {"k": 0, "x": x, "h": h})
+
+    def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
+        x, h = (torch.as_tensor(state[name]).to(rng.device, rng.dtype) for name in ("x", "h"))
+        target = problem[LogDensity]
+        for k in range(int(state["k"]) + 1, self.laws + 1):
+            if k <= self.warmup:
+                with torch.no_grad():
+                    x, h = self._learn(target, x, h, k, rng.fork(f"pilots/{k}"))
+            kept = {"k": k, "x": x, "h": h}
+            nominal = k * self.inner * self.step  # time has no meaning here, but must grow
+            yield Pushed(nominal, _law(target, h, self.inner), state=lambda kept=kept: kept)
+
+    def _learn(self, target: LogDensity, x: Tensor, h: Tensor, k: int, noise: Streams) -> tuple[Tensor, Tensor]:
+        """The pilots (S, n, d) and h (S, 1, d) after the k-th law."""
+        at = Place.of(target, x)
+        for i in range(1, self.inner + 1):
+            at, accepted = step(target, at, h, noise)
+            share = accepted.to(x.dtype).mean(1)[:, None, None]
+            h = h * (((k - 1) * self.inner + i) ** -0.5 * (share - self.accept)).exp()
+        return at.x, _in_proportion(h, at.x.var(1, keepdim=True)) if self.scaled else h
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where chains are, (S, n, d), and what the target says there: log pi, (S, n), and its gradient."""
+
+    x: Tensor
+    log_prob: Tensor
+    score: Tensor
+
+    @staticmethod
+    def of(target: LogDensity, x: Tensor) -> Place:
+        return Place(x, target.log_prob(x), target.score(x))
+
+
+def step(target: LogDensity, at: Place, h: Tensor, noise: Streams) -> tuple[Place, Tensor]:
+    """One step of all chains, and which were accepted, (S, n).
+
+    Args:
+        h: (S, 1, 1), or (S, 1, d), one a coordinate.
+    """
+    xi = noise.normal(*at.x.shape[1:])
+    to = Place.of(target, at.x + h * at.score + (2 * h).sqrt() * xi)
+    log_ratio = to.log_prob - at.log_prob + proposal_log_ratio(at, to, xi, h)
+    accepted = noise.uniform(at.x.shape[1]).log() < log_ratio  # nan, far out where log pi overflows, is a rejection
+    keep = accepted[..., None]
+    moved = Place(
+        torch.where(keep, to.x, at.x),
+        torch.where(accepted, to.log_prob, at.log_prob),
+        torch.where(keep, to.score, at.score),
+    )
+    return moved, accepted
+
+
+def proposal_log_ratio(at: Place, to: Place, xi: Tensor, h: Tensor) -> Tensor:
+    """log q(x | y) - log q(y | x), (S, n), of a proposal y made from x with the noise xi."""
+    back = (at.x - to.x - h * to.score) / (2 * h).sqrt()
+    return 0.5 * (xi.square() - back.square()).sum(-1)
+
+
+def _in_proportion(h: Tensor, variance: Tensor) -> Tensor:
+    """h (S, 1, d) with the same geometric mean, in proportion to the variance (S, 1, d) within a factor of 1e6."""
+    logs = variance.clamp(1e-30, 1e30).log()
+    logs = (logs - logs.mean(-1, keepdim=True)).clamp(-7, 7)
+    return (h.log().mean(-1, keepdim=True) + logs - logs.mean(-1, keepdim=True)).exp()
+
+
+def _law(target: LogDensity, h: Tensor, inner: int) -> Callable[[Tensor, Streams], Tensor]:
+    def push(x: Tensor, noise: Streams) -> Tensor:
+        at = Place.of(target, x)
+        for _ in range(inner):
+            at, _ = step(target, at, h, noise)
+        return at.x
+
+    return push
