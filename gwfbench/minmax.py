@@ -21,8 +21,16 @@ class Adam:
     it before the kernel.
     """
 
-    def __init__(self, parameters: Stacked, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+    def __init__(
+        self,
+        parameters: Stacked,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
         self._parameters, self._lr, self._betas, self._eps = parameters, lr, betas, eps
+        self._weight_decay = weight_decay
         self._mean, self._square = torch.zeros_like(parameters.flat), torch.zeros_like(parameters.flat)
         self._steps = 0
 
@@ -44,6 +52,8 @@ class Adam:
     def descend(self, loss: Tensor, rate: float) -> None:
         """One step down the scalar loss at `rate` times the learning rate."""
         gradient = self._parameters.gradient(loss)
+        if self._weight_decay:
+            gradient = gradient.add(self._parameters.flat, alpha=self._weight_decay)
         self._steps += 1
         b1, b2 = self._betas
         self._mean.lerp_(gradient, 1 - b1)
@@ -56,15 +66,16 @@ def alternate(
     batches: Iterable[Tensor],
     reference: Callable[[], Tensor],
     push: Callable[[Tensor], Tensor],
-    critic_loss: Callable[[Tensor, Tensor], Tensor],
+    critic_loss: Callable[[Tensor, Tensor], Tensor] | None,
     map_loss: Callable[[Tensor, Tensor], Tensor],
     *,
-    critic: Adam,
+    critic: Adam | None,
     map_: Adam,
     iterations: int,
     critic_steps: int,
     map_steps: int,
     decay: Decay = "none",
+    rate: float = 1.0,
 ) -> None:
     """Train critic and map in turn: J1 times one batch, J2 steps on the critic, then J3 on the map.
 
@@ -78,15 +89,18 @@ def alternate(
         batches: points x (S, n, d) of P_k; `iterations` of them are taken.
         reference: draws z (S, n, d) of the reference law.
         push: the map T, x -> y, differentiable.
-        critic_loss: (y, z) -> (S,), y cut from the map.
+        critic_loss: (y, z) -> (S,), y cut from the map; None, as the critic: no critic steps.
         map_loss: (x, y) -> (S,).
+        map_steps: 0 trains the critic alone.
         decay: of both learning rates within this call, "cosine" down to zero.
+        rate: factor of both learning rates.
     """
     for j, x in zip(range(iterations), batches, strict=False):
-        rate = 0.5 * (1 + math.cos(math.pi * j / iterations)) if decay == "cosine" else 1.0
+        now = rate * (0.5 * (1 + math.cos(math.pi * j / iterations)) if decay == "cosine" else 1.0)
         y = push(x)
-        image = y.detach()
-        for _ in range(critic_steps):
-            critic.descend(critic_loss(image, reference()).sum(), rate)
+        if critic is not None and critic_loss is not None:
+            image = y.detach()
+            for _ in range(critic_steps):
+                critic.descend(critic_loss(image, reference()).sum(), now)
         for i in range(map_steps):
-            map_.descend(map_loss(x, y if i == 0 else push(x)).sum(), rate)
+            map_.descend(map_loss(x, y if i == 0 else push(x)).sum(), now)

@@ -464,7 +464,7 @@ def _with_points(task, count, names):
 @pytest.mark.parametrize("oracle", ["score", "log_prob"])
 def test_calls_end_a_real_method_at_the_law_before_and_all_of_them_may_be_used(oracle):
     task = _with_points(registry.parse("task", "ou:horizon=0.15"), 1000, ("symkl",))
-    vjko = registry.parse("method", "vjko:iterations=4,batch=128,pool=512,width=4")
+    vjko = registry.parse("method", "vjko:iterations=4,batch=128,pool=512,width=4,map=linear")
     (whole,) = run(vjko, task)
     calls = getattr(whole.points[-1], f"{oracle}_calls")
     assert calls == 3 * 4 * 128

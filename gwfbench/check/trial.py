@@ -108,6 +108,8 @@ class Trial:
     ) -> Iterator[Step]:
         """Step by step. The method gets only the infos that it needs, with P_0's draws times 1 + nudge.
 
+        One that needs P_0 alone chooses among what a task offers, and so gets all.
+
         Args:
             states: ask each law for its state.
             after: go on from this many laws, their points and the method's state.
@@ -117,7 +119,8 @@ class Trial:
         start = whole[Initial]
         nudged = replace(start, draw=lambda n, rng: (1 + nudge) * start.draw(n, rng))
         infos = (nudged if info is start and nudge else info for info in whole.infos)
-        seen = replace(whole, infos=tuple(info for info in infos if type(info) in self.method.cls.needs))
+        needs = self.method.cls.needs
+        seen = replace(whole, infos=tuple(info for info in infos if type(info) in needs or needs == {Initial}))
         rng, number, cloud = streams.fork("method"), 0, (1 + nudge) * start.draw(POINTS, streams.fork("start"))
         if after is None:
             laws = iter(self.method.small.fit(seen, Budget(), rng))
