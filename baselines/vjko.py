@@ -10,8 +10,12 @@ pool of particles, pushed once a step; the judged law is T_k o ... o T_1 on fres
 
     backward           the step above
     forward_backward   x <- x - a grad(W * P_k)(x) first, then the step without the pair term (Section C)
-    crank_nicolson     1/2 F(P) + 1/2 int dF/dP(P_k) P for F, dF/dP(P_k) from the critic of the step before (Section B)
+    crank_nicolson     1/2 F(P) + 1/2 E[grad dF/dP(P_k)(x) . T(x)] for F: the trapezoidal rule, of second order
+    section_b          1/2 F(P) + 1/2 E[dF/dP(P_k)(T(x))] for F, as printed (Section B): its slope is taken at T(x) and
+                       not at x, so it is of first order, and for a potential energy no other than backward
     forward            x <- x - a grad(W * P_k)(x) alone
+
+dF/dP(P_k) comes from the critic of the step before, for P_0 from its density.
 
 "auto" takes the energy from what the task offers: a density, kl; an internal energy, entropy; samples alone, js, whose
 critic has bounded slopes (kl_dv takes the logarithm of a mean, biased in batches). Its map is linear where that is
@@ -60,6 +64,7 @@ NEEDS: dict[str, type[Info]] = {
 AUTO = {LogDensity: "kl", InternalEnergy: "entropy", TargetSamples: "js", InteractionEnergy: "interaction"}
 HEADS = {"squared": divergences.squared, "exp1": divergences.exp_minus_one, "plain": divergences.plain}
 START = {"squared": 1.0, "exp1": 20 / 3 * math.log(math.log(2) / (20 - math.log(2))), "plain": 0.0}  # h = 1
+CRANK_NICOLSON = ("crank_nicolson", "section_b")
 ENERGIES = {"kl": divergences.KL, "kl_samples": divergences.KL, "kl_dv": divergences.KL_DV, "js": divergences.JS}
 
 
@@ -67,7 +72,7 @@ ENERGIES = {"kl": divergences.KL, "kl_samples": divergences.KL, "kl_dv": diverge
 class VJKO:
     energy: Literal["auto", "kl", "kl_samples", "kl_dv", "js", "entropy", "interaction"] = "auto"
     "F, beside the interaction energy; auto: by what the task offers"
-    scheme: Literal["backward", "forward_backward", "crank_nicolson", "forward"] = "backward"
+    scheme: Literal["backward", "forward_backward", "crank_nicolson", "section_b", "forward"] = "backward"
     "of a step in time"
     step: float | None = None
     "JKO step a, in flow time; none: 0.05, or a 40th (steps) of the last judged time if longer; 0.1 towards a limit"
@@ -137,7 +142,7 @@ class VJKO:
 
     def __post_init__(self) -> None:
         for names, ok, expected, example in (
-            (("step", "lr", "critic_lr", "late_lr", "late_step"), lambda v: 0 < v < math.inf, "a positive number", 0.05),
+            (("step", "lr", "critic_lr", "late_lr", "late_step"), lambda v: 0 < v < math.inf, "a positive number", .1),
             (("steps", "iterations", "critic_steps", "map_steps", "batch", "pool", "width", "depth", "critic_width",
               "critic_depth", "rows", "partners", "forces"), lambda v: v >= 1, "at least 1", 8),
             (("warmup", "halve_after"), lambda v: v >= 0, "at least 0", 20),
@@ -257,7 +262,7 @@ def _require_fit(chosen: VJKO, problem: Problem) -> None:
          "an interaction energy alone: the others have no forward step", "write vjko:scheme=forward_backward"),
         (scheme != "forward_backward" or not alone, f"scheme=forward_backward,energy={energy}",
          "an energy for the backward step beside the interaction energy", "write vjko:scheme=forward"),
-        (scheme != "crank_nicolson" or alone or starts, f"scheme=crank_nicolson,energy={energy}",
+        (scheme not in CRANK_NICOLSON or alone or starts, f"scheme={scheme},energy={energy}",
          "kl or entropy, and a log-density of P_0, for dF/dP(P_0)", "write vjko:scheme=backward"),
         (fits_rows, f"rows={chosen.rows},energy={energy} on a task that offers {offered}",
          "energy kl of a target made of data rows (blr)", "leave rows out"),
@@ -299,7 +304,7 @@ class _Pair:
 
     def state(self) -> dict[str, Tensor | int]:
         parts = {name: adam.state() for name, adam in self._adams.items()}
-        if self._fields.scheme == "crank_nicolson" and self._before is not None:
+        if self._fields.scheme in CRANK_NICOLSON and self._before is not None:
             parts["before"] = {each.name: getattr(self._before, each.name) for each in fields(self._before)}
         return {f"{name}/{key}": part for name, state in parts.items() for key, part in state.items()}
 
@@ -311,7 +316,7 @@ class _Pair:
         critic_loss = now = before = None
         if own.energy != "interaction":
             energy, h, now = self._variation(self._raw, proposal)
-            before = self._variation_before(energy, proposal) if own.scheme == "crank_nicolson" else None
+            before = self._variation_before(energy, proposal) if own.scheme in CRANK_NICOLSON else None
             critic_loss = lambda y, z: energy.critic_loss(*h.at_both(y, z))  # noqa: E731
         late = own.halve_after is not None and k > own.halve_after
         train = partial(
@@ -368,22 +373,30 @@ class _Pair:
     def _map_loss(
         self, now: Field | None, before: Field | None, kernel: Field | None, k: int, a: float
     ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Transport cost and energy of the image y of x; `now` and `before` are dF/dP at T#P_k and at P_k."""
         own, rows = self._fields, self._rng.fork(f"rows/{k}")
         target = self._problem[LogDensity] if own.energy == "kl" else None
-        half = own.scheme == "crank_nicolson"
+
+        def mean(change: Field | None, y: Tensor, others: Tensor, share: float) -> Tensor:
+            """Of dF/dP at y, (S,), the interaction's by pairs of y with others, times share."""
+            total = torch.zeros((), device=y.device)
+            if change is not None and target is not None:
+                part = target if own.rows is None or target.batch is None else target.batch(own.rows, rows)
+                total = (change(y) - part.log_prob(y)).mean(1)
+            elif change is not None:
+                total = change(y).mean(1)
+            return total if kernel is None else total + share * pair_energy(kernel, y, others, own.partners)
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
-            total = (x - y).square().sum(-1).mean(1) / (2 * a)
-            if now is not None:
-                change = now(y) if before is None else 0.5 * (now(y) + before(y))
-                if target is not None:
-                    part = target if own.rows is None or target.batch is None else target.batch(own.rows, rows)
-                    change = change - part.log_prob(y)
-                total = total + change.mean(1)
-            if kernel is not None:  # dF/dP is W * P: at P_k, pairs of an image and another point
-                pairs = 0.5 * pair_energy(kernel, y, y, own.partners)
-                total = total + (0.5 * pairs + 0.5 * pair_energy(kernel, y, x, own.partners) if half else pairs)
-            return total
+            energy = mean(now, y, y, 0.5)
+            if own.scheme == "crank_nicolson":
+                leaf = x.detach().requires_grad_()
+                old = mean(before, leaf, leaf, 0.5).sum() * x.shape[1]  # the pair term's slope is the whole force
+                (slope,) = torch.autograd.grad(old, leaf) if old.requires_grad else (torch.zeros_like(x),)
+                energy = 0.5 * energy + 0.5 * (slope * y).sum(-1).mean(1)
+            elif own.scheme == "section_b":
+                energy = 0.5 * energy + 0.5 * mean(before, y, x, 1.0)
+            return (x - y).square().sum(-1).mean(1) / (2 * a) + energy
 
         return loss
 
