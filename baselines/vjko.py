@@ -45,10 +45,10 @@ from torch import Tensor
 
 from gwfbench import divergences
 from gwfbench.budget import Budget
-from gwfbench.divergences import Energy, pair_energy
+from gwfbench.divergences import Energy
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity, TargetSamples
-from gwfbench.jko import Critic, Frame, Shift, Transport, batches, move, quadratic
+from gwfbench.jko import Critic, Frame, Shift, Transport, batches, move, quadratic, step_loss
 from gwfbench.minmax import Adam, Decay, alternate
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
@@ -315,12 +315,13 @@ class _Pair:
         proposal = Box.around(pool, own.box) if own.energy == "entropy" else mu
         critic_loss = now = before = None
         if own.energy != "interaction":
-            energy, h, now = self._variation(self._raw, proposal)
-            before = self._variation_before(energy, proposal) if own.scheme in CRANK_NICOLSON else None
+            log_q = self._log_q(rng.fork(f"rows/{k}"))
+            energy, h, now = self._variation(self._raw, proposal, log_q)
+            before = self._variation_before(energy, proposal, log_q) if own.scheme in CRANK_NICOLSON else None
             critic_loss = lambda y, z: energy.critic_loss(*h.at_both(y, z))  # noqa: E731
         late = own.halve_after is not None and k > own.halve_after
         train = partial(
-            alternate, critic_loss=critic_loss, map_loss=self._map_loss(now, before, kernel, k, a),
+            alternate, critic_loss=critic_loss, map_loss=step_loss(a, now, before, kernel, own.partners, own.scheme),
             critic=self._adams.get("critic"), map_=self._adams["map"],
             critic_steps=own.critic_steps, rate=own.late_lr if late else 1.0,
         )  # fmt: skip
@@ -347,8 +348,8 @@ class _Pair:
             return lambda: proposal.draw(own.batch, rng, own.proposal == "matched")
         return lambda: proposal.draw(own.batch, rng)
 
-    def _variation(self, raw: MLP, proposal: Gaussian | Box) -> tuple[Energy, Critic, Field]:
-        """The energy, h, and dF/dP by h with its parameters frozen; for kl without - log Q."""
+    def _variation(self, raw: MLP, proposal: Gaussian | Box, log_q: Field) -> tuple[Energy, Critic, Field]:
+        """The energy, h, and dF/dP by h with its parameters frozen."""
         own, energy = self._fields, ENERGIES.get(self._fields.energy)
         h = Critic(raw, HEADS[own.head], None if own.map == "linear" else proposal.white)
         if energy is None:
@@ -357,48 +358,27 @@ class _Pair:
             energy = divergences.entropy(internal.m, internal.weight, proposal.volume)
         if own.energy == "kl":
             assert isinstance(proposal, Gaussian)
-            return energy, h, lambda y: energy.rate(h(y, frozen=True)) + proposal.log_prob(y)
+            return energy, h, lambda y: energy.rate(h(y, frozen=True)) + proposal.log_prob(y) - log_q(y)
         return energy, h, lambda y: energy.rate(h(y, frozen=True))
 
-    def _variation_before(self, energy: Energy, proposal: Gaussian | Box) -> Field:
+    def _variation_before(self, energy: Energy, proposal: Gaussian | Box, log_q: Field) -> Field:
         """dF/dP at P_k: by the critic as the step before has left it, or by the density of P_0."""
         if self._before is not None:
-            return self._variation(copy.deepcopy(self._raw), self._before)[2]
+            return self._variation(copy.deepcopy(self._raw), self._before, log_q)[2]
         log_p = self._problem[Initial].log_prob
         assert log_p is not None
-        if isinstance(proposal, Box) and self._fields.energy == "entropy":
+        if isinstance(proposal, Box):
             return lambda y: energy.rate(log_p(y).exp() * proposal.volume[:, None])
-        return log_p
+        return lambda y: log_p(y) - log_q(y)
 
-    def _map_loss(
-        self, now: Field | None, before: Field | None, kernel: Field | None, k: int, a: float
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Transport cost and energy of the image y of x; `now` and `before` are dF/dP at T#P_k and at P_k."""
-        own, rows = self._fields, self._rng.fork(f"rows/{k}")
-        target = self._problem[LogDensity] if own.energy == "kl" else None
-
-        def mean(change: Field | None, y: Tensor, others: Tensor, share: float) -> Tensor:
-            """Of dF/dP at y, (S,), the interaction's by pairs of y with others, times share."""
-            total = torch.zeros((), device=y.device)
-            if change is not None and target is not None:
-                part = target if own.rows is None or target.batch is None else target.batch(own.rows, rows)
-                total = (change(y) - part.log_prob(y)).mean(1)
-            elif change is not None:
-                total = change(y).mean(1)
-            return total if kernel is None else total + share * pair_energy(kernel, y, others, own.partners)
-
-        def loss(x: Tensor, y: Tensor) -> Tensor:
-            energy = mean(now, y, y, 0.5)
-            if own.scheme == "crank_nicolson":
-                leaf = x.detach().requires_grad_()
-                old = mean(before, leaf, leaf, 0.5).sum() * x.shape[1]  # the pair term's slope is the whole force
-                (slope,) = torch.autograd.grad(old, leaf) if old.requires_grad else (torch.zeros_like(x),)
-                energy = 0.5 * energy + 0.5 * (slope * y).sum(-1).mean(1)
-            elif own.scheme == "section_b":
-                energy = 0.5 * energy + 0.5 * mean(before, y, x, 1.0)
-            return (x - y).square().sum(-1).mean(1) / (2 * a) + energy
-
-        return loss
+    def _log_q(self, rng: Streams) -> Field:
+        """The target's log-density, on fresh rows of the data at each call if so chosen."""
+        rows = self._fields.rows
+        if rows is None:
+            return lambda y: self._problem[LogDensity].log_prob(y)
+        batch = self._problem[LogDensity].batch
+        assert batch is not None
+        return lambda y: batch(rows, rng).log_prob(y)
 
 
 def _below(name: str, state: State) -> dict[str, Tensor | int | float]:

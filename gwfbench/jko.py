@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gwfbench.divergences import force
+from gwfbench.divergences import force, pair_energy
 from gwfbench.info import Field
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
@@ -109,6 +109,38 @@ class Shift:
 
     def __call__(self, x: Tensor) -> Tensor:
         return x - self.a * force(self.kernel, x, self.particles)
+
+
+def step_loss(
+    a: float, now: Field | None, before: Field | None, kernel: Field | None, partners: int, scheme: str
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the map descends, (x, its image y) -> (S,): transport cost and energy.
+
+    Args:
+        now: dF/dP at T#P_k, its critic frozen; None: there is nothing but the interaction.
+        before: dF/dP at P_k, for a Crank-Nicolson step.
+        kernel, partners: of the interaction's pair term, as `pair_energy`; None: it has none.
+        scheme: "crank_nicolson" takes the slope of dF/dP(P_k) at x, "section_b" its value at y, any other neither.
+    """
+
+    def mean(change: Field | None, y: Tensor, others: Tensor, share: float) -> Tensor:
+        """Of dF/dP at y, (S,), the interaction's by pairs of y with others, times share."""
+        total = torch.zeros((), device=y.device) if change is None else change(y).mean(1)
+        return total if kernel is None else total + share * pair_energy(kernel, y, others, partners)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        cost = (x - y).square().sum(-1).mean(1) / (2 * a)
+        energy = mean(now, y, y, 0.5)
+        if scheme == "crank_nicolson":
+            leaf = x.detach().requires_grad_()
+            old = mean(before, leaf, leaf, 0.5).sum() * x.shape[1]  # the pair term's slope is the whole force
+            (slope,) = torch.autograd.grad(old, leaf) if old.requires_grad else (torch.zeros_like(x),)
+            energy = 0.5 * energy + 0.5 * (slope * y).sum(-1).mean(1)
+        elif scheme == "section_b":
+            energy = 0.5 * energy + 0.5 * mean(before, y, x, 1.0)
+        return cost + energy
+
+    return loss
 
 
 def move(pool: Tensor, push: Callable[[Tensor], Tensor]) -> None:

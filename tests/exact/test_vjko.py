@@ -14,9 +14,9 @@ from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.divergences import force
 from gwfbench.errors import UserError
-from gwfbench.info import Initial, InteractionEnergy, LogDensity
+from gwfbench.info import Initial, InteractionEnergy
+from gwfbench.jko import step_loss
 from gwfbench.proposals import Box, Gaussian
-from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
 
 L, C = 1.7, 0.6  # the target N(C, 1/L) on the line
@@ -61,25 +61,34 @@ def exact_step(scheme, a, m, s):
 
 @pytest.mark.parametrize("scheme", ["backward", "crank_nicolson", "section_b"])
 def test_the_objective_is_stationary_at_the_schemes_step(scheme):
-    """The map loss of the method itself, with the exact dF/dP for the critic's: flat at the closed form, not beside it."""
-    from gwfbench.baselines import vjko as module
-
+    """The map's loss, with the exact dF/dP for the critic's: flat at the closed form, not beside it."""
     m, s, a = 0.2, 0.8, 0.1
     m2, s2 = exact_step(scheme, a, m, s)
-    density = LogDensity(lambda x: log_normal(x, C, L**-0.5), lambda x: L * (C - x))
-    start = Initial(lambda n, rng: rng.normal(n, 1), lambda x: log_normal(x, 0, 1))
-    problem, rng = Problem((1,), (1.0,), (start, density)), Streams((0,), dtype=torch.float64)
-    pair = module._Pair(module._settled(vjko(f"scheme={scheme}"), problem, rng), problem, rng, {"k": 0})
+
+    def variation(m, s):
+        return lambda x: log_normal(x, m, s) - log_normal(x, C, L**-0.5)
+
+    before = None if scheme == "backward" else variation(m, s)
     x = torch.from_numpy(norm.ppf((torch.arange(20001).double() + 0.5).numpy() / 20001, m, s))[None, :, None]
     for off in (0.0, 0.05):
         t = torch.zeros(2, dtype=torch.float64, requires_grad=True)
         y = m2 + off + t[0] + (s2 + off + t[1]) * (x - m) / s
-        before = None if scheme == "backward" else lambda x: log_normal(x, m, s)
-        now = lambda y, off=off: log_normal(y, m2 + off, s2 + off)  # noqa: E731
-        (found,) = torch.autograd.grad(pair._map_loss(now, before, None, 1, a)(x, y).sum(), t)
+        loss = step_loss(a, variation(m2 + off, s2 + off), before, None, 1, scheme)
+        (found,) = torch.autograd.grad(loss(x, y).sum(), t)
         wanted = slope(scheme, a, m, s, m2 + off, s2 + off)
         assert found.tolist() == pytest.approx(wanted, abs=2e-3)
         assert off or max(map(abs, wanted)) < 1e-9
+
+
+@pytest.mark.parametrize("scheme", ["backward", "crank_nicolson", "section_b"])
+def test_the_interaction_in_each_scheme(scheme):
+    """W = |z|^2 / 2 pulls to the mean: at y = m + s'(x - m)/s the slope in s' is (s' - s)/a and half of s', s or s' more."""
+    x = Streams((0,), dtype=torch.float64).whitened(400, 1)
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    loss = step_loss(0.1, None, None, lambda z: 0.5 * z.square().sum(-1), 399, scheme)
+    (found,) = torch.autograd.grad(loss(x, scale * x).sum(), scale)
+    other = {"backward": 0.7, "crank_nicolson": 1.0, "section_b": 0.7}[scheme]
+    assert float(found) == pytest.approx((0.7 - 1) / 0.1 + 0.5 * 0.7 + 0.5 * other, abs=5e-3)  # 1/n: no own pairs
 
 
 def test_crank_nicolson_is_of_second_order_and_the_printed_scheme_of_first():
