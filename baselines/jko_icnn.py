@@ -40,7 +40,8 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError, require
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity
-from gwfbench.minmax import Adam, Decay
+from gwfbench.minmax import Decay
+from gwfbench.nn.adam import Adam
 from gwfbench.nn.conjugate import conjugate_gradients
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.protocol import Marginal, Problem, Pushed, State
@@ -87,6 +88,7 @@ class JKOICNN:
     "Adam steps on |T(x) - x|^2 before the first JKO step"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial})
+    one_of: ClassVar[frozenset[type[Info]]] = frozenset({LogDensity, InternalEnergy, InteractionEnergy})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
     version: ClassVar[int] = 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.info import Initial, LogDensity
-from gwfbench.minmax import Adam
+from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.rng import Streams
 

@@ -25,6 +25,7 @@ Kind = Literal["task", "method"]
 FILES = "GWFBENCH_PLUGINS"  # paths, separated as those of PATH
 HOME = "gwfbench_plugins"  # the package that single files are modules of, and so may import their neighbours from
 CAPABILITY: dict[Kind, str] = {"task": "offers", "method": "needs"}
+CHOICE = "one_of"  # a method's further class variable, if it has it: infos of which it needs one, and chooses
 VARIABLES: dict[Kind, frozenset[str]] = {
     "task": frozenset({"offers", "metrics", "points", "version", "reference", "smoke"}),
     "method": frozenset({"needs", "clock", "seeds", "version", "reference", "smoke"}),
@@ -54,6 +55,7 @@ class Plugin:
     origin: str  # the distribution or the file that brings it
     summary: str = ""
     capabilities: frozenset[str] = frozenset()  # names of info types that it offers or needs
+    one_of: frozenset[str] = frozenset()  # of these a method needs at least one; none: no more than `capabilities`
     fields: tuple[FieldText, ...] = ()
     problem: str = ""  # why it can't be used; empty if it can
 
@@ -167,7 +169,8 @@ def _read(kind: Kind, name: str, module: str, cls: str | None, path: Path, origi
                 summary = (ast.get_docstring(tree) or ast.get_docstring(node) or "").partition("\n")[0]
                 texts = tuple(_fields(node))
                 why = _missing(kind, node) or _not_installed(tree)
-                return Plugin(name, kind, module, node.name, origin, summary, capabilities, texts, why)
+                choice = _capabilities(node, CHOICE) or frozenset()
+                return Plugin(name, kind, module, node.name, origin, summary, capabilities, choice, texts, why)
     missing = f"{path.name} has no class {cls or ''} with the class variable {CAPABILITY[kind]}".replace("  ", " ")
     return Plugin(name, kind, module, cls or "", origin, problem=missing)
 

@@ -1,13 +1,63 @@
 """Variational forms of the energies: what the critic ascends, what the map descends (Fan et al. 2022, Table 1).
 
-All take critic values at points, (S, n), and give one number a seed, (S,).
+    F(P) = sup_h { E_P[A_h(y)] - B(h) },   dF/dP = A_h at the best h
+
+Gamma is a law that can be drawn: a proposal, or the target. Critic values are (S, n); results (S, n), or one
+number a seed, (S,). A target or a proposal whose density is known adds its logarithm to A outside.
+
+    energy       A_h                       - B                           Gamma     best h
+    kl           log h                     1 - E[h]                      mu        dP/dmu        Corollary 3.3
+    kl_samples   log h                     1 - E[h]                      Q         dP/dQ         equation 9
+    kl_dv        D                         - log E[e^D]                  Q         log dP/dQ     Donsker-Varadhan
+    js           log(1 - h), D = logit h   E[log h] + log 4              Q         Q/(P + Q)     equation 11
+    entropy      w m/(m-1) (h/O)^{m-1}     - w E[h^m] / O^{m-1}          U(box)    dP/dU         equation 10
+
+js is 2 JS(P, Q); D is a critic without sign; O the volume of the box; w and m are those of `InternalEnergy`. For kl the
+energy is KL(P || Q) = E_P[log h + log mu - log Q] + 1 - E_mu[h] at the best h.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from gwfbench.info import Field
+
 FLOOR = 1e-6  # of a positive critic inside a logarithm; below it the critic's gradient is cut
+TOP = 20.0  # of the bounded logarithm in `exp_minus_one`
+PAIRS = 2**18  # at once: 1 MB in float32, which stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Energy:
+    """One row of the table.
+
+    Args:
+        rate: A_h at points of P, (S, n) -> (S, n); its mean is the map's loss, its value at the best h dF/dP.
+        reference: -B from critic values at points of Gamma, (S, n) -> (S,).
+        scale: what the critic's loss is divided by, so that its size does not depend on the box.
+    """
+
+    rate: Callable[[Tensor], Tensor]
+    reference: Callable[[Tensor], Tensor]
+    scale: Tensor | float = 1.0
+
+    def bound(self, h_y: Tensor, h_z: Tensor) -> Tensor:
+        """The variational value, at most F(P): critic at points y of P and z of Gamma; (S,)."""
+        return self.rate(h_y).mean(1) + self.reference(h_z)
+
+    def critic_loss(self, h_y: Tensor, h_z: Tensor) -> Tensor:
+        """What the critic descends, (S,)."""
+        return -self.bound(h_y, h_z) / self.scale
+
+    def map_loss(self, h_y: Tensor) -> Tensor:
+        """What the map descends beside the transport cost, (S,)."""
+        return self.rate(h_y).mean(1)
 
 
 def squared(raw: Tensor) -> Tensor:
@@ -15,25 +65,60 @@ def squared(raw: Tensor) -> Tensor:
     return raw * raw
 
 
+def exp_minus_one(raw: Tensor) -> Tensor:
+    """The positive head h = exp(g) - 1, g = 20 sigmoid(3 raw / 20), for large ratios (E.2; g as in the code)."""
+    return (TOP * torch.sigmoid(3 * raw / TOP)).expm1()
+
+
+def plain(raw: Tensor) -> Tensor:
+    """The critic itself: a logarithm of a ratio, of any sign."""
+    return raw
+
+
 def log_h(h: Tensor) -> Tensor:
     """log h with h cut at 1e-6 from below."""
     return h.clamp_min(FLOOR).log()
 
 
-def kl_critic_loss(h_y: Tensor, h_z: Tensor) -> Tensor:
-    """E_mu[h(z)] - E_P[log h(y)], the part of -V(T, h) that depends on h (Corollary 3.3).
+KL = Energy(log_h, lambda h: 1 - h.mean(1))
+"For kl (Gamma = mu; add log mu - log Q) and kl_samples (Gamma = Q)."
 
-    Its minimum over h is at h = dP/dmu, where it is 1 - KL(P || mu).
+KL_DV = Energy(plain, lambda d: math.log(d.shape[1]) - d.logsumexp(1))
+"The best of all KL bounds over multiples of e^D."
 
-    Args:
-        h_y: critic at points of P = T#P_k.    h_z: critic at points of the proposal mu.
+JS = Energy(lambda d: -F.softplus(d), lambda d: -F.softplus(-d).mean(1) + math.log(4.0))
+"2 JS(P, Q), with D = logit h."
+
+
+def entropy(m: float, weight: float, volume: Tensor) -> Energy:
+    """weight / (m - 1) int P^m, Gamma uniform on a set of that volume, (S,)."""
+    scale = weight / volume ** (m - 1)
+
+    def power(h: Tensor, p: float) -> Tensor:
+        return h if p == 1 else (h.clamp_min(FLOOR) if p < 1 else h).pow(p)  # a slope without bound at 0
+
+    return Energy(
+        lambda h: (scale * m / (m - 1))[:, None] * power(h, m - 1), lambda h: -scale * power(h, m).mean(1), scale
+    )
+
+
+def pair_energy(kernel: Field, x: Tensor, y: Tensor, partners: int) -> Tensor:
+    """E[W(X - Y)] for independent X and Y, by an incomplete U-statistic: x_i with y_{i+1} ... y_{i+partners}; (S,).
+
+    x and y are (S, n, d), and row i of one may depend on row i of the other alone: an image, or itself. Then it is
+    unbiased. The order of the rows must not mean anything.
     """
-    return h_z.mean(1) - log_h(h_y).mean(1)
+    partners = min(partners, x.shape[1] - 1)
+    return sum(kernel(x - y.roll(-r, 1)).mean(1) for r in range(1, partners + 1)) / partners  # type: ignore[return-value]
 
 
-def kl_energy(h_y: Tensor, log_mu_y: Tensor, log_q_y: Tensor) -> Tensor:
-    """E_P[log(h mu / Q)(y)], the part of KL(P || Q) that depends on the map (Corollary 3.3).
-
-    With h = dP/dmu it is KL(P || Q) itself, up to the constant of an unnormalised Q.
-    """
-    return (log_h(h_y) + log_mu_y - log_q_y).mean(1)
+def force(kernel: Field, x: Tensor, y: Tensor) -> Tensor:
+    """grad(W * P)(x) with the points y (S, m, d) for P, (S, n, d), by autograd, block by block of pairs."""
+    rows = max(1, PAIRS // (y.shape[0] * y.shape[1]))
+    found = []
+    for part in x.detach().split(rows, 1):
+        with torch.enable_grad():
+            leaf = part.clone().requires_grad_()
+            pairs = kernel((leaf[:, :, None] - y[:, None]).flatten(1, 2))
+            found += torch.autograd.grad(pairs.sum() / y.shape[1], leaf)
+    return torch.cat(found, 1)

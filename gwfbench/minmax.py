@@ -9,23 +9,35 @@ from typing import Literal
 from torch import Tensor
 
 from gwfbench.nn.adam import Adam
+from gwfbench.nn.stacked import Stacked
 
 Decay = Literal["none", "cosine"]
+
+
+class Decaying(Stacked):
+    """The parameters of another, whose gradients have `decay` times the parameters added: Adam's weight decay."""
+
+    def __init__(self, parameters: Stacked, decay: float):
+        self.flat, self.leaves, self._decay = parameters.flat, parameters.leaves, decay
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        return super().gradient(loss).add_(self.flat, alpha=self._decay)
 
 
 def alternate(
     batches: Iterable[Tensor],
     reference: Callable[[], Tensor],
     push: Callable[[Tensor], Tensor],
-    critic_loss: Callable[[Tensor, Tensor], Tensor],
+    critic_loss: Callable[[Tensor, Tensor], Tensor] | None,
     map_loss: Callable[[Tensor, Tensor], Tensor],
     *,
-    critic: Adam,
+    critic: Adam | None,
     map_: Adam,
     iterations: int,
     critic_steps: int,
     map_steps: int,
     decay: Decay = "none",
+    rate: float = 1.0,
 ) -> None:
     """Train critic and map in turn: J1 times one batch, J2 steps on the critic, then J3 on the map.
 
@@ -39,15 +51,18 @@ def alternate(
         batches: points x (S, n, d) of P_k; `iterations` of them are taken.
         reference: draws z (S, n, d) of the reference law.
         push: the map T, x -> y, differentiable.
-        critic_loss: (y, z) -> (S,), y cut from the map.
+        critic_loss: (y, z) -> (S,), y cut from the map; None, as the critic: no critic steps.
         map_loss: (x, y) -> (S,).
+        map_steps: 0 trains the critic alone.
         decay: of both learning rates within this call, "cosine" down to zero.
+        rate: factor of both learning rates.
     """
     for j, x in zip(range(iterations), batches, strict=False):
-        rate = 0.5 * (1 + math.cos(math.pi * j / iterations)) if decay == "cosine" else 1.0
+        now = rate * (0.5 * (1 + math.cos(math.pi * j / iterations)) if decay == "cosine" else 1.0)
         y = push(x)
-        image = y.detach()
-        for _ in range(critic_steps):
-            critic.descend(critic_loss(image, reference()).sum(), rate)
+        if critic is not None and critic_loss is not None:
+            image = y.detach()
+            for _ in range(critic_steps):
+                critic.descend(critic_loss(image, reference()).sum(), now)
         for i in range(map_steps):
-            map_.descend(map_loss(x, y if i == 0 else push(x)).sum(), rate)
+            map_.descend(map_loss(x, y if i == 0 else push(x)).sum(), now)

@@ -69,8 +69,14 @@ def typed(text: str) -> dict[str, str]:
 
 
 def fits(task: Plugin, method: Plugin) -> bool:
-    """Whether the task offers all that the method needs."""
-    return method.capabilities <= task.capabilities
+    """Whether the task offers all that the method needs, and one of what it chooses from."""
+    return method.capabilities <= task.capabilities and (not method.one_of or bool(method.one_of & task.capabilities))
+
+
+def needs(method: Plugin) -> str:
+    """What a method needs, in words."""
+    choice = f"one of {', '.join(sorted(method.one_of))}" if method.one_of else ""
+    return " and ".join(filter(None, [", ".join(sorted(method.capabilities)), choice]))
 
 
 def require_fit(task: Plugin, method: Plugin) -> None:
@@ -79,7 +85,7 @@ def require_fit(task: Plugin, method: Plugin) -> None:
         return
     others = [name for name, other in plugins("method").items() if not other.problem and fits(task, other)]
     raise UserError(
-        f"method '{method.name}' needs {', '.join(sorted(method.capabilities))}, "
+        f"method '{method.name}' needs {needs(method)}, "
         f"but task '{task.name}' offers {', '.join(sorted(task.capabilities))}",
         f"a method that fits '{task.name}': {', '.join(others) or 'there is none yet'}",
         f"python -m gwfbench list --task {task.name}",

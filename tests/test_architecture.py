@@ -14,8 +14,8 @@ LAYERS = [
     {"provenance", "registry"},
     {"answers"},
     {"store"},
-    {"metrics", "controls", "minmax", "finite_volume", "kernels"},
-    {"carriers", "velocity"},
+    {"metrics", "controls", "minmax", "finite_volume", "kernels", "proposals"},
+    {"jko", "carriers", "velocity"},
     {"job", "cloud"},
     {"judge"},
     {"checkpoint"},
@@ -72,7 +72,7 @@ def test_imports_go_one_way(path):
     assert not plugins, "plug-ins are asked of gwfbench.registry"
     if folder != "gwfbench":
         allowed = {"errors", "rng", "info", "protocol", "budget", "nn", "divergences", "minmax", "metrics"}
-        allowed |= {"kernels", "carriers", "velocity"}
+        allowed |= {"kernels", "carriers", "velocity", "proposals", "jko"}
         assert set(parts(path)) <= allowed
         return
     module = rest[0].removesuffix(".py")

@@ -3,17 +3,20 @@ import itertools
 import pytest
 import torch
 
-from gwfbench.minmax import alternate
+from gwfbench.minmax import Decaying, alternate
 from gwfbench.nn.adam import Adam
+from gwfbench.nn.mlp import MLP
 from gwfbench.nn.stacked import Stacked
+from gwfbench.rng import Streams
 
 
-def test_adam_is_pytorch_s():
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_adam_is_pytorch_s(weight_decay):
     start, target = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(40.0)
     ours = Stacked([start[None].clone()])
-    adam = Adam(ours, lr=0.05, betas=(0.8, 0.95))
+    adam = Adam(Decaying(ours, weight_decay) if weight_decay else ours, lr=0.05, betas=(0.8, 0.95))
     theirs = start.clone().requires_grad_()
-    reference = torch.optim.Adam([theirs], lr=0.05, betas=(0.8, 0.95))
+    reference = torch.optim.Adam([theirs], lr=0.05, betas=(0.8, 0.95), weight_decay=weight_decay)
     for step in range(50):
         rate = 1 / (1 + step)
         adam.descend(((ours.leaves[0][0] - target) ** 4).sum(), rate)
@@ -89,3 +92,28 @@ def test_adam_goes_on_from_its_state():
     some_steps(again, other, 5)
     assert torch.equal(other.flat, whole.flat)
     assert not torch.equal(state["parameters"], whole.flat)  # a copy, and unharmed by the loading
+
+
+def test_an_energy_without_a_critic_trains_the_map_alone_at_the_rate_it_is_told():
+    ends = []
+    for rate in (1.0, 0.5):
+        t = Stacked([torch.zeros(1, 1)])
+        alternate(
+            itertools.repeat(torch.zeros(1, 1, 1)), lambda: torch.zeros(1, 1, 1), lambda x, t=t: x + t.leaves[0], None,
+            lambda x, y: y.flatten(), critic=None, map_=Adam(t, 0.1), iterations=3, critic_steps=2, map_steps=1,
+            rate=rate,
+        )  # fmt: skip
+        ends.append(float(t.flat))
+    assert ends == pytest.approx([-0.3, -0.15], abs=1e-6)  # Adam's first steps down a straight slope
+
+
+def test_dropout_keeps_the_mean_of_a_linear_perceptron():
+    """Hidden units are left out with their share, the others scaled up: the mean stays (80,000 points, 6 standard errors)."""
+    net = MLP((1, 30, 1), Streams((0,), dtype=torch.float64), prelu="none")
+    x = torch.ones(1, 80_000, 1, dtype=torch.float64)
+    with torch.no_grad():
+        dropped = net.dropped(x, 0.3, Streams((1,), dtype=torch.float64))
+        assert float(dropped.std()) > 0.01
+        gap = float((dropped.mean() - net(x[:, :1])).squeeze())
+        assert abs(gap) < 6 * float(dropped.std()) / 80_000**0.5
+        torch.testing.assert_close(net.dropped(x, 0.0, Streams((1,), dtype=torch.float64)), net(x))

@@ -21,7 +21,7 @@ from gwfbench.rng import Streams
 from gwfbench.runner import execute
 from gwfbench.stops import Stopped, Stops
 
-VJKO = "vjko:iterations=5,pool=2048,batch=256,width=8"
+VJKO = "vjko:iterations=5,pool=2048,batch=256,width=9"
 
 
 def clouds(laws, cloud, streams, first=1):

@@ -68,6 +68,15 @@ def test_what_a_method_asks_for_is_what_it_has_used():
     assert done.information == ("Initial", "LogDensity", "TargetSamples")  # what it needs, and what it asked for
 
 
+def test_a_budget_ends_a_method_without_a_clock_whatever_it_calls_its_time():
+    def endless(problem, budget, rng):
+        for k in itertools.count(1):
+            yield Drawn(1e6 * k, problem[Initial].draw)
+
+    (done,) = run(fake(endless, "none"), budget=Budget(steps=3))
+    assert (done.status, done.steps) == ("budget", 3)
+
+
 def raises(problem, budget, rng):
     yield Pushed(0.05, still)
     raise RuntimeError("boom")
@@ -480,7 +489,7 @@ def _with_points(task, count, names):
 @pytest.mark.parametrize("oracle", ["score", "log_prob"])
 def test_calls_end_a_real_method_at_the_law_before_and_all_of_them_may_be_used(oracle):
     task = _with_points(registry.parse("task", "ou:horizon=0.15"), 1000, ("symkl",))
-    vjko = registry.parse("method", "vjko:iterations=4,batch=128,pool=512,width=4")
+    vjko = registry.parse("method", "vjko:iterations=4,batch=128,pool=512,width=4,map=linear")
     (whole,) = run(vjko, task)
     calls = getattr(whole.points[-1], f"{oracle}_calls")
     assert calls == 3 * 4 * 128

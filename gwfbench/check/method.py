@@ -31,7 +31,7 @@ def runs_to_the_end(trial: Trial) -> None:
     expect(last is not None and last.value is not None, "no finite value of a metric", "one", "see its points")
     assert last is not None
     spent = last.score_calls + last.log_prob_calls + last.draw_calls + last.sample_calls
-    counts = bool({LogDensity, TargetSamples} & trial.method.cls.needs)
+    counts = bool({LogDensity, TargetSamples} & trial.method.cls.needs)  # one that chooses may do without
     expect(
         spent > 0 or not counts,
         "no call of an oracle was counted",

@@ -17,7 +17,7 @@ from typing import Any
 from gwfbench import metrics
 from gwfbench.check.outcome import Check, Failed, Skipped, expect
 from gwfbench.check.trial import Subject, unchanged
-from gwfbench.discovery import CAPABILITY, HOME, VARIABLES
+from gwfbench.discovery import CAPABILITY, CHOICE, HOME, VARIABLES
 from gwfbench.info import Info
 
 PLUGINS = ("tasks", "baselines")
@@ -45,6 +45,8 @@ def class_variables(subject: Subject) -> None:
     infos, variable = getattr(cls, CAPABILITY[kind]), CAPABILITY[kind]
     good = isinstance(infos, frozenset) and all(isinstance(info, type) and issubclass(info, Info) for info in infos)
     expect(good and bool(infos), f"{variable} = {infos!r}", "a frozenset of types of gwfbench.info", "import them")
+    for choice in getattr(cls, CHOICE, frozenset()):
+        expect(choice.__name__ in subject.plugin.one_of, f"{CHOICE} has {choice!r}", "types by name", f"mend {CHOICE}")
     said = {info.__name__ for info in infos}
     expect(
         said == subject.plugin.capabilities,

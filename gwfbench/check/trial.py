@@ -18,6 +18,7 @@ from torch import Tensor
 from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.check.outcome import expect
+from gwfbench.discovery import CHOICE
 from gwfbench.info import Initial
 from gwfbench.job import Job
 from gwfbench.protocol import Drawn, Marginal, Problem, Pushed
@@ -106,7 +107,7 @@ class Trial:
         states: bool = False,
         after: tuple[int, Tensor, Mapping[str, Any]] | None = None,
     ) -> Iterator[Step]:
-        """Step by step. The method gets only the infos that it needs, with P_0's draws times 1 + nudge.
+        """Step by step. The method gets only the infos that it names, with P_0's draws times 1 + nudge.
 
         Args:
             states: ask each law for its state.
@@ -117,7 +118,8 @@ class Trial:
         start = whole[Initial]
         nudged = replace(start, draw=lambda n, rng: (1 + nudge) * start.draw(n, rng))
         infos = (nudged if info is start and nudge else info for info in whole.infos)
-        seen = replace(whole, infos=tuple(info for info in infos if type(info) in self.method.cls.needs))
+        named = self.method.cls.needs | getattr(self.method.cls, CHOICE, frozenset())
+        seen = replace(whole, infos=tuple(info for info in infos if type(info) in named))
         rng, number, cloud = streams.fork("method"), 0, (1 + nudge) * start.draw(POINTS, streams.fork("start"))
         if after is None:
             laws = iter(self.method.small.fit(seen, Budget(), rng))

@@ -57,7 +57,7 @@ def _listing(title: str, verb: str, rows: list[tuple[registry.Plugin, list[regis
                 [
                     plugin.name,
                     plugin.summary,
-                    " ".join(sorted(plugin.capabilities)),
+                    " ".join(sorted(plugin.capabilities)) if plugin.kind == "task" else registry.needs(plugin),
                     " ".join(_partners(plugin, others)),
                 ]
             )
@@ -73,6 +73,7 @@ def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, 
         "problem": plugin.problem or None,
         "summary": plugin.summary,
         verb: sorted(plugin.capabilities),
+        **({"one_of": sorted(plugin.one_of)} if plugin.one_of else {}),
         "fits": _partners(plugin, others),
         "fields": {f.name: {"type": f.type, "default": f.default, "doc": f.doc} for f in plugin.fields},
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -40,19 +40,33 @@ class MLP:
             return _Fused.apply(x, self._layers, *leaves)
         return composed(x, self._layers, *leaves)
 
+    def dropped(self, x: Tensor, share: float, noise: Streams) -> Tensor:
+        """Values at x with each hidden unit of each point left out with probability `share`, the others scaled up."""
+        keep = [
+            noise.uniform(x.shape[1], bias.shape[-1]).ge(share).to(x.dtype) / (1 - share)
+            for _, bias in self.layers()[:-1]
+        ]
+        return composed(x, self._layers, *self.parameters.leaves, keep=keep)
+
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         """Weight (S, d_in, d_out) and bias (S, 1, d_out) of each layer."""
         leaves = self.parameters.leaves
         return [(leaves[2 * i], leaves[2 * i + 1]) for i in range(self._layers)]
 
 
-def composed(x: Tensor, layers: int, *leaves: Tensor) -> Tensor:
-    """The perceptron out of PyTorch's own functions: what `_Fused` must equal, and what runs on a GPU."""
+def composed(x: Tensor, layers: int, *leaves: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
+    """The perceptron out of PyTorch's own functions: what `_Fused` must equal, and what runs on a GPU.
+
+    Args:
+        keep: factors of the hidden layers' values, (S, n, width) each.
+    """
     slopes = leaves[2 * layers :]
     for i in range(layers):
         x = torch.baddbmm(leaves[2 * i + 1], x, leaves[2 * i])
         if i < len(slopes):
             x = F.prelu(x[None], slopes[i])[0]  # channel axis = seeds
+        if i < len(keep):
+            x = x * keep[i]
     return x
 
 
@@ -119,6 +133,10 @@ class ResidualMLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         return x + self._mlp(x)
+
+    def dropped(self, x: Tensor, share: float, noise: Streams) -> Tensor:
+        """T with dropout in the hidden layers, as `MLP.dropped`."""
+        return x + self._mlp.dropped(x, share, noise)
 
 
 class ResidualLinear:

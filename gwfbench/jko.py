@@ -1,0 +1,170 @@
+"""Parts of a JKO step on a pool of particles: maps and critics in the pool's coordinates, forward moves, batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gwfbench.divergences import force, pair_energy
+from gwfbench.info import Field
+from gwfbench.nn.icnn import DenseICNN
+from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
+from gwfbench.proposals import Gaussian
+from gwfbench.rng import Streams
+
+CHUNK = 65536  # points moved at once
+HESSIANS = 8192  # at once
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates u = (x - center) / size."""
+
+    center: Tensor  # (S, 1, d)
+    size: Tensor  # (S, 1, 1)
+
+    @staticmethod
+    def of(mu: Gaussian) -> Frame:
+        """In which the mean is 0 and the mean variance of a coordinate 1."""
+        square = mu.root.square().sum((1, 2), keepdim=True) / mu.root.shape[-1]
+        return Frame(mu.mean, square.sqrt())
+
+    def to(self, x: Tensor) -> Tensor:
+        return (x - self.center) / self.size
+
+    def back(self, u: Tensor) -> Tensor:
+        return self.center + self.size * u
+
+
+@dataclass(frozen=True)
+class Transport:
+    """T, a network in the coordinates of a frame; None: in those of the points."""
+
+    net: ResidualLinear | ResidualMLP | DenseICNN
+    frame: Frame | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.net(x) if self.frame is None else self.frame.back(self.net(self.frame.to(x)))
+
+    def dropped(self, x: Tensor, share: float, noise: Streams) -> Tensor:
+        """T(x) with dropout, of a ResidualMLP."""
+        assert isinstance(self.net, ResidualMLP)
+        assert self.frame is not None
+        return self.frame.back(self.net.dropped(self.frame.to(x), share, noise))
+
+    @property
+    def log_det(self) -> Field | None:
+        """log |det grad T| where it has a formula: the frame's sizes cancel."""
+        net, to = self.net, (lambda x: x) if self.frame is None else self.frame.to
+        if isinstance(net, ResidualLinear):
+            return lambda x: net.log_det(to(x))
+        if isinstance(net, DenseICNN):
+            return lambda x: torch.cat([net.log_det(part, True) for part in to(x).split(HESSIANS, 1)], 1)
+        return None
+
+    @property
+    def inverse(self) -> Field | None:
+        """T^-1 of a convex function's gradient."""
+        net, frame = self.net, self.frame
+        if not isinstance(net, DenseICNN):
+            return None
+        if frame is None:
+            return net.inverse
+        return lambda y: frame.back(torch.cat([net.inverse(part) for part in frame.to(y).split(HESSIANS, 1)], 1))
+
+    def kept(self) -> Transport:
+        """One that stays as it is when the network is trained on, if an inverse is offered."""
+        return Transport(copy.deepcopy(self.net), self.frame) if isinstance(self.net, DenseICNN) else self
+
+
+@dataclass(frozen=True)
+class Critic:
+    """h: a network with one output, in some coordinates (None: those of the points), behind its head."""
+
+    net: MLP
+    head: Callable[[Tensor], Tensor]
+    white: Field | None
+
+    def __call__(self, y: Tensor, frozen: bool = False) -> Tensor:
+        """h at y, (S, n, d) -> (S, n); `frozen` cuts the parameters from the gradient."""
+        return self.head(self.net(y if self.white is None else self.white(y), frozen).squeeze(-1))
+
+    def at_both(self, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """h at y and at z, in one pass."""
+        h = self(torch.cat([y, z], 1))
+        return h[:, : y.shape[1]], h[:, y.shape[1] :]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The forward step x - a grad(W * P)(x), with particles for P."""
+
+    a: float
+    kernel: Field
+    particles: Tensor  # (S, m, d)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x - self.a * force(self.kernel, x, self.particles)
+
+
+def step_loss(
+    a: float, now: Field | None, before: Field | None, kernel: Field | None, partners: int, scheme: str
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the map descends, (x, its image y) -> (S,): transport cost and energy.
+
+    Args:
+        now: dF/dP at T#P_k, its critic frozen; None: there is nothing but the interaction.
+        before: dF/dP at P_k, for a Crank-Nicolson step.
+        kernel, partners: of the interaction's pair term, as `pair_energy`; None: it has none.
+        scheme: "crank_nicolson" takes the slope of dF/dP(P_k) at x, "section_b" its value at y, any other neither.
+    """
+
+    def mean(change: Field | None, y: Tensor, others: Tensor, share: float) -> Tensor:
+        """Of dF/dP at y, (S,), the interaction's by pairs of y with others, times share."""
+        total = torch.zeros((), device=y.device) if change is None else change(y).mean(1)
+        return total if kernel is None else total + share * pair_energy(kernel, y, others, partners)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        cost = (x - y).square().sum(-1).mean(1) / (2 * a)
+        energy = mean(now, y, y, 0.5)
+        if scheme == "crank_nicolson":
+            leaf = x.detach().requires_grad_()
+            old = mean(before, leaf, leaf, 0.5).sum() * x.shape[1]  # the pair term's slope is the whole force
+            (slope,) = torch.autograd.grad(old, leaf) if old.requires_grad else (torch.zeros_like(x),)
+            energy = 0.5 * energy + 0.5 * (slope * y).sum(-1).mean(1)
+        elif scheme == "section_b":
+            energy = 0.5 * energy + 0.5 * mean(before, y, x, 1.0)
+        return cost + energy
+
+    return loss
+
+
+def move(pool: Tensor, push: Callable[[Tensor], Tensor]) -> None:
+    """Push all points of the pool (S, n, d), in place."""
+    with torch.no_grad():
+        for part in pool.split(CHUNK, 1):
+            part.copy_(push(part))
+
+
+def batches(pool: Tensor, size: int, rng: Streams) -> Iterator[Tensor]:
+    """Batches (S, size, d) without end: the pool's consecutive blocks, in a new random order at each pass.
+
+    Blocks stay whole: independent draws need no shuffling, and moment-matched blocks keep their moments.
+    """
+    blocks = pool.unflatten(1, (-1, size))
+    seeds = torch.arange(len(pool), device=pool.device)
+    while True:
+        for column in rng.uniform(blocks.shape[1]).argsort(1).unbind(1):
+            yield blocks[seeds, column]
+
+
+def quadratic(log_density: Field, x: Tensor, y: Tensor) -> bool:
+    """Whether a function is, on every line from x_i to y_i, (S, n, d): third differences are 0 to 1e-4 of its size."""
+    with torch.no_grad():
+        f = log_density(torch.cat([x + (y - x) * (i / 3) for i in range(4)], 1)).unflatten(1, (4, -1))
+    third = f[:, 0] - 3 * f[:, 1] + 3 * f[:, 2] - f[:, 3]
+    return bool((third.abs() <= 1e-4 * f.abs().amax((1, 2))[:, None]).all())

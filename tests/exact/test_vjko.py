@@ -1,0 +1,235 @@
+"""Variational JKO: its objective against closed forms on Gaussians, its steps against exact ones, and its choices."""
+
+import itertools
+import math
+import tomllib
+from importlib import resources
+
+import pytest
+import torch
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from gwfbench import registry
+from gwfbench.budget import Budget
+from gwfbench.divergences import force
+from gwfbench.errors import UserError
+from gwfbench.info import Initial, InteractionEnergy
+from gwfbench.jko import step_loss
+from gwfbench.proposals import Box, Gaussian
+from gwfbench.rng import Streams
+
+L, C = 1.7, 0.6  # the target N(C, 1/L) on the line
+QUICK = "batch=256,pool=8192,width=16,iterations=300"
+
+
+def vjko(words):
+    return registry.parse("method", f"vjko:{words}")
+
+
+def problem_of(task, seeds=(0,)):
+    return registry.parse("task", task).build(Streams(seeds, dtype=torch.float64).fork("task")).problem
+
+
+def laws(words, problem, seeds=(0,)):
+    return vjko(words).fit(problem, Budget(), Streams(seeds, dtype=torch.float64).fork("method"))
+
+
+def log_normal(x, m, s):
+    return -0.5 * ((x[..., 0] - m) / s) ** 2 - math.log(s)
+
+
+# ---------------------------------------------------------------------------------------------- schemes in closed form
+
+
+def slope(scheme, a, m, s, m2, s2):
+    """Derivatives of a step's objective from N(m, s^2) at N(m2, s2^2), in m2 and s2, with F = KL(. || N(C, 1/L))."""
+    mean, scale = (m2 - m) / a, (s2 - s) / a
+    now = L * (m2 - C), L * s2 - 1 / s2
+    other = {
+        "backward": now,
+        "crank_nicolson": (L * (m - C), L * s - 1 / s),
+        "section_b": (L * (m2 - C) - (m2 - m) / s**2, L * s2 - s2 / s**2),
+    }[scheme]
+    return mean + 0.5 * (now[0] + other[0]), scale + 0.5 * (now[1] + other[1])
+
+
+def exact_step(scheme, a, m, s):
+    m2 = brentq(lambda v: slope(scheme, a, m, s, v, 1.0)[0], -50, 50)
+    return m2, brentq(lambda v: slope(scheme, a, m, s, 0.0, v)[1], 1e-3, 50)
+
+
+@pytest.mark.parametrize("scheme", ["backward", "crank_nicolson", "section_b"])
+def test_the_objective_is_stationary_at_the_schemes_step(scheme):
+    """The map's loss, with the exact dF/dP for the critic's: flat at the closed form, not beside it."""
+    m, s, a = 0.2, 0.8, 0.1
+    m2, s2 = exact_step(scheme, a, m, s)
+
+    def variation(m, s):
+        return lambda x: log_normal(x, m, s) - log_normal(x, C, L**-0.5)
+
+    before = None if scheme == "backward" else variation(m, s)
+    x = torch.from_numpy(norm.ppf((torch.arange(20001).double() + 0.5).numpy() / 20001, m, s))[None, :, None]
+    for off in (0.0, 0.05):
+        t = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        y = m2 + off + t[0] + (s2 + off + t[1]) * (x - m) / s
+        loss = step_loss(a, variation(m2 + off, s2 + off), before, None, 1, scheme)
+        (found,) = torch.autograd.grad(loss(x, y).sum(), t)
+        wanted = slope(scheme, a, m, s, m2 + off, s2 + off)
+        assert found.tolist() == pytest.approx(wanted, abs=2e-3)
+        assert off or max(map(abs, wanted)) < 1e-9
+
+
+@pytest.mark.parametrize("scheme", ["backward", "crank_nicolson", "section_b"])
+def test_the_interaction_in_each_scheme(scheme):
+    """W = |z|^2 / 2 pulls to the mean: at y = m + s'(x - m)/s the slope in s' is (s' - s)/a and half of s', s or s' more."""
+    x = Streams((0,), dtype=torch.float64).whitened(400, 1)
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    loss = step_loss(0.1, None, None, lambda z: 0.5 * z.square().sum(-1), 399, scheme)
+    (found,) = torch.autograd.grad(loss(x, scale * x).sum(), scale)
+    other = {"backward": 0.7, "crank_nicolson": 1.0, "section_b": 0.7}[scheme]
+    assert float(found) == pytest.approx((0.7 - 1) / 0.1 + 0.5 * 0.7 + 0.5 * other, abs=5e-3)  # 1/n: no own pairs
+
+
+def test_crank_nicolson_is_of_second_order_and_the_printed_scheme_of_first():
+    errors = {}
+    for scheme in ("backward", "crank_nicolson", "section_b"):
+        errors[scheme] = []
+        for count in (4, 8, 16):
+            m, s = 0.0, 1.0
+            for _ in range(count):
+                m, s = exact_step(scheme, 0.8 / count, m, s)
+            decay = math.exp(-L * 0.8)
+            exact = (1 - decay) * C, math.sqrt((1 - decay**2) / L + decay**2)
+            errors[scheme].append(math.hypot(m - exact[0], s - exact[1]))
+    orders = {name: [math.log2(one / two) for one, two in itertools.pairwise(each)] for name, each in errors.items()}
+    assert orders["crank_nicolson"] == pytest.approx([2, 2], abs=0.15)
+    assert orders["backward"] == pytest.approx([1, 1], abs=0.2)
+    assert orders["section_b"][1] < 1.4
+
+
+# --------------------------------------------------------------------------------------------------- steps as trained
+
+
+@pytest.mark.parametrize("chosen", ["linear", "icnn"])
+def test_one_step_is_the_exact_jko_step(chosen):
+    """From N(0, I) to the exact step's mean and covariance: a pool of 8192 draws is off by 1/sqrt(8192) = 0.011 a moment."""
+    task = registry.parse("task", "ou:step=0.2,horizon=0.2")
+    instance = task.build(Streams((3,), dtype=torch.float64).fork("task"))
+    (law,) = laws(f"map={chosen},step=0.2,decay=cosine,{QUICK}", instance.problem)
+    x = Streams((1,), dtype=torch.float64).whitened(4096, 2)
+    with torch.no_grad():
+        y = law.push(x, Streams((0,)))
+    mean, covariance = instance.truth.jko((0.2,)).moments(0)
+    still = float(mean.norm() + (covariance - torch.eye(2)).norm())
+    off = float((y.mean(1) - mean).norm() + (y[0].T.cov() - covariance[0]).norm())
+    assert off < min(0.06, 0.3 * still)
+
+
+def test_a_ring_grows_towards_its_radius():
+    """P_0 has s = E|x|^2 = 1/2; each exact backward step of the mean square is towards 1/3 and does not pass it."""
+    problem = problem_of("aggregation")
+    start = problem[Initial].draw(2000, Streams((5,), dtype=torch.float64))
+    x, spread = start, []
+    for law in itertools.islice(laws(f"step=0.5,steps=6,{QUICK}", problem), 6):
+        with torch.no_grad():
+            x = law.push(x, Streams((0,)))
+        spread.append(float(x.norm(dim=-1).std() / x.norm(dim=-1).mean()))
+    radius = float(x.norm(dim=-1).mean())
+    assert radius == pytest.approx(1 / math.sqrt(3), abs=0.03)  # the printed 1/2 is excluded
+    assert spread[-1] < 0.3 < spread[0]
+
+
+def test_a_forward_step_is_the_force_and_the_log_kernel_blows_up():
+    problem = problem_of("aggregation:case=semicircle")
+    x = problem[Initial].draw(500, Streams((5,), dtype=torch.float64))
+    law, *rest = laws("scheme=forward,forces=300,steps=8,step=0.05", problem)
+    pool = problem[Initial].draw(300, Streams((0,), dtype=torch.float64).fork("method").fork("pool"))
+    y = law.push(x, Streams((0,)))
+    torch.testing.assert_close(y, x - 0.05 * force(problem[InteractionEnergy].kernel, x, pool))
+    assert law.log_det is None
+    for law in rest:
+        y = law.push(y, Streams((0,)))
+    assert float(y.abs().max()) > 3 * math.sqrt(2)  # the limit's support ends at sqrt(2)
+
+
+# ------------------------------------------------------------------------------------------------------------ choices
+
+
+@pytest.mark.parametrize(
+    ("task", "energy", "chosen"),
+    [("ou", "kl", "linear"), ("gaussian", "kl", "linear"), ("gmm", "kl", "prelu"), ("toy2d", "kl", "prelu"),
+     ("blr:data=banana", "kl", "prelu"), ("barenblatt", "entropy", "icnn"), ("aggregation", "interaction", "prelu"),
+     ("aggregation_diffusion", "entropy", "icnn"), ("two_points", "js", "prelu")],
+)  # fmt: skip
+def test_auto_by_what_the_task_offers(task, energy, chosen):
+    from gwfbench.baselines import vjko as module
+
+    found = module._settled(vjko(""), problem_of(task), Streams((0,), dtype=torch.float64))
+    assert (found.energy, found.map) == (energy, chosen)
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "got"),
+    [("ou", "energy=js", "energy=js"), ("ou", "energy=entropy", "energy=entropy"), ("ou", "head=plain", "head=plain"),
+     ("gmm", "energy=js,head=squared", "head=squared"), ("ou", "scheme=forward", "scheme=forward"),
+     ("aggregation", "scheme=forward_backward", "forward_backward"), ("gmm", "rows=5", "rows=5"),
+     ("aggregation_diffusion", "scheme=forward", "scheme=forward"), ("toy2d", "energy=js,scheme=section_b", "energy=js")],
+)  # fmt: skip
+def test_choices_that_do_not_go_together_are_the_users_mistake(task, words, got):
+    with pytest.raises(UserError) as found:
+        next(laws(words, problem_of(task)))
+    assert got in found.value.got
+
+
+@pytest.mark.parametrize("words", ["step=0", "warmup=-1", "dropout=1", "box=0.5", "partners=0", "map=icnn,dropout=0.1"])
+def test_bad_fields(words):
+    with pytest.raises(UserError):
+        vjko(words)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("aggregation_diffusion", "scheme=crank_nicolson"), ("aggregation_diffusion", "scheme=forward_backward"),
+     ("gmm", "energy=kl_dv,dropout=0.1,halve_after=1"), ("ou", "scheme=section_b,weight_decay=0.1"),
+     ("aggregation", "scheme=forward,forces=64"), ("toy2d", "energy=kl_samples")],
+)  # fmt: skip
+def test_it_goes_on_from_its_state_in_every_scheme(task, words):
+    words, problem = f"batch=64,pool=256,width=4,iterations=2,steps=3,{words}", problem_of(task, (3, 7))
+    x, rest = problem[Initial].draw(9, Streams((3, 7), dtype=torch.float64)), []
+    run, ends = laws(words, problem, (3, 7)), []
+    for law in itertools.islice(run, 3):
+        with torch.no_grad():
+            x = law.push(x, Streams((3, 7)))
+        ends.append((x, law.state()))
+    again = vjko(words).resume(problem, Budget(), Streams((3, 7), dtype=torch.float64).fork("method"), ends[0][1])
+    x, rest = ends[0][0], ends[1:]
+    for law, (wanted, _) in zip(itertools.islice(again, 2), rest, strict=True):
+        with torch.no_grad():
+            x = law.push(x, Streams((3, 7)))
+        assert torch.equal(x, wanted)
+
+
+def test_proposals():
+    x = 3 + Streams((0, 1), dtype=torch.float64).normal(4000, 2) * torch.tensor([0.5, 2.0], dtype=torch.float64)
+    mu, box = Gaussian.fitted(x), Box.around(x, 1.5)
+    white = mu.white(x)
+    torch.testing.assert_close(white.mT @ white / 4000, torch.eye(2, dtype=torch.float64).expand(2, 2, 2))
+    torch.testing.assert_close(box.white(x).abs().amax((1, 2)), torch.full((2,), 1 / 1.5, dtype=torch.float64))
+    z = box.draw(50_000, Streams((0, 1), dtype=torch.float64))
+    assert float(box.white(z).abs().max()) <= 1
+    sides = (12 * z.var(1)).sqrt()  # of a uniform law
+    torch.testing.assert_close(box.volume, sides.prod(1), rtol=0.02, atol=0)
+    point = Gaussian.fitted(torch.zeros(1, 10, 2, dtype=torch.float64))
+    torch.testing.assert_close(point.root[0], torch.eye(2, dtype=torch.float64))
+
+
+def test_the_papers_settings_can_be_typed():
+    with resources.files("gwfbench").joinpath("papers/fan2022.toml").open("rb") as file:
+        runs = tomllib.load(file)["run"]
+    assert len(runs) >= 20
+    for run in runs:
+        assert registry.parse("task", run["task"])
+        assert registry.parse("method", run["method"])
+        assert run["source"]
+        assert set(run) <= {"task", "method", "source", "note"}
