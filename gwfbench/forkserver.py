@@ -49,6 +49,8 @@ def serve(descriptor: int) -> None:
     _preload()
     awake, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    # Slurm sends it to every process of a job: the runs are to be closed before we go, which our socket tells
+    signal.signal(signal.SIGTERM, lambda *_: None)
     signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
     send(server, {"ready": True})
     children: dict[int, int] = {}  # pid -> id of its run

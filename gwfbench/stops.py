@@ -15,7 +15,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stops:
-    """In a `with`: a signal that arrives inside `held` is answered at its end; a second one does not wait.
+    """In a `with`: a signal that arrives inside `held` is answered at its end; a second Ctrl-C does not wait.
 
     The answer is the handler of before: Ctrl-C's raises KeyboardInterrupt. For a SIGTERM without one, `Stopped` is
     raised. Ignored signals stay ignored. Elsewhere than in the main thread nothing is changed.
@@ -47,7 +47,8 @@ class Stops:
                 self._answer(self._waiting, None)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if self._held and not self._waiting:
+        # Slurm's SIGTERM comes to the run, and from its supervisor once more; what is endless gets SIGKILL after it
+        if self._held and (not self._waiting or number == signal.SIGTERM):
             self._waiting = number
         else:
             self._answer(number, frame)

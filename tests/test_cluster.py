@@ -326,6 +326,24 @@ def test_a_job_that_is_requeued_in_its_middle_goes_on_and_no_run_is_made_twice(c
 
 
 @slurm
+def test_a_requeued_run_goes_on_from_its_checkpoint(cli, tmp_path):
+    order = session.Order.read(["ou:horizon=0.2"], ["ula:step=0.0004"], 6, controls=False)
+    plan.write(tmp_path / "p.jsonl", order.jobs())
+    out = tmp_path / "runs"
+    array = submit(cli)
+    in_its_middle(out, f"{array}_0")
+    control("scontrol", "requeue", f"{array}_0")
+    code, board, err = cli("submit", "p.jsonl", "--out", "runs", *ARRAY, "--wait")
+    assert code == 0, told(out)
+    ended = require_six(out, list(order.jobs()))
+    assert {run.identity.seed: run.resumed for run in ended} == {0: 0, 1: 0, 2: 0, 3: 1, 4: 0, 5: 0}
+    (again,) = [run for run in ended if run.identity.seed == 3]
+    ((whole,),) = session.perform(list(order.jobs())[3:4], tmp_path / "whole", lambda *_: None, session.Options())
+    pd.testing.assert_frame_equal(rows([again]), rows([whole]))
+    print(f"\n{err}{board}{told(out)}")
+
+
+@slurm
 @pytest.mark.parametrize("name", ["USR2", "TERM"])
 def test_a_job_out_of_time_or_preempted_puts_itself_back(cli, long, tmp_path, name):
     """USR2 is what submitit asks Slurm to send before the end of time; TERM what preemption sends."""

@@ -206,6 +206,28 @@ def test_a_stopped_supervisor_closes_its_runs(plugins, tmp_path, number):
     assert [(run.status, run.reason, len(run.points)) for run in kept] == [("killed", "interrupted", 1)] * 2
 
 
+def test_a_run_whose_every_process_is_stopped_at_once_keeps_a_checkpoint(tmp_path):
+    """As Slurm does, when it requeues a job."""
+    words = ["run", "--task", "ou:horizon=0.2", "--method", "ula:step=0.0005", "--seeds", "1", "--no-controls"]
+    command = [sys.executable, "-m", "gwfbench", *words, "--out", str(tmp_path / "runs")]
+    with subprocess.Popen(command, env=_env(), stderr=subprocess.PIPE, text=True) as parent:
+        _wait_for(lambda: list((tmp_path / "runs").glob(".partial-*/points.jsonl")))
+        for pid in (parent.pid, *_below(parent.pid)):
+            os.kill(pid, signal.SIGTERM)
+        parent.communicate(timeout=60)
+    assert parent.returncode == 130
+    subprocess.run(command, env=_env(), check=True, capture_output=True)
+    stopped, whole = store.attempts(tmp_path / "runs")[0]
+    assert (stopped.status, stopped.reason, whole.status, whole.resumed) == ("killed", "interrupted", "ok", 1)
+    assert 0 < stopped.steps < whole.steps == 400
+
+
+def _below(pid):
+    """The processes that this one has started, and theirs."""
+    children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*children, *(below for child in children for below in _below(child))]
+
+
 def test_a_plain_script_needs_no_guard(plugins, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

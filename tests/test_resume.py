@@ -326,7 +326,7 @@ def test_the_handlers_of_signals_are_as_before(tmp_path):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_held_signal_waits_and_a_second_one_does_not():
+def test_a_held_signal_waits_and_a_second_ctrl_c_does_not():
     seen = []
 
     def one():
@@ -344,11 +344,20 @@ def test_a_held_signal_waits_and_a_second_one_does_not():
             os.kill(os.getpid(), signal.SIGINT)
             seen.append("never")
 
-    with pytest.raises(Stopped, match="stopped by SIGTERM"):
-        one()
+    def three():
+        with Stops() as stops:
+            with stops.held():
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+                seen.append("both")
+            seen.append("never")
+
+    for stopped_once_or_twice in (one, three):
+        with pytest.raises(Stopped, match="stopped by SIGTERM"):
+            stopped_once_or_twice()
     with pytest.raises(KeyboardInterrupt):
         two()
-    assert seen == ["inner", "outer"]
+    assert seen == ["inner", "outer", "both"]
 
 
 def test_a_handler_that_was_there_has_the_last_word_and_what_was_ignored_still_is():
