@@ -40,7 +40,6 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError, require
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity
-from gwfbench.minmax import Decay
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.conjugate import conjugate_gradients
 from gwfbench.nn.icnn import DenseICNN
@@ -74,7 +73,7 @@ class JKOICNN:
     "activation: celu as in the papers, or softplus, whose second derivative is continuous"
     lr: float = 5e-3
     "Adam's learning rate"
-    decay: Decay = "cosine"
+    decay: Literal["none", "cosine"] = "cosine"
     "of the learning rate inside each JKO step"
     logdet: Literal["exact", "cg"] = "exact"
     "gradient of log det H: exact, or estimated with conjugate gradients"

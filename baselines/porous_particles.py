@@ -79,12 +79,14 @@ class PorousParticles:
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
         x = torch.as_tensor(state["x"]).to(rng.device, rng.dtype)
-        internal, pairs = problem[InternalEnergy], [i.kernel for i in problem.infos if isinstance(i, InteractionEnergy)]
+        internal, kernel = problem[InternalEnergy], None
+        if any(isinstance(info, InteractionEnergy) for info in problem.infos):
+            kernel = problem[InteractionEnergy].kernel
         grid = (0.0, *problem.grid(self.step, self.steps))
         for k in range(int(state["k"]) + 1, len(grid)):
             with torch.no_grad():
                 h = self.bandwidth(x)
-                field = partial(velocity, h=h, internal=internal, kernel=pairs[0] if pairs else None)
+                field = partial(velocity, h=h, internal=internal, kernel=kernel)
                 x = self._over(field, x, float(h), internal, grid[k] - grid[k - 1])
             kept = {"k": k, "x": x}
             yield Drawn(grid[k], partial(_first, x), limit=self.particles, state=lambda kept=kept: kept)
