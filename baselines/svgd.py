@@ -35,7 +35,9 @@ class SVGD:
     particles: int = 1024
     "n, all that there is to draw"
     step: float = 0.02
-    "of the scaled steps: about how far a coordinate moves in one"
+    "of the scaled steps at first: about how far a coordinate moves in one"
+    last: float = 0.01
+    "the last step over the first; between them each is shorter than the one before by the same factor"
     steps: int = 1000
     "how many"
     decay: float = 0.9
@@ -60,6 +62,7 @@ class SVGD:
         for name, ok, expected in (
             ("particles", self.particles >= 1, "at least 1"),
             ("step", 0 < self.step < math.inf, "a positive number"),
+            ("last", 0 < self.last <= 1, "above 0, to 1"),
             ("steps", self.steps >= 1, "at least 1"),
             ("decay", 0 <= self.decay < 1, "from 0 to below 1"),
             ("fudge", 0 < self.fudge < math.inf, "a positive number"),
@@ -79,7 +82,8 @@ class SVGD:
             with torch.no_grad():
                 phi = stein_direction(x, self._score(target, rng, k)(x), self.bandwidth or median_bandwidth(x))
                 squares = phi.square() if k == 1 else self.decay * squares + (1 - self.decay) * phi.square()
-                x = x + self.step * phi / (self.fudge + squares.sqrt())
+                step = self.step * self.last ** ((k - 1) / max(self.steps - 1, 1))
+                x = x + step * phi / (self.fudge + squares.sqrt())
             kept = {"k": k, "x": x, "squares": squares}
             yield Drawn(k * self.step, partial(_first, x), limit=self.particles, state=lambda kept=kept: kept)
 
