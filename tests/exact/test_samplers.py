@@ -59,7 +59,7 @@ def to_the_limit(target, draw, d=2):
 
 
 def test_the_stein_direction_is_the_paper_s_sum(streams):
-    x, h = cloud(streams), torch.tensor([0.5, 0.8, 1.1]).double()[:, None, None]
+    x, h = cloud(streams, n=8), torch.tensor([0.5, 0.8, 1.1]).double()[:, None, None]
 
     def kernel(y, z):
         return (-(y - z).square().sum(-1) / (2 * h[..., 0] ** 2)).exp()
@@ -77,12 +77,37 @@ def test_the_stein_direction_is_the_paper_s_sum(streams):
 def test_svgd_with_one_particle_climbs_to_the_mode(streams):
     target = LogDensity(lambda x: -x.square().sum(-1), lambda x: torch.tensor([2.0, -6.0]).double() - 2 * x)
     law = last(
-        method("svgd:particles=1,step=0.01,steps=1000").fit(
+        method("svgd:particles=1,steps=500").fit(
             to_the_limit(target, lambda n, rng: 0.5 * rng.normal(n, 2)), Budget(), streams
         )
     )
     mode = torch.tensor([1.0, -3.0]).double().expand(3, 1, 2)
-    torch.testing.assert_close(law.draw(1, streams), mode, rtol=0, atol=0.02)  # two steps: their size does not shrink
+    torch.testing.assert_close(law.draw(1, streams), mode, rtol=0, atol=1e-3)
+
+
+def test_svgd_finds_a_target_a_hundred_times_narrower_than_its_start(streams):
+    """To 2 % of the target's width, where steps of one size end more than half of it away."""
+    mean = torch.tensor([1.0, -3.0]).double()
+    width = torch.tensor([0.01, 0.02]).double()
+    narrow = LogDensity(lambda x: -0.5 * ((x - mean) / width).square().sum(-1), lambda x: (mean - x) / width.square())
+    problem = to_the_limit(narrow, lambda n, rng: rng.normal(n, 2))
+    gaps = {}
+    for shrinking in (0.003, 1.0):
+        law = last(method(f"svgd:particles=40,steps=500,last={shrinking}").fit(problem, Budget(), streams))
+        gaps[shrinking] = float(((law.draw(40, streams).mean(1) - mean) / width).abs().max())
+    assert gaps[0.003] < 0.02
+    assert gaps[1.0] > 0.5
+
+
+def test_svgd_does_not_care_for_units(streams):
+    """All lengths eight times as long, the score an eighth: the same particles, eight times as far."""
+    ends = []
+    for unit in (1.0, 8.0):
+        target = LogDensity(lambda x, c=unit: skewed(x / c), lambda x, c=unit: SKEWED.score(x / c) / c)
+        problem = to_the_limit(target, lambda n, rng, c=unit: c * rng.normal(n, 2))
+        law = last(method("svgd:particles=20,steps=30,fudge=1e-12").fit(problem, Budget(), streams))
+        ends.append(law.draw(20, streams) / unit)
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-6, atol=1e-6)
 
 
 def test_the_stein_direction_vanishes_on_exact_draws(streams):
@@ -109,7 +134,7 @@ def test_the_median_bandwidth_is_that_of_the_pairs(streams):
 
 def test_svgd_finds_a_gaussian(streams):
     instance = task("gaussian:dim=2,condition=4", streams)
-    law = last(method("svgd:particles=200,steps=400").fit(instance.problem, Budget(), streams))
+    law = last(method("svgd:particles=200,steps=200").fit(instance.problem, Budget(), streams))
     x = law.draw(200, streams)
     mean, covariance = instance.truth.moments(0)
     assert (x.mean(1) - mean).abs().max() < 0.03
