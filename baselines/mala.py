@@ -1,15 +1,23 @@
 """Metropolis-adjusted Langevin algorithm: independent chains from P_0, each of whose steps leaves the target as it is.
 
-    y = x + h s(x) + sqrt(2 h) xi,   s = grad log pi,   xi ~ N(0, I)
+    y = x + b(x) + sqrt(2 h) xi,   b = h s min(1, sqrt(d) / |sqrt(h / 2) s|),   s = grad log pi,   xi ~ N(0, I)
     x <- y with probability min(1, r),   log r = log pi(y) - log pi(x) + log q(x | y) - log q(y | x)
-    log q(x | y) - log q(y | x) = (|xi|^2 - |xi'|^2) / 2,   xi' = (x - y - h s(y)) / sqrt(2 h)
+    log q(x | y) - log q(y | x) = (|xi|^2 - |xi'|^2) / 2,   xi' = (x - y - b(y)) / sqrt(2 h)
 
-(Roberts and Tweedie 1996.) Each judged point is a chain of its own, pushed with fresh noise; a law is `inner` steps, so
-that pi and s at a point are asked for once a law and once a step. h is learnt on pilot chains, which start
-from P_0 too and go along step by step: log h grows by k^(-1/2) (accepted share - `accept`) after their k-th step.
-With `scaled`, h is a vector in proportion to the pilots' variance in each coordinate, anew after each law. After
-`warmup` laws all is frozen and the pilots stop. No judged chain has a say in h, so each of its steps is exactly
-reversible, also while h changes.
+(Roberts and Tweedie 1996.) The drift b is theirs truncated: no longer than the noise is, so that it is h s wherever pi
+has its mass. With h s itself chains that start far out, where s is large, leap across pi, are rejected, and stay there
+for ever: more than a quarter of them did on blr:data=twonorm.
+
+Each judged point is a chain of its own, pushed with fresh noise; a law is `inner` steps, so that pi and s at a point are
+asked for once a law and once a step. h is learnt on pilot chains, which start from P_0 too and go along step by step:
+log h grows by k^(-1/2) (accepted share - `accept`) after their k-th step. With `scaled`, h is a vector in proportion to
+the pilots' variance in each coordinate, anew after each law. After `warmup` laws all is frozen. No judged chain has a
+say in h, so each of its steps is exactly reversible, also while h changes.
+
+Frozen, the pilots go on until they have forgotten where they were at the end of the warm-up: each coordinate's
+correlation over the pilots, then with now, is below `forget`. If that took m laws, there are 3 m after the warm-up. So
+chains take steps where a target needs them: about 80 on a posterior with one mode, all that `laws` allows where
+chains hardly cross between modes. A mode that no pilot has found is not missed.
 
 Its limit is the target, its time is not the flow's: where a task is judged at finite times, its last law is compared
 with the flow at the last of them, which it passes by. Chains do not cross between far modes.
@@ -31,28 +39,32 @@ from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 
+AFTER = 3  # 0.3 after m laws is 0.3^3 = 0.03 after 3 m, if it decays at one rate
+
 
 @dataclass(frozen=True)
 class MALA:
     laws: int = 30
-    "how many laws; each is `inner` steps"
+    "at most how many laws; each is `inner` steps"
     inner: int = 10
     "steps a law"
     step: float = 0.01
     "h at first, in flow time"
     accept: float = 0.574
     "share of accepted proposals that h is led to; 0.574 is the best in high dimension (Roberts and Rosenthal 1998)"
-    warmup: int = 15
+    warmup: int = 5
     "laws after which h is frozen; 0: h stays as it is at first"
+    forget: float = 0.3
+    "largest correlation of pilots that have forgotten; its noise is 1 / sqrt(pilots); 0: there are `laws` laws"
     pilots: int = 256
-    "chains that h is learnt on"
+    "chains that h and the number of laws are learnt on"
     scaled: bool = True
     "h of each coordinate in proportion to the pilots' variance in it; or equal in all"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
-    seeds: ClassVar[Literal["batched", "looped"]] = "batched"
-    version: ClassVar[int] = 1
+    seeds: ClassVar[Literal["batched", "looped"]] = "looped"  # each has a length of its own
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {"laws": 3, "inner": 2, "warmup": 2, "pilots": 32}
     reference: ClassVar[str] = """@article{roberts1996exponential,
   title={Exponential convergence of {L}angevin distributions and their discrete approximations}, author={Roberts, Gareth
@@ -68,6 +80,7 @@ class MALA:
             ("step", 0 < self.step < math.inf, "a positive number"),
             ("accept", 0 < self.accept < 1, "between 0 and 1"),
             ("warmup", self.warmup >= 0, "0 or more"),
+            ("forget", 0 <= self.forget < 1, "from 0 to below 1"),
             ("pilots", self.pilots >= 2, "at least 2"),
         ):
             require(ok, f"mala:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
@@ -75,16 +88,22 @@ class MALA:
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.pilots, rng.fork("pilots"))
         h = torch.full_like(x[:, :1], self.step)
-        return self.resume(problem, budget, rng, {"k": 0, "x": x, "h": h})
+        return self.resume(problem, budget, rng, {"k": 0, "x": x, "h": h, "mark": x, "until": self.laws})
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
-        x, h = (torch.as_tensor(state[name]).to(rng.device, rng.dtype) for name in ("x", "h"))
-        target = problem[LogDensity]
-        for k in range(int(state["k"]) + 1, self.laws + 1):
-            if k <= self.warmup:
-                with torch.no_grad():
-                    x, h = self._learn(target, x, h, k, rng.fork(f"pilots/{k}"))
-            kept = {"k": k, "x": x, "h": h}
+        x, h, mark = (torch.as_tensor(state[name]).to(rng.device, rng.dtype) for name in ("x", "h", "mark"))
+        target, k, until = problem[LogDensity], int(state["k"]), int(state["until"])
+        while k < until:
+            k, noise = k + 1, rng.fork(f"pilots/{k + 1}")
+            with torch.no_grad():
+                if k <= self.warmup:
+                    x, h = self._learn(target, x, h, k, noise)
+                    mark = x
+                elif until == self.laws:
+                    x = _law(target, h, self.inner)(x, noise)
+                    if largest_correlation(mark, x) < self.forget:
+                        until = min(self.laws, self.warmup + AFTER * (k - self.warmup))
+            kept = {"k": k, "x": x, "h": h, "mark": mark, "until": until}
             nominal = k * self.inner * self.step  # time has no meaning here, but must grow
             yield Pushed(nominal, _law(target, h, self.inner), state=lambda kept=kept: kept)
 
@@ -118,7 +137,7 @@ def step(target: LogDensity, at: Place, h: Tensor, noise: Streams) -> tuple[Plac
         h: (S, 1, 1), or (S, 1, d), one a coordinate.
     """
     xi = noise.normal(*at.x.shape[1:])
-    to = Place.of(target, at.x + h * at.score + (2 * h).sqrt() * xi)
+    to = Place.of(target, at.x + drift(at.score, h) + (2 * h).sqrt() * xi)
     log_ratio = to.log_prob - at.log_prob + proposal_log_ratio(at, to, xi, h)
     accepted = noise.uniform(at.x.shape[1]).log() < log_ratio  # nan, far out where log pi overflows, is a rejection
     keep = accepted[..., None]
@@ -130,10 +149,22 @@ def step(target: LogDensity, at: Place, h: Tensor, noise: Streams) -> tuple[Plac
     return moved, accepted
 
 
+def drift(score: Tensor, h: Tensor) -> Tensor:
+    """h s, shortened to the root mean square length of the noise sqrt(2 h) xi, in units of sqrt(2 h), (S, n, d)."""
+    way = (h / 2).sqrt() * score
+    return (2 * h).sqrt() * way * (math.sqrt(score.shape[-1]) / way.norm(dim=-1, keepdim=True)).clamp_max(1.0)
+
+
 def proposal_log_ratio(at: Place, to: Place, xi: Tensor, h: Tensor) -> Tensor:
     """log q(x | y) - log q(y | x), (S, n), of a proposal y made from x with the noise xi."""
-    back = (at.x - to.x - h * to.score) / (2 * h).sqrt()
+    back = (at.x - to.x - drift(to.score, h)) / (2 * h).sqrt()
     return 0.5 * (xi.square() - back.square()).sum(-1)
+
+
+def largest_correlation(x: Tensor, y: Tensor) -> float:
+    """The largest of the coordinates' correlations of x with y over the points, (1, n, d) each; nan if one is constant."""
+    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+    return float(((x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()).max())
 
 
 def _in_proportion(h: Tensor, variance: Tensor) -> Tensor:

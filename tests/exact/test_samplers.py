@@ -159,16 +159,24 @@ def test_one_mala_step_is_in_detailed_balance(streams):
     """pi(x) q(x, y) min(1, r) = pi(y) q(y, x) min(1, 1 / r) with the densities q written out."""
     mala = module("mala")
     x, xi = cloud(streams), streams.fork("xi").normal(20, 2)
-    h = torch.tensor([0.1, 0.3, 0.6]).double()[:, None, None]
+    h = torch.tensor([[0.1, 0.2], [0.3, 0.1], [0.6, 0.9]]).double()[:, None]
+
+    def shortening(x):
+        return math.sqrt(2) / ((h / 2).sqrt() * SKEWED.score(x)).norm(dim=-1, keepdim=True)
+
+    def drift(x):
+        return h * SKEWED.score(x) * shortening(x).clamp_max(1.0)
 
     def log_q(y, x):
-        return -(y - x - h * SKEWED.score(x)).square().sum(-1) / (4 * h[..., 0])
+        return -((y - x - drift(x)).square() / (4 * h)).sum(-1)
 
+    assert 0.05 < (shortening(x) < 1).double().mean() < 0.95
     at = mala.Place.of(SKEWED, x)
-    to = mala.Place.of(SKEWED, x + h * at.score + (2 * h).sqrt() * xi)
+    torch.testing.assert_close(mala.drift(at.score, h), drift(x), rtol=1e-12, atol=0)
+    to = mala.Place.of(SKEWED, x + drift(x) + (2 * h).sqrt() * xi)
     ratio = mala.proposal_log_ratio(at, to, xi, h)
     torch.testing.assert_close(ratio, log_q(x, to.x) - log_q(to.x, x), rtol=1e-9, atol=1e-10)
-    back = mala.proposal_log_ratio(to, at, (x - to.x - h * to.score) / (2 * h).sqrt(), h)
+    back = mala.proposal_log_ratio(to, at, (x - to.x - drift(to.x)) / (2 * h).sqrt(), h)
     torch.testing.assert_close(ratio, -back, rtol=1e-9, atol=1e-10)
 
 
@@ -178,7 +186,7 @@ def test_mala_accepts_as_often_as_the_ratio_says(streams):
     noise = streams.fork("noise")
     moved, accepted = mala.step(SKEWED, at, h, noise)
     xi = streams.fork("noise").normal(n, 2)
-    to = mala.Place.of(SKEWED, at.x + h * at.score + (2 * h).sqrt() * xi)
+    to = mala.Place.of(SKEWED, at.x + mala.drift(at.score, h) + (2 * h).sqrt() * xi)
     chance = (to.log_prob - at.log_prob + mala.proposal_log_ratio(at, to, xi, h)).clamp_max(0).exp()
     gap = (accepted.double() - chance).mean(1)
     assert (gap.abs() < 5 * (chance * (1 - chance)).mean(1).sqrt() / math.sqrt(n)).all()
@@ -203,17 +211,54 @@ def within(x, mean, covariance, k=6):
     assert ((found - covariance).abs() < k * error).all()
 
 
-def test_mala_leaves_a_gaussian_as_it_is_even_with_a_long_step(streams):
-    instance = task("gaussian:dim=2,condition=4", streams)
-    x = instance.truth.draw(0, 20_000, streams)
-    moved = pushed(method("mala:laws=3,warmup=0,step=0.3").fit(instance.problem, Budget(), streams), x, streams)
-    assert ((moved - x).square().sum(-1) > 0).double().mean() > 0.99
-    within(moved, *instance.truth.moments(0))
+def test_mala_comes_back_from_where_the_score_is_large(streams):
+    """From u = 8, where h s is 60 times the way to the mode: mean and variance by quadrature, to 6 standard errors."""
+    target = LogDensity(lambda x: (0.4 * x - 0.3 * x**4)[..., 0], lambda x: 0.4 - 1.2 * x**3)
+    problem = to_the_limit(target, lambda n, rng: torch.full((3, n, 1), 8.0).double(), 1)
+    laws = method("mala:laws=30,warmup=0,forget=0,step=0.2").fit(problem, Budget(), streams)
+    x = pushed(laws, torch.full((3, 4000, 1), 8.0).double(), streams)[..., 0]
+    nodes = torch.linspace(-6, 6, 4001).double()
+    weights = target.log_prob(nodes[:, None]).softmax(0)
+    mean = (weights * nodes).sum()
+    variance = (weights * (nodes - mean).square()).sum()
+    fourth = (weights * (nodes - mean) ** 4).sum()
+    assert ((x.mean(1) - mean).abs() < 6 * (variance / 4000).sqrt()).all()
+    gap = (x - mean).square().mean(1) - variance
+    assert (gap.abs() < 6 * ((fourth - variance**2) / 4000).sqrt()).all()
+
+
+def test_mala_goes_on_until_its_pilots_have_forgotten(streams):
+    """Three times as long as that took, and to the last law where no chain crosses between two modes."""
+    one = task("gaussian:dim=2,condition=4", streams).problem
+    problems = {"one": one, "two": to_the_limit(LogDensity(far_modes, gradient(far_modes)), one[Initial].draw)}
+    ends = {}
+    for name, problem in problems.items():
+        laws = list(method("mala:laws=25,inner=3").fit(problem, Budget(), Streams((3,), dtype=torch.float64)))
+        ends[name] = len(laws)
+        correlations = [module("mala").largest_correlation(laws[4].state()["x"], law.state()["x"]) for law in laws[5:]]
+        first = next((k for k, value in enumerate(correlations, 1) if value < 0.3), 100)
+        assert len(laws) == min(25, 5 + 3 * first)
+    assert 5 < ends["one"] < 25 == ends["two"]
+
+
+def far_modes(x):
+    """Two Gaussians of unit variance, 12 apart."""
+    at = torch.tensor([6.0, 0.0]).double()
+    return torch.logaddexp(-0.5 * (x - at).square().sum(-1), -0.5 * (x + at).square().sum(-1))
+
+
+def test_correlations_are_pearson_s(streams):
+    import numpy as np
+
+    x, y = (streams.fork(name).normal(50, 3)[:1] for name in "xy")
+    y = y + x * torch.tensor([0.3, -2.0, 1.0]).double() + 5
+    expected = max(np.corrcoef(x[0, :, i], y[0, :, i])[0, 1] for i in range(3))
+    assert module("mala").largest_correlation(x, y) == pytest.approx(expected, rel=1e-12)
 
 
 def test_mala_finds_a_gaussian_and_learns_its_step(streams):
     instance = task("gaussian:dim=2,condition=4", streams)
-    laws = list(method("mala:laws=16,warmup=12").fit(instance.problem, Budget(), streams))
+    laws = list(method("mala:laws=16,warmup=12,forget=0").fit(instance.problem, Budget(), streams))
     x = pushed(laws, instance.problem[Initial].draw(5000, streams), streams)
     within(x, *instance.truth.moments(0))
     h, frozen = laws[-1].state()["h"], laws[11].state()["h"]
