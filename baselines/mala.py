@@ -8,15 +8,18 @@
 has its mass. With h s itself chains that start far out, where s is large, leap across pi, are rejected, and stay there
 for ever: more than a quarter of them did on blr:data=twonorm.
 
-Each judged point is a chain of its own, pushed with fresh noise; a law is `inner` steps, so that pi and s at a point are
-asked for once a law and once a step. h is learnt on pilot chains, which start from P_0 too and go along step by step:
-log h grows by k^(-1/2) (accepted share - `accept`) after their k-th step. With `scaled`, h is a vector in proportion to
-the pilots' variance in each coordinate, anew after each law. After `warmup` laws all is frozen. No judged chain has a
-say in h, so each of its steps is exactly reversible, also while h changes.
+Each judged point is a chain of its own, pushed with fresh noise; a law is `inner` steps, so that pi and s at a point
+are asked for once a law and once a step. h is learnt on pilot chains, which start from P_0 too and go along step by
+step: log h grows by 2 j^(-1/2) (accepted share - `accept`) after their j-th step of that kind. Every second step of the
+warm-up is another: with all of h s and with 10 h in turn. The first bring home chains that P_0's tails start hundreds of
+standard deviations away: one of 4096 on `blr`, but enough to spoil a variance (and where P_0 puts one a thousand away,
+as some seeds do, it is not home in time, and `symkl` shows it). The second take chains over to other modes. With
+`scaled`, h is a vector in proportion to the pilots' variance in each coordinate, anew after each law. After `warmup`
+laws all is frozen. No judged chain has a say in h, so each of its steps is exactly reversible, also while h changes.
 
 Frozen, the pilots go on until they have forgotten where they were at the end of the warm-up: each coordinate's
 correlation over the pilots, then with now, is below `forget`. If that took m laws, there are 3 m after the warm-up. So
-chains take steps where a target needs them: about 80 on a posterior with one mode, all that `laws` allows where
+chains take steps where a target needs them: about 110 on a posterior with one mode, all that `laws` allows where
 chains hardly cross between modes. A mode that no pilot has found is not missed.
 
 Its limit is the target, its time is not the flow's: where a task is judged at finite times, its last law is compared
@@ -39,6 +42,7 @@ from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 
+Push = Callable[[Tensor, Streams], Tensor]
 AFTER = 3  # 0.3 after m laws is 0.3^3 = 0.03 after 3 m, if it decays at one rate
 
 
@@ -52,7 +56,7 @@ class MALA:
     "h at first, in flow time"
     accept: float = 0.574
     "share of accepted proposals that h is led to; 0.574 is the best in high dimension (Roberts and Rosenthal 1998)"
-    warmup: int = 5
+    warmup: int = 8
     "laws after which h is frozen; 0: h stays as it is at first"
     forget: float = 0.3
     "largest correlation of pilots that have forgotten; its noise is 1 / sqrt(pilots); 0: there are `laws` laws"
@@ -100,20 +104,26 @@ class MALA:
                     x, h = self._learn(target, x, h, k, noise)
                     mark = x
                 elif until == self.laws:
-                    x = _law(target, h, self.inner)(x, noise)
+                    x = _law(target, h, self.inner, even)(x, noise)
                     if largest_correlation(mark, x) < self.forget:
                         until = min(self.laws, self.warmup + AFTER * (k - self.warmup))
             kept = {"k": k, "x": x, "h": h, "mark": mark, "until": until}
             nominal = k * self.inner * self.step  # time has no meaning here, but must grow
-            yield Pushed(nominal, _law(target, h, self.inner), state=lambda kept=kept: kept)
+            yield Pushed(
+                nominal,
+                _law(target, h, self.inner, warming if k <= self.warmup else even),
+                state=lambda kept=kept: kept,
+            )
 
     def _learn(self, target: LogDensity, x: Tensor, h: Tensor, k: int, noise: Streams) -> tuple[Tensor, Tensor]:
         """The pilots (S, n, d) and h (S, 1, d) after the k-th law."""
         at = Place.of(target, x)
-        for i in range(1, self.inner + 1):
-            at, accepted = step(target, at, h, noise)
-            share = accepted.to(x.dtype).mean(1)[:, None, None]
-            h = h * (((k - 1) * self.inner + i) ** -0.5 * (share - self.accept)).exp()
+        for i in range(self.inner):
+            at, accepted = step(target, at, h, noise, warming(i))
+            if i % 2 == 0:
+                j = (k - 1) * -(self.inner // -2) + i // 2 + 1
+                share = accepted.to(x.dtype).mean(1)[:, None, None]
+                h = h * (2 * j**-0.5 * (share - self.accept)).exp()
         return at.x, _in_proportion(h, at.x.var(1, keepdim=True)) if self.scaled else h
 
 
@@ -130,15 +140,23 @@ class Place:
         return Place(x, target.log_prob(x), target.score(x))
 
 
-def step(target: LogDensity, at: Place, h: Tensor, noise: Streams) -> tuple[Place, Tensor]:
+@dataclass(frozen=True)
+class Gait:
+    """A step of `length` times h, whose drift is at most `cap` times as long as its noise."""
+
+    length: float = 1.0
+    cap: float = 1.0
+
+
+def step(target: LogDensity, at: Place, h: Tensor, noise: Streams, gait: Gait = Gait()) -> tuple[Place, Tensor]:
     """One step of all chains, and which were accepted, (S, n).
 
     Args:
         h: (S, 1, 1), or (S, 1, d), one a coordinate.
     """
-    xi = noise.normal(*at.x.shape[1:])
-    to = Place.of(target, at.x + drift(at.score, h) + (2 * h).sqrt() * xi)
-    log_ratio = to.log_prob - at.log_prob + proposal_log_ratio(at, to, xi, h)
+    h, xi = gait.length * h, noise.normal(*at.x.shape[1:])
+    to = Place.of(target, at.x + drift(at.score, h, gait.cap) + (2 * h).sqrt() * xi)
+    log_ratio = to.log_prob - at.log_prob + proposal_log_ratio(at, to, xi, h, gait.cap)
     accepted = noise.uniform(at.x.shape[1]).log() < log_ratio  # nan, far out where log pi overflows, is a rejection
     keep = accepted[..., None]
     moved = Place(
@@ -149,20 +167,21 @@ def step(target: LogDensity, at: Place, h: Tensor, noise: Streams) -> tuple[Plac
     return moved, accepted
 
 
-def drift(score: Tensor, h: Tensor) -> Tensor:
-    """h s, shortened to the root mean square length of the noise sqrt(2 h) xi, in units of sqrt(2 h), (S, n, d)."""
+def drift(score: Tensor, h: Tensor, cap: float = 1.0) -> Tensor:
+    """b, (S, n, d): h s, shortened to `cap` times the typical length of the noise, both in units of sqrt(2 h)."""
     way = (h / 2).sqrt() * score
-    return (2 * h).sqrt() * way * (math.sqrt(score.shape[-1]) / way.norm(dim=-1, keepdim=True)).clamp_max(1.0)
+    longest = cap * math.sqrt(score.shape[-1])
+    return (2 * h).sqrt() * way * (longest / way.norm(dim=-1, keepdim=True)).clamp_max(1.0)
 
 
-def proposal_log_ratio(at: Place, to: Place, xi: Tensor, h: Tensor) -> Tensor:
+def proposal_log_ratio(at: Place, to: Place, xi: Tensor, h: Tensor, cap: float = 1.0) -> Tensor:
     """log q(x | y) - log q(y | x), (S, n), of a proposal y made from x with the noise xi."""
-    back = (at.x - to.x - drift(to.score, h)) / (2 * h).sqrt()
+    back = (at.x - to.x - drift(to.score, h, cap)) / (2 * h).sqrt()
     return 0.5 * (xi.square() - back.square()).sum(-1)
 
 
 def largest_correlation(x: Tensor, y: Tensor) -> float:
-    """The largest of the coordinates' correlations of x with y over the points, (1, n, d) each; nan if one is constant."""
+    """The largest correlation of a coordinate of x with that of y over the points, (S, n, d); nan if one is constant."""
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     return float(((x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()).max())
 
@@ -174,11 +193,23 @@ def _in_proportion(h: Tensor, variance: Tensor) -> Tensor:
     return (h.log().mean(-1, keepdim=True) + logs - logs.mean(-1, keepdim=True)).exp()
 
 
-def _law(target: LogDensity, h: Tensor, inner: int) -> Callable[[Tensor, Streams], Tensor]:
+def even(_i: int) -> Gait:
+    """Each step of a law after the warm-up."""
+    return Gait()
+
+
+def warming(i: int) -> Gait:
+    """The i-th step of a law of the warm-up."""
+    return (Gait(), Gait(cap=math.inf), Gait(), Gait(length=10.0))[i % 4]
+
+
+def _law(target: LogDensity, h: Tensor, inner: int, gait: Callable[[int], Gait]) -> Push:
+    """`inner` steps, the i-th of them as `gait(i)` says."""
+
     def push(x: Tensor, noise: Streams) -> Tensor:
         at = Place.of(target, x)
-        for _ in range(inner):
-            at, _ = step(target, at, h, noise)
+        for i in range(inner):
+            at, _ = step(target, at, h, noise, gait(i))
         return at.x
 
     return push
