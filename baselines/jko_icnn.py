@@ -303,7 +303,7 @@ def _blockwise(field: Field) -> Field:
     return apply
 
 
-def _rate(decay: Decay, j: int, iterations: int) -> float:
+def _rate(decay: str, j: int, iterations: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * j / iterations)) if decay == "cosine" else 1.0
 
 
