@@ -6,8 +6,8 @@
 the gradient flow of mean(log rho - log pi) over the particles (Carrillo, Craig and Patacchini 2019, equation 1.6 with
 m = 1). With `both` false the second term of v is left out, and v is minus the score of the kernel density estimate.
 h = width times the median distance between nearest neighbours, anew in each step: particles that repel each other end
-about on a lattice, on which rho is smooth once k reaches over the next few. On `gaussian`, `ou` and `gmm` in one and two
-dimensions width 2 is better than 1.5, in three and four, where h would be about as wide as the cloud, 1.5. No width
+about on a lattice, on which rho is smooth once k reaches over the next few. On `gaussian`, `ou` and `gmm` in one and
+two dimensions width 2 is better than 1.5, in three and four, where h would be about as wide as the cloud, 1.5. No width
 mends the shares of `gmm`'s modes in the plane.
 
 Explicit Euler steps dt <= step, dt <= cfl h^2 (the repulsion's stiffness is about 1 / h^2) and
