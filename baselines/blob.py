@@ -6,7 +6,9 @@
 the gradient flow of mean(log rho - log pi) over the particles (Carrillo, Craig and Patacchini 2019, equation 1.6 with
 m = 1). With `both` false the second term of v is left out, and v is minus the score of the kernel density estimate.
 h = width times the median distance between nearest neighbours, anew in each step: particles that repel each other end
-about on a lattice, on which rho is smooth once k reaches over the next few.
+about on a lattice, on which rho is smooth once k reaches over the next few. On `gaussian`, `ou` and `gmm` in one and
+two dimensions width 2 is better than 1.5, in three and four, where h would be about as wide as the cloud, 1.5. No width
+mends the shares of `gmm`'s modes in the plane.
 
 Explicit Euler steps dt <= step, dt <= cfl h^2 (the repulsion's stiffness is about 1 / h^2) and
 dt <= reach h / max |x'|: however steep pi is at the start, no particle leaps over its neighbours. Where only the limit
@@ -42,8 +44,8 @@ class Blob:
     "longest step, in flow time; shortened where it must hit a judged time"
     steps: int = 1000
     "how many, where only the limit is judged"
-    width: float = 1.5
-    "h in units of the distance between neighbours"
+    width: float | None = None
+    "h in units of the distance between neighbours; none: 2 in one and two dimensions, 1.5 in more"
     bandwidth: float | None = None
     "h; none: by `width`"
     both: bool = True
@@ -56,7 +58,7 @@ class Blob:
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
     seeds: ClassVar[Literal["batched", "looped"]] = "looped"  # each has steps of its own
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {"particles": 64, "steps": 3}
     reference: ClassVar[str] = """@article{carrillo2019blob,
   title={A blob method for diffusion}, author={Carrillo, Jos{\\'e} Antonio and Craig, Katy and Patacchini, Francesco
@@ -67,7 +69,7 @@ class Blob:
             ("particles", self.particles >= 2, "at least 2"),
             ("step", 0 < self.step < math.inf, "a positive number"),
             ("steps", self.steps >= 1, "at least 1"),
-            ("width", 0 < self.width < math.inf, "a positive number"),
+            ("width", self.width is None or 0 < self.width < math.inf, "a positive number, or none"),
             ("bandwidth", self.bandwidth is None or 0 < self.bandwidth < math.inf, "a positive number, or none"),
             ("cfl", 0 < self.cfl <= 1, "above 0, to 1"),
             ("reach", 0 < self.reach < math.inf, "a positive number"),
@@ -95,7 +97,7 @@ class Blob:
 
     def velocity(self, score: Field, x: Tensor) -> tuple[Tensor, float]:
         """x' at the particles x (1, n, d), and the longest step."""
-        h = self.bandwidth or self.width * float(spacing(x))
+        h = self.bandwidth or (self.width or (2.0 if x.shape[-1] <= 2 else 1.5)) * float(spacing(x))
         v = score(x) + repulsion(x, h, both=self.both)[0]
         speed = max(float(v.norm(dim=-1).max()), 1e-30)
         return v, min(self.step, self.cfl * h**2, self.reach * h / speed)

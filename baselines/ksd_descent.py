@@ -11,6 +11,9 @@ iterate to the host. A law is `inner` iterations; there are fewer laws where the
 The KSD has stationary points that are no good: particles on a hyperplane about which pi is symmetric stay there for
 ever (their Lemma 11), and near one many end on it. Of far modes each may be found with a wrong share, as
 the KSD hardly sees shares.
+
+Its limit is all that counts: where a task is judged at finite times, the last law is compared with the flow at the
+last of them, which it passes by.
 """
 
 from __future__ import annotations

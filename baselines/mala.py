@@ -11,9 +11,9 @@ for ever: more than a quarter of them did on blr:data=twonorm.
 Each judged point is a chain of its own, pushed with fresh noise; a law is `inner` steps, so that pi and s at a point
 are asked for once a law and once a step. h is learnt on pilot chains, which start from P_0 too and go along step by
 step: log h grows by 2 j^(-1/2) (accepted share - `accept`) after their j-th step of that kind. Every second step of the
-warm-up is another: with all of h s and with 10 h in turn. The first bring home chains that P_0's tails start hundreds of
-standard deviations away: one of 4096 on `blr`, but enough to spoil a variance (and where P_0 puts one a thousand away,
-as some seeds do, it is not home in time, and `symkl` shows it). The second take chains over to other modes. With
+warm-up is another: with all of h s and with 10 h in turn. The first bring home chains that P_0's tails start hundreds
+of standard deviations away: one of 4096 on `blr`, but enough to spoil a variance (and where P_0 puts one a thousand
+away, as some seeds do, it is not home in time, and `symkl` shows it). The second take chains over to other modes. With
 `scaled`, h is a vector in proportion to the pilots' variance in each coordinate, anew after each law. After `warmup`
 laws all is frozen. No judged chain has a say in h, so each of its steps is exactly reversible, also while h changes.
 
@@ -181,7 +181,7 @@ def proposal_log_ratio(at: Place, to: Place, xi: Tensor, h: Tensor, cap: float =
 
 
 def largest_correlation(x: Tensor, y: Tensor) -> float:
-    """The largest correlation of a coordinate of x with that of y over the points, (S, n, d); nan if one is constant."""
+    """The largest correlation of a coordinate of x with that of y over the points, (S, n, d); nan if one is still."""
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     return float(((x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()).max())
 

@@ -399,12 +399,12 @@ def test_blob_s_variance_follows_the_ou_flow():
     """On the line, where the estimate is good: mean exact but for Euler's error, variance within 5 %, at each time."""
     streams = Streams((3,), dtype=torch.float64)
     instance = task("ou:dim=1,step=0.25,horizon=0.5", streams)
-    path = {round(law.t, 9): law for law in method("blob:particles=200").fit(instance.problem, Budget(), streams)}
-    start = instance.problem[Initial].draw(200, streams.fork("particles"))
+    path = {round(law.t, 9): law for law in method("blob:particles=100").fit(instance.problem, Budget(), streams)}
+    start = instance.problem[Initial].draw(100, streams.fork("particles"))
     rate = instance.problem[LogDensity].score(torch.tensor([[[0.0], [1.0]]]).double()).diff(dim=1).abs()[0, 0, 0]
     limit = instance.problem[LogDensity].score(torch.zeros(1, 1, 1).double())[0, 0, 0] / rate
     for t in instance.problem.times:
-        x, decay = path[t].draw(200, streams)[0, :, 0], torch.exp(-rate * t)
+        x, decay = path[t].draw(100, streams)[0, :, 0], torch.exp(-rate * t)
         mean = limit + (start.mean() - limit) * decay
         variance = (1 - decay**2) / rate + decay**2 * start.var()
         assert abs(x.mean() - mean) < 0.01
