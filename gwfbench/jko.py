@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from gwfbench.rng import Streams
 
 CHUNK = 65536  # points moved at once
 HESSIANS = 8192  # at once
+JUMP = 100.0  # sizes of the cloud that a forward step may take a point
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,21 @@ class Critic:
 
 @dataclass(frozen=True)
 class Shift:
-    """The forward step x - a grad(W * P)(x), with particles for P."""
+    """The forward step x - a grad(W * P)(x), with particles for P.
+
+    A point that it takes farther than `JUMP` root mean squares of P's distance to its mean goes to infinity instead:
+    there a times the slope of the velocity is far beyond 2, and the step follows no flow. The seed ends as diverged.
+    """
 
     a: float
     kernel: Field
     particles: Tensor  # (S, m, d)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x - self.a * force(self.kernel, x, self.particles)
+        move = self.a * force(self.kernel, x, self.particles)
+        spread = (self.particles - self.particles.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()
+        lost = move.square().sum(-1, keepdim=True).sqrt() > JUMP * spread[:, None, None]
+        return torch.where(lost, math.inf, x - move)
 
 
 def step_loss(
