@@ -27,7 +27,7 @@ d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, t
 
 - learning rates that go down to 0 within each JKO step: at constant rates (`decay=none`, the paper's) Adam now and then
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere. On ou, seed 1 was at
-  SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now at 2e-6 or so all the way;
+  SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5;
 - a critic that starts near h = 1, and a squared head with a tail in place of its zero (gwfbench/divergences.py);
 - maps that are not linear, and their critics, see coordinates in which P_k has size one;
 - dropout acts in training only, so that T is a map; the authors judge with it on.
