@@ -244,4 +244,7 @@ def test_the_papers_settings_can_be_typed():
         assert registry.parse("task", run["task"])
         assert registry.parse("method", run["method"])
         assert run["source"]
-        assert set(run) <= {"task", "method", "source", "note"}
+        assert set(run) <= {"task", "method", "source", "note", "quick"}
+        full = registry.parse("method", run["method"])
+        trained = full.scheme != "forward"
+        assert not trained or (full.decay == "cosine") == ("quick" in run)  # the paper's rates do not decay
