@@ -28,7 +28,9 @@ from torch import Tensor
 
 from gwfbench.info import Field
 
-FLOOR = 1e-6  # of a positive critic inside a logarithm; below it the critic's gradient is cut
+KNEE = 0.3  # of `squared`: the raw output below which it leaves the parabola
+LEAST = 1e-12  # of a positive critic inside a logarithm; below it the critic's gradient is cut
+FLOOR = 1e-6  # of one under a power below 1
 TOP = 20.0  # of the bounded logarithm in `exp_minus_one`
 PAIRS = 2**18  # at once: 1 MB in float32, which stays in a core's cache
 
@@ -61,8 +63,13 @@ class Energy:
 
 
 def squared(raw: Tensor) -> Tensor:
-    """The positive head h = raw^2 of the paper's MLP critics (Section F)."""
-    return raw * raw
+    """The positive head h = raw^2 of the paper's MLP critics (Section F), and below `KNEE` a tail instead of a zero.
+
+    The tail, KNEE^2 exp(2 raw / KNEE - 2), goes on with the value and the slope of raw^2. Every positive h has one raw
+    output still, but log h has slopes of at most 2 / KNEE and no pole at 0: with one, a step of Adam that takes raw
+    below 0 at some points sends all other parameters astray, and the map with them.
+    """
+    return (KNEE + F.celu(raw - KNEE, KNEE)).square()
 
 
 def exp_minus_one(raw: Tensor) -> Tensor:
@@ -76,8 +83,8 @@ def plain(raw: Tensor) -> Tensor:
 
 
 def log_h(h: Tensor) -> Tensor:
-    """log h with h cut at 1e-6 from below."""
-    return h.clamp_min(FLOOR).log()
+    """log h with h cut at 1e-12 from below."""
+    return h.clamp_min(LEAST).log()
 
 
 KL = Energy(log_h, lambda h: 1 - h.mean(1))

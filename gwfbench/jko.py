@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from gwfbench.rng import Streams
 
 CHUNK = 65536  # points moved at once
 HESSIANS = 8192  # at once
+JUMP = 30.0  # sizes of the cloud that a forward step may take a point
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,22 @@ class Critic:
 
 @dataclass(frozen=True)
 class Shift:
-    """The forward step x - a grad(W * P)(x), with particles for P."""
+    """The forward step x - a grad(W * P)(x), with particles for P.
+
+    A point that it takes farther than `JUMP` times P's median distance to its mean goes to infinity instead: there the
+    slope of the velocity times a is far beyond 2, and the step follows no flow. The runner then marks that seed as
+    diverged. (In float32 pairs are at least 6e-8 apart near 1, or 0: the jumps of a singular force have an upper end.)
+    """
 
     a: float
     kernel: Field
     particles: Tensor  # (S, m, d)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x - self.a * force(self.kernel, x, self.particles)
+        move = self.a * force(self.kernel, x, self.particles)
+        size = (self.particles - self.particles.mean(1, keepdim=True)).norm(dim=-1).median(1)[0]
+        lost = move.norm(dim=-1, keepdim=True) > JUMP * size[:, None, None]
+        return torch.where(lost, math.inf, x - move)
 
 
 def step_loss(

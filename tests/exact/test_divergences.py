@@ -7,7 +7,23 @@ import torch
 from scipy.stats import norm
 
 from gwfbench import divergences
-from gwfbench.divergences import FLOOR, JS, KL, KL_DV, exp_minus_one, force, log_h, pair_energy, plain, squared
+from gwfbench.divergences import (
+    JS,
+    KL,
+    KL_DV,
+    KNEE,
+    LEAST,
+    exp_minus_one,
+    force,
+    log_h,
+    pair_energy,
+    plain,
+    squared,
+)
+from gwfbench.jko import Critic
+from gwfbench.nn.adam import Adam
+from gwfbench.nn.mlp import MLP
+from gwfbench.rng import Streams
 
 N = 200_001
 M, S, MU, SIGMA = 0.4, 0.8, 0.1, 1.1  # P = N(M, S^2), mu or Q = N(MU, SIGMA^2): nothing symmetric
@@ -135,10 +151,33 @@ def test_the_map_descends_the_first_variation(name):
 
 def test_heads():
     raw = torch.tensor([[-2.0, 0.0, 3.0]], dtype=torch.float64)
-    assert squared(raw).tolist() == [[4.0, 0.0, 9.0]]
+    assert squared(raw).tolist()[0][2] == pytest.approx(9.0)
     assert plain(raw) is raw
     assert float(exp_minus_one(raw)[0, 1]) == pytest.approx(math.exp(10) - 1)
-    assert float(log_h(squared(raw))[0, 1]) == pytest.approx(math.log(FLOOR))
+    assert float(log_h(torch.zeros(1, 1))) == pytest.approx(math.log(LEAST))
+
+
+def test_the_squared_head_has_a_tail_in_place_of_its_zero():
+    """log h = 2 log raw above the knee, its tangent there below: one slope at the knee, and nowhere a steeper one."""
+    raw = torch.tensor([[-2.0, -0.4, KNEE - 1e-9, KNEE + 1e-9, 0.5, 1.7]], dtype=torch.float64, requires_grad=True)
+    h = squared(raw)
+    expected = [2 * math.log(KNEE) + 2 * (r / KNEE - 1) if r < KNEE else 2 * math.log(r) for r in raw[0].tolist()]
+    torch.testing.assert_close(h.log()[0], torch.tensor(expected, dtype=torch.float64))
+    (slope,) = torch.autograd.grad(log_h(h).sum(), raw)
+    assert slope[0].tolist() == pytest.approx([2 / KNEE] * 4 + [2 / 0.5, 2 / 1.7])
+
+
+def test_a_critic_below_zero_at_some_points_comes_back():
+    """Three seeds whose start is negative at half of P's points, at half, and everywhere: all learn dP/dmu."""
+    raw = MLP((1, 16, 16, 1), Streams((0, 1, 2), dtype=torch.float64), prelu="hidden")
+    critic, adam = Critic(raw, squared, None), Adam(raw.parameters, 5e-3)
+    y, z = (points[0, ::800, None].expand(3, -1, 1) for points in (Y, Z))
+    with torch.no_grad():
+        raw.layers()[-1][1].sub_(raw(y).median(1, keepdim=True)[0] + torch.tensor([0.0, 0.0, 2.0]).view(3, 1, 1))
+    for _ in range(400):
+        adam.descend(KL.critic_loss(*critic.at_both(y, z)).sum(), 1.0)
+    found = KL.bound(*critic.at_both(y, z)).detach()
+    assert found.tolist() == pytest.approx([kl(M, S, MU, SIGMA)] * 3, abs=0.01)
 
 
 def test_entropy_of_a_uniform_law_on_part_of_the_box():
