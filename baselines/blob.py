@@ -31,6 +31,7 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, LogDensity
+from gwfbench.particles import first
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.velocity.blob import repulsion, spacing
@@ -93,7 +94,7 @@ class Blob:
             dt = longest if count == math.inf else (stop - t) / count
             k, t, x = k + 1, stop if count == 1 else t + dt, x + dt * v
             kept = {"k": k, "t": t, "x": x}
-            yield Drawn(t, partial(_first, x), limit=self.particles, state=lambda kept=kept: kept)
+            yield Drawn(t, partial(first, x), limit=self.particles, state=lambda kept=kept: kept)
 
     def velocity(self, score: Field, x: Tensor) -> tuple[Tensor, float]:
         """x' at the particles x (1, n, d), and the longest step."""
@@ -101,14 +102,3 @@ class Blob:
         v = score(x) + repulsion(x, h, both=self.both)[0]
         speed = max(float(v.norm(dim=-1).max()), 1e-30)
         return v, min(self.step, self.cfl * h**2, self.reach * h / speed)
-
-
-def _first(x: Tensor, n: int, _rng: Streams) -> Tensor:
-    """The first n particles.
-
-    Raises:
-        ValueError: there are fewer; repeating some would spoil every two-sample metric.
-    """
-    if n > x.shape[1]:
-        raise ValueError(f"{n} points asked of {x.shape[1]} particles")
-    return x[:, :n]

@@ -30,6 +30,7 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, LogDensity
+from gwfbench.particles import first
 from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
 
@@ -91,7 +92,7 @@ class KSDDescent:
         for k in range(1, self.laws + 1):
             optimiser.step(loss)
             # the gradient kept is that of the last trial, at x or next to it
-            yield Drawn(k * 1e-3, partial(_first, x.detach().clone()), limit=self.particles)
+            yield Drawn(k * 1e-3, partial(first, x.detach().clone()), limit=self.particles)
             if x.grad is not None and float(x.grad.abs().max()) <= self.tolerance:
                 return
 
@@ -111,14 +112,3 @@ def squared_ksd(log_prob: Field, x: Tensor, sigma: float) -> Tensor:
     slopes = own[:, :, None] + own[:, None] - cross - cross.mT
     kernel = (-square / (2 * sigma)).exp()
     return (kernel * (s @ s.mT + slopes / sigma + x.shape[-1] / sigma - square / sigma**2)).mean((1, 2))
-
-
-def _first(x: Tensor, n: int, _rng: Streams) -> Tensor:
-    """The first n particles.
-
-    Raises:
-        ValueError: there are fewer; repeating some would spoil every two-sample metric.
-    """
-    if n > x.shape[1]:
-        raise ValueError(f"{n} points asked of {x.shape[1]} particles")
-    return x[:, :n]

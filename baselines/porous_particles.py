@@ -32,6 +32,7 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy
+from gwfbench.particles import first
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.velocity.blob import repulsion
@@ -89,7 +90,7 @@ class PorousParticles:
                 field = partial(velocity, h=h, internal=internal, kernel=kernel)
                 x = self._over(field, x, float(h), internal, grid[k] - grid[k - 1])
             kept = {"k": k, "x": x}
-            yield Drawn(grid[k], partial(_first, x), limit=self.particles, state=lambda kept=kept: kept)
+            yield Drawn(grid[k], partial(first, x), limit=self.particles, state=lambda kept=kept: kept)
 
     def bandwidth(self, x: Tensor) -> Tensor:
         """h of the particles x (1, n, d), (1, 1, 1)."""
@@ -126,14 +127,3 @@ def attraction(x: Tensor, kernel: Field) -> Tensor:
 
     parts = x.split(max(1, PAIRS // n), 1)
     return torch.cat([torch.func.grad(total)(rows) for rows in parts], 1) / n
-
-
-def _first(x: Tensor, n: int, _rng: Streams) -> Tensor:
-    """The first n particles.
-
-    Raises:
-        ValueError: there are fewer; repeating some would spoil every two-sample metric.
-    """
-    if n > x.shape[1]:
-        raise ValueError(f"{n} points asked of {x.shape[1]} particles")
-    return x[:, :n]

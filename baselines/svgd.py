@@ -33,6 +33,7 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError, require
 from gwfbench.info import Field, Info, Initial, LogDensity
+from gwfbench.particles import first
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.velocity.pairs import LEAST, log_kernel
@@ -95,7 +96,7 @@ class SVGD:
                 step = self.step * self.last ** ((k - 1) / max(self.steps - 1, 1)) * unit
                 x = x + step * phi / (self.fudge + squares.sqrt())
             kept = {"k": k, "x": x, "squares": squares}
-            yield Drawn(k * self.step, partial(_first, x), limit=self.particles, state=lambda kept=kept: kept)
+            yield Drawn(k * self.step, partial(first, x), limit=self.particles, state=lambda kept=kept: kept)
 
     def _score(self, target: LogDensity, rng: Streams, k: int) -> Field:
         if self.rows is None:
@@ -136,14 +137,3 @@ def stein_direction(x: Tensor, score: Tensor, h: Tensor | float) -> Tensor:
     columns = torch.cat([score - precision * y, torch.ones_like(y[..., :1])], -1)
     sums = torch.cat([values.clamp_min_(LEAST).exp_() @ columns for _, values in log_kernel(y, y, h, "gaussian")], 1)
     return (sums[..., :-1] + precision * y * sums[..., -1:]) / x.shape[1]
-
-
-def _first(x: Tensor, n: int, _rng: Streams) -> Tensor:
-    """The first n particles.
-
-    Raises:
-        ValueError: there are fewer; repeating some would spoil every two-sample metric.
-    """
-    if n > x.shape[1]:
-        raise ValueError(f"{n} points asked of {x.shape[1]} particles")
-    return x[:, :n]

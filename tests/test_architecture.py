@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "rng", "log", "channel", "claims", "memory", "strict", "stops"},
     {"info"},
-    {"budget", "protocol"},
+    {"budget", "protocol", "particles"},
     {"record", "nn", "divergences", "discovery"},
     {"provenance", "registry"},
     {"answers"},
@@ -72,7 +72,7 @@ def test_imports_go_one_way(path):
     assert not plugins, "plug-ins are asked of gwfbench.registry"
     if folder != "gwfbench":
         allowed = {"errors", "rng", "info", "protocol", "budget", "nn", "divergences", "minmax", "metrics"}
-        allowed |= {"kernels", "carriers", "velocity", "proposals", "jko"}
+        allowed |= {"kernels", "carriers", "velocity", "proposals", "jko", "particles"}
         assert set(parts(path)) <= allowed
         return
     module = rest[0].removesuffix(".py")
