@@ -9,7 +9,7 @@ the pairs of the first 256 particles.
 
 A scaled step doesn't shrink near the limit: with one size all particles end up shaking to and fro in step, farther than
 a narrow target is wide. So step_k falls geometrically, from `step` to `last` times it, in units of each coordinate's
-standard deviation in P_0 (of 256 draws). By default particles can go 17 such units, and end up to 1/3000 exact. Liu
+standard deviation in P_0 (of 256 draws). By default particles can go 29 such units, and end up to 1/5000 exact. Liu
 and Wang's step was the same all the time (0.05 in their logistic regression): write step=0.05,last=1, in our units.
 
 One particle climbs to the mode; n particles are a set that quadrature likes, not draws. The variance comes out too
@@ -45,9 +45,9 @@ SAMPLE = 256  # particles whose median distance stands for all, 30 000 pairs; an
 class SVGD:
     particles: int = 1024
     "n, all that there is to draw"
-    step: float = 0.1
+    step: float = 0.2
     "of the scaled steps at first: about how far a coordinate moves in one, in units of its spread in P_0"
-    last: float = 0.003
+    last: float = 0.001
     "the last step over the first; between them each is shorter than the one before by the same factor"
     steps: int = 1000
     "how many"
