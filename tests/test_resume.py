@@ -168,7 +168,7 @@ def test_stopped_at_any_moments_and_resumed_a_run_has_the_rows_of_an_unbroken_on
     task, seeds = Small(limit), (3, 7)[:seeds]
     ALARM.at(0)
     unbroken = go(who, task, seeds, tmp_path / "whole")
-    length, rng = ALARM.done, random.Random(f"{who} {limit} {every}")
+    length, rng = ALARM.done, random.Random(f"{type(who).__name__} {limit} {seeds} {every}")
     stops, seconds, resumed, ended = 0, 0.0, 0, None
     while ended is None:
         # late first, so that there is a law to go on from, then anywhere, and after six stops to the end
