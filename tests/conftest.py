@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 from hypothesis import settings
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gwfbench import schedule
 from gwfbench.cli import main
@@ -45,3 +46,24 @@ def cli(tmp_path, monkeypatch, capsys):
         return code, done.out, done.err
 
     return call
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that any operation made."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(made, torch.Tensor) and func is not torch.ops.aten.expand.default:
+                self.bytes = max(self.bytes, made.numel() * made.element_size())
+        return out
+
+
+@pytest.fixture
+def largest():
+    """A context that knows, in `bytes`, the largest tensor made in it."""
+    return Largest
