@@ -18,6 +18,13 @@ settings.register_profile("long", max_examples=1300, deadline=None, database=Non
 settings.load_profile("short")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """For the next test, whatever a plug-in of this one has set: two that spin on a busy core take a hundred times as long."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def streams():
     """Three seeds in float64 on the CPU."""
