@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gwfbench import discovery, provenance, strict
+from gwfbench import claims, discovery, provenance, strict
 from gwfbench.record import digest, to_json
 
 FOLDER = ".answers"
@@ -69,9 +69,9 @@ def files(out: Path) -> str:
     """Hash of what is under --out; empty if something is being written there."""
     seen = []
     for path in sorted(out.iterdir()) if out.is_dir() else ():
-        if path.name.startswith(".partial-"):
+        if path.name.startswith(claims.PARTIAL):
             return ""
-        if path.name not in (FOLDER, ".claims"):
+        if path.name not in (FOLDER, claims.FOLDER):
             inside = sorted(os.scandir(path), key=lambda entry: entry.name) if path.is_dir() else []
             seen += [(one.name, *_stamp(one.stat())) for one in (path, *inside)]
     return digest(json.dumps(seen)) if seen else ""
@@ -89,11 +89,9 @@ def find(words: Mapping[str, Any], made_from: str, out: Path) -> Answer | None:
 def keep(words: Mapping[str, Any], answer: Answer, out: Path) -> None:
     """Keep an answer, if the folder can be written: to do without it costs time only."""
     path = _place(words, out)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        beside.write_text(to_json(strict.sealed(asdict(answer))) + "\n", encoding="utf-8")
-        beside.replace(path)
+        strict.write(path, to_json(strict.sealed(asdict(answer))) + "\n")
 
 
 class _Tee:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = ".claims"
+PARTIAL = ".partial-"  # what the folder of an attempt that has not ended begins with, then its key
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gwfbench import metrics, provenance, standing
+from gwfbench import metrics, provenance, standing, strict
 from gwfbench.controls import Control
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.job import Job
@@ -177,10 +176,7 @@ def _keep(folder: Path, run: Run, metric: Metric, points: tuple[Point, ...]) -> 
     """The rows, whole or not at all."""
     rows = "".join(to_json(asdict(point)) + "\n" for point in points)
     head = {"schema": SCHEMA, "run_key": run.identity.key, "attempt": run.attempt, "sha256": _sha256(rows)}
-    path = _file(folder, metric.name, metric.version)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(to_json(head) + "\n" + rows, encoding="utf-8")
-    beside.replace(path)
+    strict.write(_file(folder, metric.name, metric.version), to_json(head) + "\n" + rows)
 
 
 def _read(path: Path, run: Run) -> tuple[list[Point], str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gwfbench import claims, strict
+from gwfbench import answers, claims, strict
 from gwfbench.errors import UserError
 from gwfbench.provenance import env_hash
 from gwfbench.record import SCHEMA, Point, Run, Status, to_json
@@ -21,10 +21,9 @@ from gwfbench.record import SCHEMA, Point, Run, Status, to_json
 WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
 CHECKPOINT = "checkpoint.npz"
 KEPT = 4096  # points a judged time that stay in draws.npz
-PARTIAL = ".partial-"
 ASIDE = "aside"
 NOT_RUNS = frozenset(
-    {ASIDE, claims.FOLDER, ".answers", "slurm", "verified.jsonl"}
+    {ASIDE, claims.FOLDER, answers.FOLDER, "slurm", "verified.jsonl"}
 )  # what else has its place beside attempts
 _ATTEMPT = re.compile(r".*-s\d+-[0-9a-f]{8}-[0-9a-f]{8}")
 
@@ -41,12 +40,12 @@ class Attempt:
     """
 
     def __init__(self, out: Path, run: Run):
-        self._folder, self._place = out / f"{PARTIAL}{run.identity.key}-{run.attempt}", out / _name(run)
+        self._folder, self._place = out / f"{claims.PARTIAL}{run.identity.key}-{run.attempt}", out / _name(run)
         self.checkpoint = self._folder / CHECKPOINT
         self.draws: dict[str, np.ndarray] = {}
         self._process = os.getpid()
         self._folder.mkdir(parents=True)
-        _write(self._folder / "header.json", to_json(_content(run), indent=2))
+        strict.write(self._folder / "header.json", to_json(_content(run), indent=2))
 
     def judged(self, step: int, points: list[Point], draws: np.ndarray, log_prob: np.ndarray | None = None) -> None:
         """Append rows, and keep the first points of the judged cloud (n, d) and their log-densities (n,)."""
@@ -61,7 +60,7 @@ class Attempt:
         """Write the rest and move the folder into place."""
         self._require_own_process()
         # again, and whole: an interrupt may have come between a row and its line
-        _write(self._folder / "points.jsonl", "".join(map(_line, run.points)))
+        strict.write(self._folder / "points.jsonl", "".join(map(_line, run.points)))
         _save_draws(self._folder, self.draws)
         _seal(self._folder, self._place, run, log)
 
@@ -89,13 +88,13 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    if folder.name != f"{PARTIAL}{run.identity.key}-{run.attempt}":
+    if folder.name != f"{claims.PARTIAL}{run.identity.key}-{run.attempt}":
         raise ValueError("header.json is another run's")
     run.status, run.reason = status, reason
     if run.points:
         last = run.points[-1]
         run.steps, run.seconds, run.sample_seconds = last.step, last.seconds, last.sample_seconds
-    _write(folder / "points.jsonl", "".join(line + "\n" for line in whole))
+    strict.write(folder / "points.jsonl", "".join(line + "\n" for line in whole))
     if not (folder / "draws.npz").exists():
         _save_draws(folder, {})
     _seal(folder, folder.parent / _name(run), run, log)
@@ -111,7 +110,7 @@ def sweep(out: Path) -> tuple[list[Run], list[str]]:
         OSError: there is something to do, and the folder can't be written.
     """
     said = []
-    for path in sorted(out.glob(f"{PARTIAL}*")):
+    for path in sorted(out.glob(f"{claims.PARTIAL}*")):
         ours = claims.claim(out, _key_of(path)) if path.is_dir() else None
         if ours is not None:
             try:
@@ -162,7 +161,7 @@ def save_environment(out: Path, facts: Mapping[str, Any]) -> None:
     """Keep the facts as env-<hash>.json beside the attempts."""
     path = out / f"env-{env_hash(facts)}.json"
     if not path.exists():
-        _write(path, to_json(facts, indent=2) + "\n")
+        strict.write(path, to_json(facts, indent=2) + "\n")
 
 
 def environments(out: Path, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -222,7 +221,7 @@ def _scan(out: Path) -> tuple[list[Run], list[tuple[Path, str]]]:
     for path in sorted(out.iterdir()) if out.exists() else ():
         if path.name in NOT_RUNS or (path.is_file() and path.name.startswith("env-")):
             continue
-        if path.name.startswith(PARTIAL):
+        if path.name.startswith(claims.PARTIAL):
             written = claims.is_claimed(out, _key_of(path))
             why = "it is being written" if written else "its process died; `run` will close it"
             strange.append((path, f"unfinished: {why}"))
@@ -256,7 +255,7 @@ def checkpoint_of(out: Path, run: Run) -> Path:
 
 def partials(out: Path, key: str) -> list[Path]:
     """The half-written folders of one run."""
-    return sorted(out.glob(f"{PARTIAL}{key}-*"))
+    return sorted(out.glob(f"{claims.PARTIAL}{key}-*"))
 
 
 def _line(point: Point) -> str:
@@ -264,7 +263,7 @@ def _line(point: Point) -> str:
 
 
 def _key_of(partial: Path) -> str:
-    return partial.name.removeprefix(PARTIAL).partition("-")[0]
+    return partial.name.removeprefix(claims.PARTIAL).partition("-")[0]
 
 
 def _age(run: Run) -> tuple[int, str]:
@@ -298,7 +297,7 @@ def _seal(folder: Path, place: Path, run: Run, log: str) -> None:
     content = _content(run) | {"files": {name: _sha256(folder / name) for name in sorted(WHOLE)}}
     content = json.loads(to_json(content))
     text = to_json({"schema": content.pop("schema"), **strict.sealed(content)}, indent=2)
-    _write(folder / "run.json", text + "\n")
+    strict.write(folder / "run.json", text + "\n")
     (folder / "header.json").unlink(missing_ok=True)
     folder.replace(place)
 
@@ -315,13 +314,6 @@ def _whole_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     return path.read_bytes().decode(errors="replace").split("\n")[:-1]
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def _sha256(path: Path) -> str:

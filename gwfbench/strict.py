@@ -9,11 +9,13 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 D = TypeVar("D")
@@ -91,6 +93,17 @@ def unsealed(content: object) -> dict[str, Any]:
 
 def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def checked(cls: type[D], content: object, tests: Mapping[str, Test] | None = None) -> D:

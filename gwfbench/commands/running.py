@@ -74,7 +74,7 @@ def run(
     if plan:
         keep(replace(order, device=device), plan, how["force"])
     else:
-        before, jobs = answers.files(out), list(order.jobs())
+        before, jobs = answers.files(out) if made_from else "", list(order.jobs())
         done, remarks = performed(jobs, read_execution(how), out, form, chosen)
         with answers.heard() as (shown, told):
             failed = tell(done, out, form, chosen)
