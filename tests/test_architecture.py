@@ -28,6 +28,7 @@ LAYERS = [
     {"plan", "standing"},
     {"scoring", "verify"},
     {"cluster"},
+    {"stats"},
     {"report", "check"},
     {"commands"},
     {"cli"},
