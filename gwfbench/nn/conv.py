@@ -188,7 +188,8 @@ class Parts:
     def __init__(self, rng: Streams, init: Init = "torch", spectral: bool = False):
         self.tensors: list[Tensor] = []
         self.buffers: dict[str, Tensor] = {}
-        self._rng, self._init, self._spectral = rng, init, spectral
+        self._rng, self._spectral = rng, spectral
+        self._init: Init = init
 
     def conv(
         self, c_in: int, c_out: int, size: int, stride: int = 1, padding: int | None = None, init: Init | None = None,
@@ -211,10 +212,11 @@ class Parts:
         return Conv(weight, bias, stride, shape[2] // 2 if padding is None else padding, transposed, self._u(weight))
 
     def linear(self, d_in: int, d_out: int, init: Init | None = None) -> Linear:
-        if (init or self._init) == "torch":
+        init = init or self._init
+        if init == "torch":
             weight, bias = (self.add(part) for part in linear_init(self._rng, d_in, d_out))
         else:
-            weight, bias = self._drawn((d_in, d_out), (1, d_out), d_in, d_out, init or self._init, 1.0)
+            weight, bias = self._drawn((d_in, d_out), (1, d_out), d_in, d_out, init, 1.0)
         return Linear(weight, bias, self._u(weight))
 
     def group_norm(self, channels: int) -> GroupNorm:

@@ -4,10 +4,13 @@
     critic      x (S, n, *shape)  -> (S, n, outputs)
     transport   x (S, n, *shape)  -> (S, n, *shape)       x + network(x), the identity at the start
 
-    kind     for             is                                                       width, depth if none
-    mlp      any shape       `SiLU` (gwfbench/nn/silu.py) on flat points              128, 3 hidden layers
-    dcgan    images          gwfbench/nn/dcgan.py: generator, critic                  64, by the image's size
-    auto     vectors: mlp; images: dcgan
+    kind     for         is                                                             width, depth if none
+    mlp      any shape   `SiLU` (gwfbench/nn/silu.py) on flat points                    128, 3 hidden layers
+    dcgan    images      generator and critic of gwfbench/nn/dcgan.py                   64, by the image's size
+    resnet   images      generator and critic of gwfbench/nn/resnet.py                  128, by the image's size
+    unet     images      transport map of gwfbench/nn/unet.py; as a generator, that     64, by the image's size
+                         map on latents of the data's shape
+    auto                 mlp for vectors; for images dcgan, and unet as transport map
 
 Width of images: channels next to the full-size image; depth: how often it is halved.
 """
@@ -24,13 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gwfbench.errors import require
-from gwfbench.nn import dcgan
+from gwfbench.nn import dcgan, resnet
 from gwfbench.nn.conv import Linear, Network, Parts, Weights
+from gwfbench.nn.unet import unet
 from gwfbench.rng import Streams
 
-Kind = Literal["auto", "mlp", "dcgan"]
+Kind = Literal["auto", "mlp", "dcgan", "resnet", "unet"]
 Shape = tuple[int, ...]
-WIDTH, DEPTH = 128, 3  # of mlp
+WIDTHS: dict[str, int] = {"mlp": 128, "dcgan": 64, "resnet": 128, "unet": 64}
+DEPTH = 3  # of mlp
+LEAST = {"mlp": 0, "dcgan": 2, "resnet": 1, "unet": 1}  # halvings, where depth is none
 
 
 def generator(kind: Kind, shape: Shape, latent: int, width: int | None, depth: int | None, rng: Streams) -> Network:
@@ -39,11 +45,20 @@ def generator(kind: Kind, shape: Shape, latent: int, width: int | None, depth: i
     Raises:
         UserError: the kind has no generator of that shape.
     """
-    kind = _settled("generator", kind, shape, ("mlp", "dcgan"))
+    kind, width = _settled("generator", kind, width, shape, ("mlp", "dcgan", "resnet", "unet"))
     if kind == "mlp":
-        end: End = "tanh" if len(shape) == 3 else "none"
-        return _mlp((latent,), shape, width, depth, rng, end=end)
-    return dcgan.generator(_image(shape, depth), latent, width or 64, depth, rng)
+        return _mlp((latent,), shape, width, depth, rng, end="tanh" if len(shape) == 3 else "none")
+    image = _image(kind, shape, depth)
+    if kind == "unet":
+        size = math.prod(shape)
+        require(
+            latent == size,
+            f"latent = {latent} for a unet",
+            f"{size}, as many as an image has numbers",
+            f"latent={size}",
+        )
+        return unet(image, width, depth, rng)
+    return (dcgan if kind == "dcgan" else resnet).generator(image, latent, width, depth, rng)
 
 
 def critic(
@@ -57,10 +72,11 @@ def critic(
     Raises:
         UserError: the kind has no critic of that shape.
     """
-    kind = _settled("critic", kind, shape, ("mlp", "dcgan"))
+    kind, width = _settled("critic", kind, width, shape, ("mlp", "dcgan", "resnet"))
     if kind == "mlp":
         return _mlp(shape, (outputs,), width, depth, rng, spectral=spectral)
-    return dcgan.critic(_image(shape, depth), outputs, width or 64, depth, rng, spectral)
+    image = _image(kind, shape, depth)
+    return (dcgan if kind == "dcgan" else resnet).critic(image, outputs, width, depth, rng, spectral)
 
 
 def transport(kind: Kind, shape: Shape, width: int | None, depth: int | None, rng: Streams) -> Network:
@@ -69,32 +85,32 @@ def transport(kind: Kind, shape: Shape, width: int | None, depth: int | None, rn
     Raises:
         UserError: the kind has no transport map of that shape.
     """
-    _settled("transport map", kind, shape, ("mlp",))
-    return _mlp(shape, shape, width, depth, rng, end="residual")
+    kind, width = _settled("transport map", kind, width, shape, ("mlp", "unet"))
+    if kind == "mlp":
+        return _mlp(shape, shape, width, depth, rng, end="residual")
+    return unet(_image(kind, shape, depth), width, depth, rng)
 
 
-def _settled(role: str, kind: Kind, shape: Shape, known: tuple[Kind, ...]) -> Kind:
-    """The kind, auto decided."""
-    image = len(shape) == 3
-    expected = [name for name in known if name == "mlp" or image]
-    if kind == "auto":
-        return known[1] if image and len(known) > 1 else "mlp"
+def _settled(role: str, kind: Kind, width: int | None, shape: Shape, known: tuple[Kind, ...]) -> tuple[Kind, int]:
+    """Kind and width, auto and none decided."""
+    expected = known if len(shape) == 3 else known[:1]
+    kind = expected[min(1, len(expected) - 1)] if kind == "auto" else kind
     require(
         kind in expected,
         f"a {kind} {role} for points of shape {shape}",
         " or ".join(expected),
         "leave the network's kind at auto",
     )
-    return kind
+    return kind, WIDTHS[kind] if width is None else width
 
 
-def _image(shape: Shape, depth: int | None) -> tuple[int, int, int]:
-    """The shape, whose sides must take `depth` halvings, two if none."""
+def _image(kind: Kind, shape: Shape, depth: int | None) -> tuple[int, int, int]:
+    """The shape, whose sides must take as many halvings as are to be."""
     c, h, w = shape
-    least = 2 ** (depth or 2)
+    least = 2 ** (LEAST[kind] if depth is None else depth)
     require(
         h % least == w % least == 0,
-        f"images of {h} x {w} for a network of {'at least 2' if depth is None else depth} halvings",
+        f"images of {h} x {w} for a {kind} of {f'at least {LEAST[kind]}' if depth is None else depth} halvings",
         f"sides that are multiples of {least}",
         "a smaller depth, or mlp",
     )
@@ -107,17 +123,17 @@ End = Literal["none", "tanh", "residual"]
 def _mlp(
     come: Shape,
     go: Shape,
-    width: int | None,
+    width: int,
     depth: int | None,
     rng: Streams,
     end: End = "none",
     spectral: bool = False,
 ) -> Network:
-    sizes = (math.prod(come), *[width or WIDTH] * (DEPTH if depth is None else depth), math.prod(go))
+    sizes = (math.prod(come), *[width] * (DEPTH if depth is None else depth), math.prod(go))
     parts = Parts(rng, spectral=spectral)
-    *layers, last = pairwise(sizes)
+    *layers, (d_in, d_out) = pairwise(sizes)
     made = [parts.linear(*layer) for layer in layers]
-    made.append(parts.linear(*last, init="zero" if end == "residual" else None))
+    made.append(parts.linear(d_in, d_out, init="zero" if end == "residual" else None))
     return Network(parts, Perceptron(tuple(made), go, end))
 
 
