@@ -2,8 +2,8 @@
 
     T_k = argmin_T E_{P_k} |x - T(x)|^2 / (2a) + F(T#P_k),  F(P) = sup_D {E_P[A(D)] - E_Q[B(D)]},  P_{k+1} = T_k#P_k
 
-(Fan et al. 2022, sections 5.5 and G: 2 JS, UNet maps of images, P_0 = N(0, I) in pixel space.) |.| is the norm of R^d, a
-sum over pixels. Algorithm 1: J1 `iterations` of J2 critic and J3 map steps on one batch of P_k, then the pool that
+(Fan et al. 2022, sections 5.5 and G: 2 JS, UNet maps of images, P_0 = N(0, I) in pixel space.) |.| is the norm of R^d,
+a sum over pixels. Algorithm 1: J1 `iterations` of J2 critic and J3 map steps on one batch of P_k, then the pool that
 stands for P_k is pushed; T and D go on from where the step before left them. T(x) = x + network(x), the network 0 at
 the start. The judged law is T_k o ... o T_1 on fresh points of P_0.
 
