@@ -73,8 +73,8 @@ LOSSES: dict[str, tuple[Value, Callable[[Tensor], Tensor]]] = {
 class JKOFlow:
     loss: Literal["auto", "js", "nonsaturating", "hinge"] = "auto"
     "what stands for F; auto: hinge for images, else js"
-    step: float = 5.0
-    "JKO step a, in flow time; inf: no transport cost"
+    step: float | None = None
+    "JKO step a, in flow time; inf: no transport cost; none: 5 for images, else 0.5"
     steps: int = 10
     "how many JKO steps, where only the limit is judged"
     iterations: int = 500
@@ -124,7 +124,7 @@ class JKOFlow:
 
     def __post_init__(self) -> None:
         for names, ok, expected, example in (
-            (("step",), lambda v: v > 0, "a positive number, or inf", 5),
+            (("step",), lambda v: v > 0, "a positive number, or inf", 0.5),
             (("lr", "critic_lr"), lambda v: 0 < v < math.inf, "a positive number", 2e-4),
             (("beta1",), lambda v: 0 <= v < 1, "at least 0 and below 1", 0.5),
             (("steps", "iterations", "critic_steps", "map_steps", "batch", "pool", "width", "depth", "critic_width",
@@ -155,10 +155,11 @@ class JKOFlow:
 
     def _laws(self, pair: _Pair, problem: Problem, pool: Tensor, done: int) -> Iterator[Marginal]:
         """The laws after the first `done`; the pool is moved in place."""
-        unbounded = math.isinf(self.step) and math.isinf(problem.times[-1])
-        grid = problem.grid(1.0 if unbounded else self.step, self.steps)
+        step = self.step or (5.0 if len(problem.shape) > 1 else 0.5)
+        free = math.isinf(step)
+        grid = problem.grid(1.0 if free and math.isinf(problem.times[-1]) else step, self.steps)
         for k in range(done, len(grid)):
-            pair.train(pool, k, math.inf if math.isinf(self.step) else grid[k] - (grid[k - 1] if k else 0.0))
+            pair.train(pool, k, math.inf if free else grid[k] - (grid[k - 1] if k else 0.0))
             pool.copy_(pair.push(pool))
             kept = lambda k=k: {"k": k + 1, "pool": pool.clone(), **pair.state()}  # noqa: E731
             yield Pushed(grid[k], lambda x, _noise: pair.push(x), state=kept)
