@@ -79,12 +79,12 @@ class JKOFlow:
     "how many JKO steps, where only the limit is judged"
     iterations: int = 500
     "J1, a JKO step"
-    critic_steps: int | None = None
-    "J2, critic steps an iteration; none: 5 for images, else 3"
+    critic_steps: int = 5
+    "J2, critic steps an iteration"
     map_steps: int = 1
     "J3, map steps an iteration"
     batch: int | None = None
-    "points of an Adam step; none: 128 for images, else 512"
+    "points of an Adam step; none: 128 for images, else 256"
     pool: int | None = None
     "particles that stand for P_k, rounded down to whole batches; none: 65,536, fewer of large images"
     network: Kind = "auto"
@@ -165,7 +165,7 @@ class JKOFlow:
             yield Pushed(grid[k], lambda x, _noise: pair.push(x), state=kept)
 
     def _batch(self, problem: Problem) -> int:
-        return self.batch or (128 if len(problem.shape) > 1 else min(512, self.pool or 512))
+        return self.batch or (128 if len(problem.shape) > 1 else min(256, self.pool or 256))
 
 
 class _Pair:
@@ -175,7 +175,6 @@ class _Pair:
         own, shape, images = fields, problem.shape, len(problem.shape) > 1
         self._fields, self._problem, self._rng, self._batch = own, problem, rng, own._batch(problem)
         self._loss = own.loss if own.loss != "auto" else "hinge" if images else "js"
-        self._critic_steps = own.critic_steps or (5 if images else 3)
         self._decay: Decay = own.decay if own.decay != "auto" else "none" if images else "cosine"
         self._map = networks.transport(own.network, shape, own.width, own.depth, rng.fork("map"))
         self._critic = networks.critic(
@@ -216,11 +215,11 @@ class _Pair:
             value = map_value(self._critic(y, frozen=True).squeeze(-1))
             return value if math.isinf(a) else value + (x - y).flatten(2).square().sum(-1).mean(1) / (2 * a)
 
-        reals = self._reals(own.iterations * self._critic_steps, noise)
+        reals = self._reals(own.iterations * own.critic_steps, noise)
         alternate(
             batches(pool, self._batch, noise.fork("shuffle")), lambda: next(reals), self._map, critic_loss, map_loss,
             critic=self._adams["critic"], map_=self._adams["map"], iterations=own.iterations,
-            critic_steps=self._critic_steps, map_steps=own.map_steps, decay=self._decay,
+            critic_steps=own.critic_steps, map_steps=own.map_steps, decay=self._decay,
         )  # fmt: skip
 
     def _reals(self, rounds: int, noise: Streams) -> Iterator[Tensor]:

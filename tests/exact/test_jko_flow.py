@@ -77,7 +77,7 @@ def gan(problem, loss, critic_steps, lr, rng):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("kind", ["vectors", "images"])
 def test_one_step_without_cost_is_a_gan(kind, loss):
-    problem, critic_steps = problem_of(kind), 5 if kind == "images" else 3
+    problem, critic_steps = problem_of(kind), 5
     x = problem[Initial].draw(50, Streams((9,), dtype=torch.float64))
     (law,) = jko_flow(f"step=inf,steps=1,loss={loss},lr=0.01,{SMALL}").fit(problem, Budget(), method_streams(0))
     assert law.t == 1
