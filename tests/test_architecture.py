@@ -10,7 +10,7 @@ LAYERS = [
     {"errors", "rng", "log", "channel", "claims", "memory", "strict", "stops"},
     {"info"},
     {"budget", "protocol", "particles"},
-    {"record", "nn", "divergences", "discovery"},
+    {"record", "nn", "divergences", "discovery", "flat"},
     {"provenance", "registry"},
     {"answers"},
     {"store"},
