@@ -8,8 +8,8 @@ non-saturating GAN, `js` the Jensen-Shannon flow), the loop in gwfbench/duel.py.
 
 `step` is tau in the norm of R^d. The authors take the mean over coordinates: their term is mean_d (G - G_{k-1})^2 /
 lambda2, so tau = lambda2 d / 2, in the plane tau = lambda2 (their default, 1, is ours: d/2), on CIFAR-10 0.2 is 307.
-(Their README has lambda2 = 2 tau, for a mean; S-JKO's h is lambda2 / 2.) `step=inf` has no term: a GAN in the same loop,
-which is their code without `--JKO`.
+(Their README has lambda2 = 2 tau, for a mean; S-JKO's h is lambda2 / 2.) `step=inf` has no term: a GAN in the same
+loop, which is their code without `--JKO`.
 
 Their G_0 is the identity for networks that take a point and a latent, and independent noise for the others, which only
 shrinks the first step's points. Here a latent generator's first step has no term, as its start means nothing; with
@@ -29,7 +29,7 @@ from typing import ClassVar, Literal
 
 from gwfbench.adversarial import SCALAR, Objective, reversed_
 from gwfbench.budget import Budget
-from gwfbench.duel import Prior, Rules, laws
+from gwfbench.duel import Prior, Rules, laws, require_duel
 from gwfbench.embedded import FIXED, KernelName, Mixture, embedded
 from gwfbench.errors import require
 from gwfbench.info import Info, TargetSamples
@@ -71,7 +71,7 @@ class GWF:
     kernel: KernelName = "mixture"
     "that compares embeddings: learnt mixture, or a fixed one; of mmd, immd, smmd and ckmmd"
     outputs: int | None = None
-    "of the critic as embedding; none: 128 for images, else 16; ckmmd has as many as latent coordinates"
+    "of the critic as embedding; none: 128 for images, else 8; ckmmd has as many as latent coordinates"
     prior: Prior = "uniform"
     "of the latent points: on [-1, 1], standard normal, or points of P_0"
     latent: int | None = None
@@ -107,6 +107,27 @@ class GWF:
   title={A Unifying View of Variational Generative {W}asserstein Flows}, author={Caucheteux, Paul and Bonet, Clement
   and Korba, Anna}, booktitle={ICML}, year={2026}}"""
 
+    def __post_init__(self) -> None:
+        require_duel(self, "gwf", positive=("steps", "iterations"), natural=("independent",))
+        if self.reverse:
+            reversed_(self.divergence)  # says which have another direction
+        embeds, initial = self.divergence in EMBEDDED, self.prior == "initial"
+        for ok, got, expected, fix in (
+            (self.kernel == "mixture" or embeds, f"divergence={self.divergence},kernel={self.kernel}",
+             f"a kernel only with {', '.join(EMBEDDED)}", "leave kernel out"),
+            (self.outputs is None or (embeds and self.divergence != "ckmmd"),
+             f"divergence={self.divergence},outputs={self.outputs}", "outputs only with mmd, immd and smmd",
+             "leave outputs out"),
+            (not initial or self.latent is None, f"prior=initial,latent={self.latent}",
+             "no latent: it is a point of P_0 and the independent coordinates", "leave latent out"),
+            (initial or self.independent < (self.latent or math.inf),
+             f"latent={self.latent},independent={self.independent}", "fewer independent coordinates than latent ones",
+             "leave independent out"),
+            (self.penalty != "none" or not self.weight, f"penalty=none,weight={self.weight}", "no weight without one",
+             "leave weight out"),
+        ):  # fmt: skip
+            require(ok, f"gwf:{got}", expected, fix)
+
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return laws(self._rules(problem, rng), problem, rng)
 
@@ -121,7 +142,7 @@ class GWF:
         if self.penalty != "auto" and self.penalty != penalty:
             penalty, weight = self.penalty, WEIGHTS[self.penalty]
         lr = self.lr or (2e-4 if image else 1e-3)
-        sizes = {"one": 1, "embedding": self.outputs or (128 if image else 16), "latent": latent}
+        sizes = {"one": 1, "embedding": self.outputs or (128 if image else 8), "latent": latent}
         return Rules(
             objective=objective, mixture=mixture and mixture.parameters, penalty=penalty,
             weight=weight if self.weight is None else self.weight, tau=d / 2 if self.step is None else self.step,

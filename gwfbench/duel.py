@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.adversarial import Objective
+from gwfbench.errors import require
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.nn import networks
 from gwfbench.nn.adam import Adam
@@ -82,6 +83,30 @@ class Rules:
     lr_end: float | None
     betas: tuple[float, float]
     ema: float
+
+
+def require_duel(method: object, name: str, positive: tuple[str, ...] = (), natural: tuple[str, ...] = ()) -> None:
+    """Check the fields that methods of this loop share, and further whole numbers from 1, or from 0.
+
+    Raises:
+        UserError: one of them is out of its range; none is always in.
+    """
+    fields = vars(method)
+    whole = ("critic_steps", "latent", "width", "depth", "outputs", *positive)
+    for names, good, expected, example in (
+        (whole, lambda v: v >= 1, "at least 1", 2),
+        (natural, lambda v: v >= 0, "at least 0", 0),
+        (("batch",), lambda v: v >= 2, "at least 2", 256),
+        (("step",), lambda v: v > 0, "a positive number, or inf for no proximal term", 1),
+        (("lr", "critic_lr", "lr_end"), lambda v: 0 < v < math.inf, "a positive number", 1e-4),
+        (("weight", "blur"), lambda v: 0 <= v < math.inf, "a number that is not negative", 0.2),
+        (("beta1", "ema"), lambda v: 0 <= v < 1, "a share, at least 0 and below 1", 0.5),
+    ):
+        for field in names:
+            value = fields.get(field)
+            require(
+                value is None or good(value), f"{name}:{field}={value}", expected, f"write {name}:{field}={example}"
+            )
 
 
 def laws(rules: Rules, problem: Problem, rng: Streams, state: State | None = None) -> Iterator[Marginal]:
@@ -184,7 +209,9 @@ class _Duel:
                 real, z = next(reals), next(latents)
                 with torch.no_grad():
                     fake = self._generator(z, frozen=True)
-                self._sides["critic"].descend(self._critic_loss(real, fake, z, mix).sum(), self._rate(share, own.critic_lr))
+                self._sides["critic"].descend(
+                    self._critic_loss(real, fake, z, mix).sum(), self._rate(share, own.critic_lr)
+                )
             z = next(latents)
             fake = self._generator(z)
             loss = self._generator_loss(real, fake, z, mix)
@@ -202,9 +229,7 @@ class _Duel:
 
     def _critic_loss(self, real: Tensor, fake: Tensor, z: Tensor, rng: Streams) -> Tensor:
         own, objective = self._rules, self._rules.objective
-        on_real, on_fake, penalty = at_both(
-            self._critic, real, fake, own.penalty, lambda: rng.uniform(real.shape[1])
-        )
+        on_real, on_fake, penalty = at_both(self._critic, real, fake, own.penalty, lambda: rng.uniform(real.shape[1]))
         loss = objective.critic_loss(objective.head(on_real, z), objective.head(on_fake, z))
         if objective.scaled:
             loss = loss / (1 + JACOBIAN * jacobian_norm(self._critic, real, rng))
@@ -250,7 +275,7 @@ class _Duel:
 
 
 def _ahead(draw: Callable[[int], Tensor], rounds: int, batch: int, size: int) -> Iterator[Tensor]:
-    """`rounds` batches of independent draws, as many at once as have about `DRAWN` numbers: a call costs more than they do."""
+    """`rounds` batches of independent draws, many drawn at once: a call costs more than its numbers do."""
     together = max(1, DRAWN // (batch * size))
     for first in range(0, rounds, together):
         yield from draw(min(together, rounds - first) * batch).split(batch, 1)
