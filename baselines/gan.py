@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 from gwfbench.adversarial import SCALAR
 from gwfbench.budget import Budget
 from gwfbench.duel import Rules, laws, require_duel
+from gwfbench.errors import require
 from gwfbench.info import Info, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.penalties import Penalty
@@ -90,6 +91,13 @@ class GAN:
 
     def __post_init__(self) -> None:
         require_duel(self, "gan", positive=("iterations", "every"))
+        for ok, got, expected, fix in (
+            (self.iterations % self.every == 0, f"iterations={self.iterations},every={self.every}",
+             "a whole number of laws", f"write gan:iterations={self.iterations},every={self.iterations}"),
+            (self.loss != "sngan" or not self.weight, f"loss=sngan,weight={self.weight}", "no penalty: its critic is "
+             "normalised", "leave weight out"),
+        ):  # fmt: skip
+            require(ok, f"gan:{got}", expected, fix)
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return laws(self._rules(problem), problem, rng)
@@ -100,13 +108,13 @@ class GAN:
     def _rules(self, problem: Problem) -> Rules:
         d, image = math.prod(problem.shape), len(problem.shape) > 1
         name, penalty, weight = LOSSES[self.loss]
-        lr, every = self.lr or (2e-4 if image else 1e-3), min(self.every, self.iterations)
+        lr = self.lr or (2e-4 if image else 1e-3)
         return Rules(
             objective=SCALAR[name], mixture=None, penalty="none" if self.weight == 0 else penalty,
             weight=weight if self.weight is None else self.weight, tau=math.inf, prior=self.prior,
             latent=self.latent or (128 if image else d), independent=0, blur=0.0, network=self.network,
             spectral=self.loss == "sngan", width=self.width, depth=self.depth, outputs=1,
-            steps=self.iterations // every, iterations=every,
+            steps=self.iterations // self.every, iterations=self.every,
             critic_steps=self.critic_steps or (5 if self.loss == "wgan_gp" else 1), batch=self.batch, lr=lr,
             critic_lr=self.critic_lr or lr, lr_end=self.lr_end if self.decay == "cosine" else None,
             betas=(self.beta1, 0.9), ema=self.ema,

@@ -4,18 +4,18 @@ p is the data's law, r = q/p, D = -h for the h of gwfbench/divergences.py; sp is
 critics, F = sup_D {constant - critic loss}, and its generator follows the velocity w(r) grad log(p/q) at the best D
 (Caucheteux, Bonet, Korba 2026, and their code; Choi et al. 2024 for the last two):
 
-    objective     critic loss                              generator loss          best D          F               w
-    kl            E_q D + E_p e^{-D-1}                     -E_q D                  -1 - log r      KL(q|p)         1
-    kl_centered   E_q D + E_p e^{-D} - 1                   -E_q D                  -log r          KL(q|p)         1
-    kl_dv         E_q D + log E_p e^{-D}                   -E_q D                  -log r + any    KL(q|p)         1
-    chi2          E_q D + E_p D^2/4 - E_p D                -E_q D                  2(1 - r)        chi2(q|p)       2r
-    chi2_tight    -(E_q D - E_p D)^2 / Var_p D             its negative            a + b r         chi2(q|p)       2r
-    js            E_q sp(D) + E_p sp(-D)                   -E_q sp(D)              -log r          2 JS            1/(1+r)
-    shannon       the same                                 E_q sp(-D)              -log r          2 JS            r/(1+r)
-    hinge         E_q (1 + D)_+ + E_p (1 - D)_+            -E_q D                  sign(1 - r)     2 TV
-    wasserstein1  E_q D - E_p D                            -E_q D                  a potential     W1, if Lip D <= 1
-    chi           E_q D + E_p phi*(-D)                     -E_q D                  2(1 - r)        chi2(q|p)       2r
-    softplus      E_q D + E_p [2 sp(-D) - 2 log 2]         -E_q D                  log(2/r - 1)    r <= 2          2/(2-r)
+    objective     critic loss                              generator loss        best D        F               w
+    kl            E_q D + E_p e^{-D-1}                     -E_q D                -1 - log r    KL(q|p)         1
+    kl_centered   E_q D + E_p e^{-D} - 1                   -E_q D                -log r        KL(q|p)         1
+    kl_dv         E_q D + log E_p e^{-D}                   -E_q D                -log r + any  KL(q|p)         1
+    chi2          E_q D + E_p D^2/4 - E_p D                -E_q D                2(1 - r)      chi2(q|p)       2r
+    chi2_tight    -(E_q D - E_p D)^2 / Var_p D             its negative          a + b r       chi2(q|p)       2r
+    js            E_q sp(D) + E_p sp(-D)                   -E_q sp(D)            -log r        2 JS            1/(1+r)
+    shannon       the same                                 E_q sp(-D)            -log r        2 JS            r/(1+r)
+    hinge         E_q (1 + D)_+ + E_p (1 - D)_+            -E_q D                sign(1 - r)   2 TV
+    wasserstein1  E_q D - E_p D                            -E_q D                a potential   W1, if Lip D <= 1
+    chi           E_q D + E_p phi*(-D)                     -E_q D                2(1 - r)      chi2(q|p)       2r
+    softplus      E_q D + E_p [2 sp(-D) - 2 log 2]         -E_q D                log(2/r - 1)  r <= 2          2/(2-r)
 
 `js` is the true Jensen-Shannon flow. `shannon`, which its authors (and S-JKO's `train_JSD.py`) use under that name, is
 the non-saturating generator of GANs: its critic's value is JS, but its flow is that of KL((p+q)/2 | p), VGrow's logD.
