@@ -32,7 +32,7 @@ from gwfbench.budget import Budget
 from gwfbench.duel import Prior, Rules, laws, require_duel
 from gwfbench.embedded import FIXED, KernelName, Mixture, embedded
 from gwfbench.errors import require
-from gwfbench.info import Info, TargetSamples
+from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
@@ -135,6 +135,10 @@ class GWF:
         return laws(self._rules(problem, rng), problem, rng, state)
 
     def _rules(self, problem: Problem, rng: Streams) -> Rules:
+        require(
+            self.prior != "initial" or any(isinstance(offered, Initial) for offered in problem.infos),
+            "gwf:prior=initial on a task without P_0", "a task that offers Initial", "leave prior out",
+        )  # fmt: skip
         d, image = math.prod(problem.shape), len(problem.shape) > 1
         latent = d + self.independent if self.prior == "initial" else self.latent or (128 if image else d)
         objective, mixture = self._objective(rng)

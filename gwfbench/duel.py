@@ -205,13 +205,7 @@ class _Duel:
         for i in range(own.iterations):
             now = (k - 1) * own.iterations + i
             share = 0.5 * (1 + math.cos(math.pi * now / (own.steps * own.iterations)))
-            for _ in range(own.critic_steps):
-                real, z = next(reals), next(latents)
-                with torch.no_grad():
-                    fake = self._generator(z, frozen=True)
-                self._sides["critic"].descend(
-                    self._critic_loss(real, fake, z, mix).sum(), self._rate(share, own.critic_lr)
-                )
+            real = self._train_critic(reals, latents, mix, self._rate(share, own.critic_lr))
             z = next(latents)
             fake = self._generator(z)
             loss = self._generator_loss(real, fake, z, mix)
@@ -221,6 +215,19 @@ class _Duel:
             if own.ema:
                 kept = min(own.ema, (1 + now) / (10 + now))
                 self._judged.parameters.flat.lerp_(self._generator.parameters.flat, 1 - kept)
+
+    def _train_critic(self, reals: Iterator[Tensor], latents: Iterator[Tensor], mix: Streams, rate: float) -> Tensor:
+        """Its steps of one iteration; gives the last batch of real points."""
+        for _ in range(self._rules.critic_steps - 1):
+            self._critic_step(next(reals), next(latents), mix, rate)
+        real = next(reals)
+        self._critic_step(real, next(latents), mix, rate)
+        return real
+
+    def _critic_step(self, real: Tensor, z: Tensor, mix: Streams, rate: float) -> None:
+        with torch.no_grad():
+            fake = self._generator(z, frozen=True)
+        self._sides["critic"].descend(self._critic_loss(real, fake, z, mix).sum(), rate)
 
     def _rate(self, share: float, lr: float) -> float:
         """Factor of a learning rate that is `share` of its way above the last one."""
@@ -251,8 +258,8 @@ class _Duel:
     def _reals(self, k: int, noise: Streams) -> Iterator[Tensor]:
         """Batches of the target, noisy if so chosen."""
         own, blur, shape = self._rules, noise.fork("blur"), self._problem.shape
-        draw = partial(self._problem[TargetSamples].draw, rng=noise.fork("real"))
-        batches = _ahead(lambda n: draw(n), own.iterations * own.critic_steps, own.batch, math.prod(shape))
+        draw, source = self._problem[TargetSamples].draw, noise.fork("real")
+        batches = _ahead(lambda n: draw(n, source), own.iterations * own.critic_steps, own.batch, math.prod(shape))
         return (y + own.blur / k * blur.normal(own.batch, *shape) for y in batches) if own.blur else batches
 
     def _before(self, k: int, rng: Streams) -> Callable[[Tensor], Tensor] | None:
