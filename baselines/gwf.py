@@ -44,7 +44,8 @@ Divergence = Literal[
 EMBEDDED = ("mmd", "immd", "smmd", "ckmmd")
 PENALTIES: dict[str, tuple[Penalty, float]] = {
     **dict.fromkeys(("kl", "kl_centered", "kl_dv", "chi2", "chi2_tight", "shannon", "js"), ("real", 0.2)),
-    **dict.fromkeys(("wasserstein1", "mmd", "immd", "smmd", "ckmmd"), ("interpolated", 10.0)),
+    "wasserstein1": ("wgan", 10.0),
+    **dict.fromkeys(("mmd", "immd", "smmd", "ckmmd"), ("interpolated", 10.0)),
 }
 
 
@@ -87,7 +88,7 @@ class GWF:
     lr: float | None = None
     "of the generator's Adam; none: 2e-4 for images, else 1e-3"
     critic_lr: float | None = None
-    "of the critic's; none: half of the generator's"
+    "of the critic's; none: 1e-4 for images, else the generator's"
     decay: Literal["cosine", "none"] = "cosine"
     "of both rates, over the whole run, to lr_end"
     lr_end: float = 5e-5
@@ -153,7 +154,7 @@ class GWF:
             prior=self.prior, latent=latent, independent=self.independent, blur=0.0, network=self.network,
             spectral=False, width=self.width, depth=self.depth, outputs=sizes[objective.outputs], steps=self.steps,
             iterations=self.iterations, critic_steps=self.critic_steps, batch=self.batch, lr=lr,
-            critic_lr=self.critic_lr or lr / 2, lr_end=self.lr_end if self.decay == "cosine" else None,
+            critic_lr=self.critic_lr or (1e-4 if image else lr), lr_end=self.lr_end if self.decay == "cosine" else None,
             betas=(self.beta1, 0.9), ema=self.ema,
         )  # fmt: skip
 

@@ -63,7 +63,7 @@ class SJKO:
     lr: float | None = None
     "of the generator's Adam; none: 2e-4 for images, else 1e-3"
     critic_lr: float | None = None
-    "of the critic's; none: half of the generator's"
+    "of the critic's; none: 1e-4 for images, else the generator's"
     decay: Literal["cosine", "none"] = "cosine"
     "of both rates, over the whole run, to lr_end"
     lr_end: float = 5e-5
@@ -101,6 +101,6 @@ class SJKO:
             weight=self.weight, tau=d if self.step is None else self.step, prior="initial", latent=d + auxiliary,
             independent=auxiliary, blur=self.blur, network=self.network, spectral=False, width=self.width,
             depth=self.depth, outputs=1, steps=self.steps, iterations=self.iterations,
-            critic_steps=self.critic_steps, batch=self.batch, lr=lr, critic_lr=self.critic_lr or lr / 2,
+            critic_steps=self.critic_steps, batch=self.batch, lr=lr, critic_lr=self.critic_lr or (1e-4 if image else lr),
             lr_end=self.lr_end if self.decay == "cosine" else None, betas=(self.beta1, 0.9), ema=self.ema,
         )  # fmt: skip
