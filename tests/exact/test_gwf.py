@@ -51,7 +51,7 @@ def test_a_very_short_step_holds_the_generator_where_it_is():
 
 
 def test_from_p0_a_very_short_step_learns_the_identity():
-    words = "prior=initial,step=1e-4,iterations=500,batch=64,width=32,steps=1"
+    words = "prior=initial,step=1e-4,iterations=250,batch=32,width=32,depth=2,steps=1,lr=4e-3"
     rng = Streams((3,), dtype=torch.float64)
     (law,) = registry.parse("method", f"gwf:{words}").fit(problem(), Budget(), rng)
     assert (law.draw(200, rng.fork("judge")) - rng.fork("judge").normal(200, 2)).abs().mean() < 0.1
