@@ -8,15 +8,15 @@ non-saturating GAN, `js` the Jensen-Shannon flow), the loop in gwfbench/duel.py.
 
 `step` is tau in the norm of R^d. The authors take the mean over coordinates: their term is mean_d (G - G_{k-1})^2 /
 lambda2, so tau = lambda2 d / 2, in the plane tau = lambda2 (their default, 1, is ours: d/2), on CIFAR-10 0.2 is 307.
-(Their README has lambda2 = 2 tau, for a mean; S-JKO's h is lambda2 / 2.) `step=inf` has no term: a GAN in the same
+(Their README has lambda2 = 2 tau; S-JKO's h is lambda2 / 2.) `step=inf` has no term: a GAN in the same
 loop, which is their code without `--JKO`.
 
 Their G_0 is the identity for networks that take a point and a latent, and independent noise for the others, which only
 shrinks the first step's points. Here a latent generator's first step has no term, as its start means nothing; with
 `prior=initial` G takes points of P_0, and its first step is proximal to P_0 itself.
 
-Their penalties are 0.2 at real points for kl_dv and 10 at interpolated points for mmd (README); `PENALTIES` has ours for
-all. wasserstein1 has WGAN-GP's: centred at 0 with weight 10, slopes are 1/20 of those of a potential, and a proximal
+Their penalties are 0.2 at real points for kl_dv and 10 at interpolated points for mmd (README); `PENALTIES` has
+ours for all. wasserstein1 has WGAN-GP's: centred at 0 with weight 10, slopes are 1/20 of those of a potential, and a proximal
 term of tau = 1 outweighs them (on toy2d it ended with 15 % of the mass in wrong modes). Networks in the plane are
 theirs, three SiLU layers of 128, and so are the rates on images, 2e-4 and 1e-4; in the plane ours are 1e-3 for both
 players and go down, as at theirs 5 x 500 iterations end before the law has settled. The interval of their uniform

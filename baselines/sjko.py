@@ -12,8 +12,8 @@ jsd is the authors' `train_JSD.py`, whose generator is the non-saturating one an
 `step` is tau in the norm of R^d; the authors' h divides a mean over coordinates, (1/2h) mean_d, so tau = h d. Their h
 is 1 on toys, our default, and 0.1 on CIFAR-10 (tau = 307). Their R1 weight is lambda/2, lambda = 0.2 on images and none
 on toys. Real points get Gaussian noise of standard deviation 1/(32 k) in phase k. Here T is a network of (x, a) as one
-latent vector; theirs is residual in x. Rates as gwf's, for theirs (1e-4 and 2e-5 on toys, 10 x 5000 iterations) need
-ten times as many iterations.
+latent vector; theirs is residual in x. Rates and numbers of iterations are gwf's; on toys theirs are 1e-4 and
+2e-5, and 10 x 5000 iterations.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class SJKO:
             weight=self.weight, tau=d if self.step is None else self.step, prior="initial", latent=d + auxiliary,
             independent=auxiliary, blur=self.blur, network=self.network, spectral=False, width=self.width,
             depth=self.depth, outputs=1, steps=self.steps, iterations=self.iterations,
-            critic_steps=self.critic_steps, batch=self.batch, lr=lr, critic_lr=self.critic_lr or (1e-4 if image else lr),
+            critic_steps=self.critic_steps, batch=self.batch, lr=lr,
+            critic_lr=self.critic_lr or (1e-4 if image else lr),
             lr_end=self.lr_end if self.decay == "cosine" else None, betas=(self.beta1, 0.9), ema=self.ema,
         )  # fmt: skip
