@@ -9,7 +9,8 @@
 The non-saturating generator follows the flow of KL((p + q)/2 | p), not of Jensen-Shannon (gwfbench/adversarial.py);
 its penalty is R1 with gamma/2 = 0.1 (Mescheder et al. 2018), without which it circles. Losses are in
 gwfbench/adversarial.py, the loop in gwfbench/duel.py. There are no JKO steps: a law is yielded every `every`
-iterations. Rates are those of gwf; wgan_gp takes 5 critic steps an iteration, as its authors do.
+iterations. Rates are those of gwf; wgan_gp and sngan take 5 critic steps an iteration, as their authors do: with
+one, sngan lost modes of toy2d.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class GAN:
     every: int = 500
     "iterations from one law to the next"
     critic_steps: int | None = None
-    "of Adam an iteration; none: 5 for wgan_gp, else 1"
+    "of Adam an iteration; none: 5 for wgan_gp and sngan, else 1"
     batch: int = 256
     "real, and generated, points of an Adam step"
     weight: float | None = None
@@ -115,7 +116,7 @@ class GAN:
             latent=self.latent or (128 if image else d), independent=0, blur=0.0, network=self.network,
             spectral=self.loss == "sngan", width=self.width, depth=self.depth, outputs=1,
             steps=self.iterations // self.every, iterations=self.every,
-            critic_steps=self.critic_steps or (5 if self.loss == "wgan_gp" else 1), batch=self.batch, lr=lr,
+            critic_steps=self.critic_steps or (5 if self.loss in ("wgan_gp", "sngan") else 1), batch=self.batch, lr=lr,
             critic_lr=self.critic_lr or lr, lr_end=self.lr_end if self.decay == "cosine" else None,
             betas=(self.beta1, 0.9), ema=self.ema,
         )  # fmt: skip
