@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
 import math
 import os
@@ -152,7 +153,8 @@ def _plain(
         raise UserError(
             f"images:data={data}: no file {name} or {distributed} in {', '.join(map(str, places))}",
             "the files as they are distributed, in one of these folders",
-            f"{how}write download=true, or copy them from {SOURCES[data]} and name the folder by data_root= or {VARIABLE}",
+            f"{how}write download=true, or copy them from {SOURCES[data]} "
+            f"and name the folder by data_root= or {VARIABLE}",
         )
     path, url = places[0] / distributed, SOURCES[data] + distributed
     content = _fetched(url)
@@ -192,7 +194,7 @@ def _fetched(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             return answer.read()
-    except (OSError, ValueError) as error:  # URLError is an OSError
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         raise UserError(
             f"{url} can't be downloaded: {error}",
             "a machine with network",

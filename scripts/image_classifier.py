@@ -5,7 +5,9 @@
 
 Adam, cross-entropy, rate falling to 0 by a cosine, images shifted by up to one pixel (digits 8 x 8: not at all); on
 the training part alone. Then the features are scaled to mean square 1 over the training part, and the last layer by the
-inverse: the same classifier, whose features are of a size for which KID's kernel (x . y / d + 1)^3 is meant. Writes gwfbench/data/images/<data>.npz (float16) and <data>.json: its SHA-256, its accuracy on
+inverse: the same classifier, whose features are of a size for which KID's kernel (x . y / d + 1)^3 is meant.
+
+Writes gwfbench/data/images/<data>.npz (float16) and <data>.json: its SHA-256, its accuracy on
 the test part, and how it was made. A few minutes of one core. The weights are pinned by their hash: those of another
 machine or version of PyTorch differ in the last digits, and so in their metrics' names.
 """

@@ -76,13 +76,16 @@ def metrics(lens: Lens, suffix: str) -> tuple[Metric, ...]:
     """The five metrics by this view, with this suffix to their names."""
     n, at = len(lens.test), "against the test part, by torch-fidelity"
     rows: list[tuple[str, Callable[[Lens, Judged], Estimate], str]] = [
-        ("fid", _fid, f"Frechet distance of Gaussians fitted to features (Heusel et al. 2017) {at}; se over the points by "
-         f"the block jackknife, none for more than {WIDE} features"),
+        ("fid", _fid, f"Frechet distance of Gaussians fitted to features (Heusel et al. 2017) {at}; se over the points "
+         f"by the block jackknife, none for more than {WIDE} features"),
         ("kid", _kid, f"unbiased MMD^2 of a cubic kernel on features (Binkowski et al. 2018) {at}, mean over {SUBSETS} "
          "subsets, may be negative; se from their spread as of n / size independent ones, for they share points"),
-        ("inception_score", _inception_score, f"Salimans et al. 2016, by torch-fidelity, mean over {SPLITS} splits; se from their spread"),
-        ("precision", _precision, f"share of points near a test image (Kynkaanniemi et al. 2019) {at}, k = 3; binomial se"),
-        ("recall", _recall, f"share of test images near a point (Kynkaanniemi et al. 2019) {at}, k = 3; binomial se"),
+        ("inception_score", _inception_score, f"Salimans et al. 2016, by torch-fidelity, mean over {SPLITS} splits; se "
+         "from their spread"),
+        ("precision", _precision, "share of points near a test image (Kynkaanniemi et al. 2019), k = 3, by "
+         "torch-fidelity; binomial se"),
+        ("recall", _recall, "share of test images near a point (Kynkaanniemi et al. 2019), k = 3, by torch-fidelity; "
+         "binomial se"),
     ]  # fmt: skip
     lower = ("fid", "kid")
     return tuple(
