@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench import checkpoint, cloud, store
+from gwfbench import checkpoint, cloud, flat, store
 from gwfbench.budget import BudgetSpent, Meter, counted
 from gwfbench.checkpoint import Checkpoint
 from gwfbench.cloud import BadLaw, Cloud
@@ -269,10 +269,8 @@ class _Drive:
         else:
             plain = counted(instance.problem, self.meter)
             problem = _Watched(plain.shape, plain.times, plain.infos, self.asked)
-            if self._saved is not None and isinstance(who, Resumable):
-                laws = iter(who.resume(problem, self.job.budget, streams, self._saved.state))
-            else:
-                laws = iter(who.fit(problem, self.job.budget, streams))
+            state = self._saved.state if self._saved is not None else None
+            laws = flat.laws(who, problem, self.job.budget, streams, state)
         self._saved = None  # its memory is not needed any more
         while True:
             self._law = None

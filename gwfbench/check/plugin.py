@@ -18,6 +18,7 @@ from gwfbench import metrics
 from gwfbench.check.outcome import Check, Failed, Skipped, expect
 from gwfbench.check.trial import Subject, unchanged
 from gwfbench.discovery import CAPABILITY, CHOICE, HOME, VARIABLES
+from gwfbench.flat import SHAPES
 from gwfbench.info import Info
 
 PLUGINS = ("tasks", "baselines")
@@ -72,8 +73,8 @@ def _bare(field: dataclasses.Field[Any]) -> bool:
 
 
 def _of_method(cls: Any) -> None:
-    for name, choices in CHOICES.items():
-        value = getattr(cls, name)
+    for name, choices in {**CHOICES, SHAPES: ("vectors", "any")}.items():
+        value = getattr(cls, name, "vectors")  # SHAPES alone may be left out
         expect(value in choices, f"{name} = {value!r}", f"one of {', '.join(choices)}", "see gwfbench/protocol.py")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench import registry
+from gwfbench import flat, registry
 from gwfbench.budget import Budget
 from gwfbench.check.outcome import expect
 from gwfbench.discovery import CHOICE
@@ -122,10 +122,10 @@ class Trial:
         seen = replace(whole, infos=tuple(info for info in infos if type(info) in named))
         rng, number, cloud = streams.fork("method"), 0, (1 + nudge) * start.draw(POINTS, streams.fork("start"))
         if after is None:
-            laws = iter(self.method.small.fit(seen, Budget(), rng))
+            laws = flat.laws(self.method.small, seen, Budget(), rng)
         else:
             number, cloud, state = after
-            laws = iter(self.method.small.resume(seen, Budget(), rng, state))
+            laws = flat.laws(self.method.small, seen, Budget(), rng, state)
         while True:
             with torch.enable_grad():
                 law = next(laws, None)

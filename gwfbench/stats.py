@@ -1,0 +1,151 @@
+"""What a board of a few seeds can tell: pairwise tests, tiers, detectable differences, scores over tasks, profiles.
+
+A replicate is a seed, and seeds are paired: methods see the same problem and the same evaluation noise under one seed.
+
+    test       paired t on the differences over the seeds that both have, of logarithms where all values are positive.
+               A permutation test's p is at least 2^(1 - S), 0.06 for five seeds: it could never tell two methods apart
+    Holm       of all pairs on a board at once (Holm 1979), level 5 %
+    tiers      letters: methods that share one are not told apart (compact letter display, Piepho 2004); all others are
+    failures   a failed seed counts as the worst value that anybody has on that board, `still` included
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from string import ascii_lowercase
+
+import numpy as np
+
+LEVEL = 0.05
+POWER = 0.8  # of a detectable difference
+
+Values = Mapping[str, Mapping[int, float]]  # by contestant and seed; nan or inf is a failure
+
+
+def on_scale(values: Values) -> tuple[dict[str, dict[int, float]], bool]:
+    """The values with failures made the worst on the board, and whether they are logarithms now.
+
+    Lower must be better.
+    """
+    finite = [value for seeds in values.values() for value in seeds.values() if math.isfinite(value)]
+    worst = max(finite, default=0.0)
+    positive = bool(finite) and min(finite) > 0
+    scale = math.log if positive else float
+    return {
+        name: {seed: scale(value if math.isfinite(value) else worst) for seed, value in seeds.items()}
+        for name, seeds in values.items()
+    }, positive
+
+
+def differs(a: Mapping[int, float], b: Mapping[int, float]) -> float:
+    """Two-sided p of the paired t test of equal means, over the seeds that both have; 1 where there are not two."""
+    from scipy.special import stdtr
+
+    gaps = np.array([a[seed] - b[seed] for seed in a.keys() & b.keys()])
+    if len(gaps) < 2 or not gaps.any():
+        return 1.0
+    spread = gaps.std(ddof=1) / math.sqrt(len(gaps))
+    if spread <= 1e-12 * abs(gaps.mean()):
+        return 0.0
+    return float(2 * stdtr(len(gaps) - 1, -abs(gaps.mean()) / spread))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number (Holm 1979), in the order given."""
+    corrected, highest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def told_apart(values: Values) -> set[frozenset[str]]:
+    """The pairs of contestants whose difference is no noise, at 5 % for all pairs together; lower must be better."""
+    scaled, _ = on_scale(values)
+    pairs = list(combinations(scaled, 2))
+    corrected = holm([differs(scaled[a], scaled[b]) for a, b in pairs])
+    return {frozenset(pair) for pair, p in zip(pairs, corrected, strict=True) if p < LEVEL}
+
+
+def tiers(values: Values) -> dict[str, str]:
+    """Letters by contestant, best first: two that share a letter are not told apart, and two that don't are.
+
+    Args:
+        values: lower must be better.
+    """
+    scaled, _ = on_scale(values)
+    order = sorted(scaled, key=lambda name: float(np.median(list(scaled[name].values()) or [math.inf])))
+    groups = {frozenset(order)}
+    for pair in told_apart(values):
+        both = [group for group in groups if pair <= group]
+        kept = groups.difference(both)
+        split = {group - {name} for group in both for name in pair}
+        beside = kept | split
+        groups = kept | {part for part in split if not any(part < other for other in beside)}
+    ranked = sorted(groups, key=lambda group: sorted(order.index(name) for name in group))
+    return {name: "".join(_letter(i) for i, group in enumerate(ranked) if name in group) for name in order}
+
+
+def _letter(i: int) -> str:
+    """a ... z, then a1 ... z1 and so on."""
+    return ascii_lowercase[i % 26] + (str(i // 26) if i >= 26 else "")
+
+
+def detectable(values: Values) -> tuple[float, bool]:
+    """The smallest difference of two methods on such a board that one test at 5 % sees in 80 % of cases, and whether it
+    is a factor (of logarithms) or a difference; nan where no two methods share two seeds.
+
+    By the median over pairs of the spread of their differences.
+    """
+    from scipy.optimize import root_scalar
+    from scipy.stats import chi2, nct, t
+
+    scaled, logs = on_scale(values)
+    found = []
+    for a, b in combinations(scaled.values(), 2):
+        gaps = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
+        if len(gaps) >= 2:
+            found.append((float(np.std(gaps, ddof=1)), len(gaps)))
+    if not found:
+        return math.nan, logs
+    seeds = min(count for _, count in found)
+    bar = float(t.isf(LEVEL / 2, seeds - 1))
+    needed = root_scalar(lambda shift: float(nct.sf(bar, seeds - 1, shift)) - POWER, bracket=(0.0, 1e4)).root
+    middle = math.sqrt(float(chi2.median(seeds - 1)) / (seeds - 1))  # of a spread of so few, in standard deviations
+    gap = needed * float(np.median([spread for spread, _ in found])) / middle / math.sqrt(seeds)
+    return (math.exp(gap) if gap < 700 else math.inf) if logs else gap, logs
+
+
+def score(value: float, exact: float, still: float) -> float:
+    """Where a value stands between the truth's, 0, and that of not moving, 1; held to [0, 1], a failure is 1."""
+    if not math.isfinite(value):
+        return 1.0
+    if still == exact:
+        return math.nan
+    return min(1.0, max(0.0, (value - exact) / (still - exact)))
+
+
+def profile(costs: Mapping[str, Sequence[float]], factors: Iterable[float]) -> dict[str, list[float]]:
+    """Performance profiles (Dolan and More 2002): the share of problems that each solves within a factor of the best.
+
+    Args:
+        costs: by contestant, one a problem in the same order; inf or nan where it does not solve it.
+        factors: at which the share is taken, from 1.
+    """
+    factors = list(factors)
+    table = {name: [c if not math.isnan(c) else math.inf for c in row] for name, row in costs.items()}
+    best = [min(column) for column in zip(*table.values(), strict=True)]
+    return {
+        name: [
+            sum(math.isfinite(c) and c <= factor * b for c, b in zip(row, best, strict=True)) / max(1, len(best))
+            for factor in factors
+        ]
+        for name, row in table.items()
+    }
+
+
+def to_target(curve: Sequence[tuple[float, float]], target: float) -> float:
+    """The least cost at which a curve of (cost, value), lower better, is at the target; inf if never."""
+    return min((cost for cost, value in curve if value <= target), default=math.inf)
