@@ -141,11 +141,16 @@ def _digest(path: Path, _mtime: int) -> str:
 
 def by_inception(path: Path, device: torch.device) -> Extract:
     """Features (2048) and logits by torch-fidelity's Inception; grey images get three equal channels."""
-    network = FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
-    )
-    network = network.requires_grad_(False).eval().to(device)
-    return lambda images: _in_batches(network, images.expand(-1, 3, -1, -1), INCEPTION_BATCH)
+    return lambda images: _in_batches(_inception(path, device), images.expand(-1, 3, -1, -1), INCEPTION_BATCH)
+
+
+@lru_cache(maxsize=1)
+def _inception(path: Path, device: torch.device) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):  # its layers begin with random weights
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+        )
+    return network.to(device)
 
 
 def _in_batches(network: torch.nn.Module, images: Tensor, size: int) -> tuple[Tensor, Tensor]:

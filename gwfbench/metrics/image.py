@@ -55,10 +55,11 @@ class Lens:
     extract: Callable[[Tensor], tuple[Tensor, Tensor]]
     test: Tensor
     _seen: dict[bytes, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _near: dict[bytes, tuple[float, float]] = field(default_factory=dict)
 
     def see(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits of uint8 images; five metrics ask for those of the same ones."""
-        key = hashlib.blake2b(images.contiguous().cpu().numpy()).digest()  # type: ignore[arg-type]
+        key = _digest(images)
         if key not in self._seen:
             self._seen[key] = self.extract(images)
             sizes = {each: both[0].nbytes for each, both in self._seen.items()}
@@ -70,6 +71,22 @@ class Lens:
     def reference(self) -> Tensor:
         """Features of the test part."""
         return self.see(self.test)[0]
+
+    def near(self, images: Tensor) -> tuple[float, float]:
+        """Precision and recall of uint8 images, which are had together."""
+        from gwfbench import fidelity
+
+        key = _digest(images)
+        if key not in self._near:
+            found = fidelity.prc_features_to_metric(
+                self.see(images)[0], self.reference(), prc_batch_size=NEIGHBOURS, save_cpu_ram=True, verbose=False
+            )
+            self._near[key] = found[fidelity.KEY_METRIC_PRECISION], found[fidelity.KEY_METRIC_RECALL]
+        return self._near[key]
+
+
+def _digest(images: Tensor) -> bytes:
+    return hashlib.blake2b(images.contiguous().cpu().numpy()).digest()  # type: ignore[arg-type]
 
 
 def metrics(lens: Lens, suffix: str) -> tuple[Metric, ...]:
@@ -171,16 +188,8 @@ def _recall(lens: Lens, judged: Judged) -> Estimate:
 
 
 def _near(lens: Lens, judged: Judged, which: int) -> Estimate:
-    from gwfbench import fidelity
-
-    target = lens.reference()
-
     def one(images: Tensor, _seed: int) -> tuple[float, float]:
-        features = lens.see(images)[0]
-        found = fidelity.prc_features_to_metric(
-            features, target, prc_batch_size=NEIGHBOURS, save_cpu_ram=True, verbose=False
-        )
-        share = found[(fidelity.KEY_METRIC_PRECISION, fidelity.KEY_METRIC_RECALL)[which]]
-        return share, math.sqrt(share * (1 - share) / (len(features), len(target))[which])
+        share = lens.near(images)[which]
+        return share, math.sqrt(share * (1 - share) / (len(images), len(lens.test))[which])
 
     return _each(judged, 4, one)
