@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gwfbench import images, registry
+from gwfbench import images, registry, store
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, floats, pixels
@@ -354,3 +354,22 @@ def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
     assert {json.loads(line)["metric"] for line in out.splitlines()} == {"sliced_w2", "mmd", "w2"}
     for name in NAMES:
         assert f"{name}: not judged: the task's truth has no weights of torch-fidelity's Inception" in log
+
+
+def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cli, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the extra `report`")
+    monkeypatch.setattr(store, "KEPT_BYTES", 100 * 64 * 4 + 3)
+    words = ("run", "--task", "images", "--method", "mmd_flow:steps=3", "--seeds", "1", "--out", "runs", "--no-curve")
+    code, _, err = cli(*words)
+    assert code == 0, err
+    (still,) = tmp_path.glob("runs/images-still*")
+    with np.load(still / "draws.npz") as kept:
+        assert kept["t1"].shape == (100, 1, 8, 8)
+        assert kept["l1"].shape == (100,)
+    code, _, err = cli("report", "--out", "runs", "--plot", "pictures")
+    assert code == 0, err
+    assert Image.open(tmp_path / "pictures" / "images.png").size[0] > 400
+
+
+def test_points_kept_by_their_size():
+    assert [store.most(size) for size in (0, 8, 4096, 3072 * 4, 2**30)] == [4096, 4096, 4096, 1365, 1]
