@@ -19,6 +19,7 @@ from gwfbench import images, registry, store
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, floats, pixels
+from gwfbench.nn.classifier import Classifier, outputs
 from gwfbench.rng import Streams
 
 rng = np.random.default_rng(8)
@@ -368,8 +369,21 @@ def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cl
         assert kept["l1"].shape == (100,)
     code, _, err = cli("report", "--out", "runs", "--plot", "pictures")
     assert code == 0, err
-    assert Image.open(tmp_path / "pictures" / "images.png").size[0] > 400
+    with Image.open(tmp_path / "pictures" / "images.png") as picture:
+        assert picture.size[0] > 400
 
 
 def test_points_kept_by_their_size():
     assert [store.most(size) for size in (0, 8, 4096, 3072 * 4, 2**30)] == [4096, 4096, 4096, 1365, 1]
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion_mnist"])
+def test_classifiers_are_as_good_as_their_papers_say(data):
+    if data == "fashion_mnist" and not images.DEBIAN[data].is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    folder = Path(images.__file__).with_name("data") / "images"
+    x, classes = (part(data)[1] for part in (images.load, images.labels))
+    weights = Classifier.read((folder / f"{data}.npz").read_bytes()).weights
+    found = torch.cat([outputs(weights, part)[1].argmax(1) for part in x.split(500)])
+    accuracy = float((found == classes).double().mean())
+    assert accuracy == pytest.approx(json.loads((folder / f"{data}.json").read_text())["test_accuracy"], abs=2e-4)
