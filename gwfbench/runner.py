@@ -206,8 +206,9 @@ class _Drive:
                 run.points += rows[i]
                 file = self.files[i]
                 if file is not None and run.status == "ok":
-                    density = None if seen.log_prob is None else _kept(seen.log_prob[i])
-                    file.judged(seen.step, rows[i], _kept(seen.points[i]), density)
+                    count = store.most(seen.points[i, :1].nbytes)
+                    density = None if seen.log_prob is None else _kept(seen.log_prob[i], count)
+                    file.judged(seen.step, rows[i], _kept(seen.points[i], count), density)
 
     def to_the_end(self, progress: Callable[[int, float, float], None]) -> None:
         job = self.job
@@ -373,6 +374,6 @@ class _Drive:
                     file.judged(step, rows, draws[f"t{step}"], draws.get(f"l{step}"))
 
 
-def _kept(points: Tensor) -> np.ndarray:
+def _kept(points: Tensor, count: int) -> np.ndarray:
     """The first points, copied: the runner moves its cloud in place."""
-    return points[: store.KEPT].to("cpu", copy=True).numpy()
+    return points[:count].to("cpu", copy=True).numpy()

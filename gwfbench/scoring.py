@@ -89,7 +89,7 @@ def _build(name: str, job: Job) -> tuple[Metric, Instance, Streams]:
         "draw": truth.draw, "moments": truth.moments, "density": truth.log_prob, "score": truth.score,
         "energy": truth.energy and truth.integrand, "log_prob": True,
     }  # fmt: skip
-    missing = [need for need in sorted(metric.needs) if not have[need]]
+    missing = [need for need in sorted(metric.needs) if not have.get(need)]
     if missing:
         raise CantScore(f"the task's truth has no {', '.join(missing)}")
     if metric.law == "jko" and (truth.jko is None or job.contestant.clock != "jko"):
@@ -168,7 +168,9 @@ def _has(run: Run, folder: Path, metric: Metric) -> bool:
 
 
 def _file(folder: Path, name: str, version: int) -> Path:
-    require(bool(re.fullmatch(r"[\w.-]+", name)), f"metric {name!r}", "letters, digits, _ . -", "give it such a name")
+    require(
+        bool(re.fullmatch(r"[\w.@-]+", name)), f"metric {name!r}", "letters, digits, _ . @ -", "give it such a name"
+    )
     return folder / f"scores-{name}@{version}.jsonl"
 
 

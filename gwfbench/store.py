@@ -20,7 +20,8 @@ from gwfbench.record import SCHEMA, Point, Run, Status, to_json
 
 WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
 CHECKPOINT = "checkpoint.npz"
-KEPT = 4096  # points a judged time that stay in draws.npz
+KEPT = 4096  # points a judged time that stay in draws.npz, at most
+KEPT_BYTES = 2**24  # and of so many bytes: 1365 images of 3 x 32 x 32
 ASIDE = "aside"
 NOT_RUNS = frozenset(
     {ASIDE, claims.FOLDER, answers.FOLDER, "slurm", "verified.jsonl"}
@@ -52,9 +53,10 @@ class Attempt:
         self._require_own_process()
         with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, points)))
-        self.draws[f"t{step}"] = draws[:KEPT].copy()  # the runner moves its cloud in place
+        count = most(draws[:1].nbytes)
+        self.draws[f"t{step}"] = draws[:count].copy()  # the runner moves its cloud in place
         if log_prob is not None:
-            self.draws[f"l{step}"] = log_prob[:KEPT].copy()
+            self.draws[f"l{step}"] = log_prob[:count].copy()
 
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""
@@ -67,6 +69,11 @@ class Attempt:
     def _require_own_process(self) -> None:
         if os.getpid() != self._process:
             raise RuntimeError("a fork that the method made came back; only its first process writes the run")
+
+
+def most(size: int) -> int:
+    """How many points of so many bytes each are kept of a judged law."""
+    return max(1, min(KEPT, KEPT_BYTES // max(size, 1)))
 
 
 def close(folder: Path, status: Status, reason: str, log: str) -> Run:

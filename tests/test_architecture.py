@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "rng", "log", "channel", "claims", "memory", "strict", "stops"},
-    {"info"},
+    {"info", "images"},
     {"budget", "protocol", "particles"},
     {"record", "nn", "divergences", "discovery", "flat"},
-    {"provenance", "registry"},
+    {"provenance", "registry", "fidelity"},
     {"answers"},
     {"store"},
     {"metrics", "controls", "minmax", "finite_volume", "kernels", "proposals"},
@@ -74,7 +74,7 @@ def test_imports_go_one_way(path):
     assert not plugins, "plug-ins are asked of gwfbench.registry"
     if folder != "gwfbench":
         allowed = {"errors", "rng", "info", "protocol", "budget", "nn", "divergences", "minmax", "metrics"}
-        allowed |= {"kernels", "carriers", "velocity", "proposals", "jko", "particles"}
+        allowed |= {"kernels", "carriers", "velocity", "proposals", "jko", "particles", "images", "fidelity"}
         allowed |= {"adversarial", "embedded", "penalties", "duel"}
         assert set(parts(path)) <= allowed
         return

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gwfbench.report.plots import Kept, _box, _liveliest, picture
+from gwfbench.report.plots import Kept, _box, _grid, _liveliest, grids, picture
 
 rng = np.random.default_rng(5)
 CLOUD = rng.normal(size=(300, 2))
@@ -40,3 +40,34 @@ def test_only_the_plane_is_drawn(tmp_path):
         picture("toy", CLOUD, None, [Kept("method", ["1"], [np.zeros((4, 3))], True)], tmp_path / "a.png")
     with pytest.raises(ValueError, match="at least one"):
         picture("toy", CLOUD, None, [], tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_has_each_image_in_its_place(channels):
+    """Image k is k/50 - 1 grey, its upper left pixel white; lines between images are white; the 65th is left out."""
+    images = np.tile((np.arange(66) / 50 - 1)[:, None, None, None], (1, channels, 4, 6))
+    images[:, :, 0, 0] = 7.0
+    canvas = _grid(images)
+    assert canvas.shape == (8 * 5 - 1, 8 * 7 - 1, 3)
+    for k in (0, 9, 63):
+        top, left = k // 8 * 5, k % 8 * 7
+        assert canvas[top + 3, left + 5] == pytest.approx(np.full(3, k / 100))
+        assert (canvas[top, left] == 1).all()
+    assert (canvas[4::5] == 1).all()
+    assert (canvas[:, 6::7] == 1).all()
+    assert (_grid(images[:3])[:, 21:] == 1).all()
+
+
+def test_colours_stay_in_their_channels():
+    image = np.full((1, 3, 2, 2), -1.0)
+    image[0, 1] = 1.0
+    assert _grid(image)[1, 1].tolist() == [0, 1, 0]
+
+
+def test_grids_are_written(tmp_path):
+    some = rng.normal(size=(70, 1, 8, 8))
+    grids("digits", {f"method {k}": some for k in range(5)}, tmp_path / "deep" / "a.png")
+    assert (tmp_path / "deep" / "a.png").stat().st_size > 5000
+    for bad in ({}, {"a": some[:0]}, {"a": some[:, 0]}, {"a": rng.normal(size=(70, 2, 8, 8))}):
+        with pytest.raises(ValueError, match="images"):
+            grids("digits", bad, tmp_path / "b.png")

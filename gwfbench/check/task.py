@@ -95,6 +95,23 @@ def truth_draws_what_it_says(subject: Subject) -> None:
             )
 
 
+def draws_go_on(subject: Subject) -> None:
+    """Two draws from one stream are other points: a fork by name inside a draw would give the first ones again."""
+    problem = build(subject).problem
+    for info in problem.infos:
+        if isinstance(info, Initial | TargetSamples):
+            streams = Streams(SEEDS).fork("draws")
+            x, y = (info.draw(100, streams).flatten(2) for _ in range(2))
+            share = float((x == y).all(-1).double().mean())
+            what = f"{type(info).__name__}.draw"
+            expect(
+                share < 0.5,
+                f"{share:.0%} of the points of a second {what} are those of the first",
+                "new points at each call",
+                "draw from the streams given, not from a fork of them",
+            )
+
+
 def twice_is_the_same(subject: Subject) -> None:
     """Built again, under other global random states, it gives the same bits; the process is left as it was."""
 
@@ -240,6 +257,7 @@ def _checks(*functions: Callable[[Subject], None]) -> tuple[Check, ...]:
 
 
 CHECKS = _checks(
-    gives_what_it_offers, truth_draws_what_it_says, twice_is_the_same, seeds_do_not_see_each_other,
+    gives_what_it_offers, truth_draws_what_it_says, draws_go_on, twice_is_the_same,
+    seeds_do_not_see_each_other,
     scores_are_gradients, density_has_mass_one, controls_bracket_it, can_be_ordered, small_copy_is_quick,
 )  # fmt: skip

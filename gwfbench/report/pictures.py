@@ -1,4 +1,4 @@
-"""Pictures of kept runs in the plane: one a task, of the lowest seed that all its methods share."""
+"""Pictures of kept runs in the plane, and of images: one a task, of the lowest seed that all its methods share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gwfbench.errors import UserError
 from gwfbench.info import Initial
 from gwfbench.record import Run
 from gwfbench.registry import name_of
-from gwfbench.report.plots import Kept, picture
+from gwfbench.report.plots import Kept, grids, picture
 from gwfbench.rng import Streams
 
 DRAWS = 2000
@@ -47,11 +47,17 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
         kept = [one for run in chosen if (one := _kept(run, places[run.attempt])) is not None]
         kept.sort(key=lambda one: methods.index(one.method))
         start, truth = _ends(chosen[0])
-        if not kept or start.shape[1:] != (2,):
-            yield f"no picture of {task}: its points are not in the plane, or none were kept"
+        flat = start.shape[1:] == (2,)
+        if not kept or not (flat or start.ndim == 4):
+            yield f"no picture of {task}: its points are neither in the plane nor images, or none were kept"
             continue
         path = folder / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', task)}.png"
-        picture(f"{task}, seed {min(shared)}", start, truth, kept, path)
+        title = f"{task}, seed {min(shared)}"
+        if flat:
+            picture(title, start, truth, kept, path)
+        else:
+            real = {} if truth is None else {"test images": truth}
+            grids(title, real | {f"{one.method}, {one.times[-1]}": one.points[-1] for one in kept}, path)
         yield f"wrote {path}"
 
 
@@ -59,7 +65,8 @@ def _kept(run: Run, folder: Path) -> Kept | None:
     with np.load(folder / "draws.npz", allow_pickle=False) as file:
         steps = sorted(int(name[1:]) for name in file.files if name[0] == "t")
         points = [file[f"t{step}"] for step in steps]
-    if not points or any(cloud.shape[1:] != (2,) or not np.isfinite(cloud).all() for cloud in points):
+    drawn = bool(points) and all(cloud.shape[1:] == (2,) or cloud.ndim == 4 for cloud in points)
+    if not drawn or not all(np.isfinite(cloud).all() for cloud in points):
         return None
     times = {point.step: point.t for point in run.points}
     names = [f"step {step}" if times.get(step) is None else f"t = {times[step]:g}" for step in steps]
@@ -67,7 +74,7 @@ def _kept(run: Run, folder: Path) -> Kept | None:
 
 
 def _ends(run: Run) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws of P_0 and of the truth at the last judged time, (n, d)."""
+    """Draws of P_0 and of the truth at the last judged time, (n, d) or (n, c, h, w)."""
     job = standing.job_of(run)
     streams = Streams((run.identity.seed,))
     with torch.no_grad():
@@ -76,4 +83,6 @@ def _ends(run: Run) -> tuple[np.ndarray, np.ndarray | None]:
         truth, last = instance.truth, len(instance.problem.times) - 1
         if truth.draw is None:
             return start, None
-        return start, truth.draw(last, min(DRAWS, truth.limit or DRAWS), streams.fork("picture/truth"))[0].numpy()
+        # of a truth that has draws for metrics alone (images: the test part), those
+        streams = streams.fork("picture/metric/truth")
+        return start, truth.draw(last, min(DRAWS, truth.limit or DRAWS), streams)[0].numpy()

@@ -8,11 +8,13 @@ One figure a task, one row a method:
     law     the last one over draws of the truth
 
 A method whose successive laws have no particles in common (a generator) shows three of its laws instead.
+
+Of images, a grid of the last law's for each method, beside one of test images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 ARROWS = 400
 PATHS = 80
 SHOWN = 1500  # points of a law
+SIDE = 8  # images a row and a column of a grid
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Kept:
     Args:
         method: its label.
         times: of the judged laws, as they are to be written.
-        points: of each judged law, (n, 2).
+        points: of each judged law, (n, 2), or images (n, c, h, w).
         paired: the i-th point of one law is where the i-th point of the law before went.
     """
 
@@ -75,6 +78,44 @@ def picture(title: str, start: np.ndarray, truth: np.ndarray | None, runs: Seque
         row[0].set_ylabel(run.method, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def grids(title: str, images: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write one figure with a grid of the first 8 x 8 images under each name.
+
+    Args:
+        images: (n, c, h, w) with c 1 or 3, in [-1, 1]; what lies beyond is cut off.
+
+    Raises:
+        ValueError: there are none, or they are not images.
+    """
+    from matplotlib.figure import Figure
+
+    if not images or any(some.ndim != 4 or some.shape[1] not in (1, 3) or not len(some) for some in images.values()):
+        raise ValueError("grids are of at least one set of images (n, c, h, w) with c = 1 or 3")
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.45 * rows + 0.4), layout="constrained")
+    figure.suptitle(title)
+    axes: Any = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, (name, some) in zip(axes.flat, images.items(), strict=False):
+        ax.imshow(_grid(some), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_title(name, fontsize=8, wrap=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def _grid(images: np.ndarray) -> np.ndarray:
+    """The first 8 x 8 images (n, c, h, w) side by side, a white line between two, (H, W, 3) in [0, 1]."""
+    h, w = images.shape[2:]
+    line = max(1, h // 16)
+    canvas = np.ones((SIDE * (h + line) - line, SIDE * (w + line) - line, 3))
+    for k, image in enumerate(images[: SIDE * SIDE]):
+        top, left = k // SIDE * (h + line), k % SIDE * (w + line)
+        canvas[top : top + h, left : left + w] = (image.clip(-1, 1).transpose(1, 2, 0) + 1) / 2
+    return canvas
 
 
 def _colours(count: int) -> list[str]:

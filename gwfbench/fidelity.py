@@ -1,0 +1,162 @@
+"""torch-fidelity, and the networks that give it features: its Inception, or a small classifier of ours.
+
+Importing this module imports torch-fidelity, which raises ImportError where it is not installed. torch-fidelity imports
+torchvision, of which it needs the transforms alone; torchvision's registry build is for CUDA, and beside a CPU build of
+torch its operators are missing and its import fails. With their schemas defined first it goes through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+import urllib.error
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gwfbench.errors import UserError, require
+from gwfbench.nn.classifier import Classifier, outputs
+
+_LIBRARIES: list[torch.library.Library] = []  # a library's schemas go with it
+
+
+def _import_torchvision() -> None:
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARIES.append(library)
+        importlib.import_module("torchvision")
+
+
+_import_torchvision()
+
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase  # noqa: E402
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3  # noqa: E402
+from torch_fidelity.metric_fid import (  # noqa: E402
+    KEY_METRIC_FID,
+    fid_features_to_statistics,
+    fid_statistics_to_metric,
+)
+from torch_fidelity.metric_isc import (  # noqa: E402
+    KEY_METRIC_ISC_MEAN,
+    KEY_METRIC_ISC_STD,
+    isc_features_to_metric,
+)
+from torch_fidelity.metric_kid import (  # noqa: E402
+    KEY_METRIC_KID_MEAN,
+    KEY_METRIC_KID_STD,
+    kid_features_to_metric,
+)
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric  # noqa: E402
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor  # noqa: E402
+
+__all__ = [
+    "KEY_METRIC_FID", "KEY_METRIC_ISC_MEAN", "KEY_METRIC_ISC_STD", "KEY_METRIC_KID_MEAN", "KEY_METRIC_KID_STD",
+    "KEY_METRIC_PRECISION", "KEY_METRIC_RECALL", "fid_features_to_statistics", "fid_statistics_to_metric",
+    "isc_features_to_metric", "kid_features_to_metric", "prc_features_to_metric",
+]  # fmt: skip
+
+BATCH = 500  # images at once, of a small classifier
+INCEPTION_BATCH = 64
+Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (n, c, h, w) -> features (n, k), logits (n, classes)
+
+
+def by_classifier(name: str, classifier: Classifier, device: torch.device) -> Extract:
+    """Features by our classifier, which torch-fidelity has under `name` from now on (its `feature_extractor`).
+
+    In float64: features of one image then do not depend, to ten digits, on the images beside it.
+    """
+
+    class Ours(FeatureExtractorBase):
+        def __init__(self, name: str, features_list: list[str], **_kwargs: object):
+            super().__init__(name, features_list)
+            for key, value in classifier.weights.items():
+                self.register_buffer(key, value.double())
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("features", "logits")
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "logits" if metric == "isc" else "features"
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, input: Tensor) -> tuple[Tensor, ...]:  # files of grey images come with three equal channels
+            found = outputs(dict(self.named_buffers()), input[:, : classifier.channels])
+            have = dict(zip(self.get_provided_features_list(), found, strict=True))
+            return tuple(have[wanted] for wanted in self.features_list)
+
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(name, Ours)
+    network = Ours(name, ["features", "logits"]).to(device)
+    return lambda images: _in_batches(network, images, BATCH)
+
+
+def inception_file(download: bool) -> Path | None:
+    """The weights of torch-fidelity's Inception, where it looks for them; None if they are not there.
+
+    Raises:
+        UserError: they are damaged, or can't be downloaded.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(URL_INCEPTION_V3)
+    known = path.stem.rpartition("-")[2]
+    if not path.is_file():
+        if not download:
+            return None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=known, progress=False)
+        except (OSError, RuntimeError, urllib.error.URLError) as error:
+            raise UserError(
+                f"{URL_INCEPTION_V3} can't be downloaded: {error}",
+                "a machine with network",
+                f"copy the file to {path}, or leave download=true out once the images are there",
+            ) from error
+    found = _digest(path, path.stat().st_mtime_ns)
+    require(found.startswith(known), f"{path} has SHA-256 {found[:12]}", f"one that begins with {known}", "delete it")
+    return path
+
+
+@lru_cache(maxsize=1)
+def _digest(path: Path, _mtime: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def by_inception(path: Path, device: torch.device) -> Extract:
+    """Features (2048) and logits by torch-fidelity's Inception; grey images get three equal channels."""
+    return lambda images: _in_batches(_inception(path, device), images.expand(-1, 3, -1, -1), INCEPTION_BATCH)
+
+
+@lru_cache(maxsize=1)
+def _inception(path: Path, device: torch.device) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):  # its layers begin with random weights
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+        )
+    return network.to(device)
+
+
+def _in_batches(network: torch.nn.Module, images: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Features and logits, float64 on the CPU."""
+    device = next(network.buffers()).device
+    with torch.no_grad():
+        both = [network(part.to(device)) for part in images.split(size)]
+    features, logits = (torch.cat(parts).double().cpu() for parts in zip(*both, strict=True))
+    return features, logits

@@ -1,0 +1,195 @@
+"""Image metrics by torch-fidelity's formulas, on features of a network: its Inception, or a small classifier of ours.
+
+    fid              |m - m0|^2 + tr(C + C0 - 2 (C C0)^1/2)                      Heusel et al. 2017, eq. 6
+    kid              unbiased MMD^2 of the kernel (x . y / d + 1)^3              Binkowski et al. 2018
+    inception_score  exp E KL(p(y | x) || p(y))                                  Salimans et al. 2016
+    precision        share of points within a test image's distance to its third neighbour
+    recall           share of test images within a point's distance to its third     Kynkaanniemi et al. 2019
+
+Points in [-1, 1] are rounded to uint8 first, as they would be saved. They are compared with the whole test part, by as
+many points as it has images, for all methods alike: FID's bias depends on that number. The names have no suffix if the
+features are Inception's, else `_<data>@<first digits of the weights' SHA-256>`: the two are never the same metric.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gwfbench.protocol import Estimate, Judged, Metric
+
+NAMES = ("fid", "kid", "inception_score", "precision", "recall")
+BLOCKS = 20  # of FID's jackknife
+WIDE = 256  # features beyond which a jackknife of FID would take minutes
+SUBSETS, SUBSET = 50, 1000  # of KID
+SPLITS = 10  # of the inception score
+NEIGHBOURS = 1000  # points a side of a block of distances
+REMEMBERED = 2**28  # bytes of features
+
+
+def pixels(x: Tensor) -> Tensor:
+    """uint8 images of floats: -1 is 0, 1 is 255, what lies beyond is cut off."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def floats(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images in [-1, 1]: u / 127.5 - 1, which `pixels` turns back."""
+    return u.to(dtype) / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A network's view of images.
+
+    Args:
+        extract: uint8 (n, c, h, w) -> features (n, k) and logits (n, classes), float64 on the CPU.
+        test: the images to compare with, uint8 (n, c, h, w).
+    """
+
+    extract: Callable[[Tensor], tuple[Tensor, Tensor]]
+    test: Tensor
+    _seen: dict[bytes, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _near: dict[bytes, tuple[float, float]] = field(default_factory=dict)
+
+    def see(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits of uint8 images; five metrics ask for those of the same ones."""
+        key = _digest(images)
+        if key not in self._seen:
+            self._seen[key] = self.extract(images)
+            sizes = {each: both[0].nbytes for each, both in self._seen.items()}
+            for each in list(sizes)[:-1]:  # the oldest go first
+                if sum(sizes.values()) > REMEMBERED:
+                    del self._seen[each], sizes[each]
+        return self._seen[key]
+
+    def reference(self) -> Tensor:
+        """Features of the test part."""
+        return self.see(self.test)[0]
+
+    def near(self, images: Tensor) -> tuple[float, float]:
+        """Precision and recall of uint8 images, which are had together."""
+        from gwfbench import fidelity
+
+        key = _digest(images)
+        if key not in self._near:
+            found = fidelity.prc_features_to_metric(
+                self.see(images)[0], self.reference(), prc_batch_size=NEIGHBOURS, save_cpu_ram=True, verbose=False
+            )
+            self._near[key] = found[fidelity.KEY_METRIC_PRECISION], found[fidelity.KEY_METRIC_RECALL]
+        return self._near[key]
+
+
+def _digest(images: Tensor) -> bytes:
+    return hashlib.blake2b(images.contiguous().cpu().numpy()).digest()  # type: ignore[arg-type]
+
+
+def metrics(lens: Lens, suffix: str) -> tuple[Metric, ...]:
+    """The five metrics by this view, with this suffix to their names."""
+    n, at = len(lens.test), "against the test part, by torch-fidelity"
+    rows: list[tuple[str, Callable[[Lens, Judged], Estimate], str]] = [
+        ("fid", _fid, f"Frechet distance of Gaussians fitted to features (Heusel et al. 2017) {at}; se over the points "
+         f"by the block jackknife, none for more than {WIDE} features"),
+        ("kid", _kid, f"unbiased MMD^2 of a cubic kernel on features (Binkowski et al. 2018) {at}, mean over {SUBSETS} "
+         "subsets, may be negative; se from their spread as of n / size independent ones, for they share points"),
+        ("inception_score", _inception_score, f"Salimans et al. 2016, by torch-fidelity, mean over {SPLITS} splits; se "
+         "from their spread"),
+        ("precision", _precision, "share of points near a test image (Kynkaanniemi et al. 2019), k = 3, by "
+         "torch-fidelity; binomial se"),
+        ("recall", _recall, "share of test images near a point (Kynkaanniemi et al. 2019), k = 3, by torch-fidelity; "
+         "binomial se"),
+    ]  # fmt: skip
+    lower = ("fid", "kid")
+    return tuple(
+        Metric(name + suffix, partial(judge, lens), n, source, better="lower" if name in lower else "higher")
+        for name, judge, source in rows
+    )
+
+
+def absent(what: str) -> tuple[Metric, ...]:
+    """The five metrics where no network is at hand: the runner leaves them out and logs what they need."""
+    return tuple(Metric(name, _never, None, "see gwfbench/metrics/image.py", needs=frozenset({what})) for name in NAMES)
+
+
+def _never(judged: Judged) -> Estimate:
+    raise ValueError("no network is at hand for this metric")
+
+
+def _each(judged: Judged, least: int, one: Callable[[Tensor, int], tuple[float, float]]) -> Estimate:
+    """Value and error of each seed's images, by a function of them and of a seed for its own random numbers."""
+    n = judged.points.shape[1]
+    if n < least:
+        raise ValueError(f"it needs at least {least} images, got {n}")
+    luck = judged.rng.integers(2**31 - 1).tolist()
+    both = [one(pixels(points), seed) for points, seed in zip(judged.points, luck, strict=True)]
+    value, se = torch.tensor(both, dtype=torch.float64).T
+    return Estimate(value, se, n)
+
+
+def _fid(lens: Lens, judged: Judged) -> Estimate:
+    from gwfbench import fidelity
+
+    target = fidelity.fid_features_to_statistics(lens.reference())
+
+    def distance(features: Tensor) -> float:
+        statistics = fidelity.fid_features_to_statistics(features)
+        return fidelity.fid_statistics_to_metric(statistics, target, verbose=False)[fidelity.KEY_METRIC_FID]
+
+    def one(images: Tensor, _seed: int) -> tuple[float, float]:
+        features = lens.see(images)[0]
+        if features.shape[1] > WIDE:
+            return distance(features), math.nan
+        blocks = features.tensor_split(min(BLOCKS, len(features) // 2))
+        left = [distance(torch.cat([*blocks[:b], *blocks[b + 1 :]])) for b in range(len(blocks))]
+        spread = torch.tensor(left, dtype=torch.float64).var(correction=0)
+        return distance(features), math.sqrt((len(blocks) - 1) * float(spread))
+
+    return _each(judged, 4, one)
+
+
+def _kid(lens: Lens, judged: Judged) -> Estimate:
+    from gwfbench import fidelity
+
+    target = lens.reference()
+    size = min(SUBSET, judged.points.shape[1] // 5, len(target) // 5)
+
+    def one(images: Tensor, seed: int) -> tuple[float, float]:
+        features = lens.see(images)[0]
+        found = fidelity.kid_features_to_metric(
+            features, target, kid_subsets=SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
+        )
+        distinct = min(SUBSETS, len(features) // size)
+        return found[fidelity.KEY_METRIC_KID_MEAN], found[fidelity.KEY_METRIC_KID_STD] / math.sqrt(distinct)
+
+    return _each(judged, 10, one)
+
+
+def _inception_score(lens: Lens, judged: Judged) -> Estimate:
+    from gwfbench import fidelity
+
+    def one(images: Tensor, seed: int) -> tuple[float, float]:
+        found = fidelity.isc_features_to_metric(lens.see(images)[1], SPLITS, True, seed)
+        return found[fidelity.KEY_METRIC_ISC_MEAN], found[fidelity.KEY_METRIC_ISC_STD] / math.sqrt(SPLITS - 1)
+
+    return _each(judged, SPLITS, one)
+
+
+def _precision(lens: Lens, judged: Judged) -> Estimate:
+    return _near(lens, judged, 0)
+
+
+def _recall(lens: Lens, judged: Judged) -> Estimate:
+    return _near(lens, judged, 1)
+
+
+def _near(lens: Lens, judged: Judged, which: int) -> Estimate:
+    def one(images: Tensor, _seed: int) -> tuple[float, float]:
+        share = lens.near(images)[which]
+        return share, math.sqrt(share * (1 - share) / (len(images), len(lens.test))[which])
+
+    return _each(judged, 4, one)

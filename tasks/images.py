@@ -1,0 +1,126 @@
+"""Images: move N(0, I) in pixel space to a data set of images, judged against its test part.
+
+    x = u / 127.5 - 1,   u in 0 ... 255 a pixel of a training image, (c, h, w)
+
+so black is -1 and white is 1: rounding turns it back exactly, and a network that ends in tanh reaches all of it.
+Metrics round what they judge to u first, as images would be saved.
+
+The target's samples are the training part, drawn with replacement, mirrored with probability 1/2 if `flip`. Nobody
+knows the law that the images are from, so the truth is images that no method gets: metrics compare with the test part,
+and `exact` draws from the training part (without replacement, never mirrored): its value is the train-test floor of
+the metric. A method that merely repeats its training images is at that floor, by all of these metrics.
+
+FID, KID, inception score, precision and recall use the features of torch-fidelity's Inception if the file of its
+weights is where torch-fidelity puts it, and then are called `fid` and so on; else those of a small classifier that
+comes with gwfbench (digits, fashion_mnist), and then have its name and hash, as `fid_digits@ab12`. `mmd`, `sliced_w2`
+and `w2` are of the pixels. All use at most as many points as the test part has images.
+
+A run's identity has the fields below and the code, not the files of a folder of one's own: give changed images another
+folder's name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gwfbench import images
+from gwfbench.errors import require
+from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.metrics.image import Lens, absent, floats, metrics
+from gwfbench.nn.classifier import Classifier
+from gwfbench.protocol import Instance, Metric, Problem, Truth
+from gwfbench.rng import Streams
+
+FOLDER = files("gwfbench") / "data" / "images"
+
+
+@dataclass(frozen=True)
+class Images:
+    data: Literal["digits", "fashion_mnist", "mnist", "cifar10", "folder"] = "digits"
+    "data set; folder is PNG or JPEG files of one size in data_root"
+    data_root: str | None = None
+    "folder of its files; none: that of GWFBENCH_DATA, then ~/.cache/gwfbench, then Debian's"
+    download: bool = False
+    "fetch what is missing, Inception's weights included"
+    flip: bool = False
+    "mirror half of the target's samples, left to right"
+
+    offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
+    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "w2")
+    points: ClassVar[int] = 10_000
+    version: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, object]] = {"data": "digits"}
+    reference: ClassVar[str] = """@inproceedings{heusel2017gans,
+  title={{GAN}s trained by a two time-scale update rule converge to a local {N}ash equilibrium}, author={Heusel, Martin
+  and Ramsauer, Hubert and Unterthiner, Thomas and Nessler, Bernhard and Hochreiter, Sepp}, booktitle={NeurIPS},
+  year={2017}}"""
+
+    def __post_init__(self) -> None:
+        require(
+            self.data != "digits" or self.data_root is None,
+            f"images:data=digits,data_root={self.data_root}",
+            "no data_root: the digits come with scikit-learn",
+            "leave data_root out",
+        )
+        require(
+            self.data != "folder" or self.data_root is not None,
+            "images:data=folder",
+            "a data_root: the folder that has the images",
+            "write images:data=folder,data_root=FOLDER",
+        )
+
+    def build(self, rng: Streams) -> Instance:
+        train, test = (part.to(rng.device) for part in images.load(self.data, self.data_root, self.download))
+        shape = tuple(train.shape[1:])
+        dims = math.prod(shape)
+
+        def start(n: int, streams: Streams) -> Tensor:
+            return streams.normal(n, *shape)
+
+        def density(x: Tensor) -> Tensor:
+            return -0.5 * x.flatten(2).square().sum(-1) - 0.5 * dims * math.log(2 * math.pi)
+
+        def samples(n: int, streams: Streams) -> Tensor:
+            x = floats(train[streams.integers(len(train), n)], streams.dtype)
+            return torch.where(streams.uniform(n, 1, 1, 1) < 0.5, x.flip(-1), x) if self.flip else x
+
+        def draw(index: int, n: int, streams: Streams) -> Tensor:
+            # metrics compare with the test part, everybody else draws from the training part
+            part = test if "/metric/" in streams.path else train
+            if n > len(part):
+                raise ValueError(f"{len(part)} images are at hand; {n} were asked for")
+            rows = streams.host().uniform(len(part)).argsort(1)[:, :n]  # without replacement
+            return floats(part[rows.to(part.device)], streams.dtype)
+
+        infos = (Initial(start, density), TargetSamples(samples))
+        limit = min(len(train), len(test))
+        truth = Truth(draw, exact=True, limit=limit, metrics=self._judges(test, rng.device))
+        return Instance(Problem(shape, (math.inf,), infos), truth)
+
+    def _judges(self, test: Tensor, device: torch.device) -> tuple[Metric, ...]:
+        """The metrics by a network, or why there are none."""
+        try:
+            from gwfbench import fidelity
+        except ImportError:
+            return absent("torch-fidelity (pip install 'gwfbench[image]')")
+        weights = fidelity.inception_file(self.download)
+        if weights is not None:
+            return metrics(Lens(fidelity.by_inception(weights, device), test), "")
+        own = classifier(self.data)
+        if own is None:
+            return absent(f"weights of torch-fidelity's Inception, and no classifier of {self.data}")
+        label = f"{self.data}@{own.sha256[:4]}"
+        return metrics(Lens(fidelity.by_classifier(label, own, device), test), f"_{label}")
+
+
+def classifier(data: str) -> Classifier | None:
+    """The pinned classifier of a data set; None if gwfbench has none."""
+    file = FOLDER.joinpath(f"{data}.npz")
+    return Classifier.read(file.read_bytes()) if file.is_file() else None

@@ -1,0 +1,305 @@
+"""Image metrics against torch-fidelity's own pipeline, closed forms, and hand-made point sets."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gwfbench import images, registry
+from gwfbench.errors import UserError
+from gwfbench.metrics.image import NAMES, Lens, absent, floats, metrics, pixels
+from gwfbench.nn.classifier import Classifier, fresh, outputs
+from gwfbench.protocol import Judged, Truth
+from gwfbench.rng import Streams
+
+fidelity = pytest.importorskip("gwfbench.fidelity", reason="the extra `image`")
+
+NOBODY = Truth(None, exact=False)
+CPU = torch.device("cpu")
+
+
+def judged(points, name="metric"):
+    """Points (S, n, ...)."""
+    return Judged(points, None, NOBODY, 0, Streams(tuple(range(len(points))), dtype=torch.float64).fork(name))
+
+
+def lens_of(features, classes=3):
+    """A view whose features of an image are what the rows of a table say; the image's four bytes name the row."""
+    rows = torch.as_tensor(features, dtype=torch.float64)
+
+    def extract(named):
+        index = named.flatten(1).long() @ torch.tensor([1, 256, 65536, 0])
+        return rows[index], rows[index][:, :classes]
+
+    return extract
+
+
+def named(count, first=0):
+    """Images (count, 1, 2, 2) that name rows first, first + 1, ..."""
+    k = torch.arange(first, first + count)
+    return torch.stack([k % 256, k // 256 % 256, k // 65536, 0 * k], 1).to(torch.uint8).view(-1, 1, 2, 2)
+
+
+def values(points, test, *only, name="metric"):
+    """Value and error of each of these metrics, for features (n, k) of the points and of the test images."""
+    table = torch.cat([torch.as_tensor(points), torch.as_tensor(test)])
+    lens = Lens(lens_of(table), named(len(test), len(points)))
+    x = floats(named(len(points)), torch.float64)[None]
+    found = {metric.name: metric.evaluate(judged(x, name)) for metric in metrics(lens, "") if metric.name in only}
+    return {key: (float(one.value), float(one.se)) for key, one in found.items()}
+
+
+def gaussian(n, mean, root, seed):
+    return np.random.default_rng(seed).normal(size=(n, len(mean))) @ np.asarray(root).T + mean
+
+
+# ------------------------------------------------------------------------------------------------ FID
+
+
+def test_fid_is_torch_fidelity_s_on_folders(tmp_path):
+    """Its own calculate_metrics on two folders of PNG files, with our extractor registered, equals our pipeline."""
+    import torch_fidelity
+
+    test = images.load("digits")[1]
+    own = registry.parse("task", "images").build(Streams((3,)).fork("task"))
+    label = own.truth.metrics[0].name.removeprefix("fid_")
+    noisy = floats(images.load("digits")[0][:360], torch.float32)
+    noisy = noisy + 0.4 * torch.randn(noisy.shape, generator=torch.Generator().manual_seed(1))
+    for place, some in (("a", pixels(noisy)), ("b", test)):
+        (tmp_path / place).mkdir()
+        for k, image in enumerate(some):
+            Image.fromarray(image[0].numpy()).save(tmp_path / place / f"{k:04}.png")
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path / "a"), input2=str(tmp_path / "b"), fid=True, kid=True, isc=True, prc=True,
+        feature_extractor=label, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
+        kid_subset_size=72, kid_subsets=50, samples_shuffle=False,
+    )  # fmt: skip
+    ours = {metric.name.partition("_digits")[0]: metric for metric in own.truth.metrics}
+    ours = {key: metric.evaluate(judged(noisy[None])) for key, metric in ours.items()}
+    assert float(ours["fid"].value) > 1
+    assert float(ours["fid"].value) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6, abs=1e-6)
+    for key in ("precision", "recall"):
+        assert float(ours[key].value) == pytest.approx(theirs[key], abs=1e-6)
+    off = float(ours["kid"].value) - theirs["kernel_inception_distance_mean"]  # other subsets
+    assert abs(off) < 5 * theirs["kernel_inception_distance_std"] / 50**0.5
+    assert float(ours["inception_score"].value) == pytest.approx(theirs["inception_score_mean"], rel=0.1)
+
+
+def test_fid_of_gaussians_in_closed_form():
+    """|m - m0|^2 + sum (s - s0)^2 for commuting covariances, five jackknife errors of both samples."""
+    m, m0, s, s0 = np.array([1.0, -2, 0.5]), np.array([0.0, 1, 0.5]), np.array([1.0, 2, 0.3]), np.array([1.5, 0.7, 0.3])
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    x, y = gaussian(10_000, turn @ m, turn * s, 1), gaussian(10_000, turn @ m0, turn * s0, 2)
+    value, se = values(x, y, "fid")["fid"]
+    back = values(y, x, "fid")["fid"]
+    exact = ((m - m0) ** 2).sum() + ((s - s0) ** 2).sum()
+    assert abs(value - exact) < 5 * math.hypot(se, back[1])
+    assert se < 0.02 * exact
+    assert value == pytest.approx(back[0], rel=1e-8)
+
+
+def test_fid_s_error_is_the_spread_over_samples():
+    y = gaussian(2000, [0.0, 0], np.eye(2), 1)
+    found = np.array(
+        [values(gaussian(500, [1.0, 0], [[1, 0], [0, 2]], seed), y, "fid")["fid"] for seed in range(10, 60)]
+    )
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(ddof=1), rel=5 / math.sqrt(2 * 49))
+
+
+def test_the_same_images_twice():
+    train = images.load("digits")[0][:360]
+    lens = Lens(fidelity.by_classifier("twice", made(), CPU), train)
+    found = {metric.name: metric.evaluate(judged(floats(train, torch.float32)[None])) for metric in metrics(lens, "")}
+    assert abs(float(found["fid"].value)) < 1e-3
+    assert float(found["precision"].value) == float(found["recall"].value) == 1
+
+
+# ------------------------------------------------------------------------------------------------ KID and the others
+
+
+def test_kid_is_unbiased():
+    """Mean over many splits of one law, and for two laws the closed form of E k(x, x') + E k(y, y') - 2 E k(x, y).
+
+    In one dimension, x of deviation 1 about m: k = (1 + x y)^3, so its means are products of E x^k, k = 0 ... 3.
+    """
+
+    def mean(m):
+        each = [
+            values(gaussian(50, [0.5], [[1.0]], seed), gaussian(50, [m], [[1.0]], 9999 - seed), "kid", name=str(seed))
+            for seed in range(200)
+        ]
+        found = np.array([one["kid"][0] for one in each])
+        return found.mean(), found.std(ddof=1) / 200**0.5
+
+    moments = lambda m: np.array([1, m, m * m + 1, m**3 + 3 * m])  # noqa: E731
+    for m in (0.5, 0.1):
+        value, se = mean(m)
+        exact = (np.array([1, 3, 3, 1]) * (moments(0.5) - moments(m)) ** 2).sum()
+        assert abs(value - exact) < 5 * se
+
+
+def test_kid_s_error_is_of_the_size_of_its_spread():
+    y = gaussian(500, [0.0, 0], np.eye(2), 1)
+    found = np.array([values(gaussian(500, [0.4, 0], np.eye(2), seed), y, "kid")["kid"] for seed in range(10, 40)])
+    assert 0.7 < found[:, 1].mean() / found[:, 0].std(ddof=1) < 2
+
+
+def test_precision_and_recall_by_hand():
+    """Third neighbours: the test images 0, 1, 2, 3 reach 3, 2, 2, 3 far; the points 1.5, 2.5, 3.5, 10 reach 8.5, 7.5, 6.5, 8.5."""
+    found = values([[1.5], [2.5], [3.5], [10.0]], [[0.0], [1.0], [2.0], [3.0]], "precision", "recall")
+    assert found["precision"] == (0.75, math.sqrt(0.75 * 0.25 / 4))  # 10 is beyond 3 + 3
+    assert found["recall"][0] == 1
+    narrow = values([[0.0], [0.1], [0.2], [0.3], [0.15]], [[0.0], [0.1], [5.0], [9.0], [20.0]], "precision", "recall")
+    assert narrow["precision"][0] == 1
+    assert narrow["recall"][0] == pytest.approx(2 / 5)
+
+
+def test_inception_score_of_sure_and_unsure_classifiers():
+    sure = 50.0 * np.eye(4)[np.arange(400) % 4]
+    table = torch.tensor(sure)
+    lens = Lens(lens_of(table, 4), named(400))
+    score = metrics(lens, "")[2]
+    assert score.name == "inception_score"
+    assert score.better == "higher"
+    order = torch.arange(400)
+    value = float(score.evaluate(judged(floats(named(400)[order], torch.float64)[None])).value)
+    assert 3.7 < value <= 4 + 1e-9  # splits of 40 do not have 10 of each class exactly
+    flat = Lens(lens_of(0 * table, 4), named(400))
+    assert float(metrics(flat, "")[2].evaluate(judged(floats(named(400), torch.float64)[None])).value) == pytest.approx(
+        1
+    )
+
+
+def test_the_order_of_images_does_not_matter():
+    """For FID, precision and recall to rounding; KID and the score take random subsets: within their errors."""
+    x, y = gaussian(300, [1.0, 0], [[1, 0], [0.5, 2]], 4), gaussian(300, [0.0, 0], np.eye(2), 5)
+    shuffled = y[np.random.default_rng(1).permutation(300)]
+    first, second = values(x, y, *NAMES), values(x[::-1].copy(), shuffled, *NAMES)
+    for name in ("fid", "precision", "recall"):
+        assert first[name][0] == pytest.approx(second[name][0], rel=1e-9)
+    for name in ("kid", "inception_score"):
+        assert abs(first[name][0] - second[name][0]) < 5 * math.hypot(first[name][1], second[name][1])
+
+
+def test_seeds_are_judged_apart():
+    x, y = gaussian(600, [1.0, 0], np.eye(2), 4), gaussian(300, [0.0, 0], np.eye(2), 5)
+    lens = Lens(lens_of(np.concatenate([x, y])), named(300, 600))
+    points = floats(named(600), torch.float64).view(2, 300, 1, 2, 2)
+    for metric in metrics(lens, ""):
+        both = metric.evaluate(judged(points))
+        assert both.value.shape == both.se.shape == (2,)
+        assert both.n == 300
+        assert float(metric.evaluate(judged(points[:1])).value) == float(both.value[0])
+
+
+def test_too_few_images_are_refused():
+    x = floats(named(3), torch.float64)[None]
+    for metric in metrics(Lens(lens_of(np.zeros((9, 2))), named(6, 3)), ""):
+        with pytest.raises(ValueError, match="at least"):
+            metric.evaluate(judged(x))
+
+
+# ------------------------------------------------------------------------------------------------ the classifier
+
+
+def made(seed=1, channels=1):
+    return Classifier(fresh((channels, 8, 8), 10, torch.Generator().manual_seed(seed)), "0" * 64)
+
+
+def test_the_network_is_its_formula():
+    """Against torch.nn's layers, for an odd size."""
+    weights = fresh((3, 9, 7), 5, torch.Generator().manual_seed(2))
+    u = torch.randint(0, 256, (4, 3, 9, 7), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    layers = []
+    for i in range(3):
+        conv = torch.nn.Conv2d(*weights[f"conv{i}_w"].shape[1::-1], 3, stride=2 if i else 1, padding=1)
+        conv.weight.data, conv.bias.data = weights[f"conv{i}_w"], weights[f"conv{i}_b"]
+        layers += [conv, torch.nn.ReLU()]
+    hidden = (
+        torch.nn.Sequential(*layers, torch.nn.Flatten())(u / 127.5 - 1) @ weights["hidden_w"].T + weights["hidden_b"]
+    )
+    features, logits = outputs(weights, u)
+    torch.testing.assert_close(features, hidden.relu())
+    torch.testing.assert_close(logits, hidden.relu() @ weights["classes_w"].T + weights["classes_b"])
+
+
+def test_features_do_not_depend_on_the_batch():
+    extract = fidelity.by_classifier("alone", made(), CPU)
+    test = images.load("digits")[1][:50]
+    alone = torch.cat([extract(image[None])[0] for image in test])
+    torch.testing.assert_close(extract(test)[0], alone, rtol=1e-10, atol=1e-10)
+
+
+def test_grey_files_with_three_channels_are_seen_as_grey():
+    extract = fidelity.by_classifier("channels", made(), CPU)
+    test = images.load("digits")[1][:50]
+    assert torch.equal(extract(test)[0], extract(test.expand(-1, 3, -1, -1))[0])
+
+
+def test_the_hash_changes_with_the_weights(monkeypatch, tmp_path):
+    task = registry.find("task", "images").load()
+    module = __import__("sys").modules[task.__module__]
+    content = (module.FOLDER / "digits.npz").read_bytes()
+    before = task().build(Streams((3,))).truth.metrics[0].name
+    with np.load(module.FOLDER / "digits.npz") as arrays:
+        changed = dict(arrays)
+    changed["classes_b"] = changed["classes_b"] + np.float16(0.01)
+    np.savez(tmp_path / "digits.npz", **changed)
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    assert task().build(Streams((3,))).truth.metrics[0].name != before
+    (tmp_path / "digits.npz").write_bytes(content)
+    assert task().build(Streams((3,))).truth.metrics[0].name == before
+
+
+def test_weights_with_pickles_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", conv0_w=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        Classifier.read((tmp_path / "a.npz").read_bytes())
+
+
+# ------------------------------------------------------------------------------------------------ Inception
+
+
+@pytest.fixture
+def weights(monkeypatch, tmp_path):
+    """A file where torch-fidelity looks for Inception's, under the name that its hash asks for; random weights."""
+    content = b"weights"
+    place = tmp_path / "checkpoints" / f"weights-inception-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", f"http://127.0.0.1:9/{place.name}")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: {})
+    monkeypatch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+    place.parent.mkdir()
+    place.write_bytes(content)
+    return place
+
+
+def test_inception_is_used_where_its_weights_are_and_never_called_ours(weights):
+    task = registry.parse("task", "images")
+    before = torch.get_rng_state()
+    metric = task.build(Streams((3,))).truth.metrics[0]
+    assert metric.name == "fid"
+    features, logits = metric.evaluate.args[0].extract(images.load("digits")[1][:2])  # grey: three equal channels
+    assert (features.shape, logits.shape) == ((2, 2048), (2, 1008))
+    assert not torch.equal(features[0], features[1])
+    assert torch.equal(before, torch.get_rng_state())
+    weights.unlink()
+    assert task.build(Streams((3,))).truth.metrics[0].name.startswith("fid_digits@")
+
+
+def test_damaged_weights_and_failed_downloads_are_said(weights):
+    weights.write_bytes(b"torn")
+    with pytest.raises(UserError, match="SHA-256"):
+        registry.parse("task", "images").build(Streams((3,)))
+    weights.unlink()
+    with pytest.raises(UserError, match="can't be downloaded"):
+        registry.parse("task", "images:download=true").build(Streams((3,)))
+    assert not weights.exists()
+
+
+def test_what_is_absent_says_what_is_missing():
+    assert [metric.name for metric in absent("weights")] == list(NAMES)
+    assert {metric.needs for metric in absent("weights")} == {frozenset({"weights"})}

@@ -1,0 +1,389 @@
+"""Image files of the distributed formats, made here: read right, refused when torn or of another set; and the task."""
+
+import gzip
+import hashlib
+import io
+import json
+import struct
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gwfbench import images, registry, store
+from gwfbench.errors import UserError
+from gwfbench.info import Initial, TargetSamples
+from gwfbench.metrics.image import NAMES, floats, pixels
+from gwfbench.nn.classifier import Classifier, outputs
+from gwfbench.rng import Streams
+
+rng = np.random.default_rng(8)
+TRAIN, TEST = rng.integers(0, 256, (30, 28, 28), np.uint8), rng.integers(0, 256, (10, 28, 28), np.uint8)
+CLASSES = {"train": np.arange(30, dtype=np.uint8) % 10, "t10k": np.arange(10, dtype=np.uint8)}
+ROWS = rng.integers(0, 256, (6, 4, 3073), np.uint8) % 255
+ROWS[:, :, 0] %= 10
+
+
+def idx(array):
+    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def idx_files():
+    found = {f"{part}-images-idx3-ubyte": idx(x) for part, x in (("train", TRAIN), ("t10k", TEST))}
+    return found | {f"{part}-labels-idx1-ubyte": idx(x) for part, x in CLASSES.items()}
+
+
+def cifar_files():
+    return dict(zip(images.KNOWN["cifar10"], (rows.tobytes() for rows in ROWS), strict=True))
+
+
+def archive(files):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"{images.BATCHES}/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def write(folder, files, pack=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / (name + (".gz" if pack else ""))).write_bytes(pack(content) if pack else content)
+
+
+@pytest.fixture
+def known(monkeypatch, tmp_path):
+    """Our own files are the sets' now; nothing else is looked at."""
+    for data, files in (("mnist", idx_files()), ("fashion_mnist", idx_files()), ("cifar10", cifar_files())):
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        monkeypatch.setitem(images.KNOWN, data, hashes)
+    monkeypatch.delenv(images.VARIABLE, raising=False)
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(images, "DEBIAN", {})
+
+
+@pytest.mark.parametrize("pack", [None, gzip.compress])
+@pytest.mark.parametrize("below", ["", "mnist"])
+def test_idx_files_plain_and_packed(known, tmp_path, pack, below):
+    write(tmp_path / below, idx_files(), pack)
+    train, test = images.load("mnist", str(tmp_path))
+    assert train.dtype == test.dtype == torch.uint8
+    assert torch.equal(train, torch.from_numpy(TRAIN)[:, None])
+    assert torch.equal(test, torch.from_numpy(TEST)[:, None])
+    for part, found in zip(("train", "t10k"), images.labels("mnist", str(tmp_path)), strict=True):
+        assert found.tolist() == CLASSES[part].tolist()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cifar_s_planes_are_red_green_blue(known, tmp_path, packed):
+    if packed:
+        (tmp_path / images.ARCHIVE).write_bytes(archive(cifar_files()))
+    else:
+        write(tmp_path / images.BATCHES, cifar_files())
+    train, test = images.load("cifar10", str(tmp_path))
+    assert train.shape == (20, 3, 32, 32)
+    assert test.shape == (4, 3, 32, 32)
+    assert train[5, 1, 2, 3] == ROWS[1, 1, 1 + 1024 + 2 * 32 + 3]
+    assert images.labels("cifar10", str(tmp_path))[0].tolist() == ROWS[:5, :, 0].ravel().tolist()
+
+
+def test_digits_are_scikit_learn_s():
+    from sklearn.datasets import load_digits
+
+    train, test = images.load("digits")
+    assert train.shape == (1437, 1, 8, 8)
+    assert test.shape == (360, 1, 8, 8)
+    key = lambda x: sorted(map(bytes, x))  # noqa: E731
+    whole = np.round(load_digits().data * 255 / 16).astype(np.uint8)
+    assert key(torch.cat([train, test]).flatten(1).numpy()) == key(whole)
+    classes = images.labels("digits")
+    row = (load_digits().data * 255 / 16).round() == test[7].flatten().numpy()
+    assert load_digits().target[row.all(1).argmax()] == classes[1][7]
+
+
+def save(folder, count, size=(6, 4), mode="L", ending=".png"):
+    folder.mkdir(exist_ok=True)
+    for k in range(count):
+        Image.new(mode, size, k if mode == "L" else (k, 2 * k, 3 * k)).save(folder / f"{k:03}{ending}")
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_a_folder_s_last_fifth_is_the_test_part(tmp_path, mode, channels):
+    save(tmp_path / "a", 11, mode=mode)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    train, test = images.load("folder", str(tmp_path / "a"))
+    assert train.shape == (8, channels, 4, 6)
+    assert test[:, 0, 0, 0].tolist() == [8, 9, 10]
+    assert test[1, -1, 3, 5] == 9 * channels
+
+
+def test_one_coloured_image_makes_all_coloured(tmp_path):
+    save(tmp_path, 6)
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "006.png")
+    train, test = images.load("folder", str(tmp_path))
+    assert test[-1, :, 0, 0].tolist() == [1, 2, 3]
+    assert train[4, :, 0, 0].tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-5]), "is not mnist's train-images"),
+        (lambda path: path.write_bytes(idx(TRAIN[::-1])), "SHA-256"),
+        (lambda path: path.unlink(), "no file train-images-idx3-ubyte or train-images-idx3-ubyte.gz in"),
+        (lambda path: path.rename(path.with_name(path.name + ".gz")), "can't be read"),
+    ],
+)
+def test_torn_wrong_and_missing_files_are_refused(known, tmp_path, change, said):
+    write(tmp_path, idx_files())
+    change(tmp_path / "train-images-idx3-ubyte")
+    with pytest.raises(UserError, match=said) as error:
+        images.load("mnist", str(tmp_path))
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PNG",
+        idx(TRAIN)[:-1],
+        idx(TRAIN) + b"0",
+        idx(CLASSES["train"]),
+        bytes((0, 0, 8, 3)) + struct.pack(">3I", 0, 28, 28),
+        bytes((0, 0, 8, 3)) + struct.pack(">3I", 2**31, 2**31, 2**31) + b"12",
+        b"\0\0\r\3" + idx(TRAIN)[4:],
+    ],
+)
+def test_what_is_no_idx_file_is_refused_without_a_known_sum(known, monkeypatch, tmp_path, content):
+    monkeypatch.setitem(images.KNOWN, "mnist", {})
+    write(tmp_path, idx_files() | {"train-images-idx3-ubyte": content})
+    with pytest.raises(UserError, match="can't be read"):
+        images.load("mnist", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"1" * 3072, "no rows of 3073"), (b"", "0 bytes"), (b"\x0b" + b"1" * 3072, "class 11")],
+)
+def test_what_is_no_batch_is_refused(known, monkeypatch, tmp_path, content, said):
+    monkeypatch.setitem(images.KNOWN, "cifar10", dict.fromkeys(images.KNOWN["cifar10"]))
+    write(tmp_path, cifar_files() | {"test_batch.bin": content})
+    with pytest.raises(UserError, match=said):
+        images.load("cifar10", str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", archive({"other.bin": b"1"}), archive(cifar_files())[:-40]])
+def test_an_archive_that_is_torn_or_lacks_a_batch_is_refused(known, tmp_path, content):
+    (tmp_path / images.ARCHIVE).write_bytes(content)
+    with pytest.raises(UserError, match="can't be read"):
+        images.load("cifar10", str(tmp_path))
+
+
+def test_one_set_does_not_pass_for_another(tmp_path):
+    """With the true sums, our files are nobody's."""
+    write(tmp_path, idx_files())
+    with pytest.raises(UserError, match="is not fashion_mnist's train-images"):
+        images.load("fashion_mnist", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: None, "0 images"),
+        (lambda folder: save(folder, 4), "4 images"),
+        (lambda folder: (save(folder, 6), save(folder, 5, (6, 5))), "is 6 x 4"),
+        (lambda folder: (save(folder, 6), (folder / "003.png").write_bytes(b"no image")), "003.png can't be read"),
+        (lambda folder: (save(folder, 6), Image.new("I;16", (6, 4)).save(folder / "004.png")), "not 8 bits"),
+    ],
+)
+def test_folders_that_do_not_hold_images_of_one_size(tmp_path, make, said):
+    make(tmp_path)
+    with pytest.raises(UserError, match=said):
+        images.load("folder", str(tmp_path))
+
+
+def test_places_in_their_order(known, monkeypatch, tmp_path):
+    monkeypatch.setenv(images.VARIABLE, str(tmp_path / "named"))
+    monkeypatch.setattr(images, "DEBIAN", {"fashion_mnist": tmp_path / "debian"})
+    with pytest.raises(UserError, match="dataset-fashion-mnist") as error:
+        images.load("fashion_mnist")
+    places = [tmp_path / place for place in ("named/fashion_mnist", "named", "cache/fashion_mnist", "cache", "debian")]
+    assert ", ".join(map(str, places)) in error.value.got
+    for place in places[::-1]:
+        write(place, idx_files(), gzip.compress)
+        assert len(images.load("fashion_mnist")[0]) == 30
+    (places[0] / "train-images-idx3-ubyte").write_bytes(b"the first place counts")
+    with pytest.raises(UserError, match=str(places[0])):
+        images.load("fashion_mnist")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server with what a test puts into its dictionary; gives that, and the paths asked for."""
+    files, asked = {}, []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            content = files.get(self.path.rpartition("/")[2])
+            self.send_response(200 if content is not None else 404)
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        monkeypatch.setitem(images.SOURCES, "mnist", f"http://127.0.0.1:{http.server_port}/")
+        yield files, asked
+        http.shutdown()
+        thread.join()
+
+
+def test_download_checks_keeps_and_asks_once(known, server, tmp_path):
+    files, asked = server
+    files |= {f"{name}.gz": gzip.compress(content) for name, content in idx_files().items()}
+    for _ in range(2):
+        assert len(images.load("mnist", str(tmp_path), download=True)[1]) == 10
+    assert sorted(asked) == ["/t10k-images-idx3-ubyte.gz", "/train-images-idx3-ubyte.gz"]
+    assert {path.name for path in (tmp_path / "mnist").iterdir()} == {path[1:] for path in asked}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "404"), (b"<html>", "can't be read"), (gzip.compress(idx(TEST)), "is not mnist's train-images")],
+)
+def test_a_bad_download_is_refused_and_not_kept(known, server, tmp_path, content, said):
+    if content is not None:
+        server[0]["train-images-idx3-ubyte.gz"] = content
+    with pytest.raises(UserError, match=said):
+        images.load("mnist", str(tmp_path), download=True)
+    assert not list(tmp_path.rglob("*.gz"))
+
+
+# ------------------------------------------------------------------------------------------------ the task
+
+
+def build(text="images", seeds=(3, 5)):
+    return registry.parse("task", text).build(Streams(seeds).fork("task"))
+
+
+@pytest.mark.parametrize("text", ["images:data=folder", "images:data=digits,data_root=there"])
+def test_fields_that_do_not_fit(text):
+    with pytest.raises(UserError, match="data_root"):
+        registry.parse("task", text)
+
+
+def test_pixels_turn_floats_back():
+    u = torch.arange(256, dtype=torch.uint8)
+    for dtype in (torch.float32, torch.float64):
+        x = floats(u, dtype)
+        assert (x[0], x[-1]) == (-1, 1)
+        assert torch.equal(pixels(x), u)
+        assert torch.equal(pixels(x + 0.49 / 127.5), u)
+    assert pixels(torch.tensor([-3.0, 1.7])).tolist() == [0, 255]
+
+
+def rows(x):
+    return {bytes(image) for image in pixels(x).flatten(0, 1).numpy()}
+
+
+def test_methods_see_the_training_part_and_metrics_the_test_part():
+    train, test = ({bytes(image) for image in part.numpy()} for part in images.load("digits"))
+    assert not train & test
+    instance, streams = build(), Streams((3, 5))
+    draw = instance.truth.draw
+    assert rows(instance.problem[TargetSamples].draw(5000, streams)) <= train
+    assert rows(draw(0, 360, streams.fork("eval/draw/1"))) <= train
+    assert rows(draw(0, 360, streams.fork("eval/metric/w2/0"))) == test
+    for x in draw(0, 360, streams):
+        assert len(rows(x[None])) == 360  # without replacement
+    assert instance.truth.limit == 360
+    with pytest.raises(ValueError, match="361 were asked for"):
+        draw(0, 361, streams.fork("a/metric/b"))
+
+
+def test_flip_mirrors_half_of_the_samples():
+    plain, mirrored = (build(f"images:flip={flip}") for flip in ("false", "true"))
+    x, y = (one.problem[TargetSamples].draw(4000, Streams((3, 5)).fork("x")) for one in (plain, mirrored))
+    same, turned = (x == y).flatten(2).all(2), (x.flip(-1) == y).flatten(2).all(2)
+    assert (same | turned).all()
+    assert abs(float(turned.double().mean()) - 0.5) < 5 * 0.5 / 8000**0.5 + 0.01  # a few are their own mirror image
+    assert torch.equal(plain.truth.draw(0, 50, Streams((3,))), mirrored.truth.draw(0, 50, Streams((3,))))
+
+
+def test_p_0_is_standard_normal():
+    start = build().problem[Initial]
+    x = start.draw(100, Streams((3, 5), dtype=torch.float64))
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(2).sum(2)
+    torch.testing.assert_close(start.log_prob(x), expected)
+
+
+def test_metrics_have_their_weights_hash_in_their_names():
+    pytest.importorskip("gwfbench.fidelity", reason="the extra `image`")
+    content = Path(images.__file__).with_name("data").joinpath("images", "digits.npz").read_bytes()
+    suffix = f"_digits@{hashlib.sha256(content).hexdigest()[:4]}"
+    assert [metric.name for metric in build().truth.metrics] == [name + suffix for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(images.__file__).with_name("data").glob("images/*.npz")), ids=lambda p: p.stem
+)
+def test_papers_of_the_classifiers_are_of_their_weights(path):
+    paper = json.loads(path.with_suffix(".json").read_text())
+    assert paper["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert paper["test_accuracy"] > 0.9
+    assert path.stat().st_size < 400_000
+
+
+def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
+    save(tmp_path / "few", 60)
+    task = f"images:data=folder,data_root={tmp_path / 'few'}"
+    code, out, _ = cli("run", "--task", task, "--method", "still", "--out", "runs", "--format", "json")
+    log = next(tmp_path.glob("runs/images*/log.txt")).read_text()
+    assert code == 0, log
+    assert {json.loads(line)["metric"] for line in out.splitlines()} == {"sliced_w2", "mmd", "w2"}
+    for name in NAMES:
+        assert f"{name}: not judged: the task's truth has no weights of torch-fidelity's Inception" in log
+
+
+def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cli, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the extra `report`")
+    monkeypatch.setattr(store, "KEPT_BYTES", 100 * 64 * 4 + 3)
+    words = ("run", "--task", "images", "--method", "mmd_flow:steps=3", "--seeds", "1", "--out", "runs", "--no-curve")
+    code, _, err = cli(*words)
+    assert code == 0, err
+    (still,) = tmp_path.glob("runs/images-still*")
+    with np.load(still / "draws.npz") as kept:
+        assert kept["t1"].shape == (100, 1, 8, 8)
+        assert kept["l1"].shape == (100,)
+    code, _, err = cli("report", "--out", "runs", "--plot", "pictures")
+    assert code == 0, err
+    with Image.open(tmp_path / "pictures" / "images.png") as picture:
+        assert picture.size[0] > 400
+
+
+def test_points_kept_by_their_size():
+    assert [store.most(size) for size in (0, 8, 4096, 3072 * 4, 2**30)] == [4096, 4096, 4096, 1365, 1]
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion_mnist"])
+def test_classifiers_are_as_good_as_their_papers_say(data):
+    if data == "fashion_mnist" and not images.DEBIAN[data].is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    folder = Path(images.__file__).with_name("data") / "images"
+    x, classes = (part(data)[1] for part in (images.load, images.labels))
+    weights = Classifier.read((folder / f"{data}.npz").read_bytes()).weights
+    found = torch.cat([outputs(weights, part)[1].argmax(1) for part in x.split(500)])
+    accuracy = float((found == classes).double().mean())
+    assert accuracy == pytest.approx(json.loads((folder / f"{data}.json").read_text())["test_accuracy"], abs=2e-4)
