@@ -156,7 +156,8 @@ def _row(number: Number, answer: Answer | None, ours: Ours | None, table: Table)
         interval = f" [{ours.low:.3g}, {ours.high:.3g}]" if ours.low != ours.high else ""
         shown = "-" if math.isnan(ours.value) else f"{ours.value:.3g}{interval}"
         cells = [shown, ours.seeds, answer.setting, f"**{found}**"]
-    return [number.what, printed, *cells, "; ".join(filter(None, remark)).replace("|", "\\|")]
+    row = [number.what, printed, *cells, "; ".join(filter(None, remark))]
+    return [cell.replace("|", "\\|") for cell in row]
 
 
 def _settings(used: list[Answer]) -> str:
