@@ -19,10 +19,10 @@ from benchmarks import attempts
 from benchmarks.plain import PlainStep
 from gwfbench import metrics, registry
 from gwfbench.budget import Budget
-from gwfbench.commands.reporting import collect, read_rows
+from gwfbench.commands.reporting import collect
 from gwfbench.info import LogDensity
 from gwfbench.protocol import Judged
-from gwfbench.report import tables
+from gwfbench.report import rows, tables
 from gwfbench.report.leaderboard import leaderboard
 from gwfbench.rng import Streams
 from gwfbench.session import Options, Order, perform
@@ -71,7 +71,7 @@ class Collect:
         assert len(leaderboard(collect(Path(folder) / "runs")[0])) == 400
 
     def time_csv(self, folder: str) -> None:
-        assert len(leaderboard(read_rows(Path(folder) / "rows.csv")[0])) == 400
+        assert len(leaderboard(rows.read(Path(folder) / "rows.csv")[0])) == 400
 
     def time_leaderboard_alone(self, folder: str) -> None:
         leaderboard(pd.read_csv(Path(folder) / "rows.csv"))

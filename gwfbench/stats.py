@@ -24,12 +24,15 @@ POWER = 0.8  # of a detectable difference
 Values = Mapping[str, Mapping[int, float]]  # by contestant and seed; nan or inf is a failure
 
 
-def on_scale(values: Values) -> tuple[dict[str, dict[int, float]], bool]:
+def on_scale(values: Values, beside: Iterable[float] = ()) -> tuple[dict[str, dict[int, float]], bool]:
     """The values with failures made the worst on the board, and whether they are logarithms now.
 
-    Lower must be better.
+    Args:
+        values: lower must be better, here and below.
+        beside: values of others on the same board.
     """
-    finite = [value for seeds in values.values() for value in seeds.values() if math.isfinite(value)]
+    everybody = [*beside, *(value for seeds in values.values() for value in seeds.values())]
+    finite = [value for value in everybody if math.isfinite(value)]
     worst = max(finite, default=0.0)
     positive = bool(finite) and min(finite) > 0
     scale = math.log if positive else float
@@ -61,29 +64,25 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def told_apart(values: Values) -> set[frozenset[str]]:
-    """The pairs of contestants whose difference is no noise, at 5 % for all pairs together; lower must be better."""
-    scaled, _ = on_scale(values)
+def told_apart(values: Values, beside: Iterable[float] = ()) -> set[frozenset[str]]:
+    """The pairs of contestants whose difference is no noise, at 5 % for all pairs together."""
+    scaled, _ = on_scale(values, beside)
     pairs = list(combinations(scaled, 2))
     corrected = holm([differs(scaled[a], scaled[b]) for a, b in pairs])
     return {frozenset(pair) for pair, p in zip(pairs, corrected, strict=True) if p < LEVEL}
 
 
-def tiers(values: Values) -> dict[str, str]:
-    """Letters by contestant, best first: two that share a letter are not told apart, and two that don't are.
-
-    Args:
-        values: lower must be better.
-    """
-    scaled, _ = on_scale(values)
+def tiers(values: Values, beside: Iterable[float] = ()) -> dict[str, str]:
+    """Letters by contestant, best first: two that share a letter are not told apart, and two that don't are."""
+    scaled, _ = on_scale(values, beside)
     order = sorted(scaled, key=lambda name: float(np.median(list(scaled[name].values()) or [math.inf])))
     groups = {frozenset(order)}
-    for pair in told_apart(values):
+    for pair in told_apart(values, beside):
         both = [group for group in groups if pair <= group]
         kept = groups.difference(both)
         split = {group - {name} for group in both for name in pair}
-        beside = kept | split
-        groups = kept | {part for part in split if not any(part < other for other in beside)}
+        rivals = kept | split
+        groups = kept | {part for part in split if not any(part < other for other in rivals)}
     ranked = sorted(groups, key=lambda group: sorted(order.index(name) for name in group))
     return {name: "".join(_letter(i) for i, group in enumerate(ranked) if name in group) for name in order}
 
@@ -93,7 +92,7 @@ def _letter(i: int) -> str:
     return ascii_lowercase[i % 26] + (str(i // 26) if i >= 26 else "")
 
 
-def detectable(values: Values) -> tuple[float, bool]:
+def detectable(values: Values, beside: Iterable[float] = ()) -> tuple[float, bool]:
     """The smallest difference of two methods on such a board that one test at 5 % sees in 80 % of cases, and whether it
     is a factor (of logarithms) or a difference; nan where no two methods share two seeds.
 
@@ -102,7 +101,7 @@ def detectable(values: Values) -> tuple[float, bool]:
     from scipy.optimize import root_scalar
     from scipy.stats import chi2, nct, t
 
-    scaled, logs = on_scale(values)
+    scaled, logs = on_scale(values, beside)
     found = []
     for a, b in combinations(scaled.values(), 2):
         gaps = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
@@ -128,22 +127,24 @@ def score(value: float, exact: float, still: float) -> float:
 
 
 def profile(costs: Mapping[str, Sequence[float]], factors: Iterable[float]) -> dict[str, list[float]]:
-    """Performance profiles (Dolan and More 2002): the share of problems that each solves within a factor of the best.
+    """Performance profiles (Dolan and More 2002): share of its problems that each solves within a factor of the best.
 
     Args:
-        costs: by contestant, one a problem in the same order; inf or nan where it does not solve it.
+        costs: by contestant, one a problem in the same order; inf where it does not solve it, nan where it was not run.
         factors: at which the share is taken, from 1.
     """
     factors = list(factors)
-    table = {name: [c if not math.isnan(c) else math.inf for c in row] for name, row in costs.items()}
-    best = [min(column) for column in zip(*table.values(), strict=True)]
-    return {
-        name: [
-            sum(math.isfinite(c) and c <= factor * b for c, b in zip(row, best, strict=True)) / max(1, len(best))
+    best = [
+        min((c for c in column if not math.isnan(c)), default=math.nan) for column in zip(*costs.values(), strict=True)
+    ]
+    found = {}
+    for name, row in costs.items():
+        ran = [(c, b) for c, b in zip(row, best, strict=True) if not math.isnan(c)]
+        found[name] = [
+            sum(math.isfinite(c) and c <= factor * b for c, b in ran) / len(ran) if ran else math.nan
             for factor in factors
         ]
-        for name, row in table.items()
-    }
+    return found
 
 
 def to_target(curve: Sequence[tuple[float, float]], target: float) -> float:

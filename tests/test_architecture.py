@@ -15,7 +15,8 @@ LAYERS = [
     {"answers"},
     {"store"},
     {"metrics", "controls", "minmax", "finite_volume", "kernels", "proposals"},
-    {"jko", "carriers", "velocity"},
+    {"jko", "carriers", "velocity", "adversarial", "penalties"},
+    {"embedded", "duel"},
     {"job", "cloud"},
     {"judge"},
     {"checkpoint"},
@@ -74,6 +75,7 @@ def test_imports_go_one_way(path):
     if folder != "gwfbench":
         allowed = {"errors", "rng", "info", "protocol", "budget", "nn", "divergences", "minmax", "metrics"}
         allowed |= {"kernels", "carriers", "velocity", "proposals", "jko", "particles"}
+        allowed |= {"adversarial", "embedded", "penalties", "duel"}
         assert set(parts(path)) <= allowed
         return
     module = rest[0].removesuffix(".py")

@@ -244,6 +244,17 @@ def test_the_truth_is_no_bound_where_higher_is_better(cli):
     assert roles["exact", "sliced_w2"] == "floor"
 
 
+def test_list_has_what_to_cite_each_entry_once(cli):
+    code, text, _ = cli("list", "--format", "bibtex")
+    keys = [line for line in text.splitlines() if line.startswith("@")]
+    assert code == 0
+    assert len(keys) == len(set(keys)) > 20
+    assert text.count("{fan2022variational,") == 1
+    _, text, _ = cli("list", "--method", "svgd", "--task", "gmm", "--format", "bibtex")
+    assert sum(line.startswith("@") for line in text.splitlines()) <= 4
+    assert "Stein" in text
+
+
 def test_list_shows_fields_pairs_and_json(cli):
     code, out, _ = cli("list")
     assert code == 0

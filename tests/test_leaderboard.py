@@ -17,7 +17,7 @@ def rows(method, values, role="method", se=0.1, better="lower", status="ok", inf
             "task": "ou", "method": method, "seed": seed, "step": step, "t": 0.5 * step, "metric": metric, "better": better, "metric_version": 1,
             "role": role, "value": value if step == 2 else 99.0, "se": se, "n": 100, "seconds": 2.0 * step,
             "score_calls": 10 * step, "sample_seconds": 0.5, "sample_calls": 1.0, "status": status, "reason": "",
-            "information": info, "run_key": f"{method}{seed}", "attempt": "a",
+            "information": info, "track": "default", "run_key": f"{method}{seed}", "attempt": "a",
         }
         for seed, value in enumerate(values)
         for step in (1, 2)
@@ -26,7 +26,16 @@ def rows(method, values, role="method", se=0.1, better="lower", status="ok", inf
 
 def failure(method, seed, status):
     line = dict.fromkeys(rows("x", [0.0])[0]) | {"task": "ou", "method": method, "seed": seed, "status": status}
-    return [line | {"role": "method", "information": "LogDensity", "run_key": f"{method}{seed}", "attempt": "a"}]
+    return [
+        line
+        | {
+            "role": "method",
+            "information": "LogDensity",
+            "track": "default",
+            "run_key": f"{method}{seed}",
+            "attempt": "a",
+        }
+    ]
 
 
 FLOOR = rows("exact", [1.0, 1.1, 0.9], role="floor", info="")

@@ -34,7 +34,7 @@ def test_pivot_puts_tasks_side_by_side(cli, runs):
     head, *_ = [line for line in text.splitlines() if line.startswith("| method")]
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["method", "shape=moons", "shape=swiss_roll"]
     sections = [line for line in text.splitlines() if line.startswith("## ")]
-    assert sections[:3] == ["## sliced_w2", "## energy_distance", "## seeds"]
+    assert sections[:3] == ["## sliced_w2", "## tier by sliced_w2", "## energy_distance"]
     assert len([line for line in text.splitlines() if line.startswith(f"| {FLOW}")]) == 4
 
 

@@ -121,9 +121,10 @@ def test_scores_stand_between_exact_and_still(value, expected):
 
 
 def test_profiles_by_hand():
-    costs = {"a": [1.0, 4.0, math.inf], "b": [2.0, 2.0, math.nan], "c": [8.0, math.inf, 3.0]}
+    costs = {"a": [1.0, 4.0, math.inf], "b": [2.0, 2.0, math.nan], "c": [8.0, math.inf, 3.0], "d": [math.nan] * 3}
     found = stats.profile(costs, [1, 2, 8])
-    assert found == {"a": [1 / 3, 2 / 3, 2 / 3], "b": [1 / 3, 2 / 3, 2 / 3], "c": [1 / 3, 1 / 3, 2 / 3]}
+    assert found.pop("d") == pytest.approx([math.nan] * 3, nan_ok=True)
+    assert found == {"a": [1 / 3, 2 / 3, 2 / 3], "b": [1 / 2, 1, 1], "c": [1 / 3, 1 / 3, 2 / 3]}
 
 
 def test_time_to_target():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -14,7 +16,7 @@ from gwfbench import registry
 @click.command("list")
 @click.option("--task", help="Show one task: its fields, and the methods that fit.")
 @click.option("--method", help="Show one method: its fields, and the tasks that it fits.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", "json", "bibtex"]), default="table", show_default=True)
 def list_(task: str | None, method: str | None, form: str) -> None:
     """Tasks, methods, their fields, and which pairs are valid."""
     tasks = [registry.find("task", task)] if task else list(registry.plugins("task").values())
@@ -26,6 +28,9 @@ def list_(task: str | None, method: str | None, form: str) -> None:
     if form == "json":
         for plugin in [*tasks, *methods]:
             click.echo(json.dumps(_facts(plugin, methods if plugin.kind == "task" else tasks)))
+        return
+    if form == "bibtex":
+        click.echo("\n".join(_bibliography([*tasks, *methods])))
         return
     from rich.console import Console
 
@@ -40,6 +45,16 @@ def list_(task: str | None, method: str | None, form: str) -> None:
         f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Configure with name:key=value,key=value.",
         style="dim",
     )
+
+
+def _bibliography(plugins: Iterable[registry.Plugin]) -> list[str]:
+    """What to cite for these, each entry once."""
+    found: dict[str, str] = {}
+    for plugin in plugins:
+        if not plugin.problem:
+            for entry in re.split(r"(?m)^(?=@)", plugin.load().reference):
+                found.setdefault(entry.partition(",")[0], entry.strip())
+    return [entry for entry in found.values() if entry]
 
 
 def _partners(plugin: registry.Plugin, others: list[registry.Plugin]) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,20 +14,30 @@ from gwfbench.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-Facts = dict[str, dict[str, Any]]  # of environments, by hash
+    from gwfbench.report.rows import Facts
 
 
 @click.command()
 @click.option("--task", "tasks", multiple=True, help="Only tasks of this name, or this name:key=value (repeatable).")
 @click.option("--rows", type=click.Path(path_type=Path), help="A CSV of points instead of --out, as results/rows.csv.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "markdown", "csv", "json", "latex"]),
+    default="table",
+    show_default=True,
 )
 @click.option(
     "--write",
     type=click.Path(path_type=Path),
-    help="Also write leaderboard.md, rows.csv and environments.json into this folder.",
+    help="Also write rows and their page (Markdown, CSV, LaTeX) into this folder.",
 )
+@click.option(
+    "--pages",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Nothing but this: make every page below this folder from its rows.csv, and the README's tables.",
+)
+@click.option("--check", is_flag=True, help="With --pages: write nothing, fail if a page is not what its rows give.")
 @click.option("--method", "methods", multiple=True, help="Only methods of this name, or this name:key=value.")
 @click.option("--pivot", is_flag=True, help="One table a metric, tasks side by side.")
 @click.option(
@@ -42,14 +52,21 @@ Facts = dict[str, dict[str, Any]]  # of environments, by hash
 @OUT
 def report(
     tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, form: str, write: Path | None, pivot: bool,
-    laws: str, plot: Path | None, chosen: tuple[str, ...], out: Path,
+    laws: str, plot: Path | None, chosen: tuple[str, ...], out: Path, pages: Path | None, check: bool,
 ) -> None:  # fmt: skip
     """The leaderboards of the runs kept under --out, newest attempt of each, stale runs and values left out."""
+    if check and not pages:
+        raise UserError("--check", "--pages FOLDER with it", "python -m gwfbench report --pages results --check")
+    if pages:
+        make(pages, check)
+        return
     from gwfbench import record, verify
+    from gwfbench.report import pages as paged
+    from gwfbench.report import rows as kept_rows
     from gwfbench.report import tables
-    from gwfbench.report.leaderboard import alarms, last_laws, leaderboard, left_out
+    from gwfbench.report.leaderboard import alarms, leaderboard, left_out
 
-    points, facts = read_rows(rows) if rows else collect(out)
+    points, facts = kept_rows.read(rows) if rows else collect(out)
     points = limit(limit(points, "task", tasks), "method", methods)
     check_metrics(chosen, set(points["metric"].dropna()))
     board = leaderboard(points, chosen or None)
@@ -66,18 +83,23 @@ def report(
         click.echo(verified, nl=False)
     elif form == "csv":
         click.echo(board.to_csv(index=False), nl=False)
+    elif form == "latex":
+        click.echo(paged.latex(board))
     else:
         for row in board.to_dict("records"):
             click.echo(record.to_json(row))
     for line in [*alarms(board), *left_out(board)]:
         click.echo(line, err=True)
     if write:
-        write.mkdir(parents=True, exist_ok=True)
-        page = f"# Leaderboard\n\n{markdown}\n{tables.provenance(points, facts)}"
-        (write / "leaderboard.md").write_text(page + (f"\n{verified}" if verified else ""), encoding="utf-8")
-        tables.write_rows(last_laws(points) if laws == "last" else points, write / "rows.csv")
-        (write / "environments.json").write_text(record.to_json(facts, indent=2) + "\n", encoding="utf-8")
-        click.echo(f"wrote {write / 'leaderboard.md'} and {write / 'rows.csv'}", err=True)
+        layout = paged.Layout.read(write)
+        if pivot or chosen:
+            layout = replace(layout, pivot=pivot, metrics=chosen)
+        paged.keep(write, paged.rows_of(points, laws), facts, verdicts, layout)
+        changed = paged.written(paged.made(write))
+        click.echo(
+            f"wrote {write / 'rows.csv'} and {', '.join(map(str, changed)) or 'no page: all are as they were'}",
+            err=True,
+        )
     if plot:
         from gwfbench.report.pictures import draw
 
@@ -87,32 +109,23 @@ def report(
             click.echo(line, err=True)
 
 
-def read_rows(path: Path) -> tuple[pd.DataFrame, Facts]:
-    """Tidy points of a CSV, and the environments that stand beside it, if they do.
+def make(root: Path, check: bool) -> None:
+    """Write all pages below a folder, or tell which are not what their rows give.
 
     Raises:
-        UserError: it is no CSV of points.
+        SystemExit: some are not, and `check` is on.
     """
-    import pandas as pd
+    from gwfbench.report import pages
 
-    needed = {"task", "method", "seed", "metric", "metric_version", "value", "se", "n", "run_key", "attempt", "role"}
-    try:
-        exact = dict.fromkeys(("run_key", "attempt", "metric_code", "code", "env", "value", "se"), str)
-        points = pd.read_csv(path, dtype=exact)  # some versions of pandas read floats but nearly
-        missing = needed - set(points.columns)
-        if missing:
-            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-        points = points.assign(value=points["value"].astype(float), se=points["se"].astype(float))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--rows {path}: {error}", "a CSV of points", "python -m gwfbench report --write DIR makes one"
-        ) from None
-    points["information"] = points["information"].fillna("")
-    try:
-        facts = json.loads((path.parent / "environments.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        facts = {}
-    return points, facts
+    files = pages.all_made(root)
+    if check:
+        found = list(pages.differences(files))
+        for line in found:
+            click.echo(line, err=True)
+        click.echo(f"{len(files)} pages, {len(found)} of them not what the rows give")
+        raise SystemExit(1 if found else 0)
+    for path in pages.written(files):
+        click.echo(f"wrote {path}")
 
 
 def collect(out: Path) -> tuple[pd.DataFrame, Facts]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from gwfbench.commands.options import OUT
-from gwfbench.commands.reporting import collect, limit, read_rows
+from gwfbench.commands.reporting import collect, limit
 
 
 @click.command()
@@ -28,8 +28,9 @@ def verify(
     within tolerance, 1 if one is different or could not be run, 2 for a mistake in the command.
     """
     from gwfbench import verify as again
+    from gwfbench.report import rows as kept_rows
 
-    points, facts = read_rows(rows) if rows else collect(out)
+    points, facts = kept_rows.read(rows) if rows else collect(out)
     points = limit(limit(points, "task", tasks), "method", methods)
     ends: Counter[str] = Counter()
     for some in again.pick(points, count, seed):

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gwfbench import stats
+
 LEVEL = 0.95  # of the intervals
 ALARM = 4.0  # standard errors by which a method must beat the floor to be suspected
 AT_FLOOR = 2.0  # standard errors from the floor within which a method is at it
@@ -47,13 +49,14 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
         metrics: which, and in which order; None: all, as the rows have them.
 
     Returns:
-        One row a (task, method): task, method, role, information, t, seeds ("finished/total" and why the others did
-        not), the median of each metric with <metric>_low, <metric>_high (95 % bootstrap interval of the median over
-        seeds; none for one seed), <metric>_n (points used), <metric>_left (values left out of the cell: of an older
-        version of the metric than others on that task, or at another n than most seeds) and <metric>_verdict ("",
-        "floor": not distinguishable from the noise floor at the same n, or "alarm": better than the floor by more than
-        sampling error), and the median costs. Floors first, then methods by information used and first metric,
-        failures last, then the other controls.
+        One row a (task, method): task, method, role, information, track, t, seeds ("finished/total" and why the others
+        did not), tier by the first metric among methods of the same information (letters: `stats.tiers`), detectable
+        (`stats.detectable`, in words), the median of each metric with <metric>_low, <metric>_high (95 % bootstrap
+        interval of the median over seeds; none for one seed), <metric>_n (points used), <metric>_left (values left out
+        of the cell: of an older version of the metric than others on that task, or at another n than most seeds) and
+        <metric>_verdict ("", "floor": not distinguishable from the noise floor at the same n, or "alarm": better than
+        the floor by more than sampling error), and the median costs. Floors first, then methods by information used and
+        first metric, failures last, then the other controls.
     """
     if not len(points):
         return pd.DataFrame(columns=["task", "method"])
@@ -64,13 +67,14 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
     listed = _distinct(points[points["metric"].notna()], ["task", "method", "metric", "better"])
     times = pd.to_numeric(final["t"]).groupby(final["task"]).max()
     tasks: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    used = _information(points)
+    used, tracks, asked = _information(points), _words(points, "track"), _words(points, "seed")
     for task, method, role in _distinct(points, ["task", "method", "role"]):
         before = tasks[task].get(method)
         if before is None or ROLES.index(role) < ROLES.index(before["role"]):  # one has several roles by metric
             tasks[task][method] = {
                 "task": task, "method": method, "role": role,
-                "information": used[task, method], "t": times.get(task, math.nan), "seeds": seeds[task, method],
+                "information": used[task, method], "track": " ".join(tracks[task, method]),
+                "t": times.get(task, math.nan), "seeds": seeds[task, method], "tier": "", "detectable": "",
             }  # fmt: skip
     board = []
     for task, lines in tasks.items():
@@ -81,6 +85,8 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
             for name in names:
                 line |= _summary(name, cells.get((task, method, name), _Cell()), floors.get((task, name), _Cell()))
             line |= costs[task, method]
+        if names:
+            _rate(task, lines, {m: cells.get((task, m, names[0]), _Cell()) for m in lines}, asked)
         board += sorted(lines.values(), key=partial(_rank, names[0] if names else "", better))
     return pd.DataFrame(board)
 
@@ -183,10 +189,33 @@ def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
 
 def _information(points: pd.DataFrame) -> dict[tuple[str, str], str]:
     """What each (task, method) has used: of all its runs, for one that failed early may have asked for less."""
-    words: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for task, method, information in _distinct(points, ["task", "method", "information"]):
-        words[task, method] |= set(information.split())
-    return {who: " ".join(sorted(used)) for who, used in words.items()}
+    return {who: " ".join(sorted(set(" ".join(parts).split()))) for who, parts in _words(points, "information").items()}
+
+
+def _words(points: pd.DataFrame, column: str) -> dict[tuple[str, str], list[Any]]:
+    """The different values of a column, by task and method."""
+    found: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for task, method, value in _distinct(points, ["task", "method", column]):
+        found[task, method].append(value)
+    return found
+
+
+def _rate(
+    task: str, lines: dict[str, dict[str, Any]], cells: dict[str, _Cell], asked: dict[tuple[str, str], list[int]]
+) -> None:
+    """Write tiers and detectable differences into the lines, methods of each information by themselves."""
+    groups: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
+    sign = -1 if any(cell.better == "higher" for cell in cells.values()) else 1
+    everybody = [sign * value for cell in cells.values() for value, _ in cell.values.values()]
+    for method, line in lines.items():
+        if line["role"] == "method":
+            seeds = dict.fromkeys(asked[task, method], (math.nan, math.nan)) | cells[method].values
+            groups[line["information"]][method] = {seed: sign * value for seed, (value, _) in seeds.items()}
+    for values in groups.values():
+        letters, (gap, is_factor) = stats.tiers(values, everybody), stats.detectable(values, everybody)
+        words = "" if math.isnan(gap) else f"a factor of {gap:.3g}" if is_factor else f"{gap:.2g}"
+        for method in values:
+            lines[method] |= {"tier": letters[method], "detectable": words}
 
 
 def _order(listed: list[tuple[str, str]]) -> list[str]:

@@ -19,13 +19,26 @@ HEADS = {
     "sample_seconds": "sample s",
     "sample_calls": "calls/point",
 }
+USES = {
+    "LogDensity": "density",
+    "TargetSamples": "samples",
+    "InternalEnergy": "internal energy",
+    "InteractionEnergy": "interaction",
+}
 NOTES = (
     "Median over seeds [95 % bootstrap interval] at the last judged time. exact: draws from the truth, the noise "
-    "floor; <= floor: not distinguishable from it. still: never moves. seeds: finished/total. train s: evaluation off "
-    "the clock. sample s, calls/point: what moving the judged points cost."
+    "floor; <= floor: not distinguishable from it. still: never moves. tier, by the first metric: methods of the same "
+    "information that share a letter are not told apart (paired t tests over seeds, of logarithms where values are "
+    "positive; Holm's correction; 5 %). uses: what of the target a method sees. seeds: finished/total; a failed one "
+    "counts as the worst. train s: evaluation off the clock. sample s, calls/point: what moving the judged points cost."
 )
-
-
+OVER_TASKS = (
+    "Contestants that were run on two tasks or more. score: 0 is exact, 1 is not to move or worse, by each task's "
+    "first metric at the last law, mean over seeds, then tasks; a failed seed is 1. solved: tasks on which the median "
+    "seed gets to a score of 0.1. seconds x2: share of its tasks on which it gets there in at most twice the seconds "
+    "of the quickest that uses the same; calls: points through the target's score or drawn from it. Where only last "
+    "laws are kept, the cost is the whole run's. Contestants differ in their tasks: compare where those are as many."
+)
 CLOCKS = ["seconds", "sample_seconds"]  # no number that anybody will compare to the last bit
 
 
@@ -47,18 +60,27 @@ def cell(row: dict[Any, Any], metric: str, break_line: str, usual: float) -> str
 
 def _lines(board: pd.DataFrame, break_line: str) -> tuple[list[str], list[list[str]]]:
     names = [name for name in metric_names(board) if board[name].notna().any()]
-    head = ["method", *names, "seeds", *HEADS.values()]
+    tracks = ["track"] if set(board["track"]) != {"default"} else []
+    head = ["method", "tier", *names, "seeds", *HEADS.values(), "uses", *tracks]
     body = []
     usual = {name: board[f"{name}_n"].mode().iloc[-1] for name in names}
     for row in board.to_dict("records"):
         costs = ["-" if pd.isna(row[cost]) else f"{row[cost]:.3g}" for cost in HEADS]
         body.append(
-            [row["method"], *(cell(row, name, break_line, usual[name]) for name in names), row["seeds"], *costs]
-        )
+            [
+                row["method"], row["tier"] or "-", *(cell(row, name, break_line, usual[name]) for name in names),
+                row["seeds"], *costs, uses(row["information"]), *(row[name] for name in tracks),
+            ]
+        )  # fmt: skip
     return head, body
 
 
-def _title(board: pd.DataFrame) -> str:
+def uses(information: str) -> str:
+    """The infos that a method uses, in short words; all may use P_0."""
+    return ", ".join(USES.get(name, name) for name in information.split() if name != "Initial") or "-"
+
+
+def title(board: pd.DataFrame) -> str:
     t = board["t"].iloc[0]
     return f"{board['task'].iloc[0]}" + ("" if pd.isna(t) else f" at t = {t:g}")
 
@@ -71,7 +93,7 @@ def print_board(board: pd.DataFrame) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=200)
     for _, part in board.groupby("task", sort=False):
         head, body = _lines(part, "\n")
-        table = Table(title=_title(part), title_justify="left", header_style="bold")
+        table = Table(title=title(part), title_justify="left", header_style="bold")
         for name in head:
             table.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
         for (_, row), cells in zip(part.iterrows(), body, strict=True):
@@ -110,19 +132,49 @@ def pivoted(board: pd.DataFrame) -> str:
 
     usual = {name: board[f"{name}_n"].mode().iloc[-1] for name in names}
     parts = [section(name, lambda row, name=name: cell(row, name, " ", usual[name])) for name in names]
+    parts.insert(1, section(f"tier by {names[0]}", lambda row: row["tier"] or "-"))
     parts.append(section("seeds", lambda row: row["seeds"]))
     parts.append(section(HEADS["seconds"], lambda row: "-" if pd.isna(row["seconds"]) else f"{row['seconds']:.2g}"))
     return "\n".join([*parts, NOTES, ""])
 
 
+def frame(board: pd.DataFrame) -> pd.DataFrame:
+    """One task's board as text in cells."""
+    head, body = _lines(board, " ")
+    return pd.DataFrame(body, columns=head)
+
+
+def markdown_table(board: pd.DataFrame) -> str:
+    """One task's board as a Markdown table."""
+    return frame(board).to_markdown(index=False, disable_numparse=True)
+
+
 def markdown(board: pd.DataFrame) -> str:
     """The leaderboard as Markdown, a section a task."""
-    parts = []
-    for _, part in board.groupby("task", sort=False):
-        head, body = _lines(part, " ")
-        rows = pd.DataFrame(body, columns=head).to_markdown(index=False, disable_numparse=True)
-        parts.append(f"## {_title(part)}\n\n{rows}\n")
+    parts = [
+        f"## {title(part)}\n\n{markdown_table(part)}\n{detectable(part)}"
+        for _, part in board.groupby("task", sort=False)
+    ]
     return "\n".join([*parts, NOTES, ""])
+
+
+def detectable(board: pd.DataFrame) -> str:
+    """What difference of two methods one task's seeds would show, in a sentence; empty if that is not known."""
+    found = dict(zip(board["information"], board["detectable"], strict=True))
+    said = [f"{gap} ({uses(information)})" for information, gap in found.items() if gap]
+    if not said:
+        return ""
+    return f"\nDetectable in {metric_names(board)[0]}, four times in five, one pair alone: {'; '.join(said)}.\n"
+
+
+def over_tasks(table: pd.DataFrame) -> str:
+    """The scores over tasks as Markdown, with what they mean."""
+    if not len(table):
+        return ""
+    shown = table.assign(
+        **{name: table[name].map(lambda x: f"{x:.2f}") for name in ("score", "failed", *table.columns[5:])}
+    )
+    return f"## Over tasks\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n\n{OVER_TASKS}\n"
 
 
 def write_rows(points: pd.DataFrame, path: Path) -> None:
