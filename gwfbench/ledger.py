@@ -195,8 +195,9 @@ def answers(paper: Paper, number: Number) -> list[Answer]:
         for run in entries:
             method = _canonical("method", run.method)
             found.append(Answer(task, method, "quick" if run.quick else "paper", run.quick, run.source, run.note))
-    if number.method:
-        found.append(Answer(task, _canonical("method", number.method), "ours"))
+    typed = _canonical("method", number.method) if number.method else ""
+    if typed and typed not in {one.method for one in found}:
+        found.append(Answer(task, typed, "ours"))
     return found
 
 

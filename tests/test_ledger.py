@@ -57,7 +57,7 @@ def rows(values, task="ou:horizon=0.1", method="ula:step=0.05", metric="symkl", 
     """Points of one run a value, as they are read from a CSV; None is a run that failed before it was judged."""
     same = {
         "task": task, "method": method, "t": 0.1, "better": "lower", "role": "method", "n": 100, "seconds": 1.0,
-        "score_calls": 0, "sample_seconds": 0.0, "sample_calls": 0.0, "information": "", "step": 1, "metric_version": 1,
+        "score_calls": 0, "sample_seconds": 0.0, "sample_calls": 0.0, "information": "LogDensity", "track": "default", "step": 1, "metric_version": 1,
     }  # fmt: skip
     return pd.DataFrame(
         same
@@ -177,6 +177,9 @@ def test_a_number_is_answered_by_the_runs_that_it_names():
     assert {one.task for one in ledger.answers(paper, first)} == {"ou:horizon=0.1"}
     assert [one.setting for one in ledger.answers(paper, second)] == ["ours"]
     assert [one.setting for one in ledger.answers(paper, third)] == ["paper"]
+    both = replace(third, method="ula:step=0.10")  # the run that is cut
+    assert [one.setting for one in ledger.answers(paper, both)] == ["paper", "ours"]
+    assert [one.setting for one in ledger.answers(paper, replace(both, run="ula"))] == ["paper", "quick"]
     assert ledger.answers(paper, paper.tables[1].numbers[0]) == []
 
     def what(whole):
@@ -283,6 +286,17 @@ def test_logarithms_take_the_error_along():
     assert lines(page(paper, rows([0.0])))["third row"][4] == "**not reproduced**"
 
 
+def test_of_a_run_in_several_files_the_last_one_s_rows_count(cli, small):
+    old, new = rows([9.0]).assign(n=1000, attempt="1"), rows([1.0])
+    old.to_csv("old.csv", index=False)
+    new.to_csv("new.csv", index=False)
+    for files, wanted in ((("old", "new"), ["1", "1", "1/1"]), (("new", "old"), ["1", "9", "1/1"])):
+        given = [word for name in files for word in ("--rows", f"{name}.csv")]
+        code, _, err = cli("reproduce", "small", *given, "--write", "pages")
+        assert code == 0, err
+        assert lines((small / "pages" / "small.md").read_text())["first ! row"][:3] == wanted
+
+
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A paper that is quick to run, in place of the others."""
@@ -337,7 +351,7 @@ def test_quick_settings_are_the_default(cli, small, whole):
     [
         (["fan2002"], "no paper 'fan2002'", "did you mean 'fan2022'?"),
         (["fan2022", "--only", "table6"], "no table 'table6'", "did you mean 'table"),
-        (["fan2022", "--rows", "none.csv"], "--rows none.csv", "report --write"),
+        (["fan2022", "--rows", "none.csv"], "none.csv: ", "report --write"),
         (["fan2022", "--rows", "a.csv", "--only", "table2"], "--only with --rows", "leave --only out"),
         (["fan2022", "--rows", "a.csv", "--dry-run"], "--dry-run with --rows", "leave --dry-run out"),
         (["fan2022", "--dry-run", "--seeds", "0"], "--seeds 0", "--seeds 3"),

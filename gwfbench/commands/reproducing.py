@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gwfbench.commands.options import OUT, execution, read_execution
-from gwfbench.commands.reporting import collect, read_rows
+from gwfbench.commands.reporting import collect
 from gwfbench.commands.running import performed, tell_failed
 from gwfbench.errors import require
 
@@ -65,7 +65,9 @@ def reproduce(
     require(not (rows and only), "--only with --rows", "one of them: a page is always whole", "leave --only out")
     require(not (rows and dry_run), "--dry-run with --rows", "one of them: rows run nothing", "leave --dry-run out")
     if rows:
-        make(book, _joined([read_rows(path)[0] for path in rows]), write)
+        from gwfbench.report.rows import read
+
+        make(book, _joined([read(path)[0] for path in rows]), write)
         return
     todo = ledger.to_run(book, tables, whole)
     jobs = listed(paper, todo, tables, seeds, device)
