@@ -13,6 +13,7 @@ from gwfbench.commands.listing import list_
 from gwfbench.commands.options import PLUGIN
 from gwfbench.commands.planning import exec_, submit
 from gwfbench.commands.reporting import report
+from gwfbench.commands.reproducing import reproduce
 from gwfbench.commands.running import run
 from gwfbench.commands.scoring import score
 from gwfbench.commands.status import status
@@ -44,6 +45,6 @@ def cli() -> None:
     """Benchmark and reproducibility suite for Wasserstein gradient flows."""
 
 
-for command in (list_, run, exec_, submit, status, score, verify, report, calibrate, check):
+for command in (list_, run, exec_, submit, status, score, verify, report, reproduce, calibrate, check):
     command.params.append(PLUGIN)
     cli.add_command(command)

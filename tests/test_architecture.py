@@ -29,7 +29,7 @@ LAYERS = [
     {"plan", "standing"},
     {"scoring", "verify"},
     {"cluster"},
-    {"stats"},
+    {"stats", "ledger"},
     {"report", "check"},
     {"commands"},
     {"cli"},

@@ -1,0 +1,300 @@
+"""The paper ledger: what papers report, number by number, and the runs that answer it (gwfbench/papers/*.toml).
+
+    [paper]    title
+    [[run]]    task, method, source, note, quick: settings of the paper; with `quick`, how they are cut
+    [[table]]  name, title, kind, and fields of `Number`, which hold for each of its `numbers` that says nothing else
+               numbers = [{what = "row, column", value = 0.5, ...}, ...]
+
+A number is answered by the [[run]] entries that `task` and `run` name (`vjko:map=linear`: those of the task whose
+method has these fields, cut or not), by `method` as it is typed, or by nobody, for the reason in `missing`. A value
+that can't be read is left out, and `missing` says why.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from typing import Any, Literal, get_type_hints
+
+from gwfbench import registry
+from gwfbench.errors import UserError, require, unknown
+
+FOLDER = files("gwfbench") / "papers"
+Setting = Literal["paper", "quick", "ours"]
+KINDS = {  # of tables, and what heads the column of their values
+    "published": "published",
+    "code": "authors' code",  # measured by running it, or stored beside it; not in the paper
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of the paper for one task."""
+
+    task: str
+    method: str
+    source: str
+    note: str = ""
+    quick: str = ""
+    "what is cut; empty: nothing"
+
+
+@dataclass(frozen=True)
+class Number:
+    """One cell of a paper's table."""
+
+    what: str
+    "row and column, in words"
+    source: str
+    "where it stands: table, section, line of the notes"
+    definition: str = ""
+    "what was measured, on how many points and seeds"
+    value: tuple[float, ...] = ()
+    "as printed; several are readings of single runs, or the ends of a range"
+    rounding: float = 0.0
+    "half a unit of the last digit that is printed"
+    spread: float = 0.0
+    "standard deviation over seeds, where that is printed"
+    seeds: int = 1
+    "that a mean with `spread` is over; 1 where that is not printed"
+    error: float = 0.0
+    "standard error of the comparison that no interval over seeds shows, as of two different test parts"
+    scale: Literal["", "log10"] = ""
+    "log10: what is printed is the logarithm of our metric"
+    better: Literal["lower", "higher"] = "lower"
+    metric: str = ""
+    "ours that answers it"
+    task: str = ""
+    run: str = ""
+    method: str = ""
+    missing: str = ""
+    "why nothing is run for it"
+    differs: str = ""
+    "what is not the same on our side, whatever comes out"
+    note: str = ""
+    "what may be behind a difference"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table or figure of a paper."""
+
+    name: str
+    title: str
+    numbers: tuple[Number, ...]
+    kind: str = "published"
+    definition: str = ""
+    source: str = ""
+    differs: str = ""
+    "as a number's: of those that say nothing else"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What one paper reports."""
+
+    key: str
+    title: str
+    runs: tuple[Run, ...]
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A run that answers numbers, as results name it."""
+
+    task: str
+    method: str
+    setting: Setting
+    cut: str = ""
+    source: str = ""
+    note: str = ""
+
+
+def papers() -> list[str]:
+    """The papers that there are."""
+    return sorted(file.name.removesuffix(".toml") for file in FOLDER.iterdir() if file.name.endswith(".toml"))
+
+
+def load(key: str) -> Paper:
+    """A paper by its name.
+
+    Raises:
+        UserError: there is none, or its file is not as it must be.
+    """
+    if key not in papers():
+        raise unknown("paper", key, papers(), see="gwfbench/papers")
+    return parse(key, FOLDER.joinpath(f"{key}.toml").read_text(encoding="utf-8"))
+
+
+def parse(key: str, text: str) -> Paper:
+    """A paper from the text of its file.
+
+    Raises:
+        UserError: it is not TOML, or an entry lacks a field, has one of the wrong type or an unknown one.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _wrong(key, str(error), "TOML") from None
+    for name in raw:
+        require(name in ("paper", "run", "table"), f"{key}: [{name}]", "[paper], [[run]] or [[table]]", "mend the file")
+    title = raw.get("paper", {}).get("title")
+    require(isinstance(title, str), f"{key}: no title", '[paper] with title = "..."', "mend the file")
+    runs = tuple(_made(Run, entry, f"{key}: [[run]] {i + 1}") for i, entry in enumerate(raw.get("run", [])))
+    tables = tuple(_table(entry, f"{key}: [[table]] {i + 1}") for i, entry in enumerate(raw.get("table", [])))
+    names = [short(table.name) for table in tables]
+    require(len(set(names)) == len(names), f"{key}: two tables of one name", "different names", "mend the file")
+    return Paper(key, title, runs, tables)
+
+
+def short(name: str) -> str:
+    """How a table may be typed: `table2` for Table 2."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def chosen(paper: Paper, words: Iterable[str]) -> tuple[Table, ...]:
+    """The tables of these names, all if there are none.
+
+    Raises:
+        UserError: one is not in the paper.
+    """
+    known = {short(table.name): table for table in paper.tables}
+    for word in words:
+        if short(word) not in known:
+            raise unknown("table", word, known, see=f"python -m gwfbench reproduce {paper.key} --dry-run")
+    return tuple(known[name] for name in dict.fromkeys(map(short, words))) or paper.tables
+
+
+def answers(paper: Paper, number: Number) -> list[Answer]:
+    """The runs that answer a number: those of the paper, cut and whole, then what is typed for it.
+
+    Raises:
+        UserError: a task or method can't be had, or none of the paper's runs is meant; never with `missing`, where
+            nobody has registered it yet.
+    """
+    if not number.task or not (number.run or number.method):
+        return []
+    who = number.method or number.run
+    if number.missing and not (_registered("task", number.task) and _registered("method", who)):
+        return []
+    task = _canonical("task", number.task)
+    found = []
+    if number.run:
+        entries = [run for run in paper.runs if _meant(number.run, run.method) and task == _canonical("task", run.task)]
+        if not entries:
+            at_hand = [run.method for run in paper.runs if task == _canonical("task", run.task)]
+            raise UserError(
+                f"{paper.key}: {number.what}: no [[run]] of {task} has {number.run}",
+                f"one of {'; '.join(at_hand) or 'none'}",
+                "mend `run`, or write `method`",
+            )
+        for run in entries:
+            method = _canonical("method", run.method)
+            found.append(Answer(task, method, "quick" if run.quick else "paper", run.quick, run.source, run.note))
+    typed = _canonical("method", number.method) if number.method else ""
+    if typed and typed not in {one.method for one in found}:
+        found.append(Answer(task, typed, "ours"))
+    return found
+
+
+def to_run(paper: Paper, tables: Iterable[Table], whole: bool) -> dict[Answer, list[str]]:
+    """What is to be run for these tables, each once, with the names of the tables that it answers.
+
+    Args:
+        whole: take the paper's settings, where there are any; else their cut, then what is typed, then the whole.
+    """
+    order: list[Setting] = ["paper", "ours", "quick"] if whole else ["quick", "ours", "paper"]
+    todo: dict[Answer, list[str]] = {}
+    for table in tables:
+        for number in table.numbers:
+            if number.missing:
+                continue
+            found = answers(paper, number)
+            had = {answer.setting for answer in found}
+            wanted = next((setting for setting in order if setting in had), None)
+            for answer in found:
+                if answer.setting == wanted:
+                    names = todo.setdefault(answer, [])
+                    names += [table.name] * (table.name not in names)
+    return todo
+
+
+def _table(entry: Mapping[str, Any], where: str) -> Table:
+    numbers = entry.get("numbers")
+    require(isinstance(numbers, list) and bool(numbers), f"{where}: no numbers", "numbers = [{...}]", "mend the file")
+    own = {"name", "title", "kind", "numbers"}
+    shared = {key: value for key, value in entry.items() if key not in own}
+    where = f"{where} {entry.get('name', '')}"
+    made = []
+    for i, number in enumerate(numbers or []):
+        one = _made(Number, shared | number, f"{where}: {number.get('what', f'number {i + 1}')}")
+        _check(one, where)
+        made.append(one)
+    whats = [one.what for one in made]
+    require(len(set(whats)) == len(whats), f"{where}: two numbers of one `what`", "different ones", "mend the file")
+    kept = {key: entry[key] for key in ("name", "title", "kind", "definition", "source", "differs") if key in entry}
+    table = _made(Table, {**kept, "numbers": tuple(made)}, where)
+    require(table.kind in KINDS, f"{where}: kind {table.kind}", f"one of {', '.join(KINDS)}", "mend the file")
+    return table
+
+
+def _check(one: Number, where: str) -> None:
+    where = f"{where}: {one.what}"
+    answered = bool(one.metric and one.task and (one.run or one.method) and one.value)
+    for ok, expected in (
+        (answered or bool(one.missing), "a value, a metric, a task, and run or method; or why they are missing"),
+        (all(math.isfinite(value) for value in one.value), "finite values"),
+        (min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1, "errors that are not negative, 1 seed"),
+        (one.better in ("lower", "higher"), "better = lower or higher"),
+        (one.scale in ("", "log10"), "scale = log10, or none"),
+    ):
+        require(ok, f"{where}: {one}", expected, "mend the file")
+
+
+def _made(cls: type, entry: Mapping[str, Any], where: str) -> Any:
+    """An instance from an entry of the file: known fields, of their types."""
+    hints, known = get_type_hints(cls), {field.name: field for field in fields(cls)}
+    values = {}
+    for key, value in entry.items():
+        require(key in known, f"{where}: field {key}", f"one of {', '.join(known)}", "mend the file")
+        if key == "value":
+            value = tuple(value) if isinstance(value, list) else (value,)
+        ok, expected = _fits(value, hints[key])
+        require(ok, f"{where}: {key} = {value!r}", expected, "mend the file")
+        values[key] = value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise _wrong(where, str(error), "all fields without a default") from None
+
+
+def _fits(value: object, hint: Any) -> tuple[bool, str]:
+    if isinstance(value, tuple):
+        return all(type(part) in (float, int) for part in value) or hint != tuple[float, ...], "a number, or several"
+    if hint is float:
+        return type(value) in (float, int), "a number"
+    if hint is int:
+        return type(value) is int, "a whole number"
+    return isinstance(value, str), "text"
+
+
+def _meant(wanted: str, method: str) -> bool:
+    """Whether a method has the name and the fields that are wanted."""
+    same = registry.head(wanted) == registry.head(method)
+    return same and registry.typed(wanted).items() <= registry.typed(method).items()
+
+
+def _registered(kind: registry.Kind, text: str) -> bool:
+    return registry.head(text) in registry.plugins(kind)
+
+
+def _canonical(kind: registry.Kind, text: str) -> str:
+    return registry.spec(registry.parse(kind, text))
+
+
+def _wrong(where: str, got: str, expected: str) -> UserError:
+    return UserError(f"{where}: {got}", expected, "mend the file")
