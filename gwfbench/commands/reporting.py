@@ -38,11 +38,15 @@ Facts = dict[str, dict[str, Any]]  # of environments, by hash
     type=click.Path(path_type=Path),
     help="Also draw fields, paths and laws in the plane, a PNG a task (extra: report).",
 )
+@click.option("--html", type=click.Path(path_type=Path), help="Also write one self-contained page (extra: report).")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), help="Also draw figures for papers, PNG and PDF (extra: report)."
+)
 @METRIC
 @OUT
 def report(
     tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, form: str, write: Path | None, pivot: bool,
-    laws: str, plot: Path | None, chosen: tuple[str, ...], out: Path,
+    laws: str, plot: Path | None, html: Path | None, figures: Path | None, chosen: tuple[str, ...], out: Path,
 ) -> None:  # fmt: skip
     """The leaderboards of the runs kept under --out, newest attempt of each, stale runs and values left out."""
     from gwfbench import record, verify
@@ -84,6 +88,16 @@ def report(
         if rows:
             raise UserError("--plot with --rows", "the runs' folder: rows have no points", "leave --rows out")
         for line in draw(out, set(points["attempt"]), plot):
+            click.echo(line, err=True)
+    if html:
+        from gwfbench.report import html as pages
+
+        beside = (rows or out).parent / "calibration.csv"
+        click.echo(pages.put(html, points, facts, chosen or None, verdicts, None if rows else out, beside), err=True)
+    if figures:
+        from gwfbench.report.figures import draw as draw_figures
+
+        for line in draw_figures(points, chosen or None, figures):
             click.echo(line, err=True)
 
 
