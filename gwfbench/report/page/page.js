@@ -1,4 +1,6 @@
 "use strict";
+(() => { // a scope of its own: Plotly's bundle has names like ours
+
 // One board at a time: #task and #metric say which, and `draw` puts all sections in line with them.
 // Whatever comes from rows reaches the page as text, through `h`, and Plotly through `plain`.
 
@@ -137,7 +139,7 @@ function drawBoard() {
   const all = byId("every").checked;
   const method = {
     id: "method", head: "method", text: "text fold", key: (line) => line.method,
-    cell: (line) => h("span", {}, mark(line.method), line.method),
+    cell: (line) => h("span", { class: "who" }, mark(line.method), h("span", {}, line.method)),
   };
   const cost = (id, head) => ({ id, head, title: WORDS[id], key: (line) => line.costs[id], cell: (line) => number(line.costs[id]) });
   const words = (id, head, text) => ({ id, head, text, key: (line) => line[id], cell: (line) => line[id] || "–" });
@@ -256,17 +258,18 @@ function short(name) {
 function axis(title, log) {
   return {
     title: { text: title, standoff: 8 }, type: log ? "log" : "linear", gridcolor: ink("line"), linecolor: ink("line"), zeroline: false,
-    exponentformat: "power", automargin: true, ...(log ? { dtick: log === true ? undefined : log } : {}),
+    exponentformat: "power", automargin: true,
   };
 }
 
-function plot(host, traces, x, y, shapes = [], annotations = []) {
+function plot(host, traces, x, y, across = {}) {
   const layout = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink("text"), size: 12, family: "system-ui, sans-serif" },
-    margin: { l: 60, r: 12, t: 14, b: 46 }, showlegend: false, hovermode: "closest", xaxis: x, yaxis: y, shapes, annotations,
+    margin: { l: 60, r: 12, t: 14, b: 46 }, showlegend: false, hovermode: "closest", xaxis: x, yaxis: y, ...across,
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
     hoverlabel: { bgcolor: ink("raised"), bordercolor: ink("line"), font: { color: ink("text") } },
   };
-  Plotly.react(host, traces, layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+  Plotly.react(host, traces, layout, { responsive: true, displayModeBar: false });
 }
 
 function empty(host, note, text) {
@@ -284,11 +287,19 @@ function bars(cells) {
   };
 }
 
-function level(value, line, look) {
-  return [
-    { type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color: look.colour, width: 1.4, dash: look.line } },
-    { xref: "paper", x: 1, xanchor: "right", y: value, yanchor: "bottom", showarrow: false, text: short(line.method), font: { size: 11, color: ink("quiet") } },
-  ];
+// floors and controls as lines across a plot; Plotly wants a note on a log axis in logarithms, and a line in values
+function levels(metric, log) {
+  const found = state.board.lines.filter((line) => line.role !== "method" && (line.cells[metric]?.value ?? null) !== null);
+  return {
+    shapes: found.map((line) => ({
+      type: "line", xref: "paper", x0: 0, x1: 1, y0: line.cells[metric].value, y1: line.cells[metric].value,
+      line: { color: content.looks[line.method].colour, width: 1.4, dash: content.looks[line.method].line },
+    })),
+    annotations: found.map((line) => ({
+      xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", showarrow: false, text: short(line.method), font: { size: 11, color: ink("quiet") },
+      y: log ? Math.log10(line.cells[metric].value) : line.cells[metric].value,
+    })),
+  };
 }
 
 function legend(section, lines) {
@@ -311,7 +322,114 @@ function drawCost() {
   const methods = known.filter((line) => line.role === "method");
   legend("cost", methods);
   const visible = methods.filter((line) => !state.hidden.has(line.method));
-  const logY = known.every((line) => line.cells[metric].value > 0 && !(line.cells[metric].low <= 0));
+  const logY = known.every((line) => line.cells[metric].value > 0 && (line.cells[metric].low ?? 1) > 0);
+  const placed = visible.filter((line) => line.costs[by] > 0);
+  if (!placed.length) {
+    empty(host, note, methods.length ? `No method that is shown has any ${WORDS[by]}.` : "No method has this metric.");
+    return;
+  }
+  const traces = placed.map((line) => ({
+    x: [line.costs[by]], y: [line.cells[metric].value], error_y: bars([line.cells[metric]]), name: plain(line.method), mode: "markers",
+    type: "scatter", marker: { color: content.looks[line.method].colour, symbol: content.looks[line.method].marker, size: 11 },
+    hovertemplate: `${short(line.method)}<br>%{x:.3g} ${WORDS[by]}<br>${plain(metric)} %{y:.4g}<extra></extra>`,
+  }));
+  plot(host, traces, axis(`${WORDS[by]} (median)`, true), axis(plain(metric), logY), levels(metric, logY));
+  const lost = Object.keys(known).length ? [] : [["facts", "lost"]];
+  return facts([["hash", hash], ...Object.entries(known), ...lost]);
+}
+
+async function toClipboard(text) {
+  const button = byId("copy");
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {  // a page from a file may not be allowed to
+    getSelection().selectAllChildren(byId("command"));
+    button.textContent = document.execCommand("copy") ? "Copied" : "Selected: press Ctrl+C";
+    return;
+  }
+  button.textContent = "Copied";
+}
+
+// ---- plots ------------------------------------------------------------------------------------------------------
+
+const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+function ink(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+function short(name) {
+  return plain(name.length > 40 ? `${name.slice(0, 39)}…` : name);
+}
+
+function axis(title, log) {
+  return {
+    title: { text: title, standoff: 8 }, type: log ? "log" : "linear", gridcolor: ink("line"), linecolor: ink("line"), zeroline: false,
+    exponentformat: "power", automargin: true,
+  };
+}
+
+function plot(host, traces, x, y, across = {}) {
+  const layout = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink("text"), size: 12, family: "system-ui, sans-serif" },
+    margin: { l: 60, r: 12, t: 14, b: 46 }, showlegend: false, hovermode: "closest", xaxis: x, yaxis: y, ...across,
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
+    hoverlabel: { bgcolor: ink("raised"), bordercolor: ink("line"), font: { color: ink("text") } },
+  };
+  Plotly.react(host, traces, layout, { responsive: true, displayModeBar: false });
+}
+
+function empty(host, note, text) {
+  if (host.data) Plotly.purge(host);
+  host.replaceChildren();
+  note.textContent = text;
+}
+
+// a number as a range under it and over it, for Plotly's error bars
+function bars(cells) {
+  return {
+    type: "data", symmetric: false, thickness: 1.2, width: 3,
+    array: cells.map((cell) => (cell.high === null ? 0 : cell.high - cell.value)),
+    arrayminus: cells.map((cell) => (cell.low === null ? 0 : cell.value - cell.low)),
+  };
+}
+
+// floors and controls as lines across a plot; Plotly wants a note on a log axis in logarithms, and a line in values
+function levels(metric, log) {
+  const found = state.board.lines.filter((line) => line.role !== "method" && (line.cells[metric]?.value ?? null) !== null);
+  return {
+    shapes: found.map((line) => ({
+      type: "line", xref: "paper", x0: 0, x1: 1, y0: line.cells[metric].value, y1: line.cells[metric].value,
+      line: { color: content.looks[line.method].colour, width: 1.4, dash: content.looks[line.method].line },
+    })),
+    annotations: found.map((line) => ({
+      xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", showarrow: false, text: short(line.method), font: { size: 11, color: ink("quiet") },
+      y: log ? Math.log10(line.cells[metric].value) : line.cells[metric].value,
+    })),
+  };
+}
+
+function legend(section, lines) {
+  const host = byId(section).querySelector(".legend");
+  host.replaceChildren(...lines.map((line) => h("button", {
+    type: "button", "aria-pressed": String(!state.hidden.has(line.method)),
+    onclick: (event) => {
+      if (!state.hidden.delete(line.method)) state.hidden.add(line.method);
+      const [group, place] = [event.currentTarget.parentNode, [...event.currentTarget.parentNode.children].indexOf(event.currentTarget)];
+      drawPlots();
+      group.children[place]?.focus();
+    },
+  }, mark(line.method), line.method)));
+}
+
+function drawCost() {
+  const { board, metric } = state;
+  const [host, note, by] = [byId("cost-plot"), byId("cost-note"), byId("cost-x").value];
+  const known = board.lines.filter((line) => line.cells[metric] && line.cells[metric].value !== null);
+  const methods = known.filter((line) => line.role === "method");
+  legend("cost", methods);
+  const visible = methods.filter((line) => !state.hidden.has(line.method));
+  const logY = known.every((line) => line.cells[metric].value > 0 && (line.cells[metric].low ?? 1) > 0);
   const placed = visible.filter((line) => line.costs[by] > 0);
   if (!placed.length) {
     empty(host, note, methods.length ? `No method that is shown has any ${WORDS[by]}.` : "No method has this metric.");
@@ -340,8 +458,9 @@ function drawCurve() {
     .filter((line) => line.role === "method" || by === "t");
   legend("curve", curves);
   const visible = curves.filter((line) => !state.hidden.has(line.method));
-  const all = curves.flatMap((line) => line.curves[metric]).filter(Boolean);
-  const logY = all.every(([value, low]) => value > 0 && !(low <= 0));
+  const ends = board.lines.filter((line) => line.role !== "method" && line.cells[metric]).map((line) => [line.cells[metric].value, null]);
+  const all = [...curves.flatMap((line) => line.curves[metric]), ...(by === "t" ? [] : ends)].filter((band) => band && band[0] !== null);
+  const logY = all.every(([value, low]) => value > 0 && (low ?? 1) > 0);
   const logX = by !== "t" && by !== "step";
   const traces = visible.flatMap((line) => {
     const look = content.looks[line.method];
@@ -362,7 +481,7 @@ function drawCurve() {
     empty(host, note, curves.length ? `No curve that is shown has any ${WORDS[by]}.` : "These rows have one law a run: there is no curve to draw.");
     return;
   }
-  plot(host, traces, axis(WORDS[by], logX), axis(plain(metric), logY));
+  plot(host, traces, axis(WORDS[by], logX), axis(plain(metric), logY), by === "t" ? {} : levels(metric, logY));
   note.textContent = `${by === "t" ? "Error along the flow" : "Quality on the way"}: median over the seeds that got there, with its 95 % bootstrap interval as a band; ${board.better[metric]} is better.`
     + (logY ? "" : " The upright axis is linear: there are values of zero or less.");
 }
@@ -390,7 +509,7 @@ function readPlane() {
   panels = (plane?.clouds ?? []).map((cloud) => {
     const canvas = h("canvas", { role: "img", "aria-label": `${cloud.method}, seed ${cloud.seed}: particles and draws of the truth` });
     const caption = h("span", {});
-    const figure = h("figure", {}, canvas, h("figcaption", {}, mark(cloud.method), `${cloud.method} `, caption));
+    const figure = h("figure", {}, canvas, h("figcaption", { class: "who" }, mark(cloud.method), h("div", {}, `${cloud.method} `, caption)));
     return { figure, canvas, caption, cloud, plane, laws: cloud.laws.map(unpack) };
   });
   if (panels.length) panels[0].truth = plane.truth ? unpack(plane.truth) : new Uint16Array(0);
@@ -445,7 +564,7 @@ function drawImages() {
   const grids = content.views.grids.filter((grid) => grid.task === state.board?.task);
   byId("images-panels").replaceChildren(...grids.map((grid) => h("figure", {},
     h("img", { src: grid.source, alt: `${grid.name}: ${grid.what}` }),
-    h("figcaption", {}, content.looks[grid.name] ? mark(grid.name) : "", `${grid.name} `, h("span", {}, grid.what)))));
+    h("figcaption", { class: "who" }, content.looks[grid.name] ? mark(grid.name) : "", h("div", {}, `${grid.name} `, h("span", {}, grid.what))))));
   byId("images-note").textContent = grids.length ? "The first images of the last law." : "This task has no images, or none were kept.";
 }
 
@@ -459,13 +578,18 @@ function drawCalibration() {
     id, head: heads[id] ?? id, text: words.has(id) ? (id === "note" ? "text note-cell" : "text") : "", key: (row) => row[i],
     cell: (row) => (words.has(id) ? row[i] || "" : number(row[i])),
   }));
-  if (rows.length) table(shownColumns, rows, calibrationSort, drawCalibration);
-  byId("calibration-note").textContent = rows.length ? notes : "No calibration.csv stands beside these rows.";
+  const place = columns.indexOf("task");
+  const task = state.board?.task.split(":")[0];
+  const some = byId("calibrated").checked ? rows : rows.filter((row) => row[place] === task);
+  table(shownColumns, some, calibrationSort, drawCalibration);
+  byId("calibration-table").hidden = !some.length;
+  byId("calibration-note").textContent = some.length ? notes
+    : rows.length ? `${task} is not among the calibrated tasks.` : "No calibration.csv stands beside these rows.";
 }
 
 function drawProvenance() {
   byId("provenance-list").replaceChildren(...Object.entries(content.environments).map(([hash, env]) => h("details", {},
-    h("summary", {}, `${env.runs} runs: ${env.facts.commit ? `commit ${env.facts.commit}` : "commit not known"}, ${env.facts.cpu ?? ""} ${env.facts.device ?? ""} (${hash})`),
+    h("summary", {}, `${env.runs} runs: ${env.facts.commit ? `commit ${env.facts.commit}` : "commit not known"}, ${env.facts.cpu ?? ""} (${hash})`),
     environment(hash), facts(Object.entries(env.what).map(([task, methods]) => [task, methods.join(", ")])))));
 }
 
@@ -487,6 +611,7 @@ function chooseBoard() {
   readPlane();
   drawPlane();
   drawImages();
+  drawCalibration();
   chooseMetric();
 }
 
@@ -513,6 +638,7 @@ listen("task", "change", chooseBoard);
 listen("metric", "change", chooseMetric);
 for (const id of ["track", "information", "every"]) listen(id, "change", drawBoard);
 listen("search", "input", drawBoard);
+listen("calibrated", "change", drawCalibration);
 listen("cost-x", "change", drawPlots);
 listen("curve-x", "change", drawPlots);
 listen("time", "input", drawPlane);
@@ -524,5 +650,6 @@ addEventListener("DOMContentLoaded", repaint); // Plotly's script comes last: th
 
 options(byId("task"), content.boards.map((board) => [board.task, board.t === null ? board.task : `${board.task} at t = ${board.t}`]), "");
 chooseBoard();
-drawCalibration();
 drawProvenance();
+
+})();
