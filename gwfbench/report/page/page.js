@@ -1,5 +1,5 @@
 "use strict";
-(() => { // a scope of its own: Plotly's bundle has names like ours
+(() => { // a scope of its own
 
 // One board at a time: #task and #metric say which, and `draw` puts all sections in line with them.
 // Whatever comes from rows reaches the page as text, through `h`, and Plotly through `plain`.
@@ -334,116 +334,6 @@ function drawCost() {
     hovertemplate: `${short(line.method)}<br>%{x:.3g} ${WORDS[by]}<br>${plain(metric)} %{y:.4g}<extra></extra>`,
   }));
   plot(host, traces, axis(`${WORDS[by]} (median)`, true), axis(plain(metric), logY), levels(metric, logY));
-  const lost = Object.keys(known).length ? [] : [["facts", "lost"]];
-  return facts([["hash", hash], ...Object.entries(known), ...lost]);
-}
-
-async function toClipboard(text) {
-  const button = byId("copy");
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {  // a page from a file may not be allowed to
-    getSelection().selectAllChildren(byId("command"));
-    button.textContent = document.execCommand("copy") ? "Copied" : "Selected: press Ctrl+C";
-    return;
-  }
-  button.textContent = "Copied";
-}
-
-// ---- plots ------------------------------------------------------------------------------------------------------
-
-const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-
-function ink(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-}
-
-function short(name) {
-  return plain(name.length > 40 ? `${name.slice(0, 39)}…` : name);
-}
-
-function axis(title, log) {
-  return {
-    title: { text: title, standoff: 8 }, type: log ? "log" : "linear", gridcolor: ink("line"), linecolor: ink("line"), zeroline: false,
-    exponentformat: "power", automargin: true,
-  };
-}
-
-function plot(host, traces, x, y, across = {}) {
-  const layout = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink("text"), size: 12, family: "system-ui, sans-serif" },
-    margin: { l: 60, r: 12, t: 14, b: 46 }, showlegend: false, hovermode: "closest", xaxis: x, yaxis: y, ...across,
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
-    hoverlabel: { bgcolor: ink("raised"), bordercolor: ink("line"), font: { color: ink("text") } },
-  };
-  Plotly.react(host, traces, layout, { responsive: true, displayModeBar: false });
-}
-
-function empty(host, note, text) {
-  if (host.data) Plotly.purge(host);
-  host.replaceChildren();
-  note.textContent = text;
-}
-
-// a number as a range under it and over it, for Plotly's error bars
-function bars(cells) {
-  return {
-    type: "data", symmetric: false, thickness: 1.2, width: 3,
-    array: cells.map((cell) => (cell.high === null ? 0 : cell.high - cell.value)),
-    arrayminus: cells.map((cell) => (cell.low === null ? 0 : cell.value - cell.low)),
-  };
-}
-
-// floors and controls as lines across a plot; Plotly wants a note on a log axis in logarithms, and a line in values
-function levels(metric, log) {
-  const found = state.board.lines.filter((line) => line.role !== "method" && (line.cells[metric]?.value ?? null) !== null);
-  return {
-    shapes: found.map((line) => ({
-      type: "line", xref: "paper", x0: 0, x1: 1, y0: line.cells[metric].value, y1: line.cells[metric].value,
-      line: { color: content.looks[line.method].colour, width: 1.4, dash: content.looks[line.method].line },
-    })),
-    annotations: found.map((line) => ({
-      xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", showarrow: false, text: short(line.method), font: { size: 11, color: ink("quiet") },
-      y: log ? Math.log10(line.cells[metric].value) : line.cells[metric].value,
-    })),
-  };
-}
-
-function legend(section, lines) {
-  const host = byId(section).querySelector(".legend");
-  host.replaceChildren(...lines.map((line) => h("button", {
-    type: "button", "aria-pressed": String(!state.hidden.has(line.method)),
-    onclick: (event) => {
-      if (!state.hidden.delete(line.method)) state.hidden.add(line.method);
-      const [group, place] = [event.currentTarget.parentNode, [...event.currentTarget.parentNode.children].indexOf(event.currentTarget)];
-      drawPlots();
-      group.children[place]?.focus();
-    },
-  }, mark(line.method), line.method)));
-}
-
-function drawCost() {
-  const { board, metric } = state;
-  const [host, note, by] = [byId("cost-plot"), byId("cost-note"), byId("cost-x").value];
-  const known = board.lines.filter((line) => line.cells[metric] && line.cells[metric].value !== null);
-  const methods = known.filter((line) => line.role === "method");
-  legend("cost", methods);
-  const visible = methods.filter((line) => !state.hidden.has(line.method));
-  const logY = known.every((line) => line.cells[metric].value > 0 && (line.cells[metric].low ?? 1) > 0);
-  const placed = visible.filter((line) => line.costs[by] > 0);
-  if (!placed.length) {
-    empty(host, note, methods.length ? `No method that is shown has any ${WORDS[by]}.` : "No method has this metric.");
-    return;
-  }
-  const traces = placed.map((line) => ({
-    x: [line.costs[by]], y: [line.cells[metric].value], error_y: bars([line.cells[metric]]), name: plain(line.method), mode: "markers",
-    type: "scatter", marker: { color: content.looks[line.method].colour, symbol: content.looks[line.method].marker, size: 11 },
-    hovertemplate: `${short(line.method)}<br>%{x:.3g} ${WORDS[by]}<br>${plain(metric)} %{y:.4g}<extra></extra>`,
-  }));
-  const levels = known.filter((line) => line.role !== "method").map((line) => level(line.cells[metric].value, line, content.looks[line.method]));
-  // Plotly gives lines across a log axis in the axis's data, notes on it in logarithms
-  for (const [, text] of levels) if (logY) text.y = Math.log10(text.y);
-  plot(host, traces, axis(`${WORDS[by]} (median)`, true), axis(plain(metric), logY), levels.map((one) => one[0]), levels.map((one) => one[1]));
   const lost = visible.length - placed.length;
   note.textContent = `Median over seeds with its 95 % bootstrap interval; ${board.better[metric]} is better. Lines: floor and controls.`
     + (lost ? ` Without any ${WORDS[by]}, so not on this axis: ${visible.filter((line) => !placed.includes(line)).map((line) => line.method).join("; ")}.` : "")
