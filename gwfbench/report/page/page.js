@@ -61,6 +61,9 @@ function mark(method) {
   return svg;
 }
 
+// a method's name, which may break where its settings begin
+const named = (method) => method.split(/(?<=[:,])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+
 // ---- tables -----------------------------------------------------------------------------------------------------
 
 // columns: {id, head, key(row) for sorting, cell(row), text, title}; `sort` is kept by the caller: {id, down}
@@ -139,7 +142,7 @@ function drawBoard() {
   const all = byId("every").checked;
   const method = {
     id: "method", head: "method", text: "text fold", key: (line) => line.method,
-    cell: (line) => h("span", { class: "who" }, mark(line.method), h("span", {}, line.method)),
+    cell: (line) => h("span", { class: "who" }, mark(line.method), h("span", {}, ...named(line.method))),
   };
   const cost = (id, head) => ({ id, head, title: WORDS[id], key: (line) => line.costs[id], cell: (line) => number(line.costs[id]) });
   const words = (id, head, text) => ({ id, head, text, key: (line) => line[id], cell: (line) => line[id] || "–" });
@@ -287,9 +290,20 @@ function bars(cells) {
   };
 }
 
+function controls(metric) {
+  return state.board.lines.filter((line) => line.role !== "method" && (line.cells[metric]?.value ?? null) !== null);
+}
+
+// which axis this is, and what it leaves out
+function axisNote(metric, log) {
+  if (!log) return " The upright axis is linear: there are values of zero or less.";
+  const off = controls(metric).filter((line) => !(line.cells[metric].value > 0));
+  return off.length ? ` Not on this axis: ${off.map((line) => `${line.method} at ${number(line.cells[metric].value)}`).join(", ")}.` : "";
+}
+
 // floors and controls as lines across a plot; Plotly wants a note on a log axis in logarithms, and a line in values
 function levels(metric, log) {
-  const found = state.board.lines.filter((line) => line.role !== "method" && (line.cells[metric]?.value ?? null) !== null);
+  const found = controls(metric).filter((line) => !log || line.cells[metric].value > 0);
   return {
     shapes: found.map((line) => ({
       type: "line", xref: "paper", x0: 0, x1: 1, y0: line.cells[metric].value, y1: line.cells[metric].value,
@@ -312,7 +326,7 @@ function legend(section, lines) {
       drawPlots();
       group.children[place]?.focus();
     },
-  }, mark(line.method), line.method)));
+  }, mark(line.method), h("span", {}, ...named(line.method)))));
 }
 
 function drawCost() {
@@ -322,7 +336,7 @@ function drawCost() {
   const methods = known.filter((line) => line.role === "method");
   legend("cost", methods);
   const visible = methods.filter((line) => !state.hidden.has(line.method));
-  const logY = known.every((line) => line.cells[metric].value > 0 && (line.cells[metric].low ?? 1) > 0);
+  const logY = methods.every((line) => line.cells[metric].value > 0 && (line.cells[metric].low ?? 1) > 0);
   const placed = visible.filter((line) => line.costs[by] > 0);
   if (!placed.length) {
     empty(host, note, methods.length ? `No method that is shown has any ${WORDS[by]}.` : "No method has this metric.");
@@ -337,7 +351,7 @@ function drawCost() {
   const lost = visible.length - placed.length;
   note.textContent = `Median over seeds with its 95 % bootstrap interval; ${board.better[metric]} is better. Lines: floor and controls.`
     + (lost ? ` Without any ${WORDS[by]}, so not on this axis: ${visible.filter((line) => !placed.includes(line)).map((line) => line.method).join("; ")}.` : "")
-    + (logY ? "" : " The upright axis is linear: there are values of zero or less.");
+    + axisNote(metric, logY);
 }
 
 function drawCurve() {
@@ -348,8 +362,7 @@ function drawCurve() {
     .filter((line) => line.role === "method" || by === "t");
   legend("curve", curves);
   const visible = curves.filter((line) => !state.hidden.has(line.method));
-  const ends = board.lines.filter((line) => line.role !== "method" && line.cells[metric]).map((line) => [line.cells[metric].value, null]);
-  const all = [...curves.flatMap((line) => line.curves[metric]), ...(by === "t" ? [] : ends)].filter((band) => band && band[0] !== null);
+  const all = curves.filter((line) => line.role === "method").flatMap((line) => line.curves[metric]).filter(Boolean);
   const logY = all.every(([value, low]) => value > 0 && (low ?? 1) > 0);
   const logX = by !== "t" && by !== "step";
   const traces = visible.flatMap((line) => {
@@ -373,7 +386,7 @@ function drawCurve() {
   }
   plot(host, traces, axis(WORDS[by], logX), axis(plain(metric), logY), by === "t" ? {} : levels(metric, logY));
   note.textContent = `${by === "t" ? "Error along the flow" : "Quality on the way"}: median over the seeds that got there, with its 95 % bootstrap interval as a band; ${board.better[metric]} is better.`
-    + (logY ? "" : " The upright axis is linear: there are values of zero or less.");
+    + axisNote(metric, logY);
 }
 
 function drawPlots() {
@@ -391,7 +404,6 @@ let panels = []; // of the plane that is shown: {canvas, caption, cloud, laws}
 function readPlane() {
   const plane = content.views.planes.find((one) => one.task === state.board?.task);
   byId("plane-controls").hidden = !plane;
-  byId("plane-controls").style.display = plane ? "" : "none";
   const notes = content.views.notes.filter((note) => !/^\S+: /.test(note) || note.startsWith(`${state.board?.task}: `));
   byId("plane-note").textContent = plane
     ? "Up to 512 particles of one run a method; grey: draws of the truth. Paths are of methods that move particles."
@@ -399,7 +411,7 @@ function readPlane() {
   panels = (plane?.clouds ?? []).map((cloud) => {
     const canvas = h("canvas", { role: "img", "aria-label": `${cloud.method}, seed ${cloud.seed}: particles and draws of the truth` });
     const caption = h("span", {});
-    const figure = h("figure", {}, canvas, h("figcaption", { class: "who" }, mark(cloud.method), h("div", {}, `${cloud.method} `, caption)));
+    const figure = h("figure", {}, canvas, h("figcaption", { class: "who" }, mark(cloud.method), h("div", {}, ...named(cloud.method), " ", caption)));
     return { figure, canvas, caption, cloud, plane, laws: cloud.laws.map(unpack) };
   });
   if (panels.length) panels[0].truth = plane.truth ? unpack(plane.truth) : new Uint16Array(0);
@@ -454,7 +466,7 @@ function drawImages() {
   const grids = content.views.grids.filter((grid) => grid.task === state.board?.task);
   byId("images-panels").replaceChildren(...grids.map((grid) => h("figure", {},
     h("img", { src: grid.source, alt: `${grid.name}: ${grid.what}` }),
-    h("figcaption", { class: "who" }, content.looks[grid.name] ? mark(grid.name) : "", h("div", {}, `${grid.name} `, h("span", {}, grid.what))))));
+    h("figcaption", { class: "who" }, content.looks[grid.name] ? mark(grid.name) : "", h("div", {}, ...named(grid.name), " ", h("span", {}, grid.what))))));
   byId("images-note").textContent = grids.length ? "The first images of the last law." : "This task has no images, or none were kept.";
 }
 
@@ -473,6 +485,7 @@ function drawCalibration() {
   const some = byId("calibrated").checked ? rows : rows.filter((row) => row[place] === task);
   table(shownColumns, some, calibrationSort, drawCalibration);
   byId("calibration-table").hidden = !some.length;
+  byId("calibrated").parentNode.parentNode.hidden = !rows.length;
   byId("calibration-note").textContent = some.length ? notes
     : rows.length ? `${task} is not among the calibrated tasks.` : "No calibration.csv stands beside these rows.";
 }
