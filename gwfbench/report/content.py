@@ -93,7 +93,8 @@ def boards(points: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts:
     word = {(one.run_key, one.attempt): one.verdict for one in verdicts}
     done = set(zip(final["task"], final["method"], final["seed"], strict=True))
     made = []
-    for task, part in table.groupby("task", sort=False):
+    for task in dict.fromkeys(map(str, table["task"])):
+        part = table[table["task"] == task]
         rows = part.to_dict("records")
         names = [name for name in metric_names(part) if part[name].notna().any()]
         better = {name: facts[task, name][0] for name in names}
@@ -105,7 +106,7 @@ def boards(points: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts:
         tiers = {name: stats.tiers(values[name]) for name in names}
         lines = []
         for row in rows:
-            who = (str(task), str(row["method"]))
+            who = (task, str(row["method"]))
             own = {
                 name: _cell(row, name, cells[*who, name], tiers[name], facts[task, name])
                 for name in names
@@ -114,7 +115,7 @@ def boards(points: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts:
             lines.append(_line(row, own, runs[who], curves[who], word))
         t = rows[0]["t"]
         gaps = {name: _gap({m: v for m, v in values[name].items() if _is_method(m, rows)}) for name in names}
-        made.append(Board(str(task), None if pd.isna(t) else float(t), names, better, gaps, lines))
+        made.append(Board(task, None if pd.isna(t) else float(t), names, better, gaps, lines))
     return made
 
 
@@ -128,7 +129,12 @@ def _is_method(name: str, rows: Sequence[Mapping[Any, Any]]) -> bool:
 
 
 def _values(
-    metric: str, better: str, cells: Mapping[str, _Cell | None], seeds: Mapping[str, set[int]], task: Any, done: set[Any]
+    metric: str,
+    better: str,
+    cells: Mapping[str, _Cell | None],
+    seeds: Mapping[str, set[int]],
+    task: Any,
+    done: set[Any],
 ) -> dict[str, dict[int, float]]:
     """By contestant and seed, lower is better, nan for a seed that failed; none for who has no such metric."""
     sign = -1.0 if better == "higher" else 1.0
@@ -145,9 +151,10 @@ def _cell(
     row: Mapping[Any, Any], name: str, cell: _Cell, tiers: Mapping[str, str], facts: tuple[str, int, str]
 ) -> Cell:
     values = [(int(seed), value, se) for seed, (value, se) in sorted(cell.values.items())]
-    parts = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high", "_n"))
+    value, low, high, n = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high", "_n"))
     tier = tiers.get(row["method"], "") if len(tiers) > 1 else ""
-    return Cell(*parts, int(row[f"{name}_left"]), row[f"{name}_verdict"], tier, *facts[1:], values)
+    _, version, code = facts
+    return Cell(value, low, high, n, int(row[f"{name}_left"]), row[f"{name}_verdict"], tier, version, code, values)
 
 
 def _line(
@@ -182,8 +189,9 @@ def _facts_of_metrics(final: pd.DataFrame) -> dict[tuple[Any, str], tuple[str, i
 
 def _runs(points: pd.DataFrame) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """What each run was and cost, by task and method, by seed."""
-    kept = points[[*RUN, "task", "method", *CALLS[1:]]].assign(budget=points["budget"].fillna("").astype(str))
-    kept = kept.assign(reason=points["reason"].fillna(""), **{name: kept[name].fillna(0) for name in CALLS[1:]})
+    kept = points[[*RUN, "task", "method", *CALLS[1:]]]
+    words = {name: kept[name].astype(object).where(kept[name].notna(), "").astype(str) for name in ("budget", "reason")}
+    kept = kept.assign(**words, **{name: pd.to_numeric(kept[name]).fillna(0) for name in CALLS[1:]})
     last = kept.sort_values(["seed", "seconds"], kind="stable").groupby(["run_key", "attempt"], sort=False).tail(1)
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in last.to_dict("records"):

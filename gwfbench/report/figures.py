@@ -1,7 +1,7 @@
 """Figures for papers, a column wide, as PNG and PDF: quality against training seconds, and curves.
 
-The same numbers and the same looks as on the page: medians over seeds with 95 % bootstrap intervals, floors and controls
-in grey. A curve is the error along the flow where a task has judged times, else quality against training seconds.
+The same numbers and the same looks as on the page: medians over seeds with 95 % bootstrap intervals, floors and
+controls in grey. A curve is the error along the flow where a task has judged times, else quality against seconds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MARKERS = {
 }  # fmt: skip
 LINES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 # type 42 keeps text as text in a PDF, which journals ask for
-STYLE = {"font.size": 8, "axes.linewidth": 0.6, "pdf.fonttype": 42, "xtick.labelsize": 7}
+STYLE: Any = {"font.size": 8, "axes.linewidth": 0.6, "pdf.fonttype": 42, "xtick.labelsize": 7}
 
 
 def draw(points: pd.DataFrame, metrics: Sequence[str] | None, folder: Path) -> Iterator[str]:
@@ -68,7 +68,9 @@ def _save(figure: Figure, folder: Path, name: str) -> str:
         for ending, date in (("png", "Software"), ("pdf", "CreationDate")):  # the same rows give the same bytes
             figure.savefig(f"{path}.{ending}", dpi=300, metadata={date: None})
     except OSError as error:
-        raise UserError(f"--figures {folder}: {error.strerror}", "a folder that can be written", "name another") from None
+        raise UserError(
+            f"--figures {folder}: {error.strerror}", "a folder that can be written", "name another"
+        ) from None
     return f"wrote {path}.png and .pdf"
 
 
@@ -84,7 +86,8 @@ def _cost(board: Board, metric: str, style: Mapping[str, Look]) -> Figure | None
         low, high = (cell.value if math.isnan(end) else end for end in (cell.low, cell.high))
         ax.errorbar(
             [line.costs["seconds"]], [cell.value], yerr=[[cell.value - low], [high - cell.value]], color=look.colour,
-            marker=MARKERS[look.marker], linestyle="none", markersize=4.5, linewidth=0.8, capsize=1.5, label=line.method,
+            marker=MARKERS[look.marker], linestyle="none", markersize=4.5, linewidth=0.8, capsize=1.5,
+            label=line.method,
         )  # fmt: skip
     _levels(ax, board, metric, style)
     return _finish(figure, ax)

@@ -1,15 +1,16 @@
 """The report as one page of HTML that needs nothing else: no server, no network, no other file.
 
 Everything that comes from rows is data: it stands in one JSON block, escaped by Jinja2, and the script puts it on the
-page as text. Plots are Plotly's, of its basic bundle, a file beside the template: a quarter of the whole, and so is the
-time that a browser takes to read it. A policy in the page's head names the digests of its three scripts, so that a browser runs nothing else
-and asks nobody for anything.
+page as text. A policy in the page's head names the digests of its two scripts, so that a browser runs nothing else and
+asks nobody for anything. Plots are made by Plotly's basic bundle (MIT, from npm), a file beside the template: a quarter
+of the whole Plotly in size, and in the time that a browser takes to read it.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -29,6 +30,7 @@ from gwfbench.report.views import Views, views
 from gwfbench.verify import Verdict
 
 CALIBRATION = ("task", "metric", "n", "floor", "still", "ratio", "apart", "shift", "scale", "seconds", "status", "note")
+BEYOND = f"> {calibration.GRID[-1]:g}"  # the grid
 
 
 def page(
@@ -65,13 +67,19 @@ def page(
         "views": asdict(seen),
         "calibration": {
             "columns": CALIBRATION,
-            "rows": [[getattr(row, name) for name in CALIBRATION] for row in calibrated],
+            "rows": [
+                [BEYOND if (value := getattr(row, name)) == math.inf else value for name in CALIBRATION]
+                for row in calibrated
+            ],
+            "beyond": BEYOND,
             "notes": CALIBRATION_NOTES,
         },
         "environments": _environments(points, facts),
     }
     # an end tag inside a script's own text would end it
-    scripts = [_plain(text).replace("</script", "<\\/script") for text in (_part("page.js"), _part("plotly-basic.min.js"))]
+    scripts = [
+        _plain(text).replace("</script", "<\\/script") for text in (_part("page.js"), _part("plotly-basic.min.js"))
+    ]
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.policies["json.dumps_function"] = lambda value, **_: record.to_json(value)
     return env.from_string(_part("page.html")).render(
@@ -110,9 +118,7 @@ def _environments(points: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) 
         str(env): {
             "facts": dict(facts.get(str(env)) or {}),
             "runs": len(some),
-            "what": {
-                str(task): list(dict.fromkeys(part["method"])) for task, part in some.groupby("task", sort=False)
-            },
+            "what": {str(task): list(dict.fromkeys(part["method"])) for task, part in some.groupby("task", sort=False)},
         }
         for env, some in runs.groupby("env", sort=False)
     }

@@ -129,7 +129,9 @@ def _read(folder: Path) -> _Kept | None:
         run = store.read(folder)
         with np.load(folder / "draws.npz", allow_pickle=False) as file:
             steps = sorted(int(name[1:]) for name in file.files if name[0] == "t")
-            steps = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, LAWS).round().astype(int))] if steps else []
+            steps = (
+                [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, LAWS).round().astype(int))] if steps else []
+            )
             laws = [file[f"t{step}"] for step in steps]
     except (OSError, ValueError):
         return None
@@ -165,7 +167,9 @@ def _plane(task: str, truth: np.ndarray | None, kept: Sequence[_Kept], count: in
         return base64.b64encode((unit.clip(0, 1) * WIDE).round().astype("<u2").tobytes()).decode()
 
     made = [
-        Cloud(one.run.identity.method, one.run.identity.seed, one.run.paired, _times(one), [pack(law) for law in one.laws])
+        Cloud(
+            one.run.identity.method, one.run.identity.seed, one.run.paired, _times(one), [pack(law) for law in one.laws]
+        )
         for one in kept
     ]
     edges = [[float(m - size), float(m + size)] for size in (3 * half, half) for m in middle]

@@ -6,7 +6,7 @@
 
 const content = JSON.parse(document.getElementById("content").textContent);
 const byId = (id) => document.getElementById(id);
-const state = { board: content.boards[0], metric: "", sort: {}, hidden: new Set() };
+const state = { board: content.boards[0], metric: "", sort: {}, hidden: new Set(), against: {} };
 const WORDS = {
   step: "step", t: "flow time t", seconds: "training seconds", score_calls: "score calls in training",
   log_prob_calls: "log-density calls in training", draw_calls: "target draws in training",
@@ -477,8 +477,8 @@ function drawCalibration() {
   const heads = { ratio: "still/floor", apart: "apart (se)", seconds: "CPU s" };
   const words = new Set(["task", "metric", "status", "note"]);
   const shownColumns = columns.map((id, i) => ({
-    id, head: heads[id] ?? id, text: words.has(id) ? (id === "note" ? "text note-cell" : "text") : "", key: (row) => row[i],
-    cell: (row) => (words.has(id) ? row[i] || "" : number(row[i])),
+    id, head: heads[id] ?? id, text: words.has(id) ? (id === "note" ? "text note-cell" : "text") : "", key: (row) => (row[i] === content.calibration.beyond ? Infinity : row[i]),
+    cell: (row) => (typeof row[i] === "string" || words.has(id) ? row[i] || "" : number(row[i])),
   }));
   const place = columns.indexOf("task");
   const task = state.board?.task.split(":")[0];
@@ -506,11 +506,11 @@ function chooseBoard() {
   options(byId("information"), distinct("information"), "");
   const costs = ["seconds", "score_calls", "log_prob_calls", "draw_calls", "sample_seconds", "sample_calls"];
   const used = costs.filter((name) => board.lines.some((line) => line.role === "method" && line.costs[name] > 0));
-  options(byId("cost-x"), (used.length ? used : ["seconds"]).map((name) => [name, WORDS[name]]), byId("cost-x").value);
+  options(byId("cost-x"), (used.length ? used : ["seconds"]).map((name) => [name, WORDS[name]]), state.against["cost-x"]);
   const steps = board.lines.filter((line) => line.role === "method").flatMap((line) => line.steps);
   const along = ["t", "seconds", "score_calls", "log_prob_calls", "draw_calls", "step"]
     .filter((name) => steps.some((step) => step[content.along.indexOf(name)] > 0));
-  options(byId("curve-x"), (along.length ? along : ["step"]).map((name) => [name, WORDS[name]]), byId("curve-x").value);
+  options(byId("curve-x"), (along.length ? along : ["step"]).map((name) => [name, WORDS[name]]), state.against["curve-x"]);
   readPlane();
   drawPlane();
   drawImages();
@@ -542,8 +542,7 @@ listen("metric", "change", chooseMetric);
 for (const id of ["track", "information", "every"]) listen(id, "change", drawBoard);
 listen("search", "input", drawBoard);
 listen("calibrated", "change", drawCalibration);
-listen("cost-x", "change", drawPlots);
-listen("curve-x", "change", drawPlots);
+for (const id of ["cost-x", "curve-x"]) listen(id, "change", (event) => { state.against[id] = event.target.value; drawPlots(); });
 listen("time", "input", drawPlane);
 listen("paths", "change", drawPlane);
 listen("theme", "click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; repaint(); });
