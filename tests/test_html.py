@@ -68,7 +68,7 @@ def test_names_of_strangers_are_text():
     assert EVIL in content["looks"]
 
 
-def test_the_policy_lets_the_three_scripts_run_and_nothing_else():
+def test_the_policy_lets_the_two_scripts_run_and_nothing_else():
     text = html.page(several(vjko=[1.0, 2.0]), {}, NOTHING)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
