@@ -35,7 +35,7 @@ def test_pivot_puts_tasks_side_by_side(cli, runs):
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["method", "shape=moons", "shape=swiss_roll"]
     sections = [line for line in text.splitlines() if line.startswith("## ")]
     assert sections[:3] == ["## sliced_w2", "## tier by sliced_w2", "## energy_distance"]
-    assert len([line for line in text.splitlines() if line.startswith(f"| {FLOW}")]) == 4
+    assert len([line for line in text.splitlines() if line.startswith(f"| {FLOW}")]) == 5
 
 
 def test_only_the_rows_of_last_laws_are_written_where_asked(cli, runs, tmp_path):

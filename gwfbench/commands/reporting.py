@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gwfbench.report.rows import Facts
+    from gwfbench.verify import Verdict
 
 
 @click.command()
@@ -48,11 +50,16 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Also draw fields, paths and laws in the plane, a PNG a task (extra: report).",
 )
+@click.option("--html", type=click.Path(path_type=Path), help="Also write one self-contained page (extra: report).")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), help="Also draw figures for papers, PNG and PDF (extra: report)."
+)
 @METRIC
 @OUT
 def report(
     tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, form: str, write: Path | None, pivot: bool,
-    laws: str, plot: Path | None, chosen: tuple[str, ...], out: Path, pages: Path | None, check: bool,
+    laws: str, plot: Path | None, html: Path | None, figures: Path | None, chosen: tuple[str, ...], out: Path,
+    pages: Path | None, check: bool,
 ) -> None:  # fmt: skip
     """The leaderboards of the runs kept under --out, newest attempt of each, stale runs and values left out."""
     if check and not pages:
@@ -60,12 +67,13 @@ def report(
     if pages:
         make(pages, check)
         return
-    from gwfbench import record, verify
+    from gwfbench import verify
     from gwfbench.report import pages as paged
     from gwfbench.report import rows as kept_rows
-    from gwfbench.report import tables
     from gwfbench.report.leaderboard import alarms, leaderboard, left_out
 
+    if plot and rows:
+        raise UserError("--plot with --rows", "the runs' folder: rows have no points", "leave --rows out")
     points, facts = kept_rows.read(rows) if rows else collect(out)
     points = limit(limit(points, "task", tasks), "method", methods)
     check_metrics(chosen, set(points["metric"].dropna()))
@@ -73,21 +81,7 @@ def report(
     verdicts, strange = verify.kept(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
-    verified = tables.verified(points, verdicts)
-    markdown = tables.pivoted(board) if pivot else tables.markdown(board)
-    if form == "table" and not pivot:
-        tables.print_board(board)
-        click.echo(verified, nl=False)
-    elif form in ("table", "markdown"):
-        click.echo(markdown)
-        click.echo(verified, nl=False)
-    elif form == "csv":
-        click.echo(board.to_csv(index=False), nl=False)
-    elif form == "latex":
-        click.echo(paged.latex(board))
-    else:
-        for row in board.to_dict("records"):
-            click.echo(record.to_json(row))
+    show(points, board, verdicts, form, pivot)
     for line in [*alarms(board), *left_out(board)]:
         click.echo(line, err=True)
     if write:
@@ -96,17 +90,43 @@ def report(
             layout = replace(layout, pivot=pivot, metrics=chosen)
         paged.keep(write, paged.rows_of(points, laws), facts, verdicts, layout)
         changed = paged.written(paged.made(write))
-        click.echo(
-            f"wrote {write / 'rows.csv'} and {', '.join(map(str, changed)) or 'no page: all are as they were'}",
-            err=True,
-        )
+        said = ", ".join(map(str, changed)) or "no page: all are as they were"
+        click.echo(f"wrote {write / 'rows.csv'} and {said}", err=True)
     if plot:
         from gwfbench.report.pictures import draw
 
-        if rows:
-            raise UserError("--plot with --rows", "the runs' folder: rows have no points", "leave --rows out")
         for line in draw(out, set(points["attempt"]), plot):
             click.echo(line, err=True)
+    if html:
+        from gwfbench.report import html as one_page
+
+        beside = (rows or out).parent / "calibration.csv"
+        click.echo(one_page.put(html, points, facts, chosen or None, verdicts, None if rows else out, beside), err=True)
+    if figures:
+        from gwfbench.report.figures import draw as draw_figures
+
+        for line in draw_figures(points, chosen or None, figures):
+            click.echo(line, err=True)
+
+
+def show(points: pd.DataFrame, board: pd.DataFrame, verdicts: Sequence[Verdict], form: str, pivot: bool) -> None:
+    """The leaderboard on standard output."""
+    from gwfbench import record
+    from gwfbench.report import pages, tables
+
+    if form in ("table", "markdown"):
+        if pivot or form == "markdown":
+            click.echo(tables.pivoted(board) if pivot else tables.markdown(board))
+        else:
+            tables.print_board(board)
+        click.echo(tables.verified(points, verdicts), nl=False)
+    elif form == "csv":
+        click.echo(board.to_csv(index=False), nl=False)
+    elif form == "latex":
+        click.echo(pages.latex(board))
+    else:
+        for row in board.to_dict("records"):
+            click.echo(record.to_json(row))
 
 
 def make(root: Path, check: bool) -> None:

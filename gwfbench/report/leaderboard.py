@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -31,7 +31,7 @@ COSTS = ["seconds", "score_calls", "sample_seconds", "sample_calls"]
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Final:
     """One metric of one contestant at the last judged time: values of one version and one number of points."""
 
     role: str = ""
@@ -61,13 +61,13 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
     if not len(points):
         return pd.DataFrame(columns=["task", "method"])
     final = last_laws(points)
-    cells = _cells(final)
+    cells = finals(final)
     floors = {(task, metric): cell for (task, _, metric), cell in cells.items() if cell.role == "floor"}
-    seeds, costs = _seeds(points, final), _costs(points)
     listed = _distinct(points[points["metric"].notna()], ["task", "method", "metric", "better"])
     times = pd.to_numeric(final["t"]).groupby(final["task"]).max()
     tasks: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    used, tracks, asked = _information(points), _words(points, "track"), _words(points, "seed")
+    used, tracks, failed = _information(points), _words(points, "track"), failures(points, final)
+    seeds, costs = _seeds(points, failed), _costs(points)
     for task, method, role in _distinct(points, ["task", "method", "role"]):
         before = tasks[task].get(method)
         if before is None or ROLES.index(role) < ROLES.index(before["role"]):  # one has several roles by metric
@@ -83,10 +83,13 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
         names = [name for name in metrics if name in known] if metrics else known
         for method, line in lines.items():
             for name in names:
-                line |= _summary(name, cells.get((task, method, name), _Cell()), floors.get((task, name), _Cell()))
+                line |= _summary(name, cells.get((task, method, name), Final()), floors.get((task, name), Final()))
             line |= costs[task, method]
         if names:
-            _rate(task, lines, {m: cells.get((task, m, names[0]), _Cell()) for m in lines}, asked)
+            of_first = {m: cells[task, m, names[0]] for m in lines if (task, m, names[0]) in cells}
+            graded = grades(lines.values(), of_first, {m: failed[task, m] for m in lines})
+            for method, (tier, gap) in graded.items():
+                lines[method] |= {"tier": tier, "detectable": gap}
         board += sorted(lines.values(), key=partial(_rank, names[0] if names else "", better))
     return pd.DataFrame(board)
 
@@ -126,7 +129,7 @@ def last_laws(points: pd.DataFrame) -> pd.DataFrame:
     return last[t.isna() | (t >= t.groupby(last["task"]).transform("max") * (1 - 1e-9))]
 
 
-def _cells(final: pd.DataFrame) -> dict[tuple[str, str, str], _Cell]:
+def finals(final: pd.DataFrame) -> dict[tuple[str, str, str], Final]:
     """What may be compared, by task, method and metric: values of the newest version, at the n that most seeds have."""
     columns = ["task", "method", "metric", "role", "better", "metric_version", "n", "seed"]
     numbers = (pd.to_numeric(final[name]).to_numpy(float) for name in ("value", "se"))
@@ -142,11 +145,11 @@ def _cells(final: pd.DataFrame) -> dict[tuple[str, str, str], _Cell]:
         counts = Counter(row[3] for row in at)
         n = max(counts, key=lambda n: (counts[n], n), default=math.nan)
         values = {row[4]: (row[5], row[6]) for row in at if row[3] == n}
-        found[task, method, metric] = _Cell(rows[0][0], rows[0][1], n, len(known) - len(values), values)
+        found[task, method, metric] = Final(rows[0][0], rows[0][1], n, len(known) - len(values), values)
     return found
 
 
-def _summary(name: str, cell: _Cell, floor: _Cell) -> dict[str, Any]:
+def _summary(name: str, cell: Final, floor: Final) -> dict[str, Any]:
     values = sorted(value for value, _ in cell.values.values())
     low, high = interval(values)
     return {
@@ -159,13 +162,11 @@ def _summary(name: str, cell: _Cell, floor: _Cell) -> dict[str, Any]:
     }
 
 
-def _seeds(points: pd.DataFrame, final: pd.DataFrame) -> dict[tuple[str, str], str]:
+def _seeds(points: pd.DataFrame, failed: Mapping[tuple[str, str], set[int]]) -> dict[tuple[str, str], str]:
     """Finished of all, and why the others did not, by task and method."""
-    who = ["task", "method", "seed"]
-    done = set(_distinct(final, who))
     ends_of: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
-    for task, method, seed, status in _distinct(points, [*who, "status"]):
-        ends_of[task, method].setdefault(seed, "" if (task, method, seed) in done else status)
+    for task, method, seed, status in _distinct(points, ["task", "method", "seed", "status"]):
+        ends_of[task, method].setdefault(seed, status if seed in failed.get((task, method), ()) else "")
     text = {}
     for key, by_seed in ends_of.items():
         ends = list(by_seed.values())
@@ -200,22 +201,44 @@ def _words(points: pd.DataFrame, column: str) -> dict[tuple[str, str], list[Any]
     return found
 
 
-def _rate(
-    task: str, lines: dict[str, dict[str, Any]], cells: dict[str, _Cell], asked: dict[tuple[str, str], list[int]]
-) -> None:
-    """Write tiers and detectable differences into the lines, methods of each information by themselves."""
+def failures(points: pd.DataFrame, final: pd.DataFrame) -> dict[tuple[str, str], set[int]]:
+    """The seeds of each (task, method) that have no last law."""
+    who = ["task", "method", "seed"]
+    done = set(_distinct(final, who))
+    found: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for task, method, seed in _distinct(points, who):
+        if (task, method, seed) not in done:
+            found[task, method].add(seed)
+    return found
+
+
+def grades(
+    lines: Iterable[Mapping[Any, Any]], finals: Mapping[str, Final], failed: Mapping[str, set[int]]
+) -> dict[str, tuple[str, str]]:
+    """Tier by one metric, and the difference that its seeds would show, in words; by method.
+
+    Methods are compared with those of the same information alone.
+
+    Args:
+        lines: a task's contestants, with method, role and information.
+        finals: of the metric, by contestant.
+        failed: seeds, by contestant.
+    """
     groups: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
-    sign = -1 if any(cell.better == "higher" for cell in cells.values()) else 1
-    everybody = [sign * value for cell in cells.values() for value, _ in cell.values.values()]
-    for method, line in lines.items():
-        if line["role"] == "method":
-            seeds = dict.fromkeys(asked[task, method], (math.nan, math.nan)) | cells[method].values
-            groups[line["information"]][method] = {seed: sign * value for seed, (value, _) in seeds.items()}
+    sign = -1 if any(final.better == "higher" for final in finals.values()) else 1
+    everybody = [sign * value for final in finals.values() for value, _ in final.values.values()]
+    for line in lines:
+        method = line["method"]
+        if line["role"] == "method" and (method in finals or failed.get(method)):
+            values = finals.get(method, Final()).values.items()
+            known = {seed: sign * value for seed, (value, _) in values}
+            groups[line["information"]][method] = dict.fromkeys(failed.get(method, ()), math.nan) | known
+    found = {}
     for values in groups.values():
         letters, (gap, is_factor) = stats.tiers(values, everybody), stats.detectable(values, everybody)
         words = "" if math.isnan(gap) else f"a factor of {gap:.3g}" if is_factor else f"{gap:.2g}"
-        for method in values:
-            lines[method] |= {"tier": letters[method], "detectable": words}
+        found |= {method: (letters[method], words) for method in values}
+    return found
 
 
 def _order(listed: list[tuple[str, str]]) -> list[str]:
@@ -233,7 +256,7 @@ def _rank(first: str, better: dict[str, str], line: dict[str, Any]) -> tuple[int
     return PLACE[line["role"]], line["information"], math.isnan(value), 0.0 if math.isnan(value) else value
 
 
-def _verdict(mine: _Cell, floor: _Cell) -> str:
+def _verdict(mine: Final, floor: Final) -> str:
     """Compare a method with the noise floor at the same n, seed by seed, in the difference's standard errors."""
     both = [(mine.values[seed], floor.values[seed]) for seed in mine.values if seed in floor.values]
     if mine.role != "method" or not both or mine.n != floor.n:

@@ -1,0 +1,173 @@
+"""Figures for papers, a column wide, as PNG and PDF: quality against training seconds, and curves.
+
+The same numbers and the same looks as on the page: medians over seeds with 95 % bootstrap intervals, floors and
+controls in grey. A curve is the error along the flow where a task has judged times, else quality against seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from gwfbench.errors import UserError
+from gwfbench.report.content import ALONG, Board, Line, boards
+from gwfbench.report.looks import Look, looks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 3.4  # inches: one column of two
+HEIGHT = 2.4  # of the plot, without the names under it
+MARKERS = {
+    "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P", "x": "X", "triangle-down": "v",
+    "pentagon": "p",
+}  # fmt: skip
+LINES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+# type 42 keeps text as text in a PDF, which journals ask for
+STYLE: Any = {"font.size": 8, "axes.linewidth": 0.6, "pdf.fonttype": 42, "xtick.labelsize": 7}
+
+
+def draw(points: pd.DataFrame, metrics: Sequence[str] | None, folder: Path) -> Iterator[str]:
+    """Write the figures of each task; a line for each, and for each that there is nothing to draw in.
+
+    Args:
+        points: tidy rows.
+        metrics: which; None: of each task the first.
+
+    Raises:
+        UserError: there is no matplotlib, or the folder can't be written.
+    """
+    try:
+        from matplotlib import rc_context
+    except ImportError:
+        fix = "pip install 'gwfbench[report]'"
+        raise UserError("--figures without matplotlib", "the extra `report`", fix) from None
+    who = zip(points["method"].astype(str), points["role"].astype(str), strict=True)
+    all_looks = looks(who)
+    for board in boards(points, metrics):
+        for metric in board.metrics if metrics else board.metrics[:1]:
+            for kind, make in (("cost", _cost), ("curve", _curve)):
+                with rc_context(STYLE):
+                    figure = make(board, metric, all_looks)
+                    if figure is None:
+                        yield f"no {kind} of {metric} on {board.task}: no method has one"
+                        continue
+                    yield _save(figure, folder, f"{board.task}-{metric}-{kind}")
+
+
+def _save(figure: Figure, folder: Path, name: str) -> str:
+    path = folder / re.sub(r"[^A-Za-z0-9_.]+", "-", name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for ending, date in (("png", "Software"), ("pdf", "CreationDate")):  # the same rows give the same bytes
+            figure.savefig(f"{path}.{ending}", dpi=300, metadata={date: None})
+    except OSError as error:
+        raise UserError(
+            f"--figures {folder}: {error.strerror}", "a folder that can be written", "name another"
+        ) from None
+    return f"wrote {path}.png and .pdf"
+
+
+def _cost(board: Board, metric: str, style: Mapping[str, Look]) -> Figure | None:
+    shown = [line for line in _with(board, metric) if line.role == "method" and line.costs["seconds"] > 0]
+    if not shown:
+        return None
+    figure, ax = _axes(board, metric, "training seconds")
+    ax.set_xscale("log")
+    _upright(ax, [edge for line in shown for edge in (line.cells[metric].value, line.cells[metric].low)])
+    for line in shown:
+        cell, look = line.cells[metric], style[line.method]
+        low, high = (cell.value if math.isnan(end) else end for end in (cell.low, cell.high))
+        ax.errorbar(
+            [line.costs["seconds"]], [cell.value], yerr=[[cell.value - low], [high - cell.value]], color=look.colour,
+            marker=MARKERS[look.marker], linestyle="none", markersize=4.5, linewidth=0.8, capsize=1.5,
+            label=line.method,
+        )  # fmt: skip
+    _levels(ax, board, metric, style)
+    return _finish(figure, ax)
+
+
+def _curve(board: Board, metric: str, style: Mapping[str, Look]) -> Figure | None:
+    along = board.t is not None
+    place = ALONG.index("t" if along else "seconds")
+    tracks = [(line, track) for line in _with(board, metric) if len(track := _track(line, metric, place)) > 1]
+    tracks = [(line, track) for line, track in tracks if along or line.role == "method"]
+    if not any(line.role == "method" for line, _ in tracks):
+        return None
+    figure, ax = _axes(board, metric, "flow time t" if along else "training seconds")
+    if not along:
+        ax.set_xscale("log")
+        _levels(ax, board, metric, style)
+    _upright(ax, [edge for line, track in tracks if line.role == "method" for _, *edges in track for edge in edges])
+    for line, track in tracks:
+        x, middle, low, high = zip(*track, strict=True)
+        look = style[line.method]
+        ax.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+        ax.plot(
+            x, middle, color=look.colour, linestyle=LINES[look.line], marker=MARKERS[look.marker], markersize=2.5,
+            linewidth=1, label=line.method,
+        )  # fmt: skip
+    return _finish(figure, ax)
+
+
+def _with(board: Board, metric: str) -> list[Line]:
+    return [line for line in board.lines if metric in line.cells and not math.isnan(line.cells[metric].value)]
+
+
+def _track(line: Line, metric: str, place: int) -> list[tuple[float, float, float, float]]:
+    """(x, median, low, high) of each law; the median itself where one seed has no interval."""
+    found = []
+    for step, band in zip(line.steps, line.curves.get(metric, []), strict=False):
+        x = step[place]
+        if band is not None and x is not None and x > 0:
+            middle, low, high = band
+            found.append((x, middle, *(middle if math.isnan(end) else end for end in (low, high))))
+    return found
+
+
+def _axes(board: Board, metric: str, along: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    ax: Any = figure.subplots()
+    ax.set_title(board.task, fontsize=8)
+    ax.set_xlabel(along)
+    ax.set_ylabel(f"{metric} ({board.better[metric]} is better)")
+    ax.grid(color="#DDDDDD", linewidth=0.4)
+    ax.set_axisbelow(True)
+    return figure, ax
+
+
+def _upright(ax: Axes, values: Sequence[float]) -> None:
+    """Logarithms where all that methods have is positive."""
+    if all(math.isnan(value) or value > 0 for value in values):
+        ax.set_yscale("log")
+
+
+def _levels(ax: Axes, board: Board, metric: str, style: Mapping[str, Look]) -> None:
+    for line in _with(board, metric):
+        value, look = line.cells[metric].value, style[line.method]
+        if line.role != "method" and (value > 0 or ax.get_yscale() == "linear"):
+            ax.axhline(value, color=look.colour, linestyle=LINES[look.line], linewidth=0.9, label=line.method)
+
+
+def _finish(figure: Figure, ax: Axes) -> Figure:
+    """With the names under the plot, in two columns of the larger letters where they fit, and no wider than it."""
+    marks, names = ax.get_legend_handles_labels()
+    size, columns = 5.5, 1
+    for points in (6.5, 5.5):
+        if 2 * points / 72 * (0.6 * max(map(len, names)) + 5) <= WIDTH:  # a letter is 0.6 wide, its mark 5
+            size, columns = points, 2
+            break
+    figure.set_size_inches(WIDTH, HEIGHT + math.ceil(len(names) / columns) * 1.5 * size / 72)
+    figure.legend(
+        marks, names, loc="outside lower center", ncols=columns, frameon=False, borderaxespad=0, handlelength=2.2,
+        columnspacing=1, fontsize=size,
+    )  # fmt: skip
+    return figure
