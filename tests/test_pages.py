@@ -55,7 +55,7 @@ def test_every_page_is_made_and_then_stands_the_check(cli, checkout):
             ".tex",
         }
     code, text, err = cli("report", "--pages", "results", "--check")
-    assert (code, text, err) == (0, "8 pages, 0 of them not what the rows give\n", "")
+    assert (code, text, err) == (0, "12 pages, 0 of them not what the rows give\n", "")
     assert "nothing" not in cli("report", "--pages", "results")[1]
 
 

@@ -3,6 +3,7 @@
     FOLDER/rows.csv, environments.json; verified.jsonl, page.toml where there are any
         -> FOLDER/leaderboard.md, leaderboard.csv, leaderboard.tex
     ROOT/*/rows.csv -> ROOT/leaderboard.md: the pages, and scores over all of their tasks
+                    -> ROOT/papers/*.md: published numbers beside these
     README.md beside ROOT: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
 
 page.toml: `metrics` (which, in this order), `pivot` (a table a metric, tasks side by side), `title`.
@@ -19,11 +20,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from gwfbench import strict, verify
+from gwfbench import ledger, strict, verify
 from gwfbench.errors import UserError, require
 from gwfbench.record import to_json
+from gwfbench.report import papers, tables
 from gwfbench.report import rows as kept_rows
-from gwfbench.report import tables
 from gwfbench.report.leaderboard import leaderboard
 from gwfbench.report.overall import FINISHED, overall
 from gwfbench.verify import Verdict
@@ -89,7 +90,11 @@ def all_made(root: Path) -> dict[Path, str]:
     files: dict[Path, str] = {}
     for folder in folders:
         files |= made(folder)
-    files[root / "leaderboard.md"] = index(folders)
+    every = pd.concat([kept_rows.read(folder / "rows.csv")[0] for folder in folders])
+    points = every.drop_duplicates(["run_key", "attempt", "step", "metric"])  # a run may stand on two pages
+    files[root / "leaderboard.md"] = index(folders, points)
+    for key in ledger.papers():
+        files[root / "papers" / f"{key}.md"] = papers.page(ledger.load(key), points)
     readme = root.parent / "README.md"
     if readme.exists():
         files[readme] = BLOCK.sub(lambda found: _block(root.parent, found), readme.read_text(encoding="utf-8"))
@@ -109,23 +114,22 @@ def differences(files: dict[Path, str]) -> Iterator[str]:
                 yield f"{path} is not what the rows give: {len(have)} characters, expected {len(text)}"
 
 
-def index(folders: list[Path]) -> str:
+def index(folders: list[Path], points: pd.DataFrame) -> str:
     """The table of the pages, and what is said over all of their tasks."""
-    lines, every = [], []
+    lines = []
     for folder in folders:
-        points, _ = kept_rows.read(folder / "rows.csv")
-        every.append(points)
-        runs = points.drop_duplicates(["run_key", "attempt"])
+        here, _ = kept_rows.read(folder / "rows.csv")
+        runs = here.drop_duplicates(["run_key", "attempt"])
         methods = runs[runs["role"] == "method"]
         lines.append({
             "page": f"[{folder.name}]({folder.name}/leaderboard.md)",
-            "tasks": ", ".join(f"`{task}`" for task in dict.fromkeys(points["task"])),
+            "tasks": ", ".join(f"`{task}`" for task in dict.fromkeys(here["task"])),
             "methods": methods["method"].nunique(), "runs": len(runs),
             "failed": int((~runs["status"].isin(FINISHED)).sum()),
         })  # fmt: skip
     pages = pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
-    once = pd.concat(every).drop_duplicates(["run_key", "step", "metric"])  # a run may stand on two pages
-    return f"# Leaderboards\n\n{pages}\n\n{tables.over_tasks(overall(once))}"
+    beside = ", ".join(f"[{key}](papers/{key}.md)" for key in ledger.papers())
+    return f"# Leaderboards\n\n{pages}\n\nPapers: {beside}\n\n{tables.over_tasks(overall(points))}"
 
 
 def latex(board: pd.DataFrame) -> str:
@@ -153,6 +157,7 @@ def written(files: dict[Path, str]) -> list[Path]:
     """Write those that have changed."""
     changed = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in changed:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(files[path], encoding="utf-8")
     return changed
 
