@@ -130,9 +130,9 @@ class _Prior:
     power: float
 
     def draw(self, n: int, rng: Streams) -> Tensor:
-        alpha = -torch.log1p(-rng.fork("alpha").uniform(n, 1)) / self.rate
+        alpha = -torch.log1p(-rng.uniform(n, 1)) / self.rate
         log_alpha = alpha.log().clamp(-CLIP, CLIP)
-        return torch.cat([rng.fork("w").normal(n, self.k) * torch.exp(-log_alpha / 2), log_alpha], -1)
+        return torch.cat([rng.normal(n, self.k) * torch.exp(-log_alpha / 2), log_alpha], -1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         constant = math.log(self.rate) - 0.5 * self.k * math.log(2 * math.pi)

@@ -84,7 +84,7 @@ class Sphere:
         def draw(n: int, streams: Streams) -> Tensor:
             which = torch.bucketize(streams.uniform(n).double(), edges, right=True)
             mu = means.to(streams.dtype).gather(1, which[..., None].expand(-1, -1, d))
-            t = _heights(n, d, kappa, streams.fork("heights"))
+            t = _heights(n, d, kappa, streams)
             side = streams.normal(n, d)
             side = normalize(side - (side * mu).sum(-1, keepdim=True) * mu, dim=-1)
             return normalize(t * mu + (1 - t * t).clamp_min(0).sqrt() * side, dim=-1)
