@@ -172,7 +172,8 @@ def over_tasks(table: pd.DataFrame) -> str:
     if not len(table):
         return ""
     shown = table.assign(
-        **{name: table[name].map(lambda x: f"{x:.2f}") for name in ("score", "failed", *table.columns[5:])}
+        score=table["score"].map(lambda x: f"{x:.2g}"),
+        **{name: table[name].map(lambda x: f"{x:.2f}") for name in table.columns[4:]},
     )
     return f"## Over tasks\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n\n{OVER_TASKS}\n"
 
