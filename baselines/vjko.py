@@ -4,7 +4,9 @@ One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by 
 
     min_T  1/(2a) E_{P_k} |x - T(x)|^2 + sup_h { E_{P_k}[A_h(T(x))] - E_Gamma[B_h(z)] } + 1/2 E[W(T(x) - T(x'))].
 
-`kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k; `entropy` from a box around P_k. The pair term
+`kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k; `entropy` from a box around P_k. With
+`proposal=student` mu_k is a Student law: where P_k has long tails (blr) a Gaussian is wider than its bulk, log mu falls
+faster outwards than a critic can make up for, and T runs away (german: at every setting that was tried). The pair term
 is there where the task offers an interaction energy, alone too. T and h start where the step before left them. P_k is a
 pool of particles, pushed once a step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
 
@@ -56,7 +58,7 @@ from gwfbench.minmax import Decay, Decaying, alternate
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
-from gwfbench.proposals import Box, Gaussian
+from gwfbench.proposals import Box, Gaussian, Student
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 
@@ -120,8 +122,8 @@ class VJKO:
     "of Adam, added to the gradient, for T and h"
     dropout: float = 0.0
     "share of T's hidden units (prelu) left out in training"
-    proposal: Literal["iid", "matched"] = "iid"
-    "batches of mu_k: independent draws, or moment-matched"
+    proposal: Literal["iid", "matched", "student"] = "iid"
+    "mu_k of kl: Gaussian, its batches independent or moment-matched; or a Student law, for P_k with long tails"
     box: float = 1.5
     "entropy: half a side of the box, in units of the largest coordinate of P_k"
     warmup: int | None = None
@@ -269,6 +271,8 @@ def _require_fit(chosen: VJKO, problem: Problem) -> None:
          "an energy for the backward step beside the interaction energy", "write vjko:scheme=forward"),
         (scheme not in CRANK_NICOLSON or alone or starts, f"scheme={scheme},energy={energy}",
          "kl or entropy, and a log-density of P_0, for dF/dP(P_0)", "write vjko:scheme=backward"),
+        (energy == "kl" or chosen.proposal == "iid", f"proposal={chosen.proposal},energy={energy}",
+         "energy kl: the others draw from the target or a box", "leave proposal out"),
         (fits_rows, f"rows={chosen.rows},energy={energy} on a task that offers {offered}",
          "energy kl of a target made of data rows (blr)", "leave rows out"),
     ):  # fmt: skip
@@ -291,7 +295,8 @@ class _Pair:
         make = {"linear": ResidualLinear, "prelu": ResidualMLP, "icnn": DenseICNN}[fields.map]
         self._net = make(d, fields.width, fields.depth, rng.fork("map"))
         self._adams = {"map": self._adam(self._net, fields.lr)}
-        self._before: Gaussian | Box | None = None  # the proposal of the step before
+        self._before: Gaussian | Student | Box | None = None  # the proposal of the step before
+        self._fitted = Student if fields.proposal == "student" else Gaussian
         if fields.energy != "interaction":
             sizes = (d, *[fields.critic_width or 0] * (fields.critic_depth or 0), 1)
             self._raw = MLP(sizes, rng.fork("critic"), prelu="all" if fields.head == "squared" else "hidden")
@@ -303,7 +308,7 @@ class _Pair:
                 adam.load(_below(name, state))
             kept = {key: torch.as_tensor(part) for key, part in _below("before", state).items()}
             if kept:
-                self._before = (Box if fields.energy == "entropy" else Gaussian)(**kept)
+                self._before = (Box if fields.energy == "entropy" else self._fitted)(**kept)
 
     def _adam(self, net: ResidualLinear | ResidualMLP | DenseICNN | MLP, lr: float) -> Adam:
         decay = self._fields.weight_decay
@@ -317,7 +322,7 @@ class _Pair:
 
     def step(self, pool: Tensor, kernel: Field | None, k: int, a: float) -> Transport:
         """Train T and h for JKO step k, of length a, on the pool; the kernel's pair term is in it, if there is one."""
-        own, mu, rng = self._fields, Gaussian.fitted(pool), self._rng
+        own, mu, rng = self._fields, self._fitted.fitted(pool), self._rng
         transport = Transport(self._net, None if own.map == "linear" else Frame.of(mu))
         proposal = Box.around(pool, own.box) if own.energy == "entropy" else mu
         critic_loss = now = before = None
@@ -346,7 +351,7 @@ class _Pair:
         self._before = proposal
         return transport
 
-    def _draw(self, proposal: Gaussian | Box, rng: Streams) -> Callable[[], Tensor]:
+    def _draw(self, proposal: Gaussian | Student | Box, rng: Streams) -> Callable[[], Tensor]:
         """Draws of Gamma: the proposal, or the target where that has samples alone."""
         own = self._fields
         if NEEDS[own.energy] is TargetSamples:
@@ -355,7 +360,7 @@ class _Pair:
             return lambda: proposal.draw(own.batch, rng, own.proposal == "matched")
         return lambda: proposal.draw(own.batch, rng)
 
-    def _variation(self, raw: MLP, proposal: Gaussian | Box, log_q: Field) -> tuple[Energy, Critic, Field]:
+    def _variation(self, raw: MLP, proposal: Gaussian | Student | Box, log_q: Field) -> tuple[Energy, Critic, Field]:
         """The energy, h, and dF/dP by h with its parameters frozen."""
         own, energy = self._fields, ENERGIES.get(self._fields.energy)
         h = Critic(raw, HEADS[own.head], None if own.map == "linear" else proposal.white)
@@ -364,11 +369,11 @@ class _Pair:
             internal = self._problem[InternalEnergy]
             energy = divergences.entropy(internal.m, internal.weight, proposal.volume)
         if own.energy == "kl":
-            assert isinstance(proposal, Gaussian)
+            assert not isinstance(proposal, Box)
             return energy, h, lambda y: energy.rate(h(y, frozen=True)) + proposal.log_prob(y) - log_q(y)
         return energy, h, lambda y: energy.rate(h(y, frozen=True))
 
-    def _variation_before(self, energy: Energy, proposal: Gaussian | Box, log_q: Field) -> Field:
+    def _variation_before(self, energy: Energy, proposal: Gaussian | Student | Box, log_q: Field) -> Field:
         """dF/dP at P_k: by the critic as the step before has left it, or by the density of P_0."""
         if self._before is not None:
             return self._variation(copy.deepcopy(self._raw), self._before, log_q)[2]

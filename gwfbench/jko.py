@@ -14,7 +14,7 @@ from gwfbench.divergences import force, pair_energy
 from gwfbench.info import Field
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
-from gwfbench.proposals import Gaussian
+from gwfbench.proposals import Gaussian, Student
 from gwfbench.rng import Streams
 
 CHUNK = 65536  # points moved at once
@@ -30,8 +30,8 @@ class Frame:
     size: Tensor  # (S, 1, 1)
 
     @staticmethod
-    def of(mu: Gaussian) -> Frame:
-        """In which the mean is 0 and the mean variance of a coordinate 1."""
+    def of(mu: Gaussian | Student) -> Frame:
+        """In which the mean is 0 and the mean variance (or scatter) of a coordinate 1."""
         square = mu.root.square().sum((1, 2), keepdim=True) / mu.root.shape[-1]
         return Frame(mu.mean, square.sqrt())
 

@@ -1,4 +1,4 @@
-"""Laws fitted to a cloud that critics compare with: the Gaussian of its moments, the uniform law on a box around it.
+"""Laws fitted to a cloud that critics compare with: a Gaussian, a Student law, the uniform law on a box around it.
 
 Both give coordinates in which the cloud has size one, so that a network's start does not depend on the task's units.
 """
@@ -14,6 +14,9 @@ from torch import Tensor
 from gwfbench.rng import Streams
 
 CHUNK = 65536  # points taken to float64 at once
+DEGREES = 3  # of freedom of a Student law, a whole number: finite variance, no finite fourth moment
+FITTED = 16384  # points that a Student law is fitted to
+ROUNDS = 30  # of its fit
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,8 @@ class Gaussian:
 
     @staticmethod
     def of(mean: Tensor, covariance: Tensor, dtype: torch.dtype) -> Gaussian:
-        """Mean (S, 1, d), covariance (S, d, d); a flat direction adds 1e-6 of the mean variance, a single point 1."""
-        root, flat = torch.linalg.cholesky_ex(covariance)  # a diverged seed must not stop the others
-        if flat.any():
-            trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-            ridge = torch.where(trace > 0, 1e-6 * trace / covariance.shape[-1], 1.0) * (flat > 0)
-            eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-            root, _ = torch.linalg.cholesky_ex(covariance + ridge[:, None, None] * eye)
+        """Mean (S, 1, d), covariance (S, d, d)."""
+        root = _root(covariance)
         return Gaussian(*(part.to(dtype) for part in (mean, root, torch.cholesky_inverse(root))))
 
     def draw(self, n: int, rng: Streams, matched: bool = False) -> Tensor:
@@ -61,6 +59,70 @@ class Gaussian:
     def white(self, x: Tensor) -> Tensor:
         """Coordinates in which mu is N(0, I)."""
         return (x - self.mean) @ (self.precision @ self.root)  # root^-T
+
+
+@dataclass(frozen=True)
+class Student:
+    """mu, the multivariate Student law of `DEGREES` degrees of freedom that is the likeliest for a cloud.
+
+    For clouds with long tails: their covariance says little of their bulk, and where the density of a Gaussian falls as
+    exp(-|u|^2 / 2) the ratio P/mu that a critic must learn has no bound.
+    """
+
+    mean: Tensor  # (S, 1, d)
+    root: Tensor  # (S, d, d), Cholesky factor of the scatter matrix
+    precision: Tensor
+
+    @staticmethod
+    def fitted(cloud: Tensor) -> Student:
+        """To the first `FITTED` points of the cloud (S, n, d), by expectation-maximisation in float64.
+
+        A point counts (nu + d) / (nu + its squared distance) times in the next mean and scatter (Lange, Little and
+        Taylor 1989). It starts from the medians of coordinates and of their distances to them.
+        """
+        x = cloud[:, :FITTED].double()
+        mean = x.median(1, keepdim=True)[0]
+        spread = (x - mean).abs().median(1)[0] / 0.6745  # a normal's quartile
+        root = _root(torch.diag_embed(spread.square()))
+        for _ in range(ROUNDS):
+            away = torch.linalg.solve_triangular(root, (x - mean).mT, upper=False).square().sum(1)[..., None]
+            weight = (DEGREES + x.shape[-1]) / (DEGREES + away)
+            mean = (weight * x).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+            root = _root((weight * (x - mean)).mT @ (x - mean) / x.shape[1])
+        return Student(*(part.to(cloud.dtype) for part in (mean, root, torch.cholesky_inverse(root))))
+
+    def draw(self, n: int, rng: Streams) -> Tensor:
+        """n points (S, n, d): normal ones over the root of a chi-square divided by its degrees."""
+        wide = rng.normal(n, DEGREES).square().mean(-1, keepdim=True).rsqrt()
+        return torch.baddbmm(self.mean, rng.normal(n, self.mean.shape[-1]) * wide, self.root.mT)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Up to a constant, (S, n)."""
+        centered = x - self.mean
+        away = ((centered @ self.precision) * centered).sum(-1)
+        return -0.5 * (DEGREES + x.shape[-1]) * torch.log1p(away / DEGREES)
+
+    def log_mass(self) -> Tensor:
+        """The constant that `log_prob` leaves out, (S, 1)."""
+        d = self.mean.shape[-1]
+        half = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        gammas = math.lgamma((DEGREES + d) / 2) - math.lgamma(DEGREES / 2)
+        return gammas - 0.5 * d * math.log(DEGREES * math.pi) - half
+
+    def white(self, x: Tensor) -> Tensor:
+        """Coordinates in which the scatter matrix is I."""
+        return (x - self.mean) @ (self.precision @ self.root)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Cholesky factor (S, d, d); a flat direction adds 1e-6 of the mean variance, a single point 1."""
+    root, flat = torch.linalg.cholesky_ex(covariance)  # a diverged seed must not stop the others
+    if flat.any():
+        trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        ridge = torch.where(trace > 0, 1e-6 * trace / covariance.shape[-1], 1.0) * (flat > 0)
+        eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        root, _ = torch.linalg.cholesky_ex(covariance + ridge[:, None, None] * eye)
+    return root
 
 
 @dataclass(frozen=True)

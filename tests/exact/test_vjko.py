@@ -5,18 +5,20 @@ import math
 import tomllib
 from importlib import resources
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from gwfbench import registry
+from gwfbench import divergences, registry
 from gwfbench.budget import Budget
 from gwfbench.divergences import force
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, InteractionEnergy
 from gwfbench.jko import Shift, step_loss
-from gwfbench.proposals import Box, Gaussian
+from gwfbench.proposals import DEGREES, Box, Gaussian, Student
 from gwfbench.rng import Streams
 
 L, C = 1.7, 0.6  # the target N(C, 1/L) on the line
@@ -248,3 +250,93 @@ def test_the_papers_settings_can_be_typed():
         full = registry.parse("method", run["method"])
         trained = full.scheme != "forward"
         assert not trained or (full.decay == "cosine") == ("quick" in run)  # the paper's rates do not decay
+
+
+def student(d, rng, n=16384):
+    """Points of a Student law that is neither centred nor round, with its mean and scatter."""
+    mean = torch.arange(1.0, d + 1, dtype=torch.float64)
+    root = torch.tril(torch.ones(d, d, dtype=torch.float64)) * torch.arange(1.0, d + 1, dtype=torch.float64)[:, None]
+    law = Student(mean.expand(2, 1, d), root.expand(2, d, d), torch.cholesky_inverse(root).expand(2, d, d))
+    return law, law.draw(n, rng)
+
+
+def test_a_student_law_has_scipys_density_and_draws_of_its_own():
+    law, x = student(3, Streams((0, 1), dtype=torch.float64))
+    scatter = (law.root @ law.root.mT)[0].numpy()
+    expected = stats.multivariate_t(law.mean[0, 0].numpy(), scatter, DEGREES).logpdf(x[0].numpy())
+    got = (law.log_prob(x) + law.log_mass())[0]
+    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-10)
+    away = law.white(x).square().sum(-1)[0] / 3  # F of d and nu degrees
+    assert stats.kstest(away.numpy(), stats.f(3, DEGREES).cdf).pvalue > 1e-6
+
+
+def test_the_likeliest_student_law_is_found():
+    law, x = student(3, Streams((0, 1), dtype=torch.float64))
+    found = Student.fitted(x)
+    n = x.shape[1]
+    scatter, expected = found.root @ found.root.mT, law.root @ law.root.mT
+    scale = expected.diagonal(dim1=1, dim2=2).sqrt()
+    assert ((found.mean - law.mean)[:, 0].abs() / scale).max() < 5 * (2 / n) ** 0.5  # (nu + d + 2) / (nu + d) = 4/3 < 2
+    assert ((scatter - expected).abs() / (scale[:, :, None] * scale[:, None])).max() < 5 * (4 / n) ** 0.5
+    up = Student(found.mean, 1.02 * found.root, found.precision / 1.02**2)
+    aside = Student(found.mean + 0.02 * found.root[:, :, 0][:, None], found.root, found.precision)
+    best = (found.log_prob(x) + found.log_mass()).mean(1)
+    for other in (up, aside):
+        assert ((other.log_prob(x) + other.log_mass()).mean(1) < best).all()
+
+
+def test_a_student_fit_is_not_moved_by_a_few_far_points():
+    _, x = student(2, Streams((0, 1), dtype=torch.float64))
+    found = Student.fitted(x)
+    x[:, ::500] = 1e6
+    torch.testing.assert_close(Student.fitted(x).root, found.root, rtol=0.05, atol=0)
+    assert (Gaussian.fitted(x).root[:, 0, 0] > 1e4).all()
+
+
+def test_a_student_fit_of_a_single_point_and_of_a_lost_seed():
+    x = torch.zeros(2, 20, 2, dtype=torch.float64)
+    x[1] = torch.nan
+    found = Student.fitted(x)
+    assert found.root[0].isfinite().all()
+
+
+def test_the_bound_is_tight_at_the_density_ratio_to_a_student_law():
+    """KL(P || Q) of Gaussians by h = dP/dmu, mu a Student law; below it for another h."""
+    rng = Streams((0, 1), dtype=torch.float64)
+    y = 0.5 * rng.normal(400_000, 1) + 1
+    mu = Student.fitted(y)
+    z = mu.draw(400_000, rng)
+
+    def log_p(x):
+        return -0.5 * ((x - 1) / 0.5).square().sum(-1) - math.log(0.5 * math.sqrt(2 * math.pi))
+
+    def log_q(x):
+        return -0.5 * x.square().sum(-1) - 0.5 * math.log(2 * math.pi)
+
+    def bound(shift):
+        h = lambda x: (log_p(x + shift) - mu.log_prob(x) - mu.log_mass()).exp()  # noqa: E731
+        outside = (mu.log_prob(y) + mu.log_mass() - log_q(y)).mean(1)
+        return divergences.KL.bound(h(y), h(z)) + outside
+
+    exact = 0.5 * (0.25 + 1 - 1 - math.log(0.25))
+    torch.testing.assert_close(bound(0.0), torch.full((2,), exact, dtype=torch.float64), rtol=0, atol=0.01)
+    assert (bound(0.2) < exact - 0.03).all()
+
+
+def test_with_a_student_proposal_long_tails_do_not_run_away():
+    """P_0 with tails as blr's, a narrow target: the Gaussian proposal ends at infinity or far out, this one near."""
+    task = registry.parse("task", "blr:data=banana").build(Streams((0,)).fork("task")).problem
+    fields = "step=0.1,steps=6,iterations=100,lr=0.002,critic_lr=0.004,pool=16384,batch=256,width=32"
+    method = registry.parse("method", f"vjko:proposal=student,{fields}")
+    x = task[Initial].draw(4096, Streams((0,)).fork("x"))
+    before = x[..., :-1].norm(dim=-1).quantile(0.99, 1)
+    for law in method.fit(task, Budget(), Streams((0,)).fork("method")):
+        x = law.push(x, Streams((0,))).detach()
+    assert x.isfinite().all()
+    assert (x[..., :-1].norm(dim=-1).quantile(0.99, 1) < before / 2).all()
+
+
+def test_a_proposal_that_an_energy_does_not_draw_from_is_refused():
+    problem = registry.parse("task", "barenblatt").build(Streams((0,)).fork("task")).problem
+    with pytest.raises(UserError, match="leave proposal out"):
+        next(registry.parse("method", "vjko:proposal=student").fit(problem, Budget(), Streams((0,))))
