@@ -44,7 +44,7 @@ BAD = {
     "out is a file": (["run", *QUICK, "--out", "a-file"], "--out a-file", "folder", "another folder"),
     "list": (["list", "--task", "uo"], "no task 'uo'", "one of", "did you mean 'ou'?"),
     "report of nothing": (["report", "--out", "nothing"], "--out nothing: no finished runs", "at least one", "run --task"),
-    "report of other rows": (["report", "--rows", "a-file"], "--rows a-file", "CSV of points", "--write"),
+    "report of other rows": (["report", "--rows", "a-file"], "a-file", "CSV of points", "--write"),
 }  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def test_report_is_what_run_showed(cli, tmp_path):
     assert again == shown
     code, _, err = cli("report", "--write", "kept", "--format", "markdown")
     assert code == 0
-    assert "wrote kept/leaderboard.md" in err
+    assert "wrote kept/rows.csv and kept/leaderboard.md" in err
     page = (tmp_path / "kept/leaderboard.md").read_text()
     assert "## ou:horizon=0.1 at t = 0.1" in page
     assert re.search(r"- 8 runs \(ou:horizon=0.1: exact, .*\) with python 3\.\d+\.\d+, torch 2", page)
