@@ -89,7 +89,7 @@ def report(
         if pivot or chosen:
             layout = replace(layout, pivot=pivot, metrics=chosen)
         paged.keep(write, paged.rows_of(points, laws), facts, verdicts, layout)
-        changed = paged.written(paged.made(write))
+        changed = paged.written(paged.made(write, *kept_rows.read(write / "rows.csv")))
         said = ", ".join(map(str, changed)) or "no page: all are as they were"
         click.echo(f"wrote {write / 'rows.csv'} and {said}", err=True)
     if plot:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -62,9 +62,8 @@ class Layout:
             ) from None
 
 
-def made(folder: Path) -> dict[Path, str]:
-    """The page of one folder, by file."""
-    points, facts = kept_rows.read(folder / "rows.csv")
+def made(folder: Path, points: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path, str]:
+    """The page of one folder, by file, from its rows."""
     layout = Layout.read(folder)
     board = leaderboard(points, layout.metrics or None)
     body = tables.pivoted(board) if layout.pivot else tables.markdown(board)
@@ -88,16 +87,18 @@ def all_made(root: Path) -> dict[Path, str]:
         bool(folders), f"{root}: no folder with rows.csv", "one", f"python -m gwfbench report --write {root / 'ou'}"
     )
     files: dict[Path, str] = {}
+    rows: dict[str, pd.DataFrame] = {}
     for folder in folders:
-        files |= made(folder)
-    every = pd.concat([kept_rows.read(folder / "rows.csv")[0] for folder in folders])
-    points = every.drop_duplicates(["run_key", "attempt", "step", "metric"])  # a run may stand on two pages
-    files[root / "leaderboard.md"] = index(folders, points)
+        rows[folder.name], facts = kept_rows.read(folder / "rows.csv")
+        files |= made(folder, rows[folder.name], facts)
+    # a run may stand on two pages
+    points = pd.concat(rows.values()).drop_duplicates(["run_key", "attempt", "step", "metric"])
+    files[root / "leaderboard.md"] = index(rows, points)
     for key in ledger.papers():
         files[root / "papers" / f"{key}.md"] = papers.page(ledger.load(key), points)
     readme = root.parent / "README.md"
     if readme.exists():
-        files[readme] = BLOCK.sub(lambda found: _block(root.parent, found), readme.read_text(encoding="utf-8"))
+        files[readme] = BLOCK.sub(lambda found: _block(rows, found), readme.read_text(encoding="utf-8"))
     return files
 
 
@@ -114,15 +115,14 @@ def differences(files: dict[Path, str]) -> Iterator[str]:
                 yield f"{path} is not what the rows give: {len(have)} characters, expected {len(text)}"
 
 
-def index(folders: list[Path], points: pd.DataFrame) -> str:
-    """The table of the pages, and what is said over all of their tasks."""
+def index(rows: Mapping[str, pd.DataFrame], points: pd.DataFrame) -> str:
+    """The table of the pages, by folder, and what is said over all of their tasks."""
     lines = []
-    for folder in folders:
-        here, _ = kept_rows.read(folder / "rows.csv")
+    for folder, here in rows.items():
         runs = here.drop_duplicates(["run_key", "attempt"])
         methods = runs[runs["role"] == "method"]
         lines.append({
-            "page": f"[{folder.name}]({folder.name}/leaderboard.md)",
+            "page": f"[{folder}]({folder}/leaderboard.md)",
             "tasks": ", ".join(f"`{task}`" for task in dict.fromkeys(here["task"])),
             "methods": methods["method"].nunique(), "runs": len(runs),
             "failed": int((~runs["status"].isin(FINISHED)).sum()),
@@ -144,10 +144,12 @@ def latex(board: pd.DataFrame) -> str:
     return "% \\usepackage{booktabs}\n" + "\n".join(parts)
 
 
-def _block(root: Path, found: re.Match[str]) -> str:
+def _block(rows: Mapping[str, pd.DataFrame], found: re.Match[str]) -> str:
     """One table of the README."""
     start, folder, task, metrics, end = found.groups()
-    points, _ = kept_rows.read(root / folder / "rows.csv")
+    name = Path(folder).name
+    require(name in rows, f"{start.strip()}: no folder {folder}", f"one of {', '.join(rows)}", "mend the marker")
+    points = rows[name]
     board = leaderboard(points[points["task"] == task], metrics.split(","))
     require(len(board) > 0, f"{start.strip()}: no rows of {task}", f"a task of {folder}/rows.csv", "mend the marker")
     return f"{start}\n{tables.markdown_table(board)}\n\n{end}"
