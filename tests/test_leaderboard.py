@@ -105,6 +105,17 @@ def test_what_a_method_used_is_the_union_over_its_runs():
     assert table.loc["a", "information"] == "Initial LogDensity"
 
 
+def test_a_run_that_diverged_on_its_way_to_a_limit_is_a_failure():
+    """Its laws before were judged, and are no results."""
+    good, lost = rows("good", [3.0, 4.0]), rows("lost", [2.0, 2.5])
+    good, lost = ([line | {"t": None} for line in part] for part in (good, lost))
+    lost = [line | {"status": "diverged"} if line["seed"] == 1 else line for line in lost]
+    table = leaderboard(pd.DataFrame([*(line | {"t": None} for line in FLOOR), *good, *lost])).set_index("method")
+    assert table.loc["lost", "seeds"] == "1/2, 1 diverged"
+    assert table.loc["lost", "symkl"] == 2.0
+    assert table.loc["good", "seeds"] == "2/2"
+
+
 def test_null_is_never_zero():
     table = board(FLOOR, rows("nulls", [None, None, None]))
     assert math.isnan(table.loc["nulls", "symkl"])

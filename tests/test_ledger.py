@@ -243,7 +243,7 @@ def test_the_page_from_rows():
         [
             rows([0.4, 0.5, 0.6]),
             rows([2.0, 2.2, 2.4], method="ula:step=0.1"),
-            rows([0.15, None], method="gaussian_vi", status="diverged"),
+            rows([0.15, None], method="gaussian_vi").assign(status=["ok", "diverged"]),
         ]
     )
     text = page(paper, points)

@@ -27,6 +27,7 @@ ALARM = 4.0  # standard errors by which a method must beat the floor to be suspe
 AT_FLOOR = 2.0  # standard errors from the floor within which a method is at it
 PLACE = {"floor": 0, "method": 1, "control": 2}  # on the board
 ROLES = ("method", "floor", "control")  # what a contestant with several, by metric, is first
+FINISHED = ("ok", "budget")  # a spent budget is an end, not a failure
 COSTS = ["seconds", "score_calls", "sample_seconds", "sample_calls"]
 
 
@@ -122,8 +123,11 @@ def left_out(board: pd.DataFrame) -> list[str]:
 
 
 def last_laws(points: pd.DataFrame) -> pd.DataFrame:
-    """Rows of each run's last judged law, where that is at the task's last judged time (a null t is the limit)."""
-    judged = points[points["metric"].notna()]
+    """Rows of each finished run's last judged law, where that is at the task's last judged time (null t: the limit).
+
+    A run that diverged on the way to a limit has judged laws too, and none that counts.
+    """
+    judged = points[points["metric"].notna() & points["status"].isin(FINISHED)]
     last = judged[judged["step"] == judged.groupby(["run_key", "attempt"])["step"].transform("max")]
     t = pd.to_numeric(last["t"])
     return last[t.isna() | (t >= t.groupby(last["task"]).transform("max") * (1 - 1e-9))]

@@ -19,13 +19,12 @@ from typing import Any
 import pandas as pd
 
 from gwfbench import stats
-from gwfbench.report.leaderboard import leaderboard
+from gwfbench.report.leaderboard import FINISHED, leaderboard
 from gwfbench.report.tables import metric_names, uses
 
 TARGET = 0.1
 FACTORS = (2, 10)
 COSTS = ("seconds", "calls")
-FINISHED = {"ok", "budget"}  # a spent budget is an end, not a failure
 
 
 def overall(points: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +83,7 @@ def _runs(rows: pd.DataFrame, metric: str, exact: float, still: float) -> list[d
             last = stats.score(_number(row["value"]), exact, still)
             calls = _number(row["score_calls"]) + _number(row["draw_calls"]) + _number(row["sample_calls"]) * row["n"]
             curve.append((last, {"seconds": _number(row["seconds"]), "calls": calls}))
-        failed = not set(run["status"]) <= FINISHED or not curve
+        failed = not run["status"].isin(FINISHED).all() or not curve
         costs = {cost: stats.to_target([(paid[cost], score) for score, paid in curve], TARGET) for cost in COSTS}
         found.append({"score": 1.0 if failed else last, "failed": failed, **costs})
     return found

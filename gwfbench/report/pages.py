@@ -25,8 +25,8 @@ from gwfbench.errors import UserError, require
 from gwfbench.record import to_json
 from gwfbench.report import papers, tables
 from gwfbench.report import rows as kept_rows
-from gwfbench.report.leaderboard import leaderboard
-from gwfbench.report.overall import FINISHED, overall
+from gwfbench.report.leaderboard import FINISHED, leaderboard
+from gwfbench.report.overall import overall
 from gwfbench.verify import Verdict
 
 PAGE = "page.toml"
