@@ -234,7 +234,13 @@ class _Link:
         self._flush()
 
     def getvalue(self) -> str:
-        """All that the process has printed, within bounds."""
+        """All that the process has printed, within bounds.
+
+        Raises:
+            RuntimeError: a fork of the run asks; it could take the answer that its first process waits for.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError("a fork that the method made came back; only its first process asks for the log")
         self._flush()
         self.send({"log": True})
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,11 +31,11 @@ class Job:
 
     def identity(self, seed: int) -> Identity:
         who = self.contestant
-        label, fields = (who.name, {}) if isinstance(who, Control) else (spec(who), asdict(who))  # type: ignore[call-overload]
+        label, fields = (who.name, {}) if isinstance(who, Control) else (spec(who), _plain(asdict(who)))  # type: ignore[call-overload]
         return Identity(
             task=spec(self.task),
             task_version=self.task.version,
-            task_fields=asdict(self.task),  # type: ignore[call-overload]
+            task_fields=_plain(asdict(self.task)),  # type: ignore[call-overload]
             method=label,
             method_version=who.version,
             method_fields=fields,
@@ -85,3 +86,8 @@ class Job:
     def code(self) -> str:
         who = "gwfbench.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
         return provenance.code_hash(type(self.task).__module__, who)
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as files keep them: JSON has no infinity, and null is another value."""
+    return {name: repr(v) if isinstance(v, float) and not math.isfinite(v) else v for name, v in fields.items()}

@@ -38,6 +38,7 @@ class Attempt:
 
     Raises:
         OSError: here and below, the folder can't be written.
+        ValueError: the run's values are none that a file can keep.
     """
 
     def __init__(self, out: Path, run: Run):
@@ -45,8 +46,10 @@ class Attempt:
         self.checkpoint = self._folder / CHECKPOINT
         self.draws: dict[str, np.ndarray] = {}
         self._process = os.getpid()
+        header = to_json(_content(run), indent=2)
+        _run(strict.from_json(header), [])  # before anything is spent: what can't be read again is not begun
         self._folder.mkdir(parents=True)
-        strict.write(self._folder / "header.json", to_json(_content(run), indent=2))
+        strict.write(self._folder / "header.json", header)
 
     def judged(self, step: int, points: list[Point], draws: np.ndarray, log_prob: np.ndarray | None = None) -> None:
         """Append rows, and keep the first points of the judged cloud (n, d) and their log-densities (n,)."""

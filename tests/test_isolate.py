@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gwfbench
-from gwfbench import claims, isolate, registry, store
+from gwfbench import channel, claims, forkserver, isolate, registry, store
 from gwfbench.log import Log
 from gwfbench.session import Options, Order, perform
 
@@ -105,6 +106,26 @@ def test_what_is_isolated_equals_what_is_not(plugins, tmp_path):
     pairs = [[(p.step, p.metric, p.value, p.se, p.n) for p in runs["good"].points] for runs in (ours, theirs)]
     assert pairs[0] == pairs[1]
     assert (ours["good"].code, ours["good"].env) == (theirs["good"].code, theirs["good"].env)
+
+
+def test_a_fork_that_came_back_takes_no_answer_of_its_first_process():
+    """Both had asked for the log on one socket: who read first took both answers, and the other waited for ever."""
+    ours, theirs = socket.socketpair()
+    link = forkserver._Link(theirs)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            link.getvalue()
+        except RuntimeError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    with pytest.raises(BlockingIOError):
+        ours.recv(1, socket.MSG_DONTWAIT)
+    channel.send(ours, {"log": "all of it"})
+    assert link.getvalue() == "all of it"
+    ours.close()
+    theirs.close()
 
 
 def test_groups_are_killed_with_their_leader(plugins, tmp_path):

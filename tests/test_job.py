@@ -1,9 +1,14 @@
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
+import gwfbench
+from gwfbench import store
 from gwfbench.errors import UserError
 from gwfbench.job import Job
+from gwfbench.record import Run
 from gwfbench.session import Order
 
 WORDS = {
@@ -54,3 +59,22 @@ def test_what_is_no_job_is_refused(change, word):
 def test_what_is_no_mapping_is_refused(words):
     with pytest.raises(UserError, match="let `run --plan FILE` write it"):
         Job.read(words)
+
+
+def test_an_infinite_field_is_kept_and_is_not_a_missing_one(tmp_path):
+    """JSON has no infinity: as null, `step=inf` could not be read again, and its run was lost."""
+    call = {"task": "toy2d", "method": "gwf:step=inf,steps=1,iterations=1,batch=8", "seeds": 1, "controls": False}
+    ran = gwfbench.run(**call, out=tmp_path)
+    assert set(ran.status) == {"ok"}
+    assert list(gwfbench.run(**call, out=tmp_path).attempt) == list(ran.attempt)  # found, not run again
+    (run,), strange = store.attempts(tmp_path)
+    assert not strange
+    assert run.identity.method_fields["step"] == "inf"
+
+
+def test_a_run_that_could_not_be_read_again_is_not_begun(tmp_path):
+    job = next(Order.read(["ou"], ["ula"], "1", controls=False).jobs())
+    who = replace(job.identity(0), method_fields={"step": math.inf})
+    with pytest.raises(ValueError, match="run key"):
+        store.Attempt(tmp_path, Run(who, (), "c", "e", "2026-01-01T00:00:00+00:00"))
+    assert not list(tmp_path.iterdir())

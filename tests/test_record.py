@@ -99,7 +99,7 @@ def test_what_is_not_whole_is_said_and_left_alone(tmp_path, harm, word):
 
 
 def test_a_crash_leaves_the_rows_so_far(tmp_path):
-    attempt = Attempt(tmp_path, Run(IDENTITY, (), "code", "env", "now"))
+    attempt = Attempt(tmp_path, Run(IDENTITY, (), "code", "env", "2026-01-01T00:00:00+00:00"))
     attempt.judged(1, [POINT], np.ones((3, 2)))
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith(".partial-")
