@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gwfbench.report.plots import Kept, _box, _grid, _liveliest, grids, picture
+from gwfbench.report.plots import Kept, _box, _liveliest, grid, grids, picture
 
 rng = np.random.default_rng(5)
 CLOUD = rng.normal(size=(300, 2))
@@ -47,7 +47,7 @@ def test_a_grid_has_each_image_in_its_place(channels):
     """Image k is k/50 - 1 grey, its upper left pixel white; lines between images are white; the 65th is left out."""
     images = np.tile((np.arange(66) / 50 - 1)[:, None, None, None], (1, channels, 4, 6))
     images[:, :, 0, 0] = 7.0
-    canvas = _grid(images)
+    canvas = grid(images)
     assert canvas.shape == (8 * 5 - 1, 8 * 7 - 1, 3)
     for k in (0, 9, 63):
         top, left = k // 8 * 5, k % 8 * 7
@@ -55,13 +55,13 @@ def test_a_grid_has_each_image_in_its_place(channels):
         assert (canvas[top, left] == 1).all()
     assert (canvas[4::5] == 1).all()
     assert (canvas[:, 6::7] == 1).all()
-    assert (_grid(images[:3])[:, 21:] == 1).all()
+    assert (grid(images[:3])[:, 21:] == 1).all()
 
 
 def test_colours_stay_in_their_channels():
     image = np.full((1, 3, 2, 2), -1.0)
     image[0, 1] = 1.0
-    assert _grid(image)[1, 1].tolist() == [0, 1, 0]
+    assert grid(image)[1, 1].tolist() == [0, 1, 0]
 
 
 def test_grids_are_written(tmp_path):

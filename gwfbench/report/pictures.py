@@ -6,17 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from gwfbench import standing, store
+from gwfbench import store
 from gwfbench.controls import CONTROLS
 from gwfbench.errors import UserError
-from gwfbench.info import Initial
 from gwfbench.record import Run
-from gwfbench.registry import name_of
+from gwfbench.report import draws
 from gwfbench.report.plots import Kept, grids, picture
-from gwfbench.rng import Streams
 
 DRAWS = 2000
 
@@ -31,7 +26,7 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UserError("--plot without matplotlib", "the extra `report`", "pip install 'gwfbench[report]'") from None
-    places = {path.name[-8:]: path for path in out.iterdir()}  # names end in -<attempt>
+    places = draws.folders(out)
     runs = [run for run in store.attempts(out)[0] if run.attempt in attempts and run.identity.method not in CONTROLS]
     if not runs:
         raise UserError("--plot", "runs of at least one method", "leave the controls to the leaderboard")
@@ -46,7 +41,7 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
         chosen = [run for run in mine if run.identity.seed == min(shared)]
         kept = [one for run in chosen if (one := _kept(run, places[run.attempt])) is not None]
         kept.sort(key=lambda one: methods.index(one.method))
-        start, truth = _ends(chosen[0])
+        start, truth = draws.ends(chosen[0], DRAWS)
         flat = start.shape[1:] == (2,)
         if not kept or not (flat or start.ndim == 4):
             yield f"no picture of {task}: its points are neither in the plane nor images, or none were kept"
@@ -62,27 +57,7 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
 
 
 def _kept(run: Run, folder: Path) -> Kept | None:
-    with np.load(folder / "draws.npz", allow_pickle=False) as file:
-        steps = sorted(int(name[1:]) for name in file.files if name[0] == "t")
-        points = [file[f"t{step}"] for step in steps]
-    drawn = bool(points) and all(cloud.shape[1:] == (2,) or cloud.ndim == 4 for cloud in points)
-    if not drawn or not all(np.isfinite(cloud).all() for cloud in points):
+    found = draws.read(folder)
+    if found is None or not all(law.shape[1:] == (2,) or law.ndim == 4 for law in found.laws):
         return None
-    times = {point.step: point.t for point in run.points}
-    names = [f"step {step}" if times.get(step) is None else f"t = {times[step]:g}" for step in steps]
-    return Kept(run.identity.method, names, points, run.paired)
-
-
-def _ends(run: Run) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws of P_0 and of the truth at the last judged time, (n, d) or (n, c, h, w)."""
-    job = standing.job_of(run)
-    streams = Streams((run.identity.seed,))
-    with torch.no_grad():
-        instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
-        start = instance.problem[Initial].draw(DRAWS, streams.fork("picture/start"))[0].numpy()
-        truth, last = instance.truth, len(instance.problem.times) - 1
-        if truth.draw is None:
-            return start, None
-        # of a truth that has draws for metrics alone (images: the test part), those
-        streams = streams.fork("picture/metric/truth")
-        return start, truth.draw(last, min(DRAWS, truth.limit or DRAWS), streams)[0].numpy()
+    return Kept(run.identity.method, found.times, found.laws, run.paired)

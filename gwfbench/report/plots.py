@@ -14,6 +14,7 @@ Of images, a grid of the last law's for each method, beside one of test images.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 ARROWS = 400
 PATHS = 80
 SHOWN = 1500  # points of a law
+WRAP = 44  # characters of a name, a line
 SIDE = 8  # images a row and a column of a grid
 
 
@@ -75,7 +77,7 @@ def picture(title: str, start: np.ndarray, truth: np.ndarray | None, runs: Seque
             ax.set_xlim(box[0])
             ax.set_ylim(box[1])
             ax.tick_params(labelsize=7)
-        row[0].set_ylabel(run.method, fontsize=9)
+        row[0].set_ylabel(_wrapped(run.method), fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
@@ -101,21 +103,27 @@ def grids(title: str, images: Mapping[str, np.ndarray], path: Path) -> None:
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (name, some) in zip(axes.flat, images.items(), strict=False):
-        ax.imshow(_grid(some), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title(name, fontsize=8, wrap=True)
+        ax.imshow(grid(some), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_title(_wrapped(name), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
 
-def _grid(images: np.ndarray) -> np.ndarray:
+def grid(images: np.ndarray) -> np.ndarray:
     """The first 8 x 8 images (n, c, h, w) side by side, a white line between two, (H, W, 3) in [0, 1]."""
+    images = images[: SIDE * SIDE, :3]
     h, w = images.shape[2:]
-    line = max(1, h // 16)
-    canvas = np.ones((SIDE * (h + line) - line, SIDE * (w + line) - line, 3))
-    for k, image in enumerate(images[: SIDE * SIDE]):
+    line, rows = max(1, h // 16), -(-len(images) // SIDE)
+    canvas = np.ones((rows * (h + line) - line, SIDE * (w + line) - line, 3))
+    for k, image in enumerate(images):
         top, left = k // SIDE * (h + line), k % SIDE * (w + line)
         canvas[top : top + h, left : left + w] = (image.clip(-1, 1).transpose(1, 2, 0) + 1) / 2
     return canvas
+
+
+def _wrapped(name: str) -> str:
+    """A method's name with its fields, in lines that a panel is wide enough for."""
+    return "\n".join(textwrap.wrap(name.replace(",", ", "), WRAP))
 
 
 def _colours(count: int) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from gwfbench import standing, store
 from gwfbench.errors import UserError
 from gwfbench.record import Run
-from gwfbench.registry import name_of
-from gwfbench.rng import Streams
+from gwfbench.report import draws
+from gwfbench.report.draws import Draws
+from gwfbench.report.plots import grid
 
 POINTS = 512  # of a law, at most
 LEAST = 64  # of a law, however many runs there are
 LAWS = 24  # of a run, at most
 BYTES = 4_000_000  # of packed clouds on a page, about
-SIDE = 8  # images a row of a grid
 SEEN = 1000  # points of the truth from which the box is taken
 WIDE = 65535
 
@@ -74,21 +71,14 @@ class Views:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class _Kept:
-    run: Run
-    steps: list[int]
-    laws: list[np.ndarray]
-
-
 def views(points: pd.DataFrame, out: Path | None) -> Views:
     """Of the runs of these points whose draws are kept under `out`; None: of rows alone, which have no draws."""
     if out is None:
         return Views([], [], ["The page was made from a CSV of rows, which keeps no draws."])
-    planes: list[tuple[str, np.ndarray | None, list[_Kept]]] = []
+    planes: list[tuple[str, np.ndarray | None, list[Draws]]] = []
     grids: list[Grid] = []
     notes: list[str] = []
-    places = {path.name[-8:]: path for path in out.iterdir() if path.is_dir()}  # names end in -<attempt>
+    places = draws.folders(out)
     methods = points[points["role"] == "method"]
     for task, some in methods.groupby("task", sort=False):
         kept = [one for one in _chosen(some, places) if one]
@@ -107,7 +97,7 @@ def views(points: pd.DataFrame, out: Path | None) -> Views:
     return Views([_plane(task, truth, kept, count) for task, truth, kept in planes], grids, notes)
 
 
-def _chosen(points: pd.DataFrame, places: dict[str, Path]) -> list[_Kept | None]:
+def _chosen(points: pd.DataFrame, places: dict[str, Path]) -> list[Draws | None]:
     """One run a method: of the lowest seed that all share, or of its own lowest where they share none."""
     runs = points[["method", "seed", "attempt"]].drop_duplicates()
     runs = runs[runs["attempt"].isin(list(places))]
@@ -119,43 +109,19 @@ def _chosen(points: pd.DataFrame, places: dict[str, Path]) -> list[_Kept | None]
     for method, own in seeds.items():
         seed = min(shared or own)
         attempt = runs[(runs["method"] == method) & (runs["seed"] == seed)]["attempt"].iloc[-1]
-        found.append(_read(places[attempt]))
+        found.append(draws.read(places[attempt], LAWS))
     return found
 
 
-def _read(folder: Path) -> _Kept | None:
-    """The kept laws of one run; None where there are none, or they are not finite."""
-    try:
-        run = store.read(folder)
-        with np.load(folder / "draws.npz", allow_pickle=False) as file:
-            steps = sorted(int(name[1:]) for name in file.files if name[0] == "t")
-            steps = (
-                [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, LAWS).round().astype(int))] if steps else []
-            )
-            laws = [file[f"t{step}"] for step in steps]
-    except (OSError, ValueError):
-        return None
-    return _Kept(run, steps, laws) if laws and all(np.isfinite(law).all() for law in laws) else None
-
-
 def _truth(run: Run, notes: list[str]) -> np.ndarray | None:
-    """Draws of the truth at the last judged time; none where nobody has them, or the task can't be built any more."""
     try:
-        job = standing.job_of(run)
-        streams = Streams((run.identity.seed,))
-        with torch.no_grad():
-            instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
-            truth, last = instance.truth, len(instance.problem.times) - 1
-            if truth.draw is None:
-                return None
-            drawn = truth.draw(last, min(SEEN, truth.limit or SEEN), streams.fork("picture/metric/truth"))
+        return draws.ends(run, SEEN)[1]
     except UserError as error:
         notes.append(f"{run.identity.task}: its truth is not drawn: {error.got}.")
         return None
-    return drawn[0].numpy()
 
 
-def _plane(task: str, truth: np.ndarray | None, kept: Sequence[_Kept], count: int) -> Plane:
+def _plane(task: str, truth: np.ndarray | None, kept: Sequence[Draws], count: int) -> Plane:
     clouds = [one.laws[-1] for one in kept] + ([] if truth is None else [truth])
     low = np.min([np.quantile(cloud, 0.005, axis=0) for cloud in clouds], axis=0)
     high = np.max([np.quantile(cloud, 0.995, axis=0) for cloud in clouds], axis=0)
@@ -168,7 +134,7 @@ def _plane(task: str, truth: np.ndarray | None, kept: Sequence[_Kept], count: in
 
     made = [
         Cloud(
-            one.run.identity.method, one.run.identity.seed, one.run.paired, _times(one), [pack(law) for law in one.laws]
+            one.run.identity.method, one.run.identity.seed, one.run.paired, one.times, [pack(law) for law in one.laws]
         )
         for one in kept
     ]
@@ -176,31 +142,17 @@ def _plane(task: str, truth: np.ndarray | None, kept: Sequence[_Kept], count: in
     return Plane(task, edges[0] + edges[1], edges[2] + edges[3], "" if truth is None else pack(truth), made)
 
 
-def _times(one: _Kept) -> list[str]:
-    times = {point.step: point.t for point in one.run.points}
-    return [f"step {step}" if times.get(step) is None else f"t = {times[step]:.3g}" for step in one.steps]
-
-
-def _grids(task: str, truth: np.ndarray | None, kept: Sequence[_Kept]) -> list[Grid]:
+def _grids(task: str, truth: np.ndarray | None, kept: Sequence[Draws]) -> list[Grid]:
     made = [] if truth is None else [Grid(task, "truth", "draws of the truth", _png(truth))]
     for one in kept:
         who = one.run.identity
-        made.append(Grid(task, who.method, f"seed {who.seed}, {_times(one)[-1]}", _png(one.laws[-1])))
+        made.append(Grid(task, who.method, f"seed {who.seed}, {one.times[-1]}", _png(one.laws[-1])))
     return made
 
 
 def _png(images: np.ndarray) -> str:
-    """The first 8 x 8 of (n, c, h, w), c 1 or 3, values in [-1, 1], a line between two."""
     from matplotlib.image import imsave
 
-    images = images[: SIDE * SIDE, :3]
-    h, w = images.shape[2:]
-    rows = math.ceil(len(images) / SIDE)
-    line = max(1, h // 16)
-    canvas = np.ones((rows * (h + line) - line, SIDE * (w + line) - line, 3))
-    for k, image in enumerate(images):
-        top, left = k // SIDE * (h + line), k % SIDE * (w + line)
-        canvas[top : top + h, left : left + w] = (image.clip(-1, 1).transpose(1, 2, 0) + 1) / 2
     file: Any = io.BytesIO()
-    imsave(file, canvas, format="png")
+    imsave(file, grid(images), format="png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
