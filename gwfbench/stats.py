@@ -55,6 +55,17 @@ def differs(a: Mapping[int, float], b: Mapping[int, float]) -> float:
     return float(2 * stdtr(len(gaps) - 1, -abs(gaps.mean()) / spread))
 
 
+def paired(gaps: Mapping[int, float]) -> tuple[float, float]:
+    """Mean of differences over seeds, and half the width of its 95 % t interval; nan where there are not two."""
+    from scipy.special import stdtrit
+
+    values = np.array(list(gaps.values()))
+    if len(values) < 2:
+        return float(values.mean()) if len(values) else math.nan, math.nan
+    half = float(stdtrit(len(values) - 1, 1 - LEVEL / 2)) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(half)
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """The p-values corrected for their number (Holm 1979), in the order given."""
     corrected, highest = [0.0] * len(ps), 0.0

@@ -5,8 +5,11 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats as scipy_stats
 
+from gwfbench.errors import UserError
 from gwfbench.report import tables
+from gwfbench.report.ablation import ALL, ablation, markdown
 from gwfbench.report.leaderboard import alarms, interval, leaderboard, left_out
 
 
@@ -196,3 +199,60 @@ def test_a_hundred_thousand_rows_take_seconds():
     start = time.process_time()
     assert len(leaderboard(data)) == 400
     assert time.process_time() - start < 5
+
+
+def effects(*parts, change="step=inf"):
+    return ablation(pd.DataFrame([line for part in parts for line in part]), change, ["symkl"]).set_index("method")
+
+
+def test_a_constant_ratio_is_found_and_a_mixed_one_is_not():
+    base, noisy = [1.0, 2.0, 4.0], [1.0, 1.0, 1.0]
+    found = effects(
+        FLOOR, rows("gwf:lr=0.1", base), rows("gwf:step=inf,lr=0.1", [3 * value for value in base]),
+        rows("gwf", noisy), rows("gwf:step=inf", [0.5, 2.0, 1.0]), rows("gwf:step=1.0", noisy), rows("gan:step=inf", noisy),
+    )  # fmt: skip
+    assert list(found.index) == ["gwf:lr=0.1", "gwf", ALL]
+    line = found.loc["gwf:lr=0.1"]
+    assert (line["before"], line["after"], line["seeds"], line["ratio"]) == (
+        pytest.approx(2),
+        pytest.approx(6),
+        3,
+        True,
+    )
+    assert [line["effect"], line["low"], line["high"]] == pytest.approx([3, 3, 3])
+    assert line["p"] < 1e-6
+    assert found.loc["gwf", "effect"] == pytest.approx(1)
+    assert found.loc["gwf", "p"] == 1
+    assert found.loc[ALL, "effect"] == pytest.approx(math.sqrt(3))
+
+
+def test_the_interval_and_p_are_the_paired_t_test_s():
+    before, after = [1.0, 2.0, 4.0, 3.0], [1.5, 2.2, 7.0, 3.1]
+    line = effects(rows("gwf", before), rows("gwf:step=inf", after)).loc["gwf"]
+    test = scipy_stats.ttest_rel([math.log(value) for value in after], [math.log(value) for value in before])
+    ends = test.confidence_interval()
+    assert [line["low"], line["high"]] == pytest.approx([math.exp(ends.low), math.exp(ends.high)])
+    assert line["p"] == pytest.approx(test.pvalue)
+
+
+def test_differences_where_values_are_not_positive_and_higher_is_better():
+    line = effects(rows("gwf", [-1.0, 0.5]), rows("gwf:step=inf", [0.0, 2.5])).loc["gwf"]
+    assert (line["effect"], line["ratio"]) == (pytest.approx(1.5), False)
+    up = effects(rows("gwf", [1.0, 2.0], better="higher"), rows("gwf:step=inf", [2.0, 4.0], better="higher")).loc["gwf"]
+    assert (up["before"], up["after"], up["effect"]) == (1.5, 3.0, pytest.approx(1.5))
+
+
+def test_a_failed_seed_is_the_worst_value_of_the_board():
+    still = rows("still", [50.0, 50.0], role="control")
+    found = effects(still, rows("gwf", [1.0, 1.0]), rows("gwf:step=inf", [1.0]), failure("gwf:step=inf", 1, "error"))
+    assert found.loc["gwf", "effect"] == pytest.approx(math.sqrt(50))
+
+
+def test_text_and_what_can_t_be_compared():
+    points = pd.DataFrame(rows("gwf", [1.0, 2.0]) + rows("gwf:step=inf", [2.0, 4.0]))
+    text = markdown(ablation(points, "step=inf", ["symkl"]), "step=inf")
+    assert "## What `step=inf` does to symkl" in text
+    assert "| gwf" in text
+    assert "x 2 [2, 2] *" in text
+    with pytest.raises(UserError, match="--ablate lr=3"):
+        ablation(points, "lr=3")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="With --pages: write nothing, fail if a page is not what its rows give.")
 @click.option("--method", "methods", multiple=True, help="Only methods of this name, or this name:key=value.")
 @click.option("--pivot", is_flag=True, help="One table a metric, tasks side by side.")
+@click.option("--ablate", default="", help="Also what one field does (key=value): methods with and without it.")
 @click.option(
     "--laws", type=click.Choice(["all", "last"]), default="all", show_default=True, help="Rows to be written."
 )
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 def report(
     tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, form: str, write: Path | None, pivot: bool,
     laws: str, plot: Path | None, html: Path | None, figures: Path | None, chosen: tuple[str, ...], out: Path,
-    pages: Path | None, check: bool,
+    pages: Path | None, check: bool, ablate: str,
 ) -> None:  # fmt: skip
     """The leaderboards of the runs kept under --out, newest attempt of each, stale runs and values left out."""
     if check and not pages:
@@ -82,12 +83,17 @@ def report(
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
     show(points, board, verdicts, form, pivot)
+    if ablate:
+        from gwfbench.report import ablation
+
+        effects = ablation.ablation(points, ablate, chosen or None)
+        click.echo(ablation.markdown(effects, ablate), err=form not in ("table", "markdown"))
     for line in [*alarms(board), *left_out(board)]:
         click.echo(line, err=True)
     if write:
         layout = paged.Layout.read(write)
-        if pivot or chosen:
-            layout = replace(layout, pivot=pivot, metrics=chosen)
+        if pivot or chosen or ablate:
+            layout = replace(layout, pivot=pivot, metrics=chosen, ablate=ablate)
         paged.keep(write, paged.rows_of(points, laws), facts, verdicts, layout)
         changed = paged.written(paged.made(write, *kept_rows.read(write / "rows.csv")))
         said = ", ".join(map(str, changed)) or "no page: all are as they were"

@@ -6,7 +6,8 @@
                     -> ROOT/papers/*.md: published numbers beside these
     README.md beside ROOT: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
 
-page.toml: `metrics` (which, in this order), `pivot` (a table a metric, tasks side by side), `title`.
+page.toml: `metrics` (which, in this order), `pivot` (a table a metric, tasks side by side), `ablate` (key=value: also
+what this field does), `title`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pandas as pd
 from gwfbench import ledger, strict, verify
 from gwfbench.errors import UserError, require
 from gwfbench.record import to_json
-from gwfbench.report import papers, tables
+from gwfbench.report import ablation, papers, tables
 from gwfbench.report import rows as kept_rows
 from gwfbench.report.leaderboard import FINISHED, leaderboard
 from gwfbench.report.overall import overall
@@ -41,6 +42,7 @@ class Layout:
     title: str = "Leaderboard"
     metrics: tuple[str, ...] = ()
     pivot: bool = False
+    ablate: str = ""
 
     @staticmethod
     def read(folder: Path) -> Layout:
@@ -58,7 +60,9 @@ class Layout:
             return replace(found, metrics=tuple(found.metrics))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{path}: {error}", "title, metrics (a list), pivot (true or false), as TOML", "mend it"
+                f"{path}: {error}",
+                "title, metrics (a list), pivot (true or false), ablate (key=value), as TOML",
+                "mend it",
             ) from None
 
 
@@ -67,6 +71,9 @@ def made(folder: Path, points: pd.DataFrame, facts: kept_rows.Facts) -> dict[Pat
     layout = Layout.read(folder)
     board = leaderboard(points, layout.metrics or None)
     body = tables.pivoted(board) if layout.pivot else tables.markdown(board)
+    if layout.ablate:
+        effect = ablation.ablation(points, layout.ablate, layout.metrics or None)
+        body = f"{ablation.markdown(effect, layout.ablate)}\n{body}"
     page = f"# {layout.title}\n\n{body}\n{tables.provenance(points, facts)}"
     verdicts = tables.verified(points, verify.kept(folder)[0])
     return {

@@ -14,6 +14,7 @@ Of images, a grid of the last law's for each method, beside one of test images.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def grid(images: np.ndarray) -> np.ndarray:
 
 def _wrapped(name: str) -> str:
     """A method's name with its fields, in lines that a panel is wide enough for."""
-    return "\n".join(textwrap.wrap(name.replace(",", ", "), WRAP))
+    return "\n".join(textwrap.wrap(re.sub(r",\s*", ", ", name), WRAP))
 
 
 def _colours(count: int) -> list[str]:
