@@ -16,8 +16,8 @@ from gwfbench.report.leaderboard import failures, finals, last_laws
 
 ALL = "all of them"
 NOTE = """median without -> with: the mean over seeds of their ratio, with / without (difference, where values are not
-all positive) [95 % paired t interval]. * no noise at 5 % for all pairs of the table together (Holm). A failed seed counts
-as the worst value on its board. all of them: the mean over methods, seed by seed, tested alone."""
+all positive) [95 % paired t interval]. * no noise at 5 % for all pairs of the table together (Holm). A failed seed
+counts as the worst value on its board. all of them: the mean over methods, seed by seed, tested alone."""
 
 
 def ablation(points: pd.DataFrame, change: str, metrics: Sequence[str] | None = None) -> pd.DataFrame:
