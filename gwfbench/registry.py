@@ -180,7 +180,8 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if text.lower() == "none" and type(None) in typing.get_args(hint):
             return None
-        hint = next(choice for choice in typing.get_args(hint) if choice is not type(None))
+        inner = next(choice for choice in typing.get_args(hint) if choice is not type(None))
+        return _value(name, key, inner, text)
     examples = {bool: "true", int: "8", float: "0.05", str: "word"}
     if hint not in examples:
         raise UserError(f"{name}:{key}={text}", f"nothing: a field of type {hint} can't be typed", "set it in Python")

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -37,6 +38,7 @@ class Stranger:
     sizes: tuple[int, ...] = (1,)
     on: bool = False
     word: str | None = None
+    one: Literal["a", "b"] | None = None
 
     def __post_init__(self):
         if self.word == "bad":
@@ -47,10 +49,12 @@ def test_fields_by_type():
     made = registry.configure(Stranger, "s", {"on": "True", "word": "none"})
     assert made == Stranger(on=True, word=None)
     assert registry.configure(Stranger, "s", {"word": "good"}).word == "good"
+    assert [registry.configure(Stranger, "s", {"one": text}).one for text in ("a", "none")] == ["a", None]
     for values, expected in (
         ({"on": "1"}, "true or false"),
         ({"sizes": "1"}, "can't be typed"),
         ({"word": "bad"}, "accepts"),
+        ({"one": "c"}, "one of a, b"),
     ):
         with pytest.raises(UserError, match=expected):
             registry.configure(Stranger, "s", values)

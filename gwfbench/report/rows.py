@@ -21,7 +21,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Facts]:
     """
     needed = {"task", "method", "seed", "metric", "metric_version", "value", "se", "n", "run_key", "attempt", "role"}
     try:
-        exact = dict.fromkeys(("run_key", "attempt", "metric_code", "code", "env", "value", "se"), str)
+        exact = dict.fromkeys(("run_key", "attempt", "metric_code", "code", "env", "information", "value", "se"), str)
         points = pd.read_csv(path, dtype=exact)  # some versions of pandas read floats but nearly
         missing = needed - set(points.columns)
         if missing:
