@@ -103,7 +103,7 @@ def _row(
     metric: str, task: str, method: str, medians: Sequence[float], effect: dict[int, float], logs: bool, sign: int
 ) -> dict[str, Any]:
     mean, half = stats.paired(effect)
-    back = math.exp if logs else lambda x: sign * x
+    back = math.exp if logs else lambda x: sign * x + 0.0  # no -0
     ends = sorted([back(mean - half), back(mean + half)]) if math.isfinite(half) else [math.nan, math.nan]
     return {
         "metric": metric, "task": task, "method": method, "before": back(medians[0]), "after": back(medians[1]),
