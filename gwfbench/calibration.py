@@ -114,14 +114,15 @@ def measure(plan: Plan, done: Iterable[Row] = ()) -> Iterator[tuple[Row, bool]]:
     old = {(row.task, row.metric): row for row in done}
     try:
         for task in plan.tasks:
-            built: list[tuple[Instance, Streams]] = []
-            for name in plan.metrics or task.metrics:
+            first, built = _build(task, plan.seeds[0]), list[tuple[Instance, Streams]]()
+            own = (metric.name for metric in first[0].truth.metrics)  # known once the problem is built
+            for name in plan.metrics or dict.fromkeys([*task.metrics, *own]):
                 blank = plan.blank(task, name)
                 kept = old.get((blank.task, name))
                 if kept is not None and _finished(kept, blank):
                     yield kept, False
                     continue
-                built = built or [_build(task, seed) for seed in plan.seeds]
+                built = built or [first, *(_build(task, seed) for seed in plan.seeds[1:])]
                 with torch.no_grad():
                     yield _row(plan, task, name, built, blank), True
     finally:

@@ -121,6 +121,13 @@ def test_floor_and_still_bracket_the_task():
     assert share.apart > 5
 
 
+def test_metrics_that_are_built_with_the_problem_are_there_unasked():
+    pytest.importorskip("torch_fidelity")
+    found = [row for row, _ in measure(Plan.read(["images"], (), 20, (0,), 0.0))]
+    fid = next(row for row in found if row.metric.startswith("fid_digits@"))
+    assert fid.still > 10 * fid.floor > 0
+
+
 def test_higher_is_better_turns_the_question():
     row = rows("share")["share"]
     assert row.shift > 0.05 or row.shift == math.inf  # blind where the random direction goes to the right
