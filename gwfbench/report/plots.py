@@ -98,14 +98,18 @@ def grids(title: str, images: Mapping[str, np.ndarray], path: Path) -> None:
         raise ValueError("grids are of at least one set of images (n, c, h, w) with c = 1 or 3")
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.45 * rows + 0.4), layout="constrained")
+    names = {name: _wrapped(name) for name in images}
+    room = 0.16 * max(name.count("\n") + 1 for name in names.values())
+    figure = Figure(figsize=(3.2 * columns, (3.25 + room) * rows + 0.5), layout="constrained")
     figure.suptitle(title)
     axes: Any = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
+    for ax in axes.flat[len(images) :]:
+        ax.remove()
     for ax, (name, some) in zip(axes.flat, images.items(), strict=False):
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
         ax.imshow(grid(some), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title(_wrapped(name), fontsize=8)
+        ax.set_title(names[name], fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
