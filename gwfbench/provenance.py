@@ -234,7 +234,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    """The checkout's commit, "+" added when it has changes; empty outside a checkout."""
+    """The checkout's commit, "+" added when what runs are made of has changes; empty outside a checkout."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return ""
@@ -244,4 +244,6 @@ def _commit() -> str:
             ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
         ).stdout.strip()
 
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    # not of the whole checkout: an --out in it is no change
+    changed = git("status", "--porcelain", "--", "gwfbench", "baselines", "tasks", "pyproject.toml")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")

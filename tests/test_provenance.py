@@ -161,3 +161,20 @@ def test_the_stale_experiment_on_a_copy_of_the_checkout(tmp_path):
     err = go()
     assert "stale: the code has changed since it last ran" in err
     assert "ended: ok" in err
+
+
+def test_a_folder_of_runs_is_no_change_of_the_checkout_and_a_new_method_is(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a", *words], check=True)
+
+    for folder in ("gwfbench", "baselines", "runs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "gwfbench/provenance.py").write_text("x = 1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "gwfbench/provenance.py"))
+    (tmp_path / "runs/points.jsonl").write_text("{}\n")
+    assert not provenance._commit().endswith("+")
+    (tmp_path / "baselines/mine.py").write_text("y = 2\n")
+    assert provenance._commit().endswith("+")
