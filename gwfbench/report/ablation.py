@@ -114,7 +114,8 @@ def _row(
 
 def _cell(row: dict[Any, Any]) -> str:
     sign = "x " if row["ratio"] else ""
-    change = f"{sign}{row['effect']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+    interval = "" if math.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]"  # one seed has none
+    change = f"{sign}{row['effect']:.3g}{interval}"
     star = " *" if row["p"] < stats.LEVEL else ""
     medians = "" if row["method"] == ALL else f"{row['before']:.3g} -> {row['after']:.3g}: "
     return medians + change + star
