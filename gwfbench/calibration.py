@@ -25,7 +25,7 @@ from torch import Tensor
 from gwfbench import metrics, provenance, registry
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.info import Initial
-from gwfbench.protocol import Estimate, Instance, Judged, Metric, Task, Truth
+from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Task, Truth
 from gwfbench.registry import name_of, spec
 from gwfbench.rng import Streams
 
@@ -169,7 +169,7 @@ class _Cell:
         return x, self._density(x, start.log_prob)
 
     def _density(self, x: Tensor, log_prob: Callable[[Tensor], Tensor] | None) -> Tensor | None:
-        if log_prob is None or "log_prob" not in self.metric.needs:
+        if log_prob is None or Need.LOG_PROB not in self.metric.needs:
             return None
         return torch.cat([log_prob(part) for part in x.split(CHUNK, 1)], 1)
 
@@ -183,20 +183,11 @@ def _why_not(metric: Metric, instance: Instance) -> str:
     truth, problem = instance.truth, instance.problem
     if truth.draw is None:
         return "the truth has no draws"
-    if metric.law == "jko" and (truth.jko is None or math.isinf(problem.times[-1])):
-        return "the truth knows no exact JKO sequence"
-    have = {
-        "draw": truth.draw,
-        "moments": truth.moments,
-        "density": truth.log_prob,
-        "score": truth.score,
-        "energy": truth.energy and truth.integrand,
-        "log_prob": truth.log_prob,
-    }
-    missing = sorted(need for need in metric.needs if have[need] is None)
-    if missing:
-        return f"the truth has no {', '.join('density' if need == 'log_prob' else need for need in missing)}"
-    return ""
+    if metric.law == "jko" and math.isinf(problem.times[-1]):
+        return "only the limit counts: no JKO sequence"
+    if Need.LOG_PROB in metric.needs and truth.log_prob is None:
+        return "the task's truth has no density"
+    return truth.lacks(metric, "jko")
 
 
 def _cell(metric: Metric, task: Task, instance: Instance, rng: Streams) -> _Cell:
@@ -236,7 +227,7 @@ def _bracket(cells: list[_Cell], row: Row) -> Row:
         floor.append(cell.judge(cell.exact("floor"), "floor"))
         seconds.append(time.process_time() - start)
         law = cell.still("floor")
-        if law[1] is not None or "log_prob" not in cell.metric.needs:
+        if law[1] is not None or Need.LOG_PROB not in cell.metric.needs:
             still.append(cell.judge(law, "floor"))
     low = statistics.median(float(one.value) for one in floor)
     if not math.isfinite(low):

@@ -14,7 +14,7 @@ from gwfbench.budget import Counts
 from gwfbench.controls import Control
 from gwfbench.job import Job
 from gwfbench.log import Log
-from gwfbench.protocol import Estimate, Instance, Judged, Metric
+from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need
 from gwfbench.record import Point, Run
 from gwfbench.rng import Streams
 
@@ -61,7 +61,7 @@ class Judge:
             points = torch.where(finite.view(-1, *[1] * (points.ndim - 1)), points, 0.0)
         rows: list[list[Point]] = [[] for _ in runs]
         for metric in self._chosen:
-            if "log_prob" in metric.needs and seen.log_prob is None:
+            if Need.LOG_PROB in metric.needs and seen.log_prob is None:
                 continue
             estimate = self._estimate(metric, seen, points, path, where)
             for i, run in enumerate(runs):
@@ -70,23 +70,12 @@ class Judge:
         return rows
 
     def _choose(self) -> list[Metric]:
-        truth, clock = self._instance.truth, self._job.contestant.clock
-        known = {
-            "draw": truth.draw,
-            "moments": truth.moments,
-            "density": truth.log_prob,
-            "score": truth.score,
-            "energy": truth.energy and truth.integrand,
-        }
-        have = {name for name, value in known.items() if value is not None}
-        chosen = []
+        truth, chosen = self._instance.truth, []
         names = dict.fromkeys([*self._job.task.metrics, *(metric.name for metric in truth.metrics)])
         for metric in metrics.choose(names, truth.metrics):
-            missing = metric.needs - have - {"log_prob"}
-            if metric.law == "jko" and (truth.jko is None or clock != "jko"):
-                self._log.write(f"{metric.name}: not judged: it compares JKO steps with the exact JKO sequence\n")
-            elif missing:
-                self._log.write(f"{metric.name}: not judged: the task's truth has no {', '.join(sorted(missing))}\n")
+            reason = truth.lacks(metric, self._job.contestant.clock)
+            if reason:
+                self._log.write(f"{metric.name}: not judged: {reason}\n")
             else:
                 chosen.append(metric)
         return chosen

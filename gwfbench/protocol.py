@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
 from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -61,6 +62,17 @@ class Problem:
         return tuple(grid)
 
 
+class Need(StrEnum):
+    """What a metric needs: of the truth, and LOG_PROB of the judged law."""
+
+    DRAW = "draw"
+    MOMENTS = "moments"
+    DENSITY = "density"
+    SCORE = "score"
+    ENERGY = "energy"
+    LOG_PROB = "log_prob"
+
+
 @dataclass(frozen=True)
 class Truth:
     """The answer, for metrics and controls only. `index` counts `problem.times`; what is not known is None.
@@ -69,6 +81,8 @@ class Truth:
         draw: (index, n, streams) -> (S, n, d) independent draws of the law at that time.
         exact: closed form, or a certified reference run.
         limit: most points that one draw can give; None: any number.
+        reference: like `draw`, what metrics compare with; None: `draw` itself. A truth that has only finitely many
+            draws keeps the two apart (images: the test part), or exact draws would share points with their judge.
         log_prob: (index, x) -> (S, n) normalised log-density.
         score: (index, x) -> (S, n, d) gradient of the log-density.
         moments: index -> mean (S, d) and covariance (S, d, d), float64.
@@ -81,6 +95,7 @@ class Truth:
     draw: Callable[[int, int, Streams], Tensor] | None
     exact: bool
     limit: int | None = None
+    reference: Callable[[int, int, Streams], Tensor] | None = None
     log_prob: Callable[[int, Tensor], Tensor] | None = None
     score: Callable[[int, Tensor], Tensor] | None = None
     moments: Callable[[int], tuple[Tensor, Tensor]] | None = None
@@ -88,6 +103,25 @@ class Truth:
     integrand: Callable[[Tensor, Tensor], Tensor] | None = None
     jko: Callable[[tuple[float, ...]], Truth] | None = None
     metrics: tuple[Metric, ...] = ()
+
+    def lacks(self, metric: Metric, clock: Literal["jko", "flow", "none"]) -> str:
+        """Why the metric can't judge laws of a contestant with this clock against this truth; empty if it can.
+
+        That the laws have log-densities (`Need.LOG_PROB`) is not asked here: each law has its own answer.
+        """
+        if metric.unavailable:
+            return metric.unavailable
+        if metric.law == "jko" and (self.jko is None or clock != "jko"):
+            return "it compares JKO steps with the exact JKO sequence"
+        known = {
+            Need.DRAW: self.draw,
+            Need.MOMENTS: self.moments,
+            Need.DENSITY: self.log_prob,
+            Need.SCORE: self.score,
+            Need.ENERGY: self.energy and self.integrand,
+        }
+        missing = sorted(need for need in metric.needs - {Need.LOG_PROB} if known[Need(need)] is None)
+        return f"the task's truth has no {', '.join(missing)}" if missing else ""
 
 
 @dataclass(frozen=True)
@@ -192,6 +226,20 @@ class Judged:
     index: int
     rng: Streams
 
+    def reference(self, n: int, rng: Streams | None = None) -> Tensor:
+        """Draws of the law to compare with, (S, n, d), fewer where the truth has no more.
+
+        Args:
+            rng: None: `self.rng.fork("points")`.
+
+        Raises:
+            ValueError: the truth has no draws; a metric that calls this names `Need.DRAW`.
+        """
+        draw = self.truth.reference or self.truth.draw
+        if draw is None:
+            raise ValueError("the truth has no draws")
+        return draw(self.index, min(n, self.truth.limit or n), rng or self.rng.fork("points"))
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -210,21 +258,26 @@ class Metric:
         name: as in leaderboards.
         evaluate: the function.
         points: most points it is given; None: all that the task asks for.
-        needs: of "draw", "moments", "density", "score", "energy" (the truth's), "log_prob" (the marginal's).
+        needs: what must be known of the truth and of the law.
         law: "flow" compares with the flow at that time, "jko" with the exact JKO sequence for the method's own steps.
         better: "lower" or "higher".
         version: raised when numbers change.
         source: paper and equation, and how the standard error is made.
+        unavailable: why it can't be had on this machine (a network's weights are missing); empty if it can.
     """
 
     name: str
     evaluate: Callable[[Judged], Estimate]
     points: int | None
     source: str
-    needs: frozenset[str] = frozenset()
+    needs: frozenset[Need] = frozenset()
     law: Literal["flow", "jko"] = "flow"
     better: Literal["lower", "higher"] = "lower"
     version: int = 1
+    unavailable: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs", frozenset(map(Need, self.needs)))
 
     def against(self, truth: Truth, path: tuple[float, ...], index: int) -> tuple[Truth, int]:
         """The truth, and the index into it, that a law is compared with.

@@ -25,7 +25,7 @@ from gwfbench import metrics, provenance, standing, strict
 from gwfbench.controls import Control
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.job import Job
-from gwfbench.protocol import Instance, Judged, Metric
+from gwfbench.protocol import Instance, Judged, Metric, Need
 from gwfbench.record import Point, Run, to_json
 from gwfbench.registry import name_of
 from gwfbench.rng import Streams
@@ -84,16 +84,10 @@ def _build(name: str, job: Job) -> tuple[Metric, Instance, Streams]:
     found = metrics.known() | {metric.name: metric for metric in instance.truth.metrics}
     if name not in found:
         raise CantScore(f"its task has no metric {name}")
-    metric, truth = found[name], instance.truth
-    have = {
-        "draw": truth.draw, "moments": truth.moments, "density": truth.log_prob, "score": truth.score,
-        "energy": truth.energy and truth.integrand, "log_prob": True,
-    }  # fmt: skip
-    missing = [need for need in sorted(metric.needs) if not have.get(need)]
-    if missing:
-        raise CantScore(f"the task's truth has no {', '.join(missing)}")
-    if metric.law == "jko" and (truth.jko is None or job.contestant.clock != "jko"):
-        raise CantScore("it compares JKO steps with the exact JKO sequence")
+    metric = found[name]
+    reason = instance.truth.lacks(metric, job.contestant.clock)
+    if reason:
+        raise CantScore(reason)
     return metric, instance, streams.fork("eval")
 
 
@@ -121,7 +115,7 @@ def _points(metric: Metric, instance: Instance, streams: Streams, job: Job, run:
             path = (0.0, *times[:step])
         x = torch.from_numpy(kept[f"t{step}"])[None, : metric.points].to(job.device)
         log_prob = None
-        if "log_prob" in metric.needs:
+        if Need.LOG_PROB in metric.needs:
             if f"l{step}" not in kept:
                 raise CantScore("it keeps no log-densities of its law")
             log_prob = torch.from_numpy(kept[f"l{step}"])[None, : metric.points].to(job.device)

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, InternalEnergy
-from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
+from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Problem, Truth
 from gwfbench.rng import Streams
 
 RADII = {3: 0.4, 6: 0.6}  # the authors' own, by dimension
@@ -211,7 +211,7 @@ jsd = Metric(
     "jsd",
     _jsd,
     points=65536,
-    needs=frozenset({"density", "log_prob"}),
+    needs=frozenset({Need.DENSITY, Need.LOG_PROB}),
     source="Jensen-Shannon divergence of law q and truth p, 0 to log 2 (Lin 1991), by w = p / q at the law's own "
     "points; p's mass where q has none is in it, as 1 - E_q[w]; se = s.d. / sqrt(n)",
 )
@@ -219,6 +219,6 @@ outside = Metric(
     "outside",
     _outside,
     points=None,
-    needs=frozenset({"density"}),
+    needs=frozenset({Need.DENSITY}),
     source="share of the law's points outside the truth's support: above 0, KL(law || truth) is infinite; binomial se",
 )

@@ -105,10 +105,7 @@ class BLR:
         draws, mean, covariance = (torch.from_numpy(found[key]) for key in ("draws", "mean", "covariance"))
         mean, covariance = mean.expand(len(rng.seeds), -1), covariance.expand(len(rng.seeds), -1, -1)
 
-        def draw(index: int, n: int, streams: Streams) -> Tensor:
-            # Half of the draws is for metrics, half for everybody else: with points in common with what a metric
-            # compares them to, exact draws would look better than they can be.
-            half = draws[1::2] if "/metric/" in streams.path else draws[::2]
+        def draw(half: Tensor, index: int, n: int, streams: Streams) -> Tensor:
             if n > len(half):
                 raise ValueError(f"{len(half)} reference draws are at hand; {n} were asked for")
             chosen = streams.host().uniform(len(half)).argsort(1)[:, :n]  # without replacement
@@ -117,7 +114,15 @@ class BLR:
         def moments(index: int) -> tuple[Tensor, Tensor]:
             return mean.to(rng.device), covariance.to(rng.device)
 
-        truth = Truth(draw, exact=True, limit=len(draws) // 2, score=score, moments=moments, metrics=own)
+        truth = Truth(
+            partial(draw, draws[::2]),
+            exact=True,
+            limit=len(draws) // 2,
+            reference=partial(draw, draws[1::2]),
+            score=score,
+            moments=moments,
+            metrics=own,
+        )
         return Instance(problem, truth)
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import ClassVar, Literal
 
@@ -91,17 +92,20 @@ class Images:
             x = floats(train[streams.integers(len(train), n)], streams.dtype)
             return torch.where(streams.uniform(n, 1, 1, 1) < 0.5, x.flip(-1), x) if self.flip else x
 
-        def draw(index: int, n: int, streams: Streams) -> Tensor:
-            # metrics compare with the test part, everybody else draws from the training part
-            part = test if "/metric/" in streams.path else train
+        def draw(part: Tensor, index: int, n: int, streams: Streams) -> Tensor:
             if n > len(part):
                 raise ValueError(f"{len(part)} images are at hand; {n} were asked for")
             rows = streams.host().uniform(len(part)).argsort(1)[:, :n]  # without replacement
             return floats(part[rows.to(part.device)], streams.dtype)
 
         infos = (Initial(start, density), TargetSamples(samples))
-        limit = min(len(train), len(test))
-        truth = Truth(draw, exact=True, limit=limit, metrics=self._judges(test, rng.device))
+        truth = Truth(
+            partial(draw, train),
+            exact=True,
+            limit=min(len(train), len(test)),
+            reference=partial(draw, test),
+            metrics=self._judges(test, rng.device),
+        )
         return Instance(Problem(shape, (math.inf,), infos), truth)
 
     def _judges(self, test: Tensor, device: torch.device) -> tuple[Metric, ...]:
@@ -109,13 +113,13 @@ class Images:
         try:
             from gwfbench import fidelity
         except ImportError:
-            return absent("torch-fidelity (pip install 'gwfbench[image]')")
+            return absent("torch-fidelity is not installed (pip install 'gwfbench[image]')")
         weights = fidelity.inception_file(self.download)
         if weights is not None:
             return metrics(Lens(fidelity.by_inception(weights, device), test), "")
         own = classifier(self.data)
         if own is None:
-            return absent(f"weights of torch-fidelity's Inception, and no classifier of {self.data}")
+            return absent(f"no weights of torch-fidelity's Inception, and no classifier of {self.data}")
         label = f"{self.data}@{own.sha256[:4]}"
         return metrics(Lens(fidelity.by_classifier(label, own, device), test), f"_{label}")
 

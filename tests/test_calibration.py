@@ -135,7 +135,8 @@ def test_higher_is_better_turns_the_question():
 
 def test_what_can_t_be_calibrated_says_why():
     found = rows(power_seconds=0, trials=20)
-    assert (found["symkl_jko"].status, found["symkl_jko"].note) == ("skipped", "the truth knows no exact JKO sequence")
+    assert found["symkl_jko"].status == "skipped"
+    assert "JKO" in found["symkl_jko"].note
     assert (found["fails"].status, found["fails"].note) == ("error", "ValueError: not with | these points")
     assert rows("objective")["objective"].note == "the truth has no energy"
     assert rows("kl", task=Tiny(known=False))["kl"].note == "the truth has no draws"

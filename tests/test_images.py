@@ -20,6 +20,7 @@ from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, floats, pixels
 from gwfbench.nn.classifier import Classifier, outputs
+from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
 
 rng = np.random.default_rng(8)
@@ -302,15 +303,17 @@ def test_methods_see_the_training_part_and_metrics_the_test_part():
     train, test = ({bytes(image) for image in part.numpy()} for part in images.load("digits"))
     assert not train & test
     instance, streams = build(), Streams((3, 5))
-    draw = instance.truth.draw
+    draw, reference = instance.truth.draw, instance.truth.reference
     assert rows(instance.problem[TargetSamples].draw(5000, streams)) <= train
-    assert rows(draw(0, 360, streams.fork("eval/draw/1"))) <= train
-    assert rows(draw(0, 360, streams.fork("eval/metric/w2/0"))) == test
+    for name in ("eval/draw/1", "eval/metric/w2/0"):  # whatever the stream is called
+        assert rows(draw(0, 360, streams.fork(name))) <= train
+        assert rows(reference(0, 360, streams.fork(name))) == test
+    assert rows(Judged(draw(0, 360, streams), None, instance.truth, 0, streams).reference(400)) == test
     for x in draw(0, 360, streams):
         assert len(rows(x[None])) == 360  # without replacement
     assert instance.truth.limit == 360
     with pytest.raises(ValueError, match="361 were asked for"):
-        draw(0, 361, streams.fork("a/metric/b"))
+        reference(0, 361, streams)
 
 
 def test_flip_mirrors_half_of_the_samples():
@@ -354,7 +357,7 @@ def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
     assert code == 0, log
     assert {json.loads(line)["metric"] for line in out.splitlines()} == {"sliced_w2", "mmd", "w2"}
     for name in NAMES:
-        assert f"{name}: not judged: the task's truth has no weights of torch-fidelity's Inception" in log
+        assert f"{name}: not judged: no weights of torch-fidelity's Inception" in log
 
 
 def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cli, monkeypatch):
@@ -387,3 +390,13 @@ def test_classifiers_are_as_good_as_their_papers_say(data):
     found = torch.cat([outputs(weights, part)[1].argmax(1) for part in x.split(500)])
     accuracy = float((found == classes).double().mean())
     assert accuracy == pytest.approx(json.loads((folder / f"{data}.json").read_text())["test_accuracy"], abs=2e-4)
+
+
+def test_a_folder_is_calibrated_without_the_metrics_that_need_a_network(tmp_path, cli):
+    (tmp_path / "few").mkdir()
+    for k, image in enumerate(rng.integers(0, 256, (60, 4, 6), np.uint8)):
+        Image.fromarray(image).save(tmp_path / "few" / f"{k:03}.png")
+    words = f"calibrate --task images:data=folder,data_root={tmp_path / 'few'} --seeds 1 --power-seconds 0".split()
+    code, out, err = cli(*words)
+    assert (code, "Traceback" in err) == (0, False), err
+    assert "no classifier of folder" in out + err

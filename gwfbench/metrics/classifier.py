@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import torch
 
-from gwfbench.protocol import Estimate, Judged, Metric
+from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 FOLDS = 5
 WIDEST = 64  # of a hidden layer
@@ -48,9 +48,8 @@ def accuracy(x: np.ndarray, y: np.ndarray, seed: int) -> float:
 
 
 def _c2st(judged: Judged) -> Estimate:
-    assert judged.truth.draw is not None
-    n = min(judged.points.shape[1], judged.truth.limit or judged.points.shape[1])
-    other = judged.truth.draw(judged.index, n, judged.rng.fork("points")).flatten(2).float().cpu().numpy()
+    other = judged.reference(judged.points.shape[1]).flatten(2).float().cpu().numpy()
+    n = other.shape[1]
     points = judged.points[:, :n].flatten(2).float().cpu().numpy()
     seeds = judged.rng.fork("classifier").integers(2**31 - 1).tolist()
     value = torch.tensor([accuracy(*seed) for seed in zip(points, other, seeds, strict=True)], dtype=torch.float64)
@@ -62,7 +61,7 @@ c2st = Metric(
     "c2st",
     _c2st,
     points=1000,
-    needs=frozenset({"draw"}),
+    needs=frozenset({Need.DRAW}),
     source="cross-validated accuracy of a classifier of the points against as many fresh draws of the truth (Lopez-Paz "
     "and Oquab 2017), 0.5 where they can't be told apart; binomial se with Nadeau and Bengio's (2003) "
     "correction for folds that share points, a factor 1.5",

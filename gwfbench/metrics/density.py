@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.metrics.moments import jackknife
-from gwfbench.protocol import Estimate, Judged, Metric
+from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 
 def gaussian_symkl(mean: Tensor, covariance: Tensor, mean0: Tensor, covariance0: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ symkl = Metric(
     "symkl",
     _symkl,
     points=None,
-    needs=frozenset({"moments"}),
+    needs=frozenset({Need.MOMENTS}),
     source="Mokrov et al. 2021, section 5.2; Fan et al. 2022, F.1: Gaussian fitted to the points against the truth's; "
     "standard error by the block jackknife",
 )
@@ -61,6 +61,6 @@ kl = Metric(
     "kl",
     _kl,
     points=65536,
-    needs=frozenset({"density", "log_prob"}),
+    needs=frozenset({Need.DENSITY, Need.LOG_PROB}),
     source="KL(law || truth) as the mean of log-density differences at the law's own points; se = s.d. / sqrt(n)",
 )

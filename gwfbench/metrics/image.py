@@ -111,9 +111,9 @@ def metrics(lens: Lens, suffix: str) -> tuple[Metric, ...]:
     )
 
 
-def absent(what: str) -> tuple[Metric, ...]:
-    """The five metrics where no network is at hand: the runner leaves them out and logs what they need."""
-    return tuple(Metric(name, _never, None, "see gwfbench/metrics/image.py", needs=frozenset({what})) for name in NAMES)
+def absent(why: str) -> tuple[Metric, ...]:
+    """The five metrics where no network is at hand: they are left out, and the log says why."""
+    return tuple(Metric(name, _never, None, "see gwfbench/metrics/image.py", unavailable=why) for name in NAMES)
 
 
 def _never(judged: Judged) -> Estimate:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gwfbench.protocol import Estimate, Judged, Metric
+from gwfbench.protocol import Estimate, Judged, Metric, Need
 from gwfbench.rng import Streams
 
 BLOCK = 512  # two float32 blocks of this side fit a core's second-level cache
@@ -135,9 +135,7 @@ def median_distance(judged: Judged, rng: Streams) -> list[float]:
     Raises:
         ArithmeticError: it is 0 or not finite.
     """
-    assert judged.truth.draw is not None
-    n = min(BANDWIDTH_DRAWS, judged.truth.limit or BANDWIDTH_DRAWS)
-    draws = judged.truth.draw(judged.index, n, rng).flatten(2).double()
+    draws = judged.reference(BANDWIDTH_DRAWS, rng).flatten(2).double()
     medians = [float(torch.pdist(cloud).median()) for cloud in draws]
     if not all(0 < median < float("inf") for median in medians):
         raise ArithmeticError(f"the median distance between the truth's draws is {medians}: no bandwidth from it")
@@ -154,9 +152,8 @@ def _energy_distance(judged: Judged) -> Estimate:
 
 
 def _to_fresh_draws(judged: Judged, kernels: list[Kernel]) -> Estimate:
-    assert judged.truth.draw is not None
     x = judged.points[:, : judged.truth.limit].flatten(2).double()
-    y = judged.truth.draw(judged.index, x.shape[1], judged.rng.fork("points")).flatten(2).double()
+    y = judged.reference(x.shape[1]).flatten(2).double()
     both = [two_sample(*seed) for seed in zip(x, y, kernels, strict=True)]
     return Estimate(torch.stack([value for value, _ in both]), torch.stack([se for _, se in both]), x.shape[1])
 
@@ -165,7 +162,7 @@ mmd = Metric(
     "mmd",
     _mmd,
     points=4096,
-    needs=frozenset({"draw"}),
+    needs=frozenset({Need.DRAW}),
     source="MMD^2 by the unbiased U-statistic (Gretton et al. 2012) to as many fresh draws of the truth, "
     "may be negative; mean of Gaussian kernels of 1/4, 1/2, 1, 2, 4 median distances of the truth; se from "
     "Hoeffding's variance with its degenerate term",
@@ -174,7 +171,7 @@ energy_distance = Metric(
     "energy_distance",
     _energy_distance,
     points=4096,
-    needs=frozenset({"draw"}),
+    needs=frozenset({Need.DRAW}),
     source="2 E|x - y| - E|x - x'| - E|y - y'| (Szekely and Rizzo 2013) by the unbiased U-statistic to as "
     "many fresh draws of the truth, may be negative; se from Hoeffding's variance with its degenerate term",
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gwfbench.protocol import Estimate, Judged, Metric
+from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 BLOCKS = 50  # the standard error of a standard error is then about 10 %
 
@@ -80,7 +80,7 @@ moments_mean = Metric(
     "moments_mean",
     _moments_mean,
     points=None,
-    needs=frozenset({"moments"}),
+    needs=frozenset({Need.MOMENTS}),
     source="|C0^-1/2 (m - m0)|: error of the mean in the truth's standard deviations, the same in all coordinates "
     "(Mahalanobis 1936); its floor is about sqrt(d / n); se by the block jackknife",
 )
@@ -88,6 +88,6 @@ moments_covariance = Metric(
     "moments_covariance",
     _moments_covariance,
     points=None,
-    needs=frozenset({"moments"}),
+    needs=frozenset({Need.MOMENTS}),
     source="|C - C0|_F / |C0|_F: relative error of the covariance; se by the block jackknife",
 )

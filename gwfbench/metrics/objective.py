@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from gwfbench.protocol import Estimate, Judged, Metric
+from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 
 def _objective(judged: Judged) -> Estimate:
@@ -31,7 +31,7 @@ objective = Metric(
     "objective",
     _objective,
     points=65536,
-    needs=frozenset({"energy", "log_prob"}),
+    needs=frozenset({Need.ENERGY, Need.LOG_PROB}),
     source="|F(law) - F(truth)|, F(law) as the mean of its integrand at the law's own points (Fan et al. 2022, Figs. "
     "3b, 4b, 6, plot F itself); se = s.d. / sqrt(n)",
 )

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.metrics.kernel import BLOCK, Pairs, median_distance, u_statistic
-from gwfbench.protocol import Estimate, Judged, Metric
+from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 
 def ksd_statistic(
@@ -109,7 +109,7 @@ ksd = Metric(
     "ksd",
     lambda judged: _ksd(judged, "rbf"),
     points=10_000,
-    needs=frozenset({"score", "draw"}),
+    needs=frozenset({Need.SCORE, Need.DRAW}),
     source="KSD^2 by the U-statistic (Liu, Lee and Jordan 2016; Fan et al. 2022, F.1), Gaussian kernel, h the median "
     "distance between 1000 draws of the truth, may be negative; se from Hoeffding's variance with its degenerate term",
 )
@@ -117,6 +117,6 @@ ksd_imq = Metric(
     "ksd_imq",
     lambda judged: _ksd(judged, "imq"),
     points=10_000,
-    needs=frozenset({"score", "draw"}),
+    needs=frozenset({Need.SCORE, Need.DRAW}),
     source="as ksd, se too, with the inverse multiquadric kernel (1 + |x - y|^2 / h^2)^{-1/2} (Gorham and Mackey 2017)",
 )

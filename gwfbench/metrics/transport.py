@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.metrics.moments import jackknife
-from gwfbench.protocol import Estimate, Judged, Metric
+from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 DIRECTIONS = 128
 
@@ -64,9 +64,8 @@ def _sort(x: Tensor) -> tuple[Tensor, Tensor]:
 def _w2(judged: Judged) -> Estimate:
     import ot
 
-    assert judged.truth.draw is not None
-    n = min(judged.points.shape[1], judged.truth.limit or judged.points.shape[1])
-    other = judged.truth.draw(judged.index, n, judged.rng)
+    other = judged.reference(judged.points.shape[1], judged.rng)
+    n = other.shape[1]
     weights = torch.full((n,), 1 / n, dtype=torch.float64)
     squares, variances = [], []
     for x, y in zip(judged.points[:, :n].flatten(2).double().cpu(), other.flatten(2).double().cpu(), strict=True):
@@ -79,10 +78,9 @@ def _w2(judged: Judged) -> Estimate:
 
 
 def _sliced_w2(judged: Judged) -> Estimate:
-    assert judged.truth.draw is not None
     points = judged.points[:, : judged.truth.limit].flatten(2).double()
     n, d = points.shape[1:]
-    other = judged.truth.draw(judged.index, n, judged.rng.fork("points")).flatten(2).double()
+    other = judged.reference(n).flatten(2).double()
     lines = DIRECTIONS if d > 1 else 1
     directions = torch.nn.functional.normalize(judged.rng.fork("directions").normal(d, lines).double(), dim=1)
     both = [sliced_w2_squared(*seed) for seed in zip(points, other, directions, strict=True)]
@@ -109,7 +107,7 @@ w2 = Metric(
     "w2",
     _w2,
     points=1024,
-    needs=frozenset({"draw"}),
+    needs=frozenset({Need.DRAW}),
     source="exact W2 to as many fresh draws of the truth (POT, network simplex); se from the dual potentials "
     "(del Barrio and Loubes 2019, Theorem 4.1) by the delta method",
 )
@@ -117,7 +115,7 @@ sliced_w2 = Metric(
     "sliced_w2",
     _sliced_w2,
     points=4096,
-    needs=frozenset({"draw"}),
+    needs=frozenset({Need.DRAW}),
     source="sliced W2 over 128 random directions (Bonneel et al. 2015) to as many fresh draws of the truth; se from "
     "the 1-D potentials and the spread over directions, by the delta method",
 )
@@ -125,7 +123,7 @@ bures_w2 = Metric(
     "bures_w2",
     _bures_w2,
     points=None,
-    needs=frozenset({"moments"}),
+    needs=frozenset({Need.MOMENTS}),
     source="W2 between the Gaussian fitted to the points and the truth's (Dowson and Landau 1982); "
     "se by the block jackknife",
 )

@@ -64,6 +64,5 @@ def ends(run: Run, count: int) -> tuple[np.ndarray, np.ndarray | None]:
         truth, last = instance.truth, len(instance.problem.times) - 1
         if truth.draw is None:
             return start, None
-        # of a truth that has draws for metrics alone (images: the test part), those
-        streams = streams.fork("picture/metric/truth")
-        return start, truth.draw(last, min(count, truth.limit or count), streams)[0].numpy()
+        draw = truth.reference or truth.draw
+        return start, draw(last, min(count, truth.limit or count), streams.fork("picture/metric/truth"))[0].numpy()

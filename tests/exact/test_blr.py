@@ -254,7 +254,7 @@ def test_reference_draws_obey_the_posterior_s_identities(data):
 def test_truth_s_draws_are_kept_draws_without_repeats():
     instance, kept = build(), torch.from_numpy(blr.reference("diabetis")["draws"]).double()
     streams = Streams((3, 5, 8), dtype=torch.float64)
-    x, y = instance.truth.draw(0, 2048, streams), instance.truth.draw(0, 2048, streams.fork("metric/w2"))
+    x, y = instance.truth.draw(0, 2048, streams), instance.truth.reference(0, 2048, streams)
     # what metrics compare with has no point in common with what they judge
     torch.testing.assert_close(torch.cat([x[0], y[0]]).sort(0).values, kept.sort(0).values)
     assert not torch.equal(x[0], x[1])

@@ -302,4 +302,4 @@ def test_damaged_weights_and_failed_downloads_are_said(weights):
 
 def test_what_is_absent_says_what_is_missing():
     assert [metric.name for metric in absent("weights")] == list(NAMES)
-    assert {metric.needs for metric in absent("weights")} == {frozenset({"weights"})}
+    assert {metric.unavailable for metric in absent("no weights")} == {"no weights"}
