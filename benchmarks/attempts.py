@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gwfbench import metrics, provenance
+from gwfbench import fingerprint, metrics
 from gwfbench.controls import Control
 from gwfbench.record import Point, Run
 from gwfbench.session import Order
@@ -21,7 +21,7 @@ def write(out: Path, tasks: Iterable[str], methods: Iterable[str], seeds: int) -
     """An attempt of 50 rows for every run of this order; how many."""
     rng = np.random.default_rng(0)
     known = {name: metrics.known()[name] for name in METRICS}
-    codes = {name: provenance.metric_code(metric) for name, metric in known.items()}
+    codes = {name: fingerprint.metric_code(metric) for name, metric in known.items()}
     count = 0
     for job in Order.read(tasks, methods, seeds).jobs():
         who = job.contestant

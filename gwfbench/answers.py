@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gwfbench import claims, discovery, provenance, strict
+from gwfbench import claims, discovery, strict
+from gwfbench.fingerprint import VERSIONED
 from gwfbench.record import digest, to_json
 
 FOLDER = ".answers"
@@ -60,7 +61,7 @@ def code() -> str:
             if path.is_file() and path.suffix not in (".pyc", ".md"):
                 hashed.update(f"{folder.name}/{path.relative_to(folder)} {path.stat().st_size}\n".encode())
                 hashed.update(path.read_bytes())
-    versions = [importlib.metadata.version(library) for library in (*provenance.VERSIONED.values(), "rich", "tabulate")]
+    versions = [importlib.metadata.version(library) for library in (*VERSIONED.values(), "rich", "tabulate")]
     hashed.update(json.dumps([sys.executable, platform.python_version(), versions]).encode())
     return hashed.hexdigest()
 

@@ -22,7 +22,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gwfbench import metrics, provenance, registry
+from gwfbench import environment, fingerprint, metrics, registry
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.info import Initial
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Task, Truth
@@ -99,11 +99,11 @@ class Plan:
         modules = [type(task).__module__]
         if metric in metrics.known():
             modules.append(metrics.known()[metric].evaluate.__module__)
-        facts = provenance.environment("cpu", 1)
+        facts = environment.environment("cpu", 1)
         where = ", ".join(f"{key} {facts[key]}" for key in ("cpu", "threads", "python", "torch", "numpy", "commit"))
         return Row(
             spec(task), metric, "ok", seeds=" ".join(map(str, self.seeds)), trials=self.trials,
-            power_seconds=self.power_seconds, code=f"{VERSION}-{provenance.code_hash(*modules)}", where=where,
+            power_seconds=self.power_seconds, code=f"{VERSION}-{fingerprint.code_hash(*modules)}", where=where,
         )  # fmt: skip
 
 

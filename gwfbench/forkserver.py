@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from gwfbench import provenance, registry
+from gwfbench import fingerprint, registry
 from gwfbench.channel import Lines, send
 from gwfbench.job import Job
 from gwfbench.judge import reason_of
@@ -96,7 +96,7 @@ def _preload() -> None:
             if plugin.origin == "gwfbench" and not plugin.problem:
                 with contextlib.suppress(Exception):  # it is said to who asks for it
                     plugin.load()
-                    provenance.code_hash(plugin.module)
+                    fingerprint.code_hash(plugin.module)
     libraries()
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page that it marks

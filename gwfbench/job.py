@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gwfbench import provenance, registry
+from gwfbench import fingerprint, registry
 from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
@@ -85,7 +85,7 @@ class Job:
 
     def code(self) -> str:
         who = "gwfbench.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
-        return provenance.code_hash(type(self.task).__module__, who)
+        return fingerprint.code_hash(type(self.task).__module__, who)
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gwfbench import metrics, provenance
+from gwfbench import fingerprint, metrics
 from gwfbench.budget import Counts
 from gwfbench.controls import Control
 from gwfbench.job import Job
@@ -44,7 +44,7 @@ class Judge:
     def __init__(self, job: Job, instance: Instance, streams: Streams, log: Log):
         self._job, self._instance, self._streams, self._log = job, instance, streams, log
         self._chosen = self._choose()
-        self._codes = {metric.name: provenance.metric_code(metric) for metric in self._chosen}
+        self._codes = {metric.name: fingerprint.metric_code(metric) for metric in self._chosen}
 
     def judge(self, seen: Seen, path: Sequence[float], runs: list[Run]) -> list[list[Point]]:
         """The rows of each run that is going; those that diverged are marked, and get none.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gwfbench import provenance, store
+from gwfbench import environment, store
 from gwfbench.budget import Budget
 from gwfbench.claims import Claim, claim, holder
 from gwfbench.errors import UserError
@@ -91,9 +91,9 @@ class _Schedule:
             return
         with _writing(self.out):
             store.probe(self.out)
-            facts = provenance.environment(self.jobs[0].device, self.options.threads)
+            facts = environment.environment(self.jobs[0].device, self.options.threads)
             store.save_environment(self.out, facts)
-        self.env = provenance.env_hash(facts)
+        self.env = environment.env_hash(facts)
         engine = Pool(limits(self.options)) if self.options.isolate else Here(self.options.threads)
         try:
             while self._waiting or self._running:

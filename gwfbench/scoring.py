@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gwfbench import metrics, provenance, standing, strict
+from gwfbench import fingerprint, metrics, standing, strict
 from gwfbench.controls import Control
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.job import Job
@@ -131,7 +131,7 @@ def _points(metric: Metric, instance: Instance, streams: Streams, job: Job, run:
             law,
             metric=metric.name,
             metric_version=metric.version,
-            metric_code=provenance.metric_code(metric),
+            metric_code=fingerprint.metric_code(metric),
             better=metric.better,
             law=metric.law,
             role=_role(job, metric),
@@ -150,7 +150,7 @@ def _role(job: Job, metric: Metric) -> Any:
 
 def _has(run: Run, folder: Path, metric: Metric) -> bool:
     """Whether the attempt has values of today's metric for all its laws."""
-    code = provenance.metric_code(metric)
+    code = fingerprint.metric_code(metric)
     steps = {point.step for point in run.points}
     mine = {point.step for point in run.points if (point.metric, point.metric_code) == (metric.name, code)}
     return steps <= mine or any(
@@ -207,7 +207,7 @@ def current(runs: Iterable[Run], out: Path | None) -> tuple[list[Run], list[str]
     Args:
         out: where the attempts are; None: nothing was scored.
     """
-    today = {name: provenance.metric_code(metric) for name, metric in metrics.known().items()}
+    today = {name: fingerprint.metric_code(metric) for name, metric in metrics.known().items()}
     runs = list(runs)
     files = _files(runs, out)
     said, old, found = [], Counter[str](), []

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from gwfbench import answers, claims, strict
+from gwfbench.environment import env_hash
 from gwfbench.errors import UserError
-from gwfbench.provenance import env_hash
 from gwfbench.record import SCHEMA, Point, Run, Status, to_json
 
 WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has

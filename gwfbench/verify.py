@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from gwfbench import provenance, session
+from gwfbench import environment, session
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError, require
 from gwfbench.job import Job
@@ -95,7 +95,7 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
         if key != blank.run_key:
             why = "fields, versions or the track are others today"
             return replace(blank, what=f"run key {key} where the rows have {blank.run_key}", why=why)
-        now = provenance.environment(job.device, threads)
+        now = environment.environment(job.device, threads)
         ((run,),) = session.perform([job], None, lambda *_: None, session.Options(force=True, threads=threads))
     except UserError as error:
         return replace(blank, what=f"it can't be built any more: {error.got}")
@@ -104,7 +104,7 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
     why = [] if verdict == "identical" else _reasons(rows, fresh, blank.code, run.code, facts, now)
     return replace(
         blank, verdict=verdict, what=what, values=values, why="; ".join(why), code_now=run.code,
-        env_now=provenance.env_hash(now),
+        env_now=environment.env_hash(now),
     )  # fmt: skip
 
 

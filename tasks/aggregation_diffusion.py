@@ -42,6 +42,7 @@ class AggregationDiffusion:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InteractionEnergy, InternalEnergy})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "energy_distance", "w2", "bures_w2", "kl")
+    files: ClassVar[tuple[str, ...]] = ("data/aggregation_diffusion.npz",)
     points: ClassVar[int] = 20_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}

@@ -68,6 +68,7 @@ class BLR:
         *("log_likelihood", "accuracy", "mmd", "ksd", "energy_distance", "w2", "sliced_w2", "symkl"),
         *("moments_mean", "moments_covariance"),
     )
+    files: ClassVar[tuple[str, ...]] = ("data/blr",)
     points: ClassVar[int] = 4096
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {"data": "diabetis"}

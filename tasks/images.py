@@ -55,6 +55,7 @@ class Images:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "w2")
+    files: ClassVar[tuple[str, ...]] = ("data/images",)
     points: ClassVar[int] = 10_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {"data": "digits"}

@@ -138,7 +138,7 @@ def test_what_can_t_be_calibrated_says_why():
     assert found["symkl_jko"].status == "skipped"
     assert "JKO" in found["symkl_jko"].note
     assert (found["fails"].status, found["fails"].note) == ("error", "ValueError: not with | these points")
-    assert rows("objective")["objective"].note == "the truth has no energy"
+    assert rows("objective")["objective"].note == "the task's truth has no energy"
     assert rows("kl", task=Tiny(known=False))["kl"].note == "the truth has no draws"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gwfbench import discovery, provenance, registry
+from gwfbench import discovery, fingerprint, registry
 from gwfbench.check import kit, method
 from gwfbench.check.kit import Plan
 from gwfbench.cli import main
@@ -242,8 +242,8 @@ def test_the_code_of_a_single_file_and_of_its_neighbours_is_hashed(plugin, tmp_p
     module = registry.find("method", name).load().__module__
 
     def now():
-        provenance._source.cache_clear()
-        return provenance.code_hash(module)
+        fingerprint.forget()
+        return fingerprint.code_hash(module)
 
     first = now()
     (tmp_path / "near.py").write_text("RATE = 2\n")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gwfbench import provenance, record, store
+from gwfbench import environment, fingerprint, record, store
 from gwfbench.record import Identity, Point, Run
 from gwfbench.store import Attempt
 
@@ -124,24 +124,24 @@ def test_code_hash_sees_helpers_two_imports_away_and_nothing_else(tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
 
     def now():
-        provenance._source.cache_clear()
-        return provenance.code_hash("flows_for_hashing.method")
+        fingerprint.forget()
+        return fingerprint.code_hash("flows_for_hashing.method")
 
     first = now()
     (package / "unrelated.py").write_text("x = 2\n")
     assert now() == first
     (package / "far.py").write_text("RATE = 0.9\n")
     assert now() != first
-    provenance._source.cache_clear()
+    fingerprint.forget()
 
 
 def test_code_hash_of_a_method_covers_the_loop():
-    _, imported = provenance._source("gwfbench.baselines.vjko")
-    assert {"gwfbench.minmax", "gwfbench.nn.mlp", "gwfbench.divergences"} <= set(imported)
+    loop = {"gwfbench.minmax", "gwfbench.nn.mlp", "gwfbench.divergences"}
+    assert loop <= fingerprint.closure("gwfbench.baselines.vjko")
 
 
 def test_environment_is_hashed_by_content():
-    facts = provenance.environment("cpu", 1)
+    facts = environment.environment("cpu", 1)
     assert {"torch", "python", "cpu", "threads", "commit"} <= set(facts)
-    assert provenance.env_hash(facts) == provenance.env_hash(dict(reversed(facts.items())))
-    assert provenance.env_hash(facts) != provenance.env_hash(facts | {"threads": 2})
+    assert environment.env_hash(facts) == environment.env_hash(dict(reversed(facts.items())))
+    assert environment.env_hash(facts) != environment.env_hash(facts | {"threads": 2})

@@ -13,10 +13,10 @@ import torch
 
 from gwfbench import checkpoint, registry, runner, store
 from gwfbench.budget import Budget
+from gwfbench.environment import env_hash
 from gwfbench.info import Initial, LogDensity
 from gwfbench.job import Job
 from gwfbench.protocol import Drawn, Resumable
-from gwfbench.provenance import env_hash
 from gwfbench.rng import Streams
 from gwfbench.runner import execute
 from gwfbench.stops import Stopped, Stops

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gwfbench
-from gwfbench import answers, provenance, registry, scoring, session, store
+from gwfbench import answers, fingerprint, registry, scoring, session, store
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 
@@ -86,8 +86,8 @@ def test_a_changed_metric_makes_only_its_values_stale_and_score_mends_them(cli, 
     out = tmp_path / "results/runs"
     words = ["run", "--task", TASK, "--method", "ula:step=0.05", "--seeds", "2"]
     assert cli(*words)[0] == 0
-    real = provenance.metric_code
-    monkeypatch.setattr(provenance, "metric_code", lambda metric: "new" if metric.name == "symkl" else real(metric))
+    real = fingerprint.metric_code
+    monkeypatch.setattr(fingerprint, "metric_code", lambda metric: "new" if metric.name == "symkl" else real(metric))
     monkeypatch.setattr(answers, "code", lambda: "")  # an edit would change it too
     _, text, err = cli("report", "--format", "csv")
     assert "symkl" not in text.splitlines()[0]
@@ -116,8 +116,8 @@ def test_a_changed_metric_makes_only_its_values_stale_and_score_mends_them(cli, 
 def test_stale_runs_and_mistakes(cli, small, monkeypatch):
     words = ["--task", TASK, "--method", "ula:step=0.05"]
     cli("run", *words, "--seeds", "1", "--no-controls")
-    real = provenance.code_hash
-    monkeypatch.setattr(provenance, "code_hash", lambda *modules: "edited" + real(*modules)[6:])
+    real = fingerprint.code_hash
+    monkeypatch.setattr(fingerprint, "code_hash", lambda *modules: "edited" + real(*modules)[6:])
     code, text, err = cli("score", "--metric", "sliced_w2")
     assert code == 1
     assert "0 runs scored" in text

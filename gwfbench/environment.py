@@ -1,0 +1,63 @@
+"""Where numbers were made: versions, machine and commit, with a hash."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gwfbench.fingerprint import VERSIONED
+from gwfbench.record import digest
+
+
+@cache
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Versions, machine and commit: taken once a session, referenced by hash."""
+    import torch
+
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        **{name: version(name) for name in VERSIONED.values()},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "threads": threads,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "commit": _commit(),
+    }
+    return facts
+
+
+def env_hash(facts: Mapping[str, Any]) -> str:
+    return digest(json.dumps(facts, sort_keys=True))
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _commit() -> str:
+    """The checkout's commit, "+" added when what runs are made of has changes; empty outside a checkout."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return ""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    # not of the whole checkout: an --out in it is no change
+    changed = git("status", "--porcelain", "--", "gwfbench", "baselines", "tasks", "pyproject.toml")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
