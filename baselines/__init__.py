@@ -1,1 +1,1 @@
-"""One file, one method. `gwfbench.registry` finds them; nothing imports them by name."""
+"""One file, one method. `gwfbench.plugins.registry` finds them; nothing imports them by name."""

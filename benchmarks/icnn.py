@@ -9,11 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.info import Initial, LogDensity
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
+from gwfbench.plugins import registry
 from gwfbench.rng import Streams
 
 ITERATIONS = 10

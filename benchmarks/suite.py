@@ -17,10 +17,11 @@ import torch
 
 from benchmarks import attempts
 from benchmarks.plain import PlainStep
-from gwfbench import metrics, registry
+from gwfbench import metrics
 from gwfbench.budget import Budget
 from gwfbench.commands.reporting import collect
 from gwfbench.info import LogDensity
+from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.report import rows, tables
 from gwfbench.report.leaderboard import leaderboard

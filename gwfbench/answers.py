@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gwfbench import claims, discovery, strict
+from gwfbench import claims, strict
 from gwfbench.fingerprint import VERSIONED
+from gwfbench.plugins import discovery
 from gwfbench.record import digest, to_json
 
 FOLDER = ".answers"

@@ -22,11 +22,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gwfbench import environment, fingerprint, metrics, registry
+from gwfbench import environment, fingerprint, metrics
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.info import Initial
+from gwfbench.plugins import registry
+from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Task, Truth
-from gwfbench.registry import name_of, spec
 from gwfbench.rng import Streams
 
 VERSION = 2  # raised when numbers change

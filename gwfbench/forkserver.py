@@ -32,10 +32,11 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from gwfbench import fingerprint, registry
+from gwfbench import fingerprint
 from gwfbench.channel import Lines, send
 from gwfbench.job import Job
 from gwfbench.judge import reason_of
+from gwfbench.plugins import registry
 from gwfbench.record import Status
 from gwfbench.runner import execute, is_out_of_memory
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from gwfbench import fingerprint, registry
+from gwfbench import fingerprint
 from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
+from gwfbench.plugins import registry
+from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Method, Task
 from gwfbench.record import Identity
-from gwfbench.registry import name_of, spec
 
 
 @dataclass(frozen=True)

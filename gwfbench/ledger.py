@@ -19,8 +19,8 @@ from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import Any, Literal, get_type_hints
 
-from gwfbench import registry
 from gwfbench.errors import UserError, require, unknown
+from gwfbench.plugins import registry
 
 FOLDER = files("gwfbench") / "papers"
 Setting = Literal["paper", "quick", "ours"]

@@ -28,9 +28,9 @@ from gwfbench.controls import Control, NoTruth
 from gwfbench.job import Job
 from gwfbench.judge import ANYTIME, Judge, Seen, reason_of
 from gwfbench.log import Log
+from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable
 from gwfbench.record import Run, Status
-from gwfbench.registry import name_of
 from gwfbench.rng import Streams
 from gwfbench.stops import Stopped, Stops
 from gwfbench.store import Attempt

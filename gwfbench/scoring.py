@@ -25,9 +25,9 @@ from gwfbench import fingerprint, metrics, standing, strict
 from gwfbench.controls import Control
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.job import Job
+from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Instance, Judged, Metric, Need
 from gwfbench.record import Point, Run, to_json
-from gwfbench.registry import name_of
 from gwfbench.rng import Streams
 
 SCHEMA = 1  # of the files

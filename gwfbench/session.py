@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from gwfbench import metrics, registry
+from gwfbench import metrics
 from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
 from gwfbench.job import Job
 from gwfbench.options import Options as Options
+from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Task
 from gwfbench.record import Identity, Run
 from gwfbench.schedule import Event as Event

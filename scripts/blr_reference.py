@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gwfbench import registry
+from gwfbench.plugins import registry
 
 NAMES = ("banana", "diabetis", "german", "image", "splice", "twonorm", "ringnorm", "waveform")
 FOLDER = Path(__file__).parents[1] / "gwfbench" / "data" / "blr"

@@ -1,1 +1,1 @@
-"""One file, one task. `gwfbench.registry` finds them; nothing imports them by name."""
+"""One file, one task. `gwfbench.plugins.registry` finds them; nothing imports them by name."""

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from gwfbench import answers, discovery
+from gwfbench import answers
+from gwfbench.plugins import discovery
 
 WORDS = ("run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "2", "--no-controls", "--no-isolate")
 KEPT = "finished before, and nothing has changed since"

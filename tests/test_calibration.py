@@ -171,7 +171,7 @@ def test_the_same_plan_gives_the_same_numbers():
 
 
 def test_the_exact_jko_sequence_is_the_floor_of_its_own_metric():
-    from gwfbench import registry
+    from gwfbench.plugins import registry
 
     task = registry.parse("task", "ou:horizon=0.1")
     found = rows("symkl", "symkl_jko", task=task, power_seconds=0)

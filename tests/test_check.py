@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gwfbench import discovery, fingerprint, registry
+from gwfbench import fingerprint
 from gwfbench.check import kit, method
 from gwfbench.check.kit import Plan
 from gwfbench.cli import main
 from gwfbench.errors import UserError
+from gwfbench.plugins import discovery, registry
 
 METHOD = '''"""Shrinks every point, by a factor that its seed draws."""
 

@@ -69,8 +69,8 @@ def test_click_s_own_errors_end_with_2_too(cli):
 
 
 def test_a_method_that_does_not_fit_names_both_sides_and_those_that_fit(cli, tmp_path, monkeypatch):
-    from gwfbench import registry
-    from gwfbench.registry import Plugin
+    from gwfbench.plugins import registry
+    from gwfbench.plugins.registry import Plugin
 
     stranger = Plugin("drifting", "method", "m", "C", "gwfbench", "", frozenset({"TargetSamples"}))
     known = registry.plugins("method") | {"drifting": stranger}
@@ -135,7 +135,7 @@ def test_a_foreign_folder_is_reported_and_kept(cli, tmp_path):
 
 
 def test_a_failed_run_is_a_row_the_others_go_on_and_the_exit_code_tells(cli, monkeypatch):
-    from gwfbench import registry
+    from gwfbench.plugins import registry
 
     cls = registry.find("method", "ula").load()
 

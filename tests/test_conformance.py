@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from gwfbench import registry
 from gwfbench.check import method, plugin, task
 from gwfbench.check.outcome import apply
 from gwfbench.check.trial import Subject, Trial
+from gwfbench.plugins import registry
 
 PLUGINS = [each for kind in ("task", "method") for each in registry.plugins(kind).values()]
 PAIRS = [(t, m) for t in PLUGINS for m in PLUGINS if (t.kind, m.kind) == ("task", "method") and registry.fits(t, m)]

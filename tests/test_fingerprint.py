@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gwfbench import environment, fingerprint, metrics, registry
+from gwfbench import environment, fingerprint, metrics
+from gwfbench.plugins import registry
 
 ROOT = Path(__file__).parents[1]
 FAR = "RATE = 0.5\n"

@@ -6,9 +6,10 @@ from itertools import islice
 import pytest
 import torch
 
-from gwfbench import flat, registry
+from gwfbench import flat
 from gwfbench.budget import Budget
 from gwfbench.info import Initial, InteractionEnergy, LogDensity, TargetSamples
+from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Problem
 from gwfbench.rng import Streams
 

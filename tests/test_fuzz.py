@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gwfbench import registry, store, strict
+from gwfbench import store, strict
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.job import Job
+from gwfbench.plugins import registry
 from gwfbench.record import Identity, Point, Run, Status, digest
 from gwfbench.store import Attempt
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gwfbench import registry, session, stats, store
+from gwfbench import session, stats, store
+from gwfbench.plugins import registry
 from gwfbench.report import html
 from gwfbench.report.content import ALONG, RUN, boards
 from gwfbench.report.leaderboard import leaderboard

@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gwfbench import images, registry, store
+from gwfbench import images, store
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, floats, pixels
 from gwfbench.nn.classifier import Classifier, outputs
+from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
 

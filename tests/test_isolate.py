@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import gwfbench
-from gwfbench import channel, claims, forkserver, isolate, registry, store
+from gwfbench import channel, claims, forkserver, isolate, store
 from gwfbench.log import Log
+from gwfbench.plugins import registry
 from gwfbench.session import Options, Order, perform
 
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from gwfbench import ledger, registry
+from gwfbench import ledger
 from gwfbench.commands import reproducing
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 from gwfbench.report.papers import Ours, counted, margin, page, verdict
 
 PAPERS = ("caucheteux2026", "deng2026", "fan2022", "mokrov2021")

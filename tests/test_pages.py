@@ -7,8 +7,9 @@ import subprocess
 import pandas as pd
 import pytest
 
-from gwfbench import registry, session
+from gwfbench import session
 from gwfbench.commands.reporting import collect
+from gwfbench.plugins import registry
 from gwfbench.report import pages
 from gwfbench.report.overall import overall
 from gwfbench.report.pages import Layout

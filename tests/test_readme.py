@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import gwfbench
-from gwfbench import registry
+from gwfbench.plugins import registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

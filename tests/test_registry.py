@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from gwfbench import registry
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 
 ROOT = Path(__file__).parents[1]
 

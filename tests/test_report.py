@@ -6,8 +6,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from gwfbench import registry, session
+from gwfbench import session
 from gwfbench.commands.reporting import collect
+from gwfbench.plugins import registry
 
 TASKS = ("toy2d:shape=moons", "toy2d:shape=swiss_roll")
 FLOW = "mmd_flow:steps=4,points=1200,batch=64"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gwfbench import registry
+from gwfbench.plugins import registry
 from gwfbench.report import pages, rows
 
 ROOT = Path(__file__).parents[1]

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from gwfbench import checkpoint, registry, runner, store
+from gwfbench import checkpoint, runner, store
 from gwfbench.budget import Budget
 from gwfbench.environment import env_hash
 from gwfbench.info import Initial, LogDensity
 from gwfbench.job import Job
+from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Resumable
 from gwfbench.rng import Streams
 from gwfbench.runner import execute

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from gwfbench import registry, store
+from gwfbench import store
 from gwfbench.budget import Budget
 from gwfbench.cloud import CHUNK
 from gwfbench.controls import CONTROLS
 from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.job import Job
 from gwfbench.judge import ANYTIME
+from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.leaderboard import alarms, leaderboard
 from gwfbench.runner import execute

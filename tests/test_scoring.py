@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gwfbench
-from gwfbench import answers, fingerprint, registry, scoring, session, store
+from gwfbench import answers, fingerprint, scoring, session, store
+from gwfbench.plugins import registry
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import gwfbench
-from gwfbench import claims, registry, store
+from gwfbench import claims, store
+from gwfbench.plugins import registry
 from gwfbench.record import Identity, Point, Run
 from gwfbench.session import Options, Order, perform
 

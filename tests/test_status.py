@@ -107,7 +107,7 @@ def test_the_command_takes_what_run_takes_a_plan_or_nothing(cli, tmp_path):
 
 def test_what_can_t_be_built_any_more_is_stale(cli, tmp_path, monkeypatch):
     keep(tmp_path, method="ula:step=0.01")
-    from gwfbench import registry
+    from gwfbench.plugins import registry
 
     cls = registry.find("method", "ula").load()
     monkeypatch.setattr(cls, "version", cls.version + 1)

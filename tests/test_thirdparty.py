@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gwfbench import registry
 from gwfbench.cli import main
+from gwfbench.plugins import registry
 
 ROOT = Path(__file__).parents[1]
 GOOD = (ROOT / "tests" / "thirdparty" / "acme_flows" / "particles.py").read_text()

@@ -6,7 +6,8 @@ import math
 import pandas as pd
 import pytest
 
-from gwfbench import registry, verify
+from gwfbench import verify
+from gwfbench.plugins import registry
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gwfbench import registry
 from gwfbench.check import method, plugin, task
 from gwfbench.check.outcome import Check, Outcome, apply
 from gwfbench.check.trial import Subject, Trial
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 
 
 @dataclass(frozen=True)

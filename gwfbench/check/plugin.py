@@ -17,9 +17,9 @@ from typing import Any
 from gwfbench import metrics
 from gwfbench.check.outcome import Check, Failed, Skipped, expect
 from gwfbench.check.trial import Subject, unchanged
-from gwfbench.discovery import CAPABILITY, CHOICE, HOME, VARIABLES
 from gwfbench.flat import SHAPES
 from gwfbench.info import Info
+from gwfbench.plugins.discovery import CAPABILITY, CHOICE, HOME, VARIABLES
 
 PLUGINS = ("tasks", "baselines")
 INNER = {"controls", "runner", "session", "job", "store", "calibration", "check", "report", "commands", "cli"}
@@ -170,7 +170,7 @@ def _import(pipe: Connection, environ: dict[str, str], kind: Any, module: str, n
     """In the child: what is wrong with the import, in words; empty if nothing."""
     os.environ.clear()
     os.environ.update(environ)
-    from gwfbench import registry
+    from gwfbench.plugins import registry
 
     registry.plugins(kind)  # makes single files importable
     problem = ""

@@ -10,13 +10,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gwfbench import metrics, registry
+from gwfbench import metrics
 from gwfbench.check.outcome import Check, Skipped, expect
 from gwfbench.check.trial import SEEDS, Subject, lean, other_luck, unchanged
 from gwfbench.controls import CONTROLS
 from gwfbench.errors import UserError
 from gwfbench.info import Field, Initial, LogDensity, TargetSamples
 from gwfbench.job import Job
+from gwfbench.plugins import registry
 from gwfbench.protocol import Instance
 from gwfbench.rng import Streams
 from gwfbench.runner import execute

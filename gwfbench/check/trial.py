@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench import flat, registry
+from gwfbench import flat
 from gwfbench.budget import Budget
 from gwfbench.check.outcome import expect
-from gwfbench.discovery import CHOICE
 from gwfbench.info import Initial
 from gwfbench.job import Job
+from gwfbench.plugins import registry
+from gwfbench.plugins.discovery import CHOICE
 from gwfbench.protocol import Drawn, Marginal, Problem, Pushed
 from gwfbench.record import Run
 from gwfbench.rng import Streams

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gwfbench import registry
+from gwfbench.plugins import registry
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gwfbench import registry
+from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     from gwfbench.check.outcome import Outcome

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gwfbench import registry
+from gwfbench.plugins import registry
 
 
 @click.command("list")

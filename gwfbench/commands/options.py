@@ -68,7 +68,7 @@ def read_execution(words: dict[str, Any]) -> Options:
 
 def _known(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
     if files:
-        from gwfbench.registry import add_files
+        from gwfbench.plugins.registry import add_files
 
         add_files(files)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench import registry
 from gwfbench.commands.options import METRIC, OUT, check_metrics_of, execution, read_execution, show
 from gwfbench.commands.progress import FOLDERS, progress
+from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     from gwfbench import session

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from gwfbench import registry
 from gwfbench.commands.options import OUT
 from gwfbench.errors import UserError, require
+from gwfbench.plugins import registry
 
 
 @click.command()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench import registry
 from gwfbench.commands.running import run
 from gwfbench.errors import require
+from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     from gwfbench.standing import Standing

@@ -11,7 +11,7 @@ import pandas as pd
 
 from gwfbench import stats
 from gwfbench.errors import UserError
-from gwfbench.registry import head, typed
+from gwfbench.plugins.registry import head, typed
 from gwfbench.report.leaderboard import failures, finals, last_laws
 
 ALL = "all of them"

@@ -10,8 +10,8 @@ import torch
 
 from gwfbench import standing, store
 from gwfbench.info import Initial
+from gwfbench.plugins.registry import name_of
 from gwfbench.record import Run
-from gwfbench.registry import name_of
 from gwfbench.rng import Streams
 
 

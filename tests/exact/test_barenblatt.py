@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from scipy.optimize import minimize
 
-from gwfbench import registry
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, InternalEnergy
+from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
 

@@ -13,9 +13,9 @@ import scipy.special
 import scipy.stats
 import torch
 
-from gwfbench import registry
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, LogDensity
+from gwfbench.plugins import registry
 from gwfbench.protocol import Judged, Truth
 from gwfbench.rng import Streams
 

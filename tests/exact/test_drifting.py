@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 from gwfbench.rng import Streams
 from gwfbench.velocity import drift, pairs
 from gwfbench.velocity.kde import kde_flow

@@ -6,9 +6,9 @@ import pytest
 import scipy.stats
 import torch
 
-from gwfbench import registry
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, LogDensity, TargetSamples
+from gwfbench.plugins import registry
 from gwfbench.rng import Streams
 
 DOUBLE = {"dtype": torch.float64}

@@ -7,10 +7,10 @@ import pytest
 import scipy.stats
 import torch
 
-from gwfbench import registry
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.metrics.modes import mode_coverage
+from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
 

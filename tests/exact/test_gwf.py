@@ -7,12 +7,12 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.check.method import through_a_file
 from gwfbench.duel import _Duel
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
+from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from gwfbench import images, registry
+from gwfbench import images
 from gwfbench.errors import UserError
 from gwfbench.metrics.image import NAMES, Lens, absent, floats, metrics, pixels
 from gwfbench.nn.classifier import Classifier, fresh, outputs
+from gwfbench.plugins import registry
 from gwfbench.protocol import Judged, Truth
 from gwfbench.rng import Streams
 

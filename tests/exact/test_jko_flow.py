@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.jko import batches
 from gwfbench.nn import networks
 from gwfbench.nn.adam import Adam
+from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
 

@@ -4,12 +4,12 @@ import sys
 import pytest
 import torch
 
-from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, InteractionEnergy
 from gwfbench.nn.conjugate import conjugate_gradients
 from gwfbench.nn.icnn import DenseICNN
+from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
 

@@ -6,11 +6,11 @@ import ot
 import pytest
 import torch
 
-from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.kernels import KERNELS, gaussian, gram, riesz, rms_distance
+from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernel import _line_search, drmmd, drmmd_witness, kale_witness, mmd_witness, solve

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gwfbench import registry
 from gwfbench.budget import Budget
+from gwfbench.plugins import registry
 from gwfbench.rng import Streams
 
 N, DIM = 512, 64

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from gwfbench import metrics, registry
+from gwfbench import metrics
+from gwfbench.plugins import registry
 from gwfbench.protocol import Judged, Truth
 from gwfbench.rng import Streams
 

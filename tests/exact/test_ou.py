@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from gwfbench import registry
 from gwfbench.info import Initial, LogDensity
+from gwfbench.plugins import registry
 from gwfbench.rng import Streams
 
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.info import InternalEnergy
+from gwfbench.plugins import registry
 from gwfbench.rng import Streams
 from gwfbench.velocity.blob import repulsion, spacing
 

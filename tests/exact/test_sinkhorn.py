@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from gwfbench import registry
 from gwfbench.errors import UserError
 from gwfbench.kernels import rms_distance
+from gwfbench.plugins import registry
 from gwfbench.velocity.sinkhorn import sinkhorn, transport
 
 TIGHT = {"tolerance": 1e-10, "rounds": 2000}

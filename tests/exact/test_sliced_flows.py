@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from gwfbench import registry
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.kernels import rms_distance
+from gwfbench.plugins import registry
 from gwfbench.rng import Streams
 from gwfbench.velocity.sliced import directions, riesz, sliced, slicing_constant
 

@@ -8,9 +8,9 @@ import scipy.integrate
 import scipy.stats
 import torch
 
-from gwfbench import registry
 from gwfbench.errors import UserError
 from gwfbench.info import Initial
+from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
 

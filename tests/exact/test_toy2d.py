@@ -11,9 +11,9 @@ import scipy.special
 import scipy.stats
 import torch
 
-from gwfbench import registry
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, LogDensity, TargetSamples
+from gwfbench.plugins import registry
 from gwfbench.rng import Streams
 
 PI = math.pi

@@ -12,12 +12,13 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from gwfbench import divergences, registry
+from gwfbench import divergences
 from gwfbench.budget import Budget
 from gwfbench.divergences import force
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, InteractionEnergy
 from gwfbench.jko import Shift, step_loss
+from gwfbench.plugins import registry
 from gwfbench.proposals import DEGREES, Box, Gaussian, Student
 from gwfbench.rng import Streams
 

@@ -1,4 +1,4 @@
-"""What can be run, by name: the plug-ins that `gwfbench.discovery` finds, loaded and configured when they are used."""
+"""What can be run, by name: the plug-ins that `gwfbench.plugins.discovery` finds, loaded and configured when they are used."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gwfbench import discovery
-from gwfbench.discovery import FieldText, Kind, Plugin
 from gwfbench.errors import UserError, unknown
+from gwfbench.plugins import discovery
+from gwfbench.plugins.discovery import FieldText, Kind, Plugin
 
 __all__ = ["FieldText", "Kind", "Plugin"]
 CONTROLS = ("exact", "exact_jko", "still")  # of gwfbench/controls.py, which needs torch
