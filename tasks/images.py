@@ -112,7 +112,7 @@ class Images:
     def _judges(self, test: Tensor, device: torch.device) -> tuple[Metric, ...]:
         """The metrics by a network, or why there are none."""
         try:
-            from gwfbench import fidelity
+            from gwfbench.nn import fidelity
         except ImportError:
             return absent("torch-fidelity is not installed (pip install 'gwfbench[image]')")
         weights = fidelity.inception_file(self.download)

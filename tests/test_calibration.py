@@ -122,7 +122,7 @@ def test_floor_and_still_bracket_the_task():
 
 
 def test_metrics_that_are_built_with_the_problem_are_there_unasked():
-    pytest.importorskip("gwfbench.fidelity", reason="the extra `image`")
+    pytest.importorskip("gwfbench.nn.fidelity", reason="the extra `image`")
     found = [row for row, _ in measure(Plan.read(["images"], (), 20, (0,), 0.0))]
     fid = next(row for row in found if row.metric.startswith("fid_digits@"))
     assert fid.still > 10 * fid.floor > 0

@@ -334,7 +334,7 @@ def test_p_0_is_standard_normal():
 
 
 def test_metrics_have_their_weights_hash_in_their_names():
-    pytest.importorskip("gwfbench.fidelity", reason="the extra `image`")
+    pytest.importorskip("gwfbench.nn.fidelity", reason="the extra `image`")
     content = Path(images.__file__).with_name("data").joinpath("images", "digits.npz").read_bytes()
     suffix = f"_digits@{hashlib.sha256(content).hexdigest()[:4]}"
     assert [metric.name for metric in build().truth.metrics] == [name + suffix for name in NAMES]

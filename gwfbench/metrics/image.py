@@ -74,7 +74,7 @@ class Lens:
 
     def near(self, images: Tensor) -> tuple[float, float]:
         """Precision and recall of uint8 images, which are had together."""
-        from gwfbench import fidelity
+        from gwfbench.nn import fidelity
 
         key = _digest(images)
         if key not in self._near:
@@ -132,7 +132,7 @@ def _each(judged: Judged, least: int, one: Callable[[Tensor, int], tuple[float, 
 
 
 def _fid(lens: Lens, judged: Judged) -> Estimate:
-    from gwfbench import fidelity
+    from gwfbench.nn import fidelity
 
     target = fidelity.fid_features_to_statistics(lens.reference())
 
@@ -153,7 +153,7 @@ def _fid(lens: Lens, judged: Judged) -> Estimate:
 
 
 def _kid(lens: Lens, judged: Judged) -> Estimate:
-    from gwfbench import fidelity
+    from gwfbench.nn import fidelity
 
     target = lens.reference()
     size = min(SUBSET, judged.points.shape[1] // 5, len(target) // 5)
@@ -170,7 +170,7 @@ def _kid(lens: Lens, judged: Judged) -> Estimate:
 
 
 def _inception_score(lens: Lens, judged: Judged) -> Estimate:
-    from gwfbench import fidelity
+    from gwfbench.nn import fidelity
 
     def one(images: Tensor, seed: int) -> tuple[float, float]:
         found = fidelity.isc_features_to_metric(lens.see(images)[1], SPLITS, True, seed)

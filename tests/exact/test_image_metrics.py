@@ -16,7 +16,7 @@ from gwfbench.plugins import registry
 from gwfbench.protocol import Judged, Truth
 from gwfbench.rng import Streams
 
-fidelity = pytest.importorskip("gwfbench.fidelity", reason="the extra `image`")
+fidelity = pytest.importorskip("gwfbench.nn.fidelity", reason="the extra `image`")
 
 NOBODY = Truth(None, exact=False)
 CPU = torch.device("cpu")
