@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gwfbench import images
+from gwfbench.datasets import images
 from gwfbench.nn.classifier import Classifier, fresh, outputs
 
 FOLDER = Path(__file__).parents[1] / "gwfbench" / "data" / "images"

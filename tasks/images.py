@@ -31,7 +31,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gwfbench import images
+from gwfbench.datasets import images
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.metrics.image import Lens, absent, floats, metrics

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gwfbench import images, store
+from gwfbench import store
+from gwfbench.datasets import images
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, floats, pixels

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gwfbench import images
+from gwfbench.datasets import images
 from gwfbench.errors import UserError
 from gwfbench.metrics.image import NAMES, Lens, absent, floats, metrics, pixels
 from gwfbench.nn.classifier import Classifier, fresh, outputs
