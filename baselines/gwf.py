@@ -3,7 +3,7 @@
     q_k = argmin_q  W2^2(q, q_{k-1}) / (2 tau) + F(q | p),   F a sup over critics
 
 solved for generators by Adam in turn with a critic; W2^2 is replaced by E |G(z) - G_{k-1}(z)|^2, the same z in both.
-Objectives, their signs and their true names are in gwfbench/adversarial.py and gwfbench/embedded.py (`shannon` is the
+Objectives, their signs and their true names are in gwfbench/objectives/adversarial.py and gwfbench/objectives/embedding.py (`shannon` is the
 non-saturating GAN, `js` the Jensen-Shannon flow), the loop in gwfbench/duel.py.
 
 `step` is tau in the norm of R^d. The authors take the mean over coordinates: their term is mean_d (G - G_{k-1})^2 /
@@ -28,14 +28,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from gwfbench.adversarial import SCALAR, Objective, reversed_
 from gwfbench.budget import Budget
 from gwfbench.duel import Prior, Rules, laws, require_duel
-from gwfbench.embedded import FIXED, KernelName, Mixture, embedded
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
-from gwfbench.penalties import Penalty
+from gwfbench.objectives.adversarial import SCALAR, Objective, reversed_
+from gwfbench.objectives.embedding import FIXED, KernelName, Mixture, embedded
+from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
 

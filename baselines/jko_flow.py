@@ -36,7 +36,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.divergences import JS
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.jko import batches
@@ -44,6 +43,7 @@ from gwfbench.minmax import Decay, alternate
 from gwfbench.nn import networks
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.networks import Kind
+from gwfbench.objectives.variational import JS
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 

@@ -1,6 +1,6 @@
 """Variational JKO (Fan et al. 2022, Algorithm 1) for every energy of its Table 1, and interaction energies.
 
-One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by energy: gwfbench/divergences.py)
+One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by energy: gwfbench/objectives/variational.py)
 
     min_T  1/(2a) E_{P_k} |x - T(x)|^2 + sup_h { E_{P_k}[A_h(T(x))] - E_Gamma[B_h(z)] } + 1/2 E[W(T(x) - T(x'))].
 
@@ -30,7 +30,7 @@ d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, t
 - learning rates that go down to 0 within each JKO step: at constant rates (`decay=none`, the paper's) Adam now and then
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere. On ou, seed 1 was at
   SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5;
-- a critic that starts near h = 1, and a squared head with a tail in place of its zero (gwfbench/divergences.py);
+- a critic that starts near h = 1, and a squared head with a tail in place of its zero (gwfbench/objectives/variational.py);
 - maps that are not linear, and their critics, see coordinates in which P_k has size one;
 - dropout acts in training only, so that T is a map; the authors judge with it on.
 """
@@ -48,9 +48,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gwfbench import divergences
 from gwfbench.budget import Budget
-from gwfbench.divergences import Energy
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity, TargetSamples
 from gwfbench.jko import Critic, Frame, Shift, Transport, batches, move, quadratic, step_loss
@@ -58,6 +56,8 @@ from gwfbench.minmax import Decay, Decaying, alternate
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
+from gwfbench.objectives import variational
+from gwfbench.objectives.variational import Energy
 from gwfbench.proposals import Box, Gaussian, Student
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
@@ -68,10 +68,10 @@ NEEDS: dict[str, type[Info]] = {
     "entropy": InternalEnergy, "interaction": InteractionEnergy,
 }  # fmt: skip
 AUTO = {LogDensity: "kl", InternalEnergy: "entropy", TargetSamples: "js", InteractionEnergy: "interaction"}
-HEADS = {"squared": divergences.squared, "exp1": divergences.exp_minus_one, "plain": divergences.plain}
+HEADS = {"squared": variational.squared, "exp1": variational.exp_minus_one, "plain": variational.plain}
 START = {"squared": 1.0, "exp1": 20 / 3 * math.log(math.log(2) / (20 - math.log(2))), "plain": 0.0}  # h = 1
 CRANK_NICOLSON = ("crank_nicolson", "section_b")
-ENERGIES = {"kl": divergences.KL, "kl_samples": divergences.KL, "kl_dv": divergences.KL_DV, "js": divergences.JS}
+ENERGIES = {"kl": variational.KL, "kl_samples": variational.KL, "kl_dv": variational.KL_DV, "js": variational.JS}
 
 
 @dataclass(frozen=True)
@@ -367,7 +367,7 @@ class _Pair:
         if energy is None:
             assert isinstance(proposal, Box)
             internal = self._problem[InternalEnergy]
-            energy = divergences.entropy(internal.m, internal.weight, proposal.volume)
+            energy = variational.entropy(internal.m, internal.weight, proposal.volume)
         if own.energy == "kl":
             assert not isinstance(proposal, Box)
             return energy, h, lambda y: energy.rate(h(y, frozen=True)) + proposal.log_prob(y) - log_q(y)

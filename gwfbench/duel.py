@@ -1,6 +1,6 @@
 """A generator against a critic, with or without a proximal term: the loop of adversarial flows and GANs.
 
-The generator's law q = G#latent; objectives (the pairs of losses) are in gwfbench/adversarial.py. JKO step k of length
+The generator's law q = G#latent; objectives (the pairs of losses) are in gwfbench/objectives/adversarial.py. JKO step k of length
 tau is `iterations` times: `critic_steps` steps of Adam on critic loss + weight x penalty, then one on
 
     generator loss + E |G(z) - G_{k-1}(z')|^2 / (2 tau),
@@ -26,13 +26,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gwfbench.adversarial import Objective
 from gwfbench.errors import require
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.nn import networks
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.stacked import Stacked
-from gwfbench.penalties import Penalty, at_both, jacobian_norm
+from gwfbench.objectives.adversarial import Objective
+from gwfbench.objectives.penalties import Penalty, at_both, jacobian_norm
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gwfbench.divergences import force, pair_energy
 from gwfbench.info import Field
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
+from gwfbench.objectives.variational import force, pair_energy
 from gwfbench.proposals import Gaussian, Student
 from gwfbench.rng import Streams
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from gwfbench import divergences, kernels
-from gwfbench.adversarial import SCALAR, reversed_
-from gwfbench.embedded import FIXED, Mixture, Relation, embedded, mmd_squared
+from gwfbench import kernels
 from gwfbench.errors import UserError
 from gwfbench.nn.silu import SiLU
-from gwfbench.penalties import at_both, jacobian_norm
+from gwfbench.objectives import variational
+from gwfbench.objectives.adversarial import SCALAR, reversed_
+from gwfbench.objectives.embedding import FIXED, Mixture, Relation, embedded, mmd_squared
+from gwfbench.objectives.penalties import at_both, jacobian_norm
 from gwfbench.rng import Streams
 
 N = 200_001
@@ -163,9 +164,9 @@ def test_the_donsker_varadhan_bound_is_never_the_lower_one(streams):
 
 
 @pytest.mark.parametrize(("name", "energy", "head"), [
-    ("kl_centered", divergences.KL, lambda d: (-d).exp()),
-    ("kl_dv", divergences.KL_DV, lambda d: -d),
-    ("js", divergences.JS, lambda d: d),
+    ("kl_centered", variational.KL, lambda d: (-d).exp()),
+    ("kl_dv", variational.KL_DV, lambda d: -d),
+    ("js", variational.JS, lambda d: d),
 ])  # fmt: skip
 def test_vwgf_is_sjko_with_its_critic_reparametrised(streams, name, energy, head):
     """Proposition 3.1 of Caucheteux et al.: values and gradients of both players, on Gaussians."""

@@ -6,8 +6,11 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from gwfbench import divergences
-from gwfbench.divergences import (
+from gwfbench.jko import Critic
+from gwfbench.nn.adam import Adam
+from gwfbench.nn.mlp import MLP
+from gwfbench.objectives import variational
+from gwfbench.objectives.variational import (
     JS,
     KL,
     KL_DV,
@@ -20,9 +23,6 @@ from gwfbench.divergences import (
     plain,
     squared,
 )
-from gwfbench.jko import Critic
-from gwfbench.nn.adam import Adam
-from gwfbench.nn.mlp import MLP
 from gwfbench.rng import Streams
 
 N = 200_001
@@ -75,7 +75,7 @@ def cases():
     yield "kl_dv", KL_DV, Z, lambda x: log_ratio(x) + 0.7, divergence  # a constant does not matter
     yield "js", JS, Z, lambda x: -log_ratio(x), twice_js()  # h = 1/(1 + e^-D) = Q/(P + Q)
     for m, weight in ((1.5, 1.0), (2.0, 0.3), (3.0, 8.1)):
-        energy = divergences.entropy(m, weight, VOLUME)
+        energy = variational.entropy(m, weight, VOLUME)
         yield (
             f"entropy {m}",
             energy,
@@ -183,7 +183,7 @@ def test_a_critic_below_zero_at_some_points_comes_back():
 def test_entropy_of_a_uniform_law_on_part_of_the_box():
     """P uniform on a quarter of the box: h = 4 there and 0 else, F = w/(m-1) (4/O)^{m-1}; h = 0 has no steep slope."""
     for m in (1.5, 2.0, 3.0):
-        energy = divergences.entropy(m, 2.0, torch.tensor([8.0], dtype=torch.float64))
+        energy = variational.entropy(m, 2.0, torch.tensor([8.0], dtype=torch.float64))
         h_y = torch.full((1, 100), 4.0, dtype=torch.float64)
         h_z = torch.cat([torch.full((1, 50), 4.0), torch.zeros(1, 150)], 1).double().requires_grad_()
         bound = energy.bound(h_y, h_z)
@@ -217,6 +217,6 @@ def test_force_is_the_gradient_of_the_convolution(monkeypatch):
     z = x[:, :, None] - y[:, None]
     exact = ((z.square().sum(-1, keepdim=True) - 1) * z).mean(2)
     torch.testing.assert_close(force(quartic, x, y), exact)
-    monkeypatch.setattr(divergences, "PAIRS", 30)
+    monkeypatch.setattr(variational, "PAIRS", 30)
     with torch.no_grad():
         torch.testing.assert_close(force(quartic, x, y), exact)

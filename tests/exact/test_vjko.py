@@ -12,12 +12,12 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from gwfbench import divergences
 from gwfbench.budget import Budget
-from gwfbench.divergences import force
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, InteractionEnergy
 from gwfbench.jko import Shift, step_loss
+from gwfbench.objectives import variational
+from gwfbench.objectives.variational import force
 from gwfbench.plugins import registry
 from gwfbench.proposals import DEGREES, Box, Gaussian, Student
 from gwfbench.rng import Streams
@@ -317,7 +317,7 @@ def test_the_bound_is_tight_at_the_density_ratio_to_a_student_law():
     def bound(shift):
         h = lambda x: (log_p(x + shift) - mu.log_prob(x) - mu.log_mass()).exp()  # noqa: E731
         outside = (mu.log_prob(y) + mu.log_mass() - log_q(y)).mean(1)
-        return divergences.KL.bound(h(y), h(z)) + outside
+        return variational.KL.bound(h(y), h(z)) + outside
 
     exact = 0.5 * (0.25 + 1 - 1 - math.log(0.25))
     torch.testing.assert_close(bound(0.0), torch.full((2,), exact, dtype=torch.float64), rtol=0, atol=0.01)

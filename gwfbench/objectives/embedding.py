@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gwfbench.adversarial import Objective
 from gwfbench.nn.stacked import Stacked
+from gwfbench.objectives.adversarial import Objective
 from gwfbench.rng import Streams
 
 KernelName = Literal["mixture", "linear", "rbf", "riesz", "riesz_psd", "imq", "rq", "mix_rq"]

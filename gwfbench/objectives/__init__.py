@@ -1,0 +1,1 @@
+"""Losses as formulas: divergences in variational form, adversarial pairs, embeddings, penalties."""
