@@ -31,10 +31,10 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, LogDensity
-from gwfbench.particles import first
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.velocity.blob import repulsion, spacing
+from gwfbench.velocity.particles import first
 
 
 @dataclass(frozen=True)

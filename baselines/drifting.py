@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, Network, Velocity, carry, require_positive
 from gwfbench.errors import UserError, require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity import drift
+from gwfbench.velocity.movers import Carrier, Network, Velocity, carry, require_positive
 from gwfbench.velocity.pairs import Kernel, typical_distance
 from gwfbench.velocity.ratio import Critic
 from gwfbench.velocity.sinkhorn import sinkhorn

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.info import Info, Initial, TargetSamples
-from gwfbench.kernels import KERNELS, rms_distance
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.kernel import drmmd, drmmd_witness
+from gwfbench.velocity.kernels import KERNELS, rms_distance
+from gwfbench.velocity.movers import Carrier, carry, require_positive
+from gwfbench.velocity.witness import drmmd, drmmd_witness
 
 LEAST = 1e-3  # times `regularisation`: lambda may not reach 0, where the system is singular
 

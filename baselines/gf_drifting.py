@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, Manifold, Network, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity import sphere
 from gwfbench.velocity.kde import kde_flow
+from gwfbench.velocity.movers import Carrier, Manifold, Network, carry, require_positive
 from gwfbench.velocity.pairs import typical_distance
 from gwfbench.velocity.ratio import Divergence
 

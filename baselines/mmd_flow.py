@@ -21,13 +21,13 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
-from gwfbench.kernels import KERNELS, Name, rms_distance
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.kernel import mmd_witness
+from gwfbench.velocity.kernels import KERNELS, Name, rms_distance
+from gwfbench.velocity.movers import Carrier, carry, require_positive
+from gwfbench.velocity.witness import mmd_witness
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy
-from gwfbench.particles import first
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.velocity.blob import repulsion
+from gwfbench.velocity.particles import first
 
 PAIRS = 2**16  # of particles whose W is asked for at once
 

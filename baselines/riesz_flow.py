@@ -16,12 +16,12 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.carriers import Carrier, carry, require_positive
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
-from gwfbench.kernels import rms_distance
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
+from gwfbench.velocity.kernels import rms_distance
+from gwfbench.velocity.movers import Carrier, carry, require_positive
 from gwfbench.velocity.sliced import directions, riesz
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gwfbench.kernels import KERNELS
-from gwfbench.velocity.kernel import drmmd_witness, kale_witness, mmd_witness
+from gwfbench.velocity.kernels import KERNELS
+from gwfbench.velocity.witness import drmmd_witness, kale_witness, mmd_witness
 
 POINTS = 4096
 

@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from gwfbench.kernels import rms_distance
 from gwfbench.rng import Streams
+from gwfbench.velocity.kernels import rms_distance
 from gwfbench.velocity.ratio import Critic
 from gwfbench.velocity.sinkhorn import sinkhorn
 from gwfbench.velocity.sliced import directions, riesz, sliced

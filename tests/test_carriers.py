@@ -3,11 +3,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gwfbench.carriers import Network, carry
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.nn.silu import SiLU
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
+from gwfbench.velocity.movers import Network, carry
 
 
 def problem(shape=(2,)):

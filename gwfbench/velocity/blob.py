@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from gwfbench.kernels import Bandwidth, gaussian, gradient_sum
+from gwfbench.velocity.kernels import Bandwidth, gaussian, gradient_sum
 from gwfbench.velocity.pairs import mean_shift, squares
 
 SAMPLE = 256  # points whose nearest neighbours are looked for

@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from gwfbench import kernels
 from gwfbench.errors import UserError
 from gwfbench.nn.silu import SiLU
 from gwfbench.objectives import variational
@@ -14,6 +13,7 @@ from gwfbench.objectives.adversarial import SCALAR, reversed_
 from gwfbench.objectives.embedding import FIXED, Mixture, Relation, embedded, mmd_squared
 from gwfbench.objectives.penalties import at_both, jacobian_norm
 from gwfbench.rng import Streams
+from gwfbench.velocity import kernels
 
 N = 200_001
 M, S, MU, SIGMA = 0.4, 0.8, 0.1, 1.1  # q = N(M, S^2), p = N(MU, SIGMA^2): nothing symmetric, and r < 2

@@ -9,11 +9,11 @@ import torch
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
-from gwfbench.kernels import KERNELS, gaussian, gram, riesz, rms_distance
 from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.kernel import _line_search, drmmd, drmmd_witness, kale_witness, mmd_witness, solve
+from gwfbench.velocity.kernels import KERNELS, gaussian, gram, riesz, rms_distance
+from gwfbench.velocity.witness import _line_search, drmmd, drmmd_witness, kale_witness, mmd_witness, solve
 
 TIGHT = 1e-26
 WITNESSES = {

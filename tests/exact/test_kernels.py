@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from gwfbench import kernels
-from gwfbench.kernels import KERNELS, gradient_sum, gram, kernel_sum, riesz, rms_distance
 from gwfbench.rng import Streams
+from gwfbench.velocity import kernels
+from gwfbench.velocity.kernels import KERNELS, gradient_sum, gram, kernel_sum, riesz, rms_distance
 
 ROOT3, ROOT5 = math.sqrt(3), math.sqrt(5)
 FORMULAS = {  # of u = |x - y| / h

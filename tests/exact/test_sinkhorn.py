@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from gwfbench.errors import UserError
-from gwfbench.kernels import rms_distance
 from gwfbench.plugins import registry
+from gwfbench.velocity.kernels import rms_distance
 from gwfbench.velocity.sinkhorn import sinkhorn, transport
 
 TIGHT = {"tolerance": 1e-10, "rounds": 2000}

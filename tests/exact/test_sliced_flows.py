@@ -8,9 +8,9 @@ import torch
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
-from gwfbench.kernels import rms_distance
 from gwfbench.plugins import registry
 from gwfbench.rng import Streams
+from gwfbench.velocity.kernels import rms_distance
 from gwfbench.velocity.sliced import directions, riesz, sliced, slicing_constant
 
 UP = torch.ones(3, 1, 1, dtype=torch.float64)  # the one direction of a line

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gwfbench.kernels import Kernel, gradient_sum, gram, kernel_sum
+from gwfbench.velocity.kernels import Kernel, gradient_sum, gram, kernel_sum
 
 Regularisation = float | Tensor  # lambda of all seeds, or (S, 1)
 TOLERANCE = 1e-6  # of half the squared Newton decrement, with Armijo's 0.4 and 0.8: Glaser et al.'s code
