@@ -9,7 +9,7 @@
 The non-saturating generator follows the flow of KL((p + q)/2 | p), not of Jensen-Shannon (gwfbench/objectives/adversarial.py);
 its penalty is R1, without which it circles: gamma/2 = 0.1 for vectors, for images 5 with beta1 = 0, as Mescheder et al.
 (2018) have it (with 0.1 the digits fall to one image). Losses are in gwfbench/objectives/adversarial.py, the loop in
-gwfbench/duel.py. There are no JKO steps: a law is yielded every `every` iterations. Rates are those of gwf; wgan_gp and
+gwfbench/training/generator_critic.py. There are no JKO steps: a law is yielded every `every` iterations. Rates are those of gwf; wgan_gp and
 sngan take 5 critic steps an iteration, as their authors do: with one, sngan lost modes of toy2d.
 """
 
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.duel import Rules, laws, require_duel
 from gwfbench.errors import require
 from gwfbench.info import Info, TargetSamples
 from gwfbench.nn.networks import Kind
@@ -29,6 +28,7 @@ from gwfbench.objectives.adversarial import SCALAR
 from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.training.generator_critic import Rules, laws, require_duel
 
 LOSSES: dict[str, tuple[str, Penalty, float]] = {
     "nonsaturating": ("shannon", "real", 0.1),

@@ -4,7 +4,7 @@
 
 solved for generators by Adam in turn with a critic; W2^2 is replaced by E |G(z) - G_{k-1}(z)|^2, the same z in both.
 Objectives, their signs and their true names are in gwfbench/objectives/adversarial.py and gwfbench/objectives/embedding.py (`shannon` is the
-non-saturating GAN, `js` the Jensen-Shannon flow), the loop in gwfbench/duel.py.
+non-saturating GAN, `js` the Jensen-Shannon flow), the loop in gwfbench/training/generator_critic.py.
 
 `step` is tau in the norm of R^d. The authors take the mean over coordinates: their term is mean_d (G - G_{k-1})^2 /
 lambda2, so tau = lambda2 d / 2, in the plane tau = lambda2 (their default, 1, is ours: d/2), on CIFAR-10 0.2 is 307.
@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.duel import Prior, Rules, laws, require_duel
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
@@ -38,6 +37,7 @@ from gwfbench.objectives.embedding import FIXED, KernelName, Mixture, embedded
 from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.training.generator_critic import Prior, Rules, laws, require_duel
 
 Divergence = Literal[
     "kl", "kl_centered", "kl_dv", "chi2", "chi2_tight", "shannon", "js", "wasserstein1", "mmd", "immd", "smmd", "ckmmd"

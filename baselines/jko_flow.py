@@ -38,14 +38,14 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import require
 from gwfbench.info import Info, Initial, TargetSamples
-from gwfbench.jko import batches
-from gwfbench.minmax import Decay, alternate
 from gwfbench.nn import networks
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.variational import JS
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
+from gwfbench.training.jko_step import batches
+from gwfbench.training.minmax import Decay, alternate
 
 POOL = 2**26  # numbers in the pool of a seed, if its size is left out: 256 MB
 DRAWN = 2**20  # of the target's numbers drawn at once: a call costs more than they do

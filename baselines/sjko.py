@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.duel import Rules, laws, require_duel
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.adversarial import SCALAR
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.training.generator_critic import Rules, laws, require_duel
 
 CONJUGATES = {"kl": "kl_centered", "chi": "chi", "softplus": "softplus", "jsd": "shannon"}
 

@@ -51,16 +51,16 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity, TargetSamples
-from gwfbench.jko import Critic, Frame, Shift, Transport, batches, move, quadratic, step_loss
-from gwfbench.minmax import Decay, Decaying, alternate
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
 from gwfbench.objectives import variational
 from gwfbench.objectives.variational import Energy
-from gwfbench.proposals import Box, Gaussian, Student
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
+from gwfbench.training.jko_step import Critic, Frame, Shift, Transport, batches, move, quadratic, step_loss
+from gwfbench.training.minmax import Decay, Decaying, alternate
+from gwfbench.training.proposals import Box, Gaussian, Student
 
 MAPS = ("linear", "prelu", "icnn")  # by their number in a state
 NEEDS: dict[str, type[Info]] = {

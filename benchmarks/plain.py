@@ -1,6 +1,6 @@
 """One variational JKO step on Ornstein-Uhlenbeck the way one writes it first: nn.Module, autograd, torch.optim.Adam.
 
-The yardstick for `gwfbench/minmax.py`: same networks, batches, losses and numbers of steps, eager, one thread.
+The yardstick for `gwfbench/training/minmax.py`: same networks, batches, losses and numbers of steps, eager, one thread.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def test_our_tasks_cover_their_data_and_others_have_none():
 
 
 def test_a_method_s_hash_covers_the_loop_and_the_controls_the_protocol():
-    assert {"gwfbench.minmax", "gwfbench.nn.mlp"} <= fingerprint.closure("gwfbench.baselines.vjko")
+    assert {"gwfbench.training.minmax", "gwfbench.nn.mlp"} <= fingerprint.closure("gwfbench.baselines.vjko")
     assert "gwfbench.protocol" in fingerprint.closure("gwfbench.controls")
     assert all(fingerprint.locate(module) for module in fingerprint.DRIVER)
 
@@ -240,7 +240,7 @@ def test_prose_and_names_change_nothing_and_how_points_are_drawn_changes_all(cop
     for path in copy.folder.rglob("*.py"):  # a module gets another name
         text = path.read_text()
         path.write_text(re.sub(r"\bgwfbench\.minmax\b", "gwfbench.loops", re.sub(r"\bminmax\b", "loops", text)))
-    (copy.folder / "gwfbench/minmax.py").rename(copy.folder / "gwfbench/loops.py")
+    (copy.folder / "gwfbench/training/minmax.py").rename(copy.folder / "gwfbench/loops.py")
     second = copy()
     assert second == first
     copy.edit("gwfbench/cloud.py", "CHUNK = 65536", "CHUNK = 32768")

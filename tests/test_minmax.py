@@ -3,11 +3,11 @@ import itertools
 import pytest
 import torch
 
-from gwfbench.minmax import Decaying, alternate
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.mlp import MLP
 from gwfbench.nn.stacked import Stacked
 from gwfbench.rng import Streams
+from gwfbench.training.minmax import Decaying, alternate
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])

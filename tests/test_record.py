@@ -136,7 +136,7 @@ def test_code_hash_sees_helpers_two_imports_away_and_nothing_else(tmp_path, monk
 
 
 def test_code_hash_of_a_method_covers_the_loop():
-    loop = {"gwfbench.minmax", "gwfbench.nn.mlp", "gwfbench.objectives.variational"}
+    loop = {"gwfbench.training.minmax", "gwfbench.nn.mlp", "gwfbench.objectives.variational"}
     assert loop <= fingerprint.closure("gwfbench.baselines.vjko")
 
 

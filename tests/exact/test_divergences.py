@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from gwfbench.jko import Critic
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.mlp import MLP
 from gwfbench.objectives import variational
@@ -24,6 +23,7 @@ from gwfbench.objectives.variational import (
     squared,
 )
 from gwfbench.rng import Streams
+from gwfbench.training.jko_step import Critic
 
 N = 200_001
 M, S, MU, SIGMA = 0.4, 0.8, 0.1, 1.1  # P = N(M, S^2), mu or Q = N(MU, SIGMA^2): nothing symmetric

@@ -9,12 +9,12 @@ import torch
 
 from gwfbench.budget import Budget
 from gwfbench.check.method import through_a_file
-from gwfbench.duel import _Duel
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
+from gwfbench.training.generator_critic import _Duel
 
 SMALL = "steps=3,iterations=4,batch=16,width=8,depth=2"
 DIVERGENCES = get_args(get_type_hints(type(registry.parse("method", "gwf")))["divergence"])

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
-from gwfbench.jko import batches
 from gwfbench.nn import networks
 from gwfbench.nn.adam import Adam
 from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
+from gwfbench.training.jko_step import batches
 
 SMALL = "iterations=7,batch=16,pool=64,width=4,critic_width=4"
 LOSSES = ("js", "nonsaturating", "hinge")

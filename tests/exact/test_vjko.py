@@ -15,12 +15,12 @@ from scipy.stats import norm
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, InteractionEnergy
-from gwfbench.jko import Shift, step_loss
 from gwfbench.objectives import variational
 from gwfbench.objectives.variational import force
 from gwfbench.plugins import registry
-from gwfbench.proposals import DEGREES, Box, Gaussian, Student
 from gwfbench.rng import Streams
+from gwfbench.training.jko_step import Shift, step_loss
+from gwfbench.training.proposals import DEGREES, Box, Gaussian, Student
 
 L, C = 1.7, 0.6  # the target N(C, 1/L) on the line
 QUICK = "batch=256,pool=8192,width=16,iterations=300"

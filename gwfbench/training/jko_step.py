@@ -14,8 +14,8 @@ from gwfbench.info import Field
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
 from gwfbench.objectives.variational import force, pair_energy
-from gwfbench.proposals import Gaussian, Student
 from gwfbench.rng import Streams
+from gwfbench.training.proposals import Gaussian, Student
 
 CHUNK = 65536  # points moved at once
 HESSIANS = 8192  # at once

@@ -1,0 +1,1 @@
+"""Training loops: min-max, a JKO step, generator against critic, proposals."""
