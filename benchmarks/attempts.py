@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from gwfbench.store.folders.folders import Attempt
+from gwfbench.store.folders.record import Point, Run
 
-from gwfbench import fingerprint, metrics
+from gwfbench import metrics
 from gwfbench.controls import Control
-from gwfbench.record import Point, Run
 from gwfbench.session import Order
-from gwfbench.store import Attempt
+from gwfbench.store.folders import fingerprint
 
 METRICS = ("symkl", "kl", "bures_w2", "sliced_w2", "w2")
 LAWS = 10

@@ -22,13 +22,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gwfbench import environment, fingerprint, metrics
+from gwfbench import metrics
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.info import Initial
 from gwfbench.plugins import registry
 from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Task, Truth
 from gwfbench.rng import Streams
+from gwfbench.store.folders import environment, fingerprint
 
 VERSION = 2  # raised when numbers change
 CHUNK = 65536  # points drawn at once

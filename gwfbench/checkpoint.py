@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench import store
 from gwfbench.budget import Counts
 from gwfbench.judge import Seen
 from gwfbench.log import Log
 from gwfbench.protocol import State
-from gwfbench.record import Point, Run
+from gwfbench.store.folders import folders
+from gwfbench.store.folders.record import Point, Run
 
 FORMAT = 1
 RESUMED = frozenset({"killed", "timeout", "oom"})  # ends from outside: the same run may go further another time
@@ -158,12 +158,12 @@ def find(out: Path, runs: Sequence[Run], device: torch.device, log: Log) -> Chec
     was ended from outside after the last one that ended by itself.
     """
     first = runs[0]
-    for old in reversed(store.of_key(out, first.identity.key)):
+    for old in reversed(folders.of_key(out, first.identity.key)):
         if old.code != first.code or old.budget != first.budget or not _same_machine(out, old.env, first.env):
             continue
         if old.status not in RESUMED:
             return None
-        file = store.checkpoint_of(out, old)
+        file = folders.checkpoint_of(out, old)
         if not file.exists():
             continue
         try:
@@ -179,15 +179,15 @@ def find(out: Path, runs: Sequence[Run], device: torch.device, log: Log) -> Chec
 
 def remove_all(out: Path, run: Run) -> None:
     """Remove what earlier attempts of a run left: it has ended by itself, and nothing goes on from there."""
-    for old in store.of_key(out, run.identity.key):
+    for old in folders.of_key(out, run.identity.key):
         if old.attempt != run.attempt:
-            store.checkpoint_of(out, old).unlink(missing_ok=True)
+            folders.checkpoint_of(out, old).unlink(missing_ok=True)
 
 
 def _same_machine(out: Path, one: str, other: str) -> bool:
     if one == other:
         return True
-    facts = store.environments(out, (one, other))
+    facts = folders.environments(out, (one, other))
     first, second = ([facts[name].get(key) for key in ("torch", "device")] for name in (one, other))
     return first == second and None not in first
 

@@ -32,7 +32,7 @@ from gwfbench.errors import UserError, require
 
 if TYPE_CHECKING:
     from gwfbench.job import Job
-    from gwfbench.record import Run
+    from gwfbench.store.folders.record import Run
 
 STOP = 60  # seconds that exec gets to keep its state; submitit's signal comes 90 s before the end
 REQUEUES = 10  # after so many ends of time a job is given up: a run that keeps no state would start for ever
@@ -128,10 +128,11 @@ def look(jobs: Sequence[Job], out: Path, retry: Collection[str] = ()) -> State:
 
     What ended with a status of `retry` is not finished.
     """
-    from gwfbench import schedule, store
+    from gwfbench import schedule
+    from gwfbench.store.folders import folders
 
     attempts: dict[str, list[Run]] = {}
-    for run in store.attempts(out)[0]:
+    for run in folders.attempts(out)[0]:
         attempts.setdefault(run.identity.key, []).append(run)
     alive, where = _alive(), {}
     for path in sorted((out / "slurm").glob("array-*.json")):
@@ -183,7 +184,7 @@ def submit(jobs: Sequence[Job], out: Path, asked: Resources, words: Sequence[str
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     from gwfbench import plan
-    from gwfbench.record import digest, to_json
+    from gwfbench.store.folders.record import digest, to_json
 
     parts = min(asked.shards, len(jobs))
     folder = out.absolute() / "slurm"

@@ -32,13 +32,13 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from gwfbench import fingerprint
 from gwfbench.channel import Lines, send
 from gwfbench.job import Job
 from gwfbench.judge import reason_of
 from gwfbench.plugins import registry
-from gwfbench.record import Status
 from gwfbench.runner import execute, is_out_of_memory
+from gwfbench.store.folders import fingerprint
+from gwfbench.store.folders.record import Status
 
 PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 OFTEN = 0.2  # seconds between two words of a run about where it is

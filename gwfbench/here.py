@@ -14,8 +14,8 @@ from gwfbench.isolate import End
 from gwfbench.job import Job
 from gwfbench.judge import reason_of
 from gwfbench.log import Log
-from gwfbench.record import Status
 from gwfbench.runner import execute
+from gwfbench.store.folders.record import Status
 
 
 class Here:

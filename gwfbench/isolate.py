@@ -24,7 +24,7 @@ from gwfbench import servers
 from gwfbench.channel import Lines, send
 from gwfbench.log import Log, last_lines
 from gwfbench.memory import memory_of_groups, out_of_memory_kills
-from gwfbench.record import Status
+from gwfbench.store.folders.record import Status
 
 if TYPE_CHECKING:  # this module is light: a server may be started before torch is loaded here
     from gwfbench.job import Job

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from gwfbench import fingerprint
 from gwfbench.budget import Budget
 from gwfbench.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Method, Task
-from gwfbench.record import Identity
+from gwfbench.store.folders import fingerprint
+from gwfbench.store.folders.record import Identity
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench import checkpoint, cloud, flat, store
+from gwfbench import checkpoint, cloud, flat
 from gwfbench.budget import BudgetSpent, Meter, counted
 from gwfbench.checkpoint import Checkpoint
 from gwfbench.cloud import BadLaw, Cloud
@@ -30,10 +30,11 @@ from gwfbench.judge import ANYTIME, Judge, Seen, reason_of
 from gwfbench.log import Log
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable
-from gwfbench.record import Run, Status
 from gwfbench.rng import Streams
 from gwfbench.stops import Stopped, Stops
-from gwfbench.store import Attempt
+from gwfbench.store.folders import folders
+from gwfbench.store.folders.folders import Attempt
+from gwfbench.store.folders.record import Run, Status
 
 EVERY = 120.0  # seconds between two checkpoints
 
@@ -46,7 +47,7 @@ def begin(job: Job, env: str, out: Path | None) -> list[Run]:
     code, runs = job.code(), []
     for seed in job.seeds:
         identity = job.identity(seed)
-        number = 1 + max((run.number for run in store.of_key(out, identity.key)), default=0) if out else 1
+        number = 1 + max((run.number for run in folders.of_key(out, identity.key)), default=0) if out else 1
         budget = job.budget.limits()
         runs.append(Run(identity, needs, code, env, now, budget, batch=len(job.seeds), number=number))
     return runs
@@ -206,7 +207,7 @@ class _Drive:
                 run.points += rows[i]
                 file = self.files[i]
                 if file is not None and run.status == "ok":
-                    count = store.most(seen.points[i, :1].nbytes)
+                    count = folders.most(seen.points[i, :1].nbytes)
                     density = None if seen.log_prob is None else _kept(seen.log_prob[i], count)
                     file.judged(seen.step, rows[i], _kept(seen.points[i], count), density)
 

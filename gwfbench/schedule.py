@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gwfbench import environment, store
 from gwfbench.budget import Budget
-from gwfbench.claims import Claim, claim, holder
 from gwfbench.errors import UserError
 from gwfbench.here import Here
 from gwfbench.isolate import End, Pool
 from gwfbench.job import Job
 from gwfbench.judge import reason_of
 from gwfbench.options import Options, limits, slots
-from gwfbench.record import Run
 from gwfbench.runner import begin
+from gwfbench.store.folders import environment, folders
+from gwfbench.store.folders.locks import Claim, claim, holder
+from gwfbench.store.folders.record import Run
 
 Event = Callable[[str, Job, Run | None, float], None]  # what, job, its run, share done
 
@@ -90,9 +90,9 @@ class _Schedule:
         if not self._waiting:
             return
         with _writing(self.out):
-            store.probe(self.out)
+            folders.probe(self.out)
             facts = environment.environment(self.jobs[0].device, self.options.threads)
-            store.save_environment(self.out, facts)
+            folders.save_environment(self.out, facts)
         self.env = environment.env_hash(facts)
         engine = Pool(limits(self.options)) if self.options.isolate else Here(self.options.threads)
         try:
@@ -117,7 +117,7 @@ class _Schedule:
         if not self.jobs:
             return
         with _writing(self.out):
-            old, said = store.sweep(self.out)
+            old, said = folders.sweep(self.out)
         for text in said:
             self.event(text, self.jobs[0], None, 0.0)
         self._old = {run.attempt for run in old}
@@ -198,9 +198,9 @@ class _Schedule:
                     elsewhere.append(seed)
                     continue
                 self._held.append(held)
-                for folder in store.partials(self.out, key):  # of a process that has died since we looked
-                    self.event(store.close_dead(folder), part.job, None, self._share())
-                attempts = store.of_key(self.out, key)
+                for folder in folders.partials(self.out, key):  # of a process that has died since we looked
+                    self.event(folders.close_dead(folder), part.job, None, self._share())
+                attempts = folders.of_key(self.out, key)
             except OSError as error:
                 self._fail(part, seed, error)
                 continue
@@ -234,7 +234,7 @@ class _Schedule:
             alone = replace(part.job, seeds=(seed,))
             key = alone.identity(seed).key
             try:
-                fresh = [run for run in store.of_key(self.out, key) if run.attempt not in part.known]
+                fresh = [run for run in folders.of_key(self.out, key) if run.attempt not in part.known]
                 run = fresh[-1] if fresh else self._close_for(alone, key, len(part.job.seeds), end)
                 self._release(held)
                 self._settle(part.number, run, "ended", alone)
@@ -245,14 +245,14 @@ class _Schedule:
 
     def _close_for(self, alone: Job, key: str, batch: int, end: End) -> Run:
         """Close an attempt whose process could not."""
-        for folder in store.partials(self.out, key):
+        for folder in folders.partials(self.out, key):
             try:
-                return store.close(folder, end.status, end.reason, end.log)
+                return folders.close(folder, end.status, end.reason, end.log)
             except ValueError as error:
-                self.event(store.set_aside(folder, str(error)), alone, None, self._share())
+                self.event(folders.set_aside(folder, str(error)), alone, None, self._share())
         (run,) = begin(alone, self.env, self.out)
         run.status, run.reason, run.batch = end.status, end.reason, batch
-        store.Attempt(self.out, run).finish(run, end.log)
+        folders.Attempt(self.out, run).finish(run, end.log)
         return run
 
     def _fail(self, part: _Part, seed: int, error: OSError, end: End | None = None) -> None:

@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from gwfbench import fingerprint, metrics, standing, strict
+from gwfbench import metrics, standing
 from gwfbench.controls import Control
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.job import Job
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Instance, Judged, Metric, Need
-from gwfbench.record import Point, Run, to_json
 from gwfbench.rng import Streams
+from gwfbench.store.folders import checked, fingerprint
+from gwfbench.store.folders.record import Point, Run, to_json
 
 SCHEMA = 1  # of the files
 NOT_NEEDED = "it has values that count"
@@ -172,7 +173,7 @@ def _keep(folder: Path, run: Run, metric: Metric, points: tuple[Point, ...]) -> 
     """The rows, whole or not at all."""
     rows = "".join(to_json(asdict(point)) + "\n" for point in points)
     head = {"schema": SCHEMA, "run_key": run.identity.key, "attempt": run.attempt, "sha256": _sha256(rows)}
-    strict.write(_file(folder, metric.name, metric.version), to_json(head) + "\n" + rows)
+    checked.write(_file(folder, metric.name, metric.version), to_json(head) + "\n" + rows)
 
 
 def _read(path: Path, run: Run) -> tuple[list[Point], str]:

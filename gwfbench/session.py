@@ -18,10 +18,10 @@ from gwfbench.job import Job
 from gwfbench.options import Options as Options
 from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Task
-from gwfbench.record import Identity, Run
 from gwfbench.schedule import Event as Event
 from gwfbench.schedule import finished as finished
 from gwfbench.schedule import perform as perform
+from gwfbench.store.folders.record import Identity, Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gwfbench import claims, session, store
+from gwfbench import session
 from gwfbench.errors import UserError
 from gwfbench.job import Job
-from gwfbench.record import Identity, Run
+from gwfbench.store.folders import folders, locks
+from gwfbench.store.folders.record import Identity, Run
 
 State = Literal["done", "failed", "stale", "killed", "running", "missing"]
 LEFT: frozenset[State] = frozenset({"stale", "killed", "running", "missing"})  # what the same `run` still has to do
@@ -36,13 +37,13 @@ class Standing:
 
 def survey(jobs: Iterable[Job], out: Path) -> list[Standing]:
     """How each run of these jobs stands under `out`, in their order."""
-    runs, _ = store.attempts(out)
+    runs, _ = folders.attempts(out)
     return list(_look(jobs, runs, out))
 
 
 def survey_all(out: Path) -> list[Standing]:
     """How each run that was ever tried under `out` stands, as it was asked for last."""
-    runs, _ = store.attempts(out)
+    runs, _ = folders.attempts(out)
     gone, jobs = [], []
     for run in {run.identity.key: run for run in runs}.values():
         try:
@@ -87,7 +88,7 @@ def _state(job: Job, who: Identity, attempts: Sequence[Run], out: Path) -> Stand
     ours = [run for run in attempts if run.code == job.code()]
     if ours and session.finished(ours[-1], job):
         return _stand(who, "failed" if ours[-1].failed else "done", ours[-1], ours[-1].reason)
-    if claims.is_claimed(out, who.key):
+    if locks.is_claimed(out, who.key):
         return _stand(who, "running", newest, "another process is at it")
     if newest is None:
         return _stand(who, "missing", None, "")

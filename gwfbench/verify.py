@@ -22,11 +22,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from gwfbench import environment, session
+from gwfbench import session
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError, require
 from gwfbench.job import Job
-from gwfbench.record import to_json
+from gwfbench.store.folders import environment
+from gwfbench.store.folders.record import to_json
 
 SIGMAS, DIGITS = 5.0, 1e-3
 FILE = "verified.jsonl"

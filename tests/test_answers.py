@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from gwfbench import answers
 from gwfbench.plugins import discovery
+from gwfbench.store.folders import command_cache
 
 WORDS = ("run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "2", "--no-controls", "--no-isolate")
 KEPT = "finished before, and nothing has changed since"
@@ -81,14 +81,14 @@ def test_what_lies_about_is_said_every_time(cli, twice, tmp_path):
 
 
 def test_other_code_has_no_answer(cli, twice, monkeypatch):
-    real = answers.code()
-    monkeypatch.setattr(answers, "code", lambda: real + "x")
+    real = command_cache.code()
+    monkeypatch.setattr(command_cache, "code", lambda: real + "x")
     assert KEPT not in cli(*WORDS)[2]
 
 
 def test_every_file_beside_the_code_is_in_its_hash(tmp_path, monkeypatch):
-    monkeypatch.setattr(answers, "__file__", str(tmp_path / "answers.py"))
-    seen = {answers.code()}
+    monkeypatch.setattr(command_cache, "__file__", str(tmp_path / "answers.py"))
+    seen = {command_cache.code()}
     for change in (
         lambda: (tmp_path / "a.py").write_text("x = 1"),
         lambda: (tmp_path / "a.py").write_text("x = 2"),
@@ -96,14 +96,14 @@ def test_every_file_beside_the_code_is_in_its_hash(tmp_path, monkeypatch):
         lambda: (tmp_path / "data").mkdir() or (tmp_path / "data/table.npz").write_bytes(b"1"),
     ):
         change()
-        assert answers.code() not in seen
-        seen.add(answers.code())
+        assert command_cache.code() not in seen
+        seen.add(command_cache.code())
 
 
 def test_with_plug_ins_from_elsewhere_none_is_kept(cli, monkeypatch, tmp_path):
-    assert answers.code()
+    assert command_cache.code()
     monkeypatch.setenv(discovery.FILES, str(tmp_path / "mine.py"))
-    assert answers.code() == ""
+    assert command_cache.code() == ""
 
 
 def test_a_failure_fails_again(cli):
@@ -125,7 +125,7 @@ def test_a_failure_fails_again(cli):
 
 
 def test_a_torn_answer_is_none(cli, twice, tmp_path):
-    (path,) = (tmp_path / RUNS / answers.FOLDER).iterdir()
+    (path,) = (tmp_path / RUNS / command_cache.FOLDER).iterdir()
     for content in (b"", path.read_bytes()[:-9], path.read_bytes().replace(b"ula", b"vla"), b"\xff"):
         path.write_bytes(content)
         code, shown, err = cli(*WORDS)

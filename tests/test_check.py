@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gwfbench import fingerprint
 from gwfbench.check import kit, method
 from gwfbench.check.kit import Plan
 from gwfbench.cli import main
 from gwfbench.errors import UserError
 from gwfbench.plugins import discovery, registry
+from gwfbench.store.folders import fingerprint
 
 METHOD = '''"""Shrinks every point, by a factor that its seed draws."""
 

@@ -208,13 +208,13 @@ def test_report_is_what_run_showed(cli, tmp_path):
 
 
 def test_edited_code_makes_rows_stale_never_mixed(cli, monkeypatch):
-    from gwfbench import answers, fingerprint
+    from gwfbench.store.folders import command_cache, fingerprint
 
     words = ["run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "1", "--no-controls", "--no-isolate"]
     assert cli(*words)[0] == 0
     real = fingerprint.code_hash
     monkeypatch.setattr(fingerprint, "code_hash", lambda *modules: "edited" + real(*modules)[6:])
-    monkeypatch.setattr(answers, "code", lambda: "")
+    monkeypatch.setattr(command_cache, "code", lambda: "")
     code, _, err = cli("report")
     assert code == 2
     assert "left out: 1 stale runs" in err

@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gwfbench import cluster, plan, session, store
+from gwfbench import cluster, plan, session
 from gwfbench.cli import main
 from gwfbench.errors import UserError
+from gwfbench.store.folders import folders
 
 ROOT = Path(__file__).parents[1]
 ARRAY = ["--shards", "3", "--parallel", "2", "--time", "30"]
@@ -192,7 +193,7 @@ def test_the_same_command_submits_what_is_neither_finished_nor_queued(cli, jobs,
     state = cluster.look(jobs, out)
     assert [run.identity.seed for run in state.finished] == [0]
     assert state.left == jobs[1:]
-    runs, strange = store.attempts(out)
+    runs, strange = folders.attempts(out)
     assert (len(runs), strange) == (1, [])  # slurm/ is no attempt, and no stranger
 
 
@@ -291,7 +292,7 @@ def rows(runs):
 
 def require_six(out, jobs):
     """All six runs, each finished once, whatever was stopped on the way."""
-    ended = [run for run in store.attempts(out)[0] if run.status != "killed"]
+    ended = [run for run in folders.attempts(out)[0] if run.status != "killed"]
     assert sorted(run.identity.seed for run in ended) == [0, 1, 2, 3, 4, 5], told(out)
     assert {run.status for run in ended} == {"ok"}
     return ended

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gwfbench import environment, fingerprint, metrics
+from gwfbench import metrics
 from gwfbench.plugins import registry
+from gwfbench.store.folders import environment, fingerprint
 
 ROOT = Path(__file__).parents[1]
 FAR = "RATE = 0.5\n"
@@ -271,11 +272,11 @@ def test_a_folder_of_runs_is_no_change_of_the_checkout_and_a_new_method_is(tmp_p
 
     for folder in ("gwfbench", "baselines", "runs"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "gwfbench/environment.py").write_text("x = 1\n")
+    (tmp_path / "gwfbench/store/environment.py").write_text("x = 1\n")
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "one")
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "gwfbench/environment.py"))
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "gwfbench/store/environment.py"))
     (tmp_path / "runs/points.jsonl").write_text("{}\n")
     assert not environment._commit().endswith("+")
     (tmp_path / "baselines/mine.py").write_text("y = 2\n")

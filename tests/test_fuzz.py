@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gwfbench.store.folders.folders import Attempt
+from gwfbench.store.folders.record import Identity, Point, Run, Status, digest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gwfbench import store, strict
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.job import Job
 from gwfbench.plugins import registry
-from gwfbench.record import Identity, Point, Run, Status, digest
-from gwfbench.store import Attempt
+from gwfbench.store.folders import checked, folders
 
 LIMITS = [field.name for field in dataclasses.fields(Budget)]
 NUMBERS = [
@@ -167,7 +167,7 @@ def attempt(tmp_path_factory):
     run.steps, run.seconds = 3, 1.25
     files.finish(run, "log\n")
     (folder,) = (path for path in out.iterdir() if path.is_dir())
-    return folder, store.read(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
+    return folder, folders.read(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def reread(attempt, changed):
@@ -176,7 +176,7 @@ def reread(attempt, changed):
     try:
         for name, content in changed.items():
             Path(folder / name).write_bytes(content)
-        return store.read(folder)
+        return folders.read(folder)
     except ValueError as error:
         return said(error)
     finally:
@@ -256,7 +256,7 @@ def test_what_was_edited_and_hashed_again_is_refused_or_of_its_types(attempt, da
     schema = content.pop("schema", 2)
     try:
         content["run_key"] = digest(json.dumps({"schema": schema, **content["identity"]}, sort_keys=True))
-        sealed = strict.sealed({key: value for key, value in content.items() if key != "seal"})
+        sealed = checked.sealed({key: value for key, value in content.items() if key != "seal"})
     except (ValueError, KeyError, TypeError):
         return  # it can't be hashed
     result = reread(attempt, {"run.json": json.dumps({"schema": schema, **sealed}).encode(), "points.jsonl": lines})
@@ -267,7 +267,7 @@ def test_what_was_edited_and_hashed_again_is_refused_or_of_its_types(attempt, da
 @given(st.text(max_size=60) | JSON.map(json.dumps) | st.binary(max_size=30).map(lambda part: part.decode("latin1")))
 def test_any_text_as_json(text):
     try:
-        value = strict.from_json(text)
+        value = checked.from_json(text)
     except ValueError as error:
         said(error)
         return

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gwfbench import session, stats, store
+from gwfbench import session, stats
 from gwfbench.plugins import registry
 from gwfbench.report import html
 from gwfbench.report.content import ALONG, RUN, boards
@@ -17,6 +17,7 @@ from gwfbench.report.leaderboard import leaderboard
 from gwfbench.report.looks import looks
 from gwfbench.report.rows import read as read_rows
 from gwfbench.report.views import WIDE, Views, _png, views
+from gwfbench.store.folders import folders
 from gwfbench.verify import Verdict
 
 pytest.importorskip("jinja2")
@@ -210,7 +211,9 @@ def test_draws_come_back_from_the_page_as_they_were_kept(kept):
     seen = views(points, out)
     (plane,) = seen.planes
     (cloud,) = plane.clouds
-    run = next(run for run in store.attempts(out)[0] if run.identity.method == cloud.method and run.identity.seed == 0)
+    run = next(
+        run for run in folders.attempts(out)[0] if run.identity.method == cloud.method and run.identity.seed == 0
+    )
     (folder,) = out.glob(f"*-{run.attempt}")
     laws = np.load(folder / "draws.npz")
     x0, x1, y0, y1 = plane.box

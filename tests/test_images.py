@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from gwfbench import store
 from gwfbench.datasets import images
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
@@ -24,6 +23,7 @@ from gwfbench.nn.classifier import Classifier, outputs
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
+from gwfbench.store.folders import folders
 
 rng = np.random.default_rng(8)
 TRAIN, TEST = rng.integers(0, 256, (30, 28, 28), np.uint8), rng.integers(0, 256, (10, 28, 28), np.uint8)
@@ -364,7 +364,7 @@ def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
 
 def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cli, monkeypatch):
     pytest.importorskip("matplotlib", reason="the extra `report`")
-    monkeypatch.setattr(store, "KEPT_BYTES", 100 * 64 * 4 + 3)
+    monkeypatch.setattr(folders, "KEPT_BYTES", 100 * 64 * 4 + 3)
     words = ("run", "--task", "images", "--method", "mmd_flow:steps=3", "--seeds", "1", "--out", "runs", "--no-curve")
     code, _, err = cli(*words)
     assert code == 0, err
@@ -379,7 +379,7 @@ def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cl
 
 
 def test_points_kept_by_their_size():
-    assert [store.most(size) for size in (0, 8, 4096, 3072 * 4, 2**30)] == [4096, 4096, 4096, 1365, 1]
+    assert [folders.most(size) for size in (0, 8, 4096, 3072 * 4, 2**30)] == [4096, 4096, 4096, 1365, 1]
 
 
 @pytest.mark.parametrize("data", ["digits", "fashion_mnist"])

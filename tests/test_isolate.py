@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 import gwfbench
-from gwfbench import channel, claims, forkserver, isolate, store
+from gwfbench import channel, forkserver, isolate
 from gwfbench.log import Log
 from gwfbench.plugins import registry
 from gwfbench.session import Options, Order, perform
+from gwfbench.store.folders import folders as store
+from gwfbench.store.folders import locks
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))
@@ -180,7 +182,7 @@ def test_children_die_with_a_killed_supervisor(plugins, tmp_path):
         parent.kill()
     (folder,) = (tmp_path / "runs").glob(".partial-*")
     key = folder.name.split("-")[1]
-    _wait_for(lambda: not claims.is_claimed(tmp_path / "runs", key), 10)
+    _wait_for(lambda: not locks.is_claimed(tmp_path / "runs", key), 10)
     said = []
     jobs = list(Order.read(["tiny"], ["deaf"], "1", controls=False).jobs())
 

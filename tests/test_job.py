@@ -3,13 +3,13 @@ import math
 from dataclasses import replace
 
 import pytest
+from gwfbench.store.folders.record import Run
 
 import gwfbench
-from gwfbench import store
 from gwfbench.errors import UserError
 from gwfbench.job import Job
-from gwfbench.record import Run
 from gwfbench.session import Order
+from gwfbench.store.folders import folders
 
 WORDS = {
     "task": "ou:dim=3",
@@ -67,7 +67,7 @@ def test_an_infinite_field_is_kept_and_is_not_a_missing_one(tmp_path):
     ran = gwfbench.run(**call, out=tmp_path)
     assert set(ran.status) == {"ok"}
     assert list(gwfbench.run(**call, out=tmp_path).attempt) == list(ran.attempt)  # found, not run again
-    (run,), strange = store.attempts(tmp_path)
+    (run,), strange = folders.attempts(tmp_path)
     assert not strange
     assert run.identity.method_fields["step"] == "inf"
 
@@ -76,5 +76,5 @@ def test_a_run_that_could_not_be_read_again_is_not_begun(tmp_path):
     job = next(Order.read(["ou"], ["ula"], "1", controls=False).jobs())
     who = replace(job.identity(0), method_fields={"step": math.inf})
     with pytest.raises(ValueError, match="run key"):
-        store.Attempt(tmp_path, Run(who, (), "c", "e", "2026-01-01T00:00:00+00:00"))
+        folders.Attempt(tmp_path, Run(who, (), "c", "e", "2026-01-01T00:00:00+00:00"))
     assert not list(tmp_path.iterdir())

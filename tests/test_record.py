@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from gwfbench.store.folders.folders import Attempt
+from gwfbench.store.folders.record import Identity, Point, Run
 
-from gwfbench import environment, fingerprint, record, store
-from gwfbench.record import Identity, Point, Run
-from gwfbench.store import Attempt
+from gwfbench.store.folders import environment, fingerprint, folders, record
 
 IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
 POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
@@ -44,13 +44,13 @@ def test_the_key_depends_on_what_makes_the_run():
 def test_round_trip(tmp_path):
     folder = finished(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["draws.npz", "log.txt", "points.jsonl", "run.json"]
-    run = store.read(folder)
+    run = folders.read(folder)
     assert run.identity == IDENTITY
     assert run.points == [POINT]
     (row,) = run.rows()
     assert (row["task"], row["metric"], row["value"], row["status"]) == ("ou", "symkl", 0.1, "ok")
     with np.load(folder / "draws.npz", allow_pickle=False) as kept:
-        assert kept["t1"].shape == (store.KEPT, 2)
+        assert kept["t1"].shape == (folders.KEPT, 2)
 
 
 def test_a_run_without_points_is_a_row_too():
@@ -86,7 +86,7 @@ def test_what_is_not_whole_is_said_and_left_alone(tmp_path, harm, word):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".partial-x").mkdir()
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    runs, strange = store.attempts(tmp_path)
+    runs, strange = folders.attempts(tmp_path)
     assert [run.identity.seed for run in runs] == [0]
     text = "\n".join(strange)
     assert f"{bad.name}: " in text

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pytest
 import torch
+from gwfbench.store.folders.environment import env_hash
 
-from gwfbench import checkpoint, runner, store
+from gwfbench import checkpoint, runner
 from gwfbench.budget import Budget
-from gwfbench.environment import env_hash
 from gwfbench.info import Initial, LogDensity
 from gwfbench.job import Job
 from gwfbench.plugins import registry
@@ -21,6 +21,7 @@ from gwfbench.protocol import Drawn, Resumable
 from gwfbench.rng import Streams
 from gwfbench.runner import execute
 from gwfbench.stops import Stopped, Stops
+from gwfbench.store.folders import folders
 
 VJKO = "vjko:iterations=5,pool=2048,batch=256,width=9"
 
@@ -149,7 +150,7 @@ def go(who, task=Small(), seeds=(3, 7), out=None, env="env", **settings):
 def kept(out, ended):
     """All numbers of a run but seconds: rows, and the arrays of draws.npz."""
     rows = [{k: v for k, v in asdict(point).items() if not k.endswith("seconds")} for point in ended.points]
-    with np.load(store.checkpoint_of(out, ended).with_name("draws.npz"), allow_pickle=False) as npz:
+    with np.load(folders.checkpoint_of(out, ended).with_name("draws.npz"), allow_pickle=False) as npz:
         return rows, {name: npz[name].tobytes() for name in npz.files}, (ended.status, ended.reason, ended.steps)
 
 
@@ -179,7 +180,7 @@ def test_stopped_at_any_moments_and_resumed_a_run_has_the_rows_of_an_unbroken_on
             ended = go(who, task, seeds, tmp_path / "broken")
         except KeyboardInterrupt:
             stops += 1
-            latest = max(store.attempts(tmp_path / "broken")[0], key=lambda run: run.started)
+            latest = max(folders.attempts(tmp_path / "broken")[0], key=lambda run: run.started)
             assert (latest.status, latest.reason) in {("killed", "stopped by SIGTERM"), ("killed", "interrupted")}
             assert latest.resumed <= stops
     assert stops
@@ -190,7 +191,7 @@ def test_stopped_at_any_moments_and_resumed_a_run_has_the_rows_of_an_unbroken_on
         seconds, resumed = seconds + other.seconds, resumed + other.resumed
     assert resumed > 0
     assert seconds > 0
-    runs, strange = store.attempts(tmp_path / "broken")
+    runs, strange = folders.attempts(tmp_path / "broken")
     assert not strange
     assert len(runs) == (stops + 1) * len(seeds)
     assert not list((tmp_path / "broken").glob("*/checkpoint*"))  # of no use any more
@@ -201,7 +202,7 @@ def stopped(out, at=30, **settings):
     ALARM.at(at)
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
         go(Particles(14), Small(True), out=out, **settings)
-    (ended, *_) = store.attempts(out)[0]
+    (ended, *_) = folders.attempts(out)[0]
     ALARM.at(0)
     return ended
 
@@ -233,7 +234,7 @@ def test_other_threads_and_commits_go_on_but_no_other_torch(tmp_path):
         out = tmp_path / name
         for one in (facts, other):
             out.mkdir(exist_ok=True)
-            store.save_environment(out, one)
+            folders.save_environment(out, one)
         stopped(out, env=env_hash(facts))
         assert finished(out, env=env_hash(other)).resumed == times
 
@@ -246,7 +247,7 @@ def test_anew_means_from_nothing(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "foreign", "empty"])
 def test_a_torn_checkpoint_is_refused_and_the_run_starts_anew(damage, tmp_path):
-    file = store.checkpoint_of(tmp_path, stopped(tmp_path))
+    file = folders.checkpoint_of(tmp_path, stopped(tmp_path))
     data = file.read_bytes()
     middle = len(data) // 2
     torn = {
@@ -258,13 +259,13 @@ def test_a_torn_checkpoint_is_refused_and_the_run_starts_anew(damage, tmp_path):
     file.write_bytes(torn[damage])
     run = finished(tmp_path)
     assert run.resumed == 0
-    log = store.checkpoint_of(tmp_path, run).with_name("log.txt").read_text()
+    log = folders.checkpoint_of(tmp_path, run).with_name("log.txt").read_text()
     assert "the checkpoint of attempt" in log
     assert "is refused" in log
 
 
 def test_a_number_changed_with_its_zip_checksum_is_refused_too(tmp_path):
-    file = store.checkpoint_of(tmp_path, stopped(tmp_path))
+    file = folders.checkpoint_of(tmp_path, stopped(tmp_path))
     with np.load(file) as npz:
         arrays = {name: npz[name].copy() for name in npz.files}
     arrays["state/x"][5] ^= 1
@@ -282,7 +283,7 @@ def test_a_seed_that_diverged_is_not_run_again_and_its_batch_goes_on_without_it(
     ALARM.at(ALARM.done - 4)
     with pytest.raises(KeyboardInterrupt):
         go(who, Small(True), seeds, tmp_path / "broken")
-    ends = {run.identity.seed: run.status for run in store.attempts(tmp_path / "broken")[0]}
+    ends = {run.identity.seed: run.status for run in folders.attempts(tmp_path / "broken")[0]}
     assert ends == {3: "killed", 7: "diverged", 9: "killed"}
     assert len(list((tmp_path / "broken").glob("*/checkpoint.npz"))) == 2
     rest = go(who, Small(True), (3, 9), tmp_path / "broken")
@@ -290,7 +291,7 @@ def test_a_seed_that_diverged_is_not_run_again_and_its_batch_goes_on_without_it(
     for one, other in zip((whole[0], whole[2]), rest, strict=True):
         assert other.resumed == 1
         assert kept(tmp_path / "broken", other) == kept(tmp_path / "whole", one)
-    assert len(store.attempts(tmp_path / "broken")[0]) == 5
+    assert len(folders.attempts(tmp_path / "broken")[0]) == 5
 
 
 def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
@@ -301,7 +302,7 @@ def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(tmp_path, monk
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     ALARM.at(0)
     run = finished(tmp_path)
-    log = store.checkpoint_of(tmp_path, run).with_name("log.txt").read_text()
+    log = folders.checkpoint_of(tmp_path, run).with_name("log.txt").read_text()
     assert log.count("No space left on device") == 14
     assert not list(tmp_path.glob("*/checkpoint*"))
 
@@ -384,7 +385,7 @@ def test_a_stop_while_the_runner_moves_points_waits_for_the_law_and_keeps_it(tmp
         ALARM.at(moment)
         with pytest.raises(KeyboardInterrupt):
             go(ula, out=out)
-        killed = store.attempts(out)[0][0]
-        found = checkpoint.load(store.checkpoint_of(out, killed), torch.device("cpu"))
+        killed = folders.attempts(out)[0][0]
+        found = checkpoint.load(folders.checkpoint_of(out, killed), torch.device("cpu"))
         assert len(found.path) - 1 == killed.steps > 1
         assert found.state == {"k": killed.steps}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from gwfbench import store
 from gwfbench.budget import Budget
 from gwfbench.cloud import CHUNK
 from gwfbench.controls import CONTROLS
@@ -22,6 +21,7 @@ from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.leaderboard import alarms, leaderboard
 from gwfbench.runner import execute
 from gwfbench.session import tidy
+from gwfbench.store.folders import folders
 
 TASK = registry.parse("task", "ou:horizon=0.15")
 EIGHT = registry.parse("task", "ou:horizon=0.05,dim=8")
@@ -175,7 +175,7 @@ def test_every_end_is_a_row_with_its_status_and_reason(body, status, reason, poi
     judged = {point.step for point in ended.points if point.value is not None}
     assert len(judged) == points
     assert [row["status"] for row in ended.rows()][-1] == status
-    (kept,), strange = store.attempts(tmp_path)  # and on disk the same
+    (kept,), strange = folders.attempts(tmp_path)  # and on disk the same
     assert (kept.status, kept.reason, kept.points) == (ended.status, ended.reason, ended.points)
     assert not strange
     if body is explodes:  # the last good law's points stay, the bad one's are neither kept nor put in their place
@@ -382,7 +382,7 @@ def test_an_interrupt_keeps_the_run_and_goes_on_up(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(fake(body), out=tmp_path)
-    (kept,), _ = store.attempts(tmp_path)
+    (kept,), _ = folders.attempts(tmp_path)
     assert kept.status == "killed"
     assert kept.points
 
@@ -412,8 +412,8 @@ def test_kept_points_are_the_judged_ones_with_their_log_densities(tmp_path):
         (folder,) = out.iterdir()
         with np.load(folder / "draws.npz", allow_pickle=False) as kept:
             assert sorted(kept) == ["l1", "l2", "l3", "t1", "t2", "t3"]
-            assert kept["t3"].shape == (store.KEPT, 2)
-            assert kept["l3"].shape == (store.KEPT,)
+            assert kept["t3"].shape == (folders.KEPT, 2)
+            assert kept["l3"].shape == (folders.KEPT,)
             if out.name == "method":  # each law's own, though the cloud is moved in place
                 np.testing.assert_array_equal(kept["t3"], 0.25 * kept["t1"])
                 gaussian = (

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import gwfbench
-from gwfbench import answers, fingerprint, scoring, session, store
+from gwfbench import scoring, session
 from gwfbench.plugins import registry
+from gwfbench.store.folders import command_cache, fingerprint, folders
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 
@@ -20,7 +21,7 @@ def small(monkeypatch):
     """ou judged at as many points as are kept, by the metrics that are given."""
     cls = registry.find("task", "ou").load()
 
-    def with_metrics(*names, points=store.KEPT):
+    def with_metrics(*names, points=folders.KEPT):
         monkeypatch.setattr(cls, "metrics", names)
         monkeypatch.setattr(cls, "points", points)
 
@@ -43,7 +44,7 @@ def test_the_same_metric_at_the_same_n_gives_the_number_that_the_runner_gave(tmp
     small("symkl")
     gwfbench.run(TASK, METHODS, seeds=2, out=part)
     before = bytes_of(part)
-    runs, _ = store.attempts(part)
+    runs, _ = folders.attempts(part)
     skipped = {}
     for name in ("sliced_w2", "symkl_jko"):
         skipped[name] = {one.run.identity.method: one.skipped for one in scoring.score(name, part, runs) if one.skipped}
@@ -52,7 +53,7 @@ def test_the_same_metric_at_the_same_n_gives_the_number_that_the_runner_gave(tmp
     after = bytes_of(part)
     assert {path: after[path] for path in before} == before
     mine, said = scoring.current(runs, part)
-    theirs = rows(scoring.current(store.attempts(full)[0], full)[0])
+    theirs = rows(scoring.current(folders.attempts(full)[0], full)[0])
     assert said == []
     found = rows(mine)
     # no control for a metric that the task did not ask for
@@ -65,7 +66,7 @@ def test_the_same_metric_at_the_same_n_gives_the_number_that_the_runner_gave(tmp
 def test_log_densities_are_used_where_they_are_kept_and_asked_for_where_not(tmp_path, small):
     small("symkl", "kl")
     gwfbench.run(TASK, "ula:step=0.05", seeds=1, out=tmp_path)
-    runs = [run for run in store.attempts(tmp_path)[0] if run.identity.method == "still"]
+    runs = [run for run in folders.attempts(tmp_path)[0] if run.identity.method == "still"]
     (run,) = (session.replace(run, points=[p for p in run.points if p.metric != "kl"]) for run in runs)
     folder = next(tmp_path.glob(f"*-{run.attempt}"))
     with np.load(folder / "draws.npz") as file:
@@ -89,7 +90,7 @@ def test_a_changed_metric_makes_only_its_values_stale_and_score_mends_them(cli, 
     assert cli(*words)[0] == 0
     real = fingerprint.metric_code
     monkeypatch.setattr(fingerprint, "metric_code", lambda metric: "new" if metric.name == "symkl" else real(metric))
-    monkeypatch.setattr(answers, "code", lambda: "")  # an edit would change it too
+    monkeypatch.setattr(command_cache, "code", lambda: "")  # an edit would change it too
     _, text, err = cli("report", "--format", "csv")
     assert "symkl" not in text.splitlines()[0]
     assert "sliced_w2" in text.splitlines()[0]

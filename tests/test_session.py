@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gwfbench.store.folders.record import Identity, Point, Run
 
 import gwfbench
-from gwfbench import claims, store
 from gwfbench.plugins import registry
-from gwfbench.record import Identity, Point, Run
 from gwfbench.session import Options, Order, perform
+from gwfbench.store.folders import folders as store
+from gwfbench.store.folders import locks
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))
@@ -108,7 +109,7 @@ def point(step, value):
 def _write_25(out, seed):
     for number in range(25):
         who = identity("t", seed * 25 + number)
-        held = claims.claim(out, who.key)
+        held = locks.claim(out, who.key)
         assert held is not None
         run = Run(who, (), "c", "e", NOW, number=1)
         attempt = store.Attempt(out, run)
@@ -156,34 +157,34 @@ def test_two_equal_commands_share_the_work_and_both_end_with_all(plugins, tmp_pa
 
 
 def test_a_claim_is_one_process_s_and_ends_with_it(tmp_path):
-    first = claims.claim(tmp_path, "k")
+    first = locks.claim(tmp_path, "k")
     assert first is not None
-    assert claims.claim(tmp_path, "k") is None
-    assert claims.is_claimed(tmp_path, "k")
-    assert claims.holder(tmp_path, "k").startswith(f"pid {os.getpid()} on ")
-    assert claims.claim(tmp_path, "other") is not None
+    assert locks.claim(tmp_path, "k") is None
+    assert locks.is_claimed(tmp_path, "k")
+    assert locks.holder(tmp_path, "k").startswith(f"pid {os.getpid()} on ")
+    assert locks.claim(tmp_path, "other") is not None
     copy = os.dup(first.descriptor)  # a child that lingers has this
     first.release()
-    assert not claims.is_claimed(tmp_path, "k")
-    second = claims.claim(tmp_path, "k")
+    assert not locks.is_claimed(tmp_path, "k")
+    second = locks.claim(tmp_path, "k")
     assert second is not None
     os.close(copy)
-    assert claims.claim(tmp_path, "k") is None
+    assert locks.claim(tmp_path, "k") is None
     second.release()
     script = f"import pathlib, time; from gwfbench import claims; claims.claim(pathlib.Path({str(tmp_path)!r}), 'k'); print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script], env=env(), stdout=subprocess.PIPE) as other:
         assert other.stdout.readline()
-        assert claims.claim(tmp_path, "k") is None
+        assert locks.claim(tmp_path, "k") is None
         other.kill()
         other.wait()
-    assert claims.claim(tmp_path, "k") is not None
+    assert locks.claim(tmp_path, "k") is not None
 
 
 def test_a_run_that_a_dead_process_had_claimed_elsewhere_is_taken_over(plugins, tmp_path):
     """Its claim is held while we start, and freed with a half-written folder: we close that, and run."""
     (job,) = Order.read(["tiny"], ["good"], "1", controls=False).jobs()
     who = job.identity(0)
-    held = claims.claim(tmp_path, who.key)
+    held = locks.claim(tmp_path, who.key)
     attempt = store.Attempt(tmp_path, Run(who, (), job.code(), "e", NOW))
     attempt.judged(1, [point(1, 0.25)], np.zeros((2, 2)))
     said = []

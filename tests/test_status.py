@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from gwfbench.store.folders.folders import Attempt
+from gwfbench.store.folders.record import Point, Run
 
-from gwfbench import claims, standing
+from gwfbench import standing
 from gwfbench.job import Job
-from gwfbench.record import Point, Run
 from gwfbench.session import Order
-from gwfbench.store import Attempt
+from gwfbench.store.folders import locks
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 
@@ -50,7 +51,7 @@ def test_every_state_is_told(tmp_path):
     keep(tmp_path, seed=3, code="0123")
     key = Order.read(["ou"], ["ula"], "4,", controls=False)
     (job,) = key.jobs()
-    ours = claims.claim(tmp_path, job.identity(4).key)
+    ours = locks.claim(tmp_path, job.identity(4).key)
     found = states(tmp_path)
     ours.release()
     assert [one.state for one in found.values()] == ["done", "failed", "killed", "stale", "running", "missing"]

@@ -5,9 +5,9 @@ import json
 import math
 
 import pytest
+from gwfbench.store.folders.record import Identity, Point, Run
 
-from gwfbench import record, strict
-from gwfbench.record import Identity, Point, Run
+from gwfbench.store.folders import checked, record
 
 IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
 POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", -0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
@@ -28,18 +28,18 @@ RUN = Run(IDENTITY, ("Initial",), "code", "env", "2026-01-01T00:00:00+00:00", {"
 )
 def test_json_proper(text, word):
     with pytest.raises(ValueError, match=word):
-        strict.from_json(text)
+        checked.from_json(text)
 
 
 def test_a_seal_holds_every_value():
     content = {"a": 1, "b": {"c": [0.1, None, "x"]}}
-    kept = json.loads(json.dumps(strict.sealed(content)))
-    assert strict.unsealed(kept) == content
+    kept = json.loads(json.dumps(checked.sealed(content)))
+    assert checked.unsealed(kept) == content
     for change in ({"a": 2}, {"a": 1.5}, {"b": {"c": [0.1000001, None, "x"]}}, {"new": 0}, {"seal": "0" * 64}):
         with pytest.raises(ValueError, match="has changed"):
-            strict.unsealed(kept | change)
+            checked.unsealed(kept | change)
     with pytest.raises(ValueError, match="not sealed"):
-        strict.unsealed(content)
+        checked.unsealed(content)
 
 
 def plain(run):
@@ -71,7 +71,7 @@ HINTS = {field.name: field.type for field in dataclasses.fields(Point)}
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in HINTS for value in values(HINTS, name)])
 def test_a_point_s_values_are_of_their_type(name, value):
     with pytest.raises(ValueError, match=f"Point: {name} can't be"):
-        strict.all_checked(Point, [plain(POINT), plain(POINT) | {name: value}], record._TESTS)
+        checked.all_checked(Point, [plain(POINT), plain(POINT) | {name: value}], record._TESTS)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_lines_that_are_whole_only_together_are_refused():
         ['{"a": {"b": 1}', '{"c": 2}}'],
     ):
         with pytest.raises(ValueError, match=r"Extra|Expecting|delimiter"):
-            strict.from_lines(lines)
+            checked.from_lines(lines)
 
 
 @pytest.mark.parametrize("line", ['{"a": {"b": 1}}', '{"a":1}', '{"a": "x\\": y"}', ' {"a": 1}', '{"a": 1e100}', "{}"])
 def test_other_spellings_of_an_object_are_read_line_by_line(line):
-    assert strict.from_lines([line, '{"a": 2}']) == [json.loads(line), {"a": 2}]
+    assert checked.from_lines([line, '{"a": 2}']) == [json.loads(line), {"a": 2}]
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from gwfbench.job import Job
 from gwfbench.plugins import registry
 from gwfbench.plugins.discovery import CHOICE
 from gwfbench.protocol import Drawn, Marginal, Problem, Pushed
-from gwfbench.record import Run
 from gwfbench.rng import Streams
 from gwfbench.runner import execute
+from gwfbench.store.folders.record import Run
 
 SEEDS = (2, 7, 11)
 POINTS = 64  # a seed, pushed along or drawn

@@ -28,8 +28,8 @@ def calibrate(
     from dataclasses import asdict
 
     from gwfbench import calibration, session
-    from gwfbench.record import to_json
     from gwfbench.report import calibration as table
+    from gwfbench.store.folders.record import to_json
 
     plan = calibration.Plan.read(tasks, chosen, trials, session.read_seeds(seeds), power_seconds)
     rows = []

@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from gwfbench.job import Job
-    from gwfbench.record import Run
+    from gwfbench.store.folders.record import Run
 
 FOLDERS = ("left alone", "set aside", "closed")  # what is said of folders, not of a job
 

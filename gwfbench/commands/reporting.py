@@ -117,8 +117,8 @@ def report(
 
 def show(points: pd.DataFrame, board: pd.DataFrame, verdicts: Sequence[Verdict], form: str, pivot: bool) -> None:
     """The leaderboard on standard output."""
-    from gwfbench import record
     from gwfbench.report import pages, tables
+    from gwfbench.store.folders import record
 
     if form in ("table", "markdown"):
         if pivot or form == "markdown":
@@ -160,9 +160,10 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
     Raises:
         UserError: there are none.
     """
-    from gwfbench import scoring, session, store
+    from gwfbench import scoring, session
+    from gwfbench.store.folders import folders
 
-    runs, strange = store.attempts(out)
+    runs, strange = folders.attempts(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
     is_stale = session.staleness()
@@ -178,7 +179,7 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
     for text in said:
         click.echo(text, err=True)
     points = session.tidy(counted)
-    return points, store.environments(out, points["env"])
+    return points, folders.environments(out, points["env"])
 
 
 def limit(points: pd.DataFrame, column: str, words: tuple[str, ...]) -> pd.DataFrame:

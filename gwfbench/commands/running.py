@@ -17,8 +17,8 @@ from gwfbench.plugins import registry
 if TYPE_CHECKING:
     from gwfbench import session
     from gwfbench.job import Job
-    from gwfbench.record import Run
     from gwfbench.session import Order
+    from gwfbench.store.folders.record import Run
 
 
 @click.command()
@@ -53,12 +53,13 @@ def run(
     for name in methods:
         if registry.head(name) not in registry.CONTROLS:
             registry.find("method", registry.head(name))
-    from gwfbench import answers, servers
+    from gwfbench import servers
+    from gwfbench.store.folders import command_cache
 
     asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
     fresh = plan or form == "json" or how["force"] or how["retry"]
-    made_from = "" if fresh else answers.code()
-    known = answers.find(asked, made_from, out)
+    made_from = "" if fresh else command_cache.code()
+    known = command_cache.find(asked, made_from, out)
     if known:
         click.echo(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
         click.echo(known.out, nl=False)
@@ -74,14 +75,14 @@ def run(
     if plan:
         keep(replace(order, device=device), plan, how["force"])
     else:
-        before, jobs = answers.files(out) if made_from else "", list(order.jobs())
+        before, jobs = command_cache.files(out) if made_from else "", list(order.jobs())
         done, remarks = performed(jobs, read_execution(how), out, form, chosen)
-        with answers.heard() as (shown, told):
+        with command_cache.heard() as (shown, told):
             failed = tell(done, out, form, chosen)
         files = settled(jobs, done, out, before) if made_from and not remarks else ""
         if files:
-            answer = answers.Answer(made_from, files, len(done), "".join(shown), "".join(told), failed)
-            answers.keep(asked, answer, out)
+            answer = command_cache.Answer(made_from, files, len(done), "".join(shown), "".join(told), failed)
+            command_cache.keep(asked, answer, out)
         sys.exit(failed)
 
 
@@ -98,15 +99,16 @@ def keep(order: Order, path: Path, force: bool) -> None:
 
 def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str) -> str:
     """Hash of what is under --out, if it is what was shown and the same command would run nothing; else empty."""
-    from gwfbench import answers, session, store
+    from gwfbench import session
+    from gwfbench.store.folders import command_cache, folders
 
-    after = answers.files(out)
+    after = command_cache.files(out)
     job_of = {job.identity(seed).key: job for job in jobs for seed in job.seeds}
     if not all(session.finished(run, job_of[run.identity.key]) for run in done):
         return ""
-    if before != after and any(store.of_key(out, run.identity.key)[-1:] != [run] for run in done):
+    if before != after and any(folders.of_key(out, run.identity.key)[-1:] != [run] for run in done):
         return ""
-    return after if answers.files(out) == after else ""
+    return after if command_cache.files(out) == after else ""
 
 
 def performed(
@@ -144,7 +146,7 @@ def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool
 
 def show_rows(runs: list[Run], chosen: tuple[str, ...]) -> None:
     """One JSON object a line, one a judged (seed, time, metric)."""
-    from gwfbench.record import to_json
+    from gwfbench.store.folders.record import to_json
 
     for one in runs:
         for row in one.rows():

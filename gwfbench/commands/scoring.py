@@ -23,9 +23,10 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
 
     Exit code: 0 if a run was scored, or had values that count; 1 if none could be; 2 for a mistake in the command.
     """
-    from gwfbench import scoring, store
+    from gwfbench import scoring
+    from gwfbench.store.folders import folders
 
-    runs, strange = store.attempts(out)
+    runs, strange = folders.attempts(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
     wanted = select(runs, tasks, methods)

@@ -38,7 +38,7 @@ def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, 
 
     from gwfbench import plan as plans
     from gwfbench import session, standing
-    from gwfbench.record import to_json
+    from gwfbench.store.folders.record import to_json
 
     if plan:
         found = standing.survey(plans.read(plan), out)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gwfbench import standing, store
+from gwfbench import standing
 from gwfbench.info import Initial
 from gwfbench.plugins.registry import name_of
-from gwfbench.record import Run
 from gwfbench.rng import Streams
+from gwfbench.store.folders import folders as store
+from gwfbench.store.folders.record import Run
 
 
 @dataclass(frozen=True)

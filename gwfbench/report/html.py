@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from gwfbench import calibration, record, strict
+from gwfbench import calibration
 from gwfbench.errors import UserError
 from gwfbench.report.calibration import NOTES as CALIBRATION_NOTES
 from gwfbench.report.calibration import read
@@ -27,6 +27,7 @@ from gwfbench.report.content import ALONG, RUN, boards
 from gwfbench.report.looks import looks
 from gwfbench.report.tables import HEADS, NOTES
 from gwfbench.report.views import Views, views
+from gwfbench.store.folders import checked, record
 from gwfbench.verify import Verdict
 
 CALIBRATION = ("task", "metric", "n", "floor", "still", "ratio", "apart", "shift", "scale", "seconds", "status", "note")
@@ -105,7 +106,7 @@ def put(
     text = page(points, facts, views(points, out), metrics, verdicts, read(calibrated))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        strict.write(path, text)
+        checked.write(path, text)
     except OSError as error:
         raise UserError(f"--html {path}: {error.strerror}", "a file that can be written", "name another one") from None
     return f"wrote {path}, {len(text.encode()) / 1e6:.1f} MB"

@@ -21,13 +21,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from gwfbench import ledger, strict, verify
+from gwfbench import ledger, verify
 from gwfbench.errors import UserError, require
-from gwfbench.record import to_json
 from gwfbench.report import ablation, papers, tables
 from gwfbench.report import rows as kept_rows
 from gwfbench.report.leaderboard import FINISHED, leaderboard
 from gwfbench.report.overall import overall
+from gwfbench.store.folders import checked
+from gwfbench.store.folders.record import to_json
 from gwfbench.verify import Verdict
 
 PAGE = "page.toml"
@@ -56,7 +57,7 @@ class Layout:
             return Layout()
         try:
             said = tomllib.loads(path.read_text(encoding="utf-8"))
-            found = strict.checked(Layout, {**asdict(Layout()), "metrics": [], **said})
+            found = checked.checked(Layout, {**asdict(Layout()), "metrics": [], **said})
             return replace(found, metrics=tuple(found.metrics))
         except (OSError, ValueError) as error:
             raise UserError(

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gwfbench import store
 from gwfbench.controls import CONTROLS
 from gwfbench.errors import UserError
-from gwfbench.record import Run
 from gwfbench.report import draws
 from gwfbench.report.plots import Kept, grids, picture
+from gwfbench.store.folders import folders
+from gwfbench.store.folders.record import Run
 
 DRAWS = 2000
 
@@ -27,7 +27,7 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
     except ImportError:
         raise UserError("--plot without matplotlib", "the extra `report`", "pip install 'gwfbench[report]'") from None
     places = draws.folders(out)
-    runs = [run for run in store.attempts(out)[0] if run.attempt in attempts and run.identity.method not in CONTROLS]
+    runs = [run for run in folders.attempts(out)[0] if run.attempt in attempts and run.identity.method not in CONTROLS]
     if not runs:
         raise UserError("--plot", "runs of at least one method", "leave the controls to the leaderboard")
     for task in dict.fromkeys(run.identity.task for run in runs):

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from gwfbench.errors import UserError
-from gwfbench.record import Run
 from gwfbench.report import draws
 from gwfbench.report.draws import Draws
 from gwfbench.report.plots import grid
+from gwfbench.store.folders.record import Run
 
 POINTS = 512  # of a law, at most
 LEAST = 64  # of a law, however many runs there are

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gwfbench.fingerprint import VERSIONED
-from gwfbench.record import digest
+from gwfbench.store.folders.fingerprint import VERSIONED
+from gwfbench.store.folders.record import digest
 
 
 @cache

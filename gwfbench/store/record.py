@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gwfbench import strict
+from gwfbench.store.folders import checked
 
 SCHEMA = 3
 Status = Literal["ok", "diverged", "budget", "timeout", "oom", "error", "killed", "skipped"]
@@ -20,7 +20,7 @@ Role = Literal["method", "floor", "control"]
 
 
 def _from_one(value: Any) -> bool:
-    return strict.is_count(value) and value >= 1
+    return checked.is_count(value) and value >= 1
 
 
 def _is_moment(value: Any) -> bool:
@@ -31,15 +31,16 @@ def _is_moment(value: Any) -> bool:
 
 
 # What the types of fields don't say, by name.
-_TESTS: dict[str, strict.Test] = {
+_TESTS: dict[str, checked.Test] = {
     **dict.fromkeys(("step", "n", "batch", "number", "metric_version", "task_version", "method_version"), _from_one),
-    "value": lambda value: value is None or strict.is_number(value),
+    "value": lambda value: value is None or checked.is_number(value),
     "better": ("lower", "higher").__contains__,
     "law": ("flow", "jko").__contains__,
     "dtype": ("float32", "float64").__contains__,
     "started": _is_moment,
     "budget": lambda value: (
-        type(value) is dict and all(strict.is_text(key) and strict.is_amount(one) and one for key, one in value.items())
+        type(value) is dict
+        and all(checked.is_text(key) and checked.is_amount(one) and one for key, one in value.items())
     ),
 }
 
@@ -71,7 +72,7 @@ class Identity:
         Raises:
             ValueError: they are not an identity's; what is wrong is in the message.
         """
-        return strict.checked(Identity, content, _TESTS)
+        return checked.checked(Identity, content, _TESTS)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Point:
         Raises:
             ValueError: one is not a point's; what is wrong is in the message.
         """
-        return strict.all_checked(Point, strict.from_lines(lines), _TESTS)
+        return checked.all_checked(Point, checked.from_lines(lines), _TESTS)
 
 
 @dataclass
@@ -137,7 +138,7 @@ class Run:
             ValueError: they are not a run's; what is wrong is in the message.
         """
         lists = {"points": points, "identity": Identity.read(content.get("identity"))}
-        run = strict.checked(Run, {**content, **lists}, _TESTS)
+        run = checked.checked(Run, {**content, **lists}, _TESTS)
         run.information = tuple(run.information)
         if run.failed and not run.reason:
             raise ValueError(f"Run: status {run.status} without a reason")

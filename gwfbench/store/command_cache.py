@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gwfbench import claims, strict
-from gwfbench.fingerprint import VERSIONED
 from gwfbench.plugins import discovery
-from gwfbench.record import digest, to_json
+from gwfbench.store.folders import checked, locks
+from gwfbench.store.folders.fingerprint import VERSIONED
+from gwfbench.store.folders.record import digest, to_json
 
 FOLDER = ".answers"
 
@@ -71,9 +71,9 @@ def files(out: Path) -> str:
     """Hash of what is under --out; empty if something is being written there."""
     seen = []
     for path in sorted(out.iterdir()) if out.is_dir() else ():
-        if path.name.startswith(claims.PARTIAL):
+        if path.name.startswith(locks.PARTIAL):
             return ""
-        if path.name not in (FOLDER, claims.FOLDER):
+        if path.name not in (FOLDER, locks.FOLDER):
             inside = sorted(os.scandir(path), key=lambda entry: entry.name) if path.is_dir() else []
             seen += [(one.name, *_stamp(one.stat())) for one in (path, *inside)]
     return digest(json.dumps(seen)) if seen else ""
@@ -82,7 +82,9 @@ def files(out: Path) -> str:
 def find(words: Mapping[str, Any], made_from: str, out: Path) -> Answer | None:
     """The kept answer to these words, if it still is one."""
     try:
-        kept = strict.checked(Answer, strict.unsealed(strict.from_json(_place(words, out).read_text(encoding="utf-8"))))
+        kept = checked.checked(
+            Answer, checked.unsealed(checked.from_json(_place(words, out).read_text(encoding="utf-8")))
+        )
         return kept if made_from and (kept.made_from, kept.files) == (made_from, files(out)) else None
     except (OSError, ValueError):
         return None
@@ -93,7 +95,7 @@ def keep(words: Mapping[str, Any], answer: Answer, out: Path) -> None:
     path = _place(words, out)
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        strict.write(path, to_json(strict.sealed(asdict(answer))) + "\n")
+        checked.write(path, to_json(checked.sealed(asdict(answer))) + "\n")
 
 
 class _Tee:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gwfbench import answers, claims, strict
-from gwfbench.environment import env_hash
 from gwfbench.errors import UserError
-from gwfbench.record import SCHEMA, Point, Run, Status, to_json
+from gwfbench.store.folders import checked, command_cache, locks
+from gwfbench.store.folders.environment import env_hash
+from gwfbench.store.folders.record import SCHEMA, Point, Run, Status, to_json
 
 WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
 CHECKPOINT = "checkpoint.npz"
@@ -24,7 +24,7 @@ KEPT = 4096  # points a judged time that stay in draws.npz, at most
 KEPT_BYTES = 2**24  # and of so many bytes: 1365 images of 3 x 32 x 32
 ASIDE = "aside"
 NOT_RUNS = frozenset(
-    {ASIDE, claims.FOLDER, answers.FOLDER, "slurm", "verified.jsonl"}
+    {ASIDE, locks.FOLDER, command_cache.FOLDER, "slurm", "verified.jsonl"}
 )  # what else has its place beside attempts
 _ATTEMPT = re.compile(r".*-s\d+-[0-9a-f]{8}-[0-9a-f]{8}")
 
@@ -42,14 +42,14 @@ class Attempt:
     """
 
     def __init__(self, out: Path, run: Run):
-        self._folder, self._place = out / f"{claims.PARTIAL}{run.identity.key}-{run.attempt}", out / _name(run)
+        self._folder, self._place = out / f"{locks.PARTIAL}{run.identity.key}-{run.attempt}", out / _name(run)
         self.checkpoint = self._folder / CHECKPOINT
         self.draws: dict[str, np.ndarray] = {}
         self._process = os.getpid()
         header = to_json(_content(run), indent=2)
-        _run(strict.from_json(header), [])  # before anything is spent: what can't be read again is not begun
+        _run(checked.from_json(header), [])  # before anything is spent: what can't be read again is not begun
         self._folder.mkdir(parents=True)
-        strict.write(self._folder / "header.json", header)
+        checked.write(self._folder / "header.json", header)
 
     def judged(self, step: int, points: list[Point], draws: np.ndarray, log_prob: np.ndarray | None = None) -> None:
         """Append rows, and keep the first points of the judged cloud (n, d) and their log-densities (n,)."""
@@ -65,7 +65,7 @@ class Attempt:
         """Write the rest and move the folder into place."""
         self._require_own_process()
         # again, and whole: an interrupt may have come between a row and its line
-        strict.write(self._folder / "points.jsonl", "".join(map(_line, run.points)))
+        checked.write(self._folder / "points.jsonl", "".join(map(_line, run.points)))
         _save_draws(self._folder, self.draws)
         _seal(self._folder, self._place, run, log)
 
@@ -91,20 +91,20 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
         folder.replace(folder.parent / _name(run))
         return run
     try:
-        run = _run(strict.from_json((folder / "header.json").read_text(encoding="utf-8")), [])
+        run = _run(checked.from_json((folder / "header.json").read_text(encoding="utf-8")), [])
         whole = _whole_lines(folder / "points.jsonl")
         run.points = Point.read(whole)
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    if folder.name != f"{claims.PARTIAL}{run.identity.key}-{run.attempt}":
+    if folder.name != f"{locks.PARTIAL}{run.identity.key}-{run.attempt}":
         raise ValueError("header.json is another run's")
     run.status, run.reason = status, reason
     if run.points:
         last = run.points[-1]
         run.steps, run.seconds, run.sample_seconds = last.step, last.seconds, last.sample_seconds
-    strict.write(folder / "points.jsonl", "".join(line + "\n" for line in whole))
+    checked.write(folder / "points.jsonl", "".join(line + "\n" for line in whole))
     if not (folder / "draws.npz").exists():
         _save_draws(folder, {})
     _seal(folder, folder.parent / _name(run), run, log)
@@ -120,8 +120,8 @@ def sweep(out: Path) -> tuple[list[Run], list[str]]:
         OSError: there is something to do, and the folder can't be written.
     """
     said = []
-    for path in sorted(out.glob(f"{claims.PARTIAL}*")):
-        ours = claims.claim(out, _key_of(path)) if path.is_dir() else None
+    for path in sorted(out.glob(f"{locks.PARTIAL}*")):
+        ours = locks.claim(out, _key_of(path)) if path.is_dir() else None
         if ours is not None:
             try:
                 if path.exists():  # else another process has closed it meanwhile
@@ -161,8 +161,8 @@ def set_aside(path: Path, reason: str) -> str:
 
 def probe(out: Path) -> None:
     """Make the folder, and raise OSError if it can't be written."""
-    (out / claims.FOLDER).mkdir(parents=True, exist_ok=True)
-    path = out / claims.FOLDER / f"probe-{os.getpid()}"
+    (out / locks.FOLDER).mkdir(parents=True, exist_ok=True)
+    path = out / locks.FOLDER / f"probe-{os.getpid()}"
     path.write_text("this folder can be written")
     path.unlink()
 
@@ -171,7 +171,7 @@ def save_environment(out: Path, facts: Mapping[str, Any]) -> None:
     """Keep the facts as env-<hash>.json beside the attempts."""
     path = out / f"env-{env_hash(facts)}.json"
     if not path.exists():
-        strict.write(path, to_json(facts, indent=2) + "\n")
+        checked.write(path, to_json(facts, indent=2) + "\n")
 
 
 def environments(out: Path, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -193,10 +193,10 @@ def read(folder: Path) -> Run:
         ValueError: the folder is not a whole attempt; what is wrong is in the message.
     """
     try:
-        content = strict.from_json((folder / "run.json").read_text(encoding="utf-8"))
+        content = checked.from_json((folder / "run.json").read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
-        content = strict.unsealed({name: value for name, value in content.items() if name != "schema"})
+        content = checked.unsealed({name: value for name, value in content.items() if name != "schema"})
         files, count = content.pop("files"), content.pop("points")
         if WHOLE - files.keys():
             raise ValueError(f"run.json has no hash of {', '.join(sorted(WHOLE - files.keys()))}")
@@ -231,8 +231,8 @@ def _scan(out: Path) -> tuple[list[Run], list[tuple[Path, str]]]:
     for path in sorted(out.iterdir()) if out.exists() else ():
         if path.name in NOT_RUNS or (path.is_file() and path.name.startswith("env-")):
             continue
-        if path.name.startswith(claims.PARTIAL):
-            written = claims.is_claimed(out, _key_of(path))
+        if path.name.startswith(locks.PARTIAL):
+            written = locks.is_claimed(out, _key_of(path))
             why = "it is being written" if written else "its process died; `run` will close it"
             strange.append((path, f"unfinished: {why}"))
         elif not path.is_dir():
@@ -265,7 +265,7 @@ def checkpoint_of(out: Path, run: Run) -> Path:
 
 def partials(out: Path, key: str) -> list[Path]:
     """The half-written folders of one run."""
-    return sorted(out.glob(f"{claims.PARTIAL}{key}-*"))
+    return sorted(out.glob(f"{locks.PARTIAL}{key}-*"))
 
 
 def _line(point: Point) -> str:
@@ -273,7 +273,7 @@ def _line(point: Point) -> str:
 
 
 def _key_of(partial: Path) -> str:
-    return partial.name.removeprefix(claims.PARTIAL).partition("-")[0]
+    return partial.name.removeprefix(locks.PARTIAL).partition("-")[0]
 
 
 def _age(run: Run) -> tuple[int, str]:
@@ -306,8 +306,8 @@ def _seal(folder: Path, place: Path, run: Run, log: str) -> None:
     (folder / "log.txt").write_text(log, encoding="utf-8", errors="backslashreplace")
     content = _content(run) | {"files": {name: _sha256(folder / name) for name in sorted(WHOLE)}}
     content = json.loads(to_json(content))
-    text = to_json({"schema": content.pop("schema"), **strict.sealed(content)}, indent=2)
-    strict.write(folder / "run.json", text + "\n")
+    text = to_json({"schema": content.pop("schema"), **checked.sealed(content)}, indent=2)
+    checked.write(folder / "run.json", text + "\n")
     (folder / "header.json").unlink(missing_ok=True)
     folder.replace(place)
 
