@@ -10,7 +10,7 @@ from gwfbench.store.folders.folders import Attempt
 from gwfbench.store.folders.record import Point, Run
 
 from gwfbench import metrics
-from gwfbench.controls import Control
+from gwfbench.drive.controls import Control
 from gwfbench.session import Order
 from gwfbench.store.folders import fingerprint
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from gwfbench.errors import UserError, require
 
 if TYPE_CHECKING:
-    from gwfbench.job import Job
+    from gwfbench.drive.job import Job
     from gwfbench.store.folders.record import Run
 
 STOP = 60  # seconds that exec gets to keep its state; submitit's signal comes 90 s before the end

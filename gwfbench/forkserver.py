@@ -33,10 +33,10 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from gwfbench.channel import Lines, send
-from gwfbench.job import Job
-from gwfbench.judge import reason_of
+from gwfbench.drive.driver import execute, is_out_of_memory
+from gwfbench.drive.job import Job
+from gwfbench.drive.judge import reason_of
 from gwfbench.plugins import registry
-from gwfbench.runner import execute, is_out_of_memory
 from gwfbench.store.folders import fingerprint
 from gwfbench.store.folders.record import Status
 

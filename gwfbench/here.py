@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
+from gwfbench.drive.driver import execute
+from gwfbench.drive.job import Job
+from gwfbench.drive.judge import reason_of
+from gwfbench.drive.log import Log
 from gwfbench.isolate import End
-from gwfbench.job import Job
-from gwfbench.judge import reason_of
-from gwfbench.log import Log
-from gwfbench.runner import execute
 from gwfbench.store.folders.record import Status
 
 

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from gwfbench import servers
 from gwfbench.channel import Lines, send
-from gwfbench.log import Log, last_lines
+from gwfbench.drive.log import Log, last_lines
 from gwfbench.memory import memory_of_groups, out_of_memory_kills
 from gwfbench.store.folders.record import Status
 
 if TYPE_CHECKING:  # this module is light: a server may be started before torch is loaded here
-    from gwfbench.job import Job
+    from gwfbench.drive.job import Job
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.25  # seconds between two looks at the memory

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from gwfbench.drive.job import Job
 from gwfbench.errors import require
 from gwfbench.isolate import Limits
-from gwfbench.job import Job
 
 RETRY = ("diverged", "timeout", "oom", "error")  # "killed" is always tried again
 

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
-from gwfbench.job import Job
 
 Item = TypeVar("Item")
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gwfbench.budget import Budget
+from gwfbench.drive.driver import begin
+from gwfbench.drive.job import Job
+from gwfbench.drive.judge import reason_of
 from gwfbench.errors import UserError
 from gwfbench.here import Here
 from gwfbench.isolate import End, Pool
-from gwfbench.job import Job
-from gwfbench.judge import reason_of
 from gwfbench.options import Options, limits, slots
-from gwfbench.runner import begin
 from gwfbench.store.folders import environment, folders
 from gwfbench.store.folders.locks import Claim, claim, holder
 from gwfbench.store.folders.record import Run

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from gwfbench import metrics, standing
-from gwfbench.controls import Control
+from gwfbench.drive.controls import Control
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require, unknown
-from gwfbench.job import Job
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Instance, Judged, Metric, Need
 from gwfbench.rng import Streams

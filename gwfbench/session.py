@@ -12,9 +12,9 @@ import torch
 
 from gwfbench import metrics
 from gwfbench.budget import Budget
-from gwfbench.controls import CONTROLS, Control
+from gwfbench.drive.controls import CONTROLS, Control
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
-from gwfbench.job import Job
 from gwfbench.options import Options as Options
 from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Task

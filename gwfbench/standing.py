@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from gwfbench import session
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.job import Job
 from gwfbench.store.folders import folders, locks
 from gwfbench.store.folders.record import Identity, Run
 

@@ -24,8 +24,8 @@ import pandas as pd
 
 from gwfbench import session
 from gwfbench.budget import Budget
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
-from gwfbench.job import Job
 from gwfbench.store.folders import environment
 from gwfbench.store.folders.record import to_json
 

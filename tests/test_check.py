@@ -75,7 +75,7 @@ BAD_METHODS = [  # what is replaced, by what, the check that must see it, its wo
     ("@misc{shrink, title={Shrink}}", "Shrink, 1999", "class variables", "a BibTeX entry"),
     ("frozenset({Initial, LogDensity})", "frozenset([Initial, LogDensity][:1])", "class variables", "in the source"),
     ('    "how fast"\n', "", "words", "no words for rate"),
-    ("import torch\n", "import torch\nfrom gwfbench.controls import CONTROLS\n", "imports", "imports gwfbench.controls"),
+    ("import torch\n", "import torch\nfrom gwfbench.drive.controls import CONTROLS\n", "imports", "imports gwfbench.drive.controls"),
     ("import torch\n", "import torch\nimport gwfbench.baselines.ula\n", "imports", "imports gwfbench.baselines.ula"),
     ("@dataclass", "torch.set_num_threads(torch.get_num_threads() + 1)\n\n\n@dataclass", "stands alone", "the number of threads"),
     ("            problem[LogDensity].score(problem[Initial].draw(5, rng))\n", "", "runs to the end", "no call of an oracle"),
@@ -111,7 +111,7 @@ TASK = (Path(__file__).parent / "thirdparty" / "acme_flows" / "shift.py").read_t
 BAD_TASKS = [
     ('("symkl", "bures_w2")', '["symkl"]', "class variables", "metrics = ['symkl']"),
     ("20_000", "20", "class variables", "points = 20"),
-    ("from gwfbench.rng", "from gwfbench.runner import execute\nfrom gwfbench.rng", "imports", "imports gwfbench.runner"),
+    ("from gwfbench.rng", "from gwfbench.drive.driver import execute\nfrom gwfbench.rng", "imports", "imports gwfbench.drive.driver"),
     ('("symkl", "bures_w2")', '("symkl", "beauty")', "gives what it offers", "no metric 'beauty'"),
     ("(start, target))", "(start,))", "gives what it offers", "a problem with Initial"),
     ("(self.horizon,)", "(self.horizon, 0.1)", "gives what it offers", "times (0.5, 0.1)"),

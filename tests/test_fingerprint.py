@@ -183,7 +183,7 @@ def test_our_tasks_cover_their_data_and_others_have_none():
 
 def test_a_method_s_hash_covers_the_loop_and_the_controls_the_protocol():
     assert {"gwfbench.training.minmax", "gwfbench.nn.mlp"} <= fingerprint.closure("gwfbench.baselines.vjko")
-    assert "gwfbench.protocol" in fingerprint.closure("gwfbench.controls")
+    assert "gwfbench.protocol" in fingerprint.closure("gwfbench.drive.controls")
     assert all(fingerprint.locate(module) for module in fingerprint.DRIVER)
 
 
@@ -244,7 +244,7 @@ def test_prose_and_names_change_nothing_and_how_points_are_drawn_changes_all(cop
     (copy.folder / "gwfbench/training/minmax.py").rename(copy.folder / "gwfbench/loops.py")
     second = copy()
     assert second == first
-    copy.edit("gwfbench/cloud.py", "CHUNK = 65536", "CHUNK = 32768")
+    copy.edit("gwfbench/drive/points.py", "CHUNK = 65536", "CHUNK = 32768")
     third = copy()
     assert {name for name in first if third[name] != first[name]} == pairs
 

@@ -6,8 +6,8 @@ from itertools import islice
 import pytest
 import torch
 
-from gwfbench import flat
 from gwfbench.budget import Budget
+from gwfbench.drive import shapes as flat
 from gwfbench.info import Initial, InteractionEnergy, LogDensity, TargetSamples
 from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Problem

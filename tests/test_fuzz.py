@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gwfbench.budget import Budget
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.job import Job
 from gwfbench.plugins import registry
 from gwfbench.store.folders import checked, folders
 

@@ -14,7 +14,7 @@ import pytest
 
 import gwfbench
 from gwfbench import channel, forkserver, isolate
-from gwfbench.log import Log
+from gwfbench.drive.log import Log
 from gwfbench.plugins import registry
 from gwfbench.session import Options, Order, perform
 from gwfbench.store.folders import folders as store
@@ -302,7 +302,7 @@ def test_progress_comes_from_all_that_run(plugins, tmp_path):
 def test_gpus_areslots(monkeypatch):
     import torch
 
-    from gwfbench.job import Job
+    from gwfbench.drive.job import Job
     from gwfbench.options import slots
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

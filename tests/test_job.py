@@ -6,8 +6,8 @@ import pytest
 from gwfbench.store.folders.record import Run
 
 import gwfbench
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.job import Job
 from gwfbench.session import Order
 from gwfbench.store.folders import folders
 

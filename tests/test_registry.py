@@ -61,7 +61,7 @@ def test_fields_by_type():
 
 
 def test_controls_have_their_names():
-    from gwfbench.controls import CONTROLS
+    from gwfbench.drive.controls import CONTROLS
 
     assert tuple(CONTROLS) == registry.CONTROLS
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from gwfbench.store.folders.environment import env_hash
 
-from gwfbench import checkpoint, runner
 from gwfbench.budget import Budget
+from gwfbench.drive import checkpoint, driver
+from gwfbench.drive.driver import execute
+from gwfbench.drive.job import Job
+from gwfbench.drive.signals import Stopped, Stops
 from gwfbench.info import Initial, LogDensity
-from gwfbench.job import Job
 from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Resumable
 from gwfbench.rng import Streams
-from gwfbench.runner import execute
-from gwfbench.stops import Stopped, Stops
 from gwfbench.store.folders import folders
 
 VJKO = "vjko:iterations=5,pool=2048,batch=256,width=9"
@@ -165,7 +165,7 @@ CASES = [
 def test_stopped_at_any_moments_and_resumed_a_run_has_the_rows_of_an_unbroken_one(
     who, limit, seeds, every, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(runner, "EVERY", every)
+    monkeypatch.setattr(driver, "EVERY", every)
     who = registry.parse("method", who) if isinstance(who, str) else who
     task, seeds = Small(limit), (3, 7)[:seeds]
     ALARM.at(0)
@@ -275,7 +275,7 @@ def test_a_number_changed_with_its_zip_checksum_is_refused_too(tmp_path):
 
 
 def test_a_seed_that_diverged_is_not_run_again_and_its_batch_goes_on_without_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "EVERY", 0.0)
+    monkeypatch.setattr(driver, "EVERY", 0.0)
     who, seeds = Particles(14, burst=7), (3, 7, 9)
     ALARM.at(0)
     whole = go(who, Small(True), seeds, tmp_path / "whole")
@@ -298,7 +298,7 @@ def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(tmp_path, monk
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runner, "EVERY", 0.0)
+    monkeypatch.setattr(driver, "EVERY", 0.0)
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     ALARM.at(0)
     run = finished(tmp_path)
@@ -308,7 +308,7 @@ def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(tmp_path, monk
 
 
 def test_a_state_that_is_not_of_tensors_and_numbers_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "EVERY", 0.0)
+    monkeypatch.setattr(driver, "EVERY", 0.0)
 
     @dataclass(frozen=True)
     class Wrong(Particles):

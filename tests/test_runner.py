@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from gwfbench.budget import Budget
-from gwfbench.cloud import CHUNK
-from gwfbench.controls import CONTROLS
+from gwfbench.drive.controls import CONTROLS
+from gwfbench.drive.driver import execute
+from gwfbench.drive.job import Job
+from gwfbench.drive.judge import ANYTIME
+from gwfbench.drive.points import CHUNK
 from gwfbench.info import Initial, LogDensity, TargetSamples
-from gwfbench.job import Job
-from gwfbench.judge import ANYTIME
 from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.leaderboard import alarms, leaderboard
-from gwfbench.runner import execute
 from gwfbench.session import tidy
 from gwfbench.store.folders import folders
 

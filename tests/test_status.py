@@ -8,7 +8,7 @@ from gwfbench.store.folders.folders import Attempt
 from gwfbench.store.folders.record import Point, Run
 
 from gwfbench import standing
-from gwfbench.job import Job
+from gwfbench.drive.job import Job
 from gwfbench.session import Order
 from gwfbench.store.folders import locks
 

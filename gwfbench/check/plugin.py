@@ -17,7 +17,7 @@ from typing import Any
 from gwfbench import metrics
 from gwfbench.check.outcome import Check, Failed, Skipped, expect
 from gwfbench.check.trial import Subject, unchanged
-from gwfbench.flat import SHAPES
+from gwfbench.drive.shapes import SHAPES
 from gwfbench.info import Info
 from gwfbench.plugins.discovery import CAPABILITY, CHOICE, HOME, VARIABLES
 

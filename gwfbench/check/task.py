@@ -13,14 +13,14 @@ from torch import Tensor
 from gwfbench import metrics
 from gwfbench.check.outcome import Check, Skipped, expect
 from gwfbench.check.trial import SEEDS, Subject, lean, other_luck, unchanged
-from gwfbench.controls import CONTROLS
+from gwfbench.drive.controls import CONTROLS
+from gwfbench.drive.driver import execute
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.info import Field, Initial, LogDensity, TargetSamples
-from gwfbench.job import Job
 from gwfbench.plugins import registry
 from gwfbench.protocol import Instance
 from gwfbench.rng import Streams
-from gwfbench.runner import execute
 from gwfbench.session import Order
 
 SECONDS = 60.0  # most that the small copy may take to build and draw, on a busy machine

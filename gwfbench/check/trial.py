@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench import flat
 from gwfbench.budget import Budget
 from gwfbench.check.outcome import expect
+from gwfbench.drive import shapes
+from gwfbench.drive.driver import execute
+from gwfbench.drive.job import Job
 from gwfbench.info import Initial
-from gwfbench.job import Job
 from gwfbench.plugins import registry
 from gwfbench.plugins.discovery import CHOICE
 from gwfbench.protocol import Drawn, Marginal, Problem, Pushed
 from gwfbench.rng import Streams
-from gwfbench.runner import execute
 from gwfbench.store.folders.record import Run
 
 SEEDS = (2, 7, 11)
@@ -123,10 +123,10 @@ class Trial:
         seen = replace(whole, infos=tuple(info for info in infos if type(info) in named))
         rng, number, cloud = streams.fork("method"), 0, (1 + nudge) * start.draw(POINTS, streams.fork("start"))
         if after is None:
-            laws = flat.laws(self.method.small, seen, Budget(), rng)
+            laws = shapes.laws(self.method.small, seen, Budget(), rng)
         else:
             number, cloud, state = after
-            laws = flat.laws(self.method.small, seen, Budget(), rng, state)
+            laws = shapes.laws(self.method.small, seen, Budget(), rng, state)
         while True:
             with torch.enable_grad():
                 law = next(laws, None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gwfbench.job import Job
+    from gwfbench.drive.job import Job
     from gwfbench.store.folders.record import Run
 
 FOLDERS = ("left alone", "set aside", "closed")  # what is said of folders, not of a job

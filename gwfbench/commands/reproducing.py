@@ -18,7 +18,7 @@ from gwfbench.errors import require
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gwfbench.job import Job
+    from gwfbench.drive.job import Job
     from gwfbench.ledger import Answer, Table
 
 

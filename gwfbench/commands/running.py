@@ -16,7 +16,7 @@ from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     from gwfbench import session
-    from gwfbench.job import Job
+    from gwfbench.drive.job import Job
     from gwfbench.session import Order
     from gwfbench.store.folders.record import Run
 

@@ -15,7 +15,7 @@ from gwfbench.plugins import discovery
 from gwfbench.plugins.discovery import FieldText, Kind, Plugin
 
 __all__ = ["FieldText", "Kind", "Plugin"]
-CONTROLS = ("exact", "exact_jko", "still")  # of gwfbench/controls.py, which needs torch
+CONTROLS = ("exact", "exact_jko", "still")  # of gwfbench/drive/controls.py, which needs torch
 
 
 @cache

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 from gwfbench.budget import Budget
+from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.job import Job
 from gwfbench.report.leaderboard import Final, failures, finals, grades, interval, last_laws, leaderboard
 from gwfbench.report.tables import metric_names, uses
 from gwfbench.verify import Verdict

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gwfbench.controls import CONTROLS
+from gwfbench.drive.controls import CONTROLS
 from gwfbench.errors import UserError
 from gwfbench.report import draws
 from gwfbench.report.plots import Kept, grids, picture

@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 
 VERSIONED = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas", "ot": "pot",
              "sklearn": "scikit-learn", "gwfbench": "gwfbench"}  # fmt: skip  # modules, and their distributions
-DRIVER = ("gwfbench.runner", "gwfbench.cloud", "gwfbench.flat", "gwfbench.judge", "gwfbench.budget")
+DRIVER = (
+    "gwfbench.drive.driver",
+    "gwfbench.drive.points",
+    "gwfbench.drive.shapes",
+    "gwfbench.drive.judge",
+    "gwfbench.budget",
+)
 DATA = "files"  # a task's class variable: paths in its package or beside its file; a folder stands for all in it
 PROSE = frozenset({"reference", "source", "summary"})
 CHECKS = ("require", "refuse", "check_fields")

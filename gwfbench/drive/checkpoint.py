@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Counts
-from gwfbench.judge import Seen
-from gwfbench.log import Log
+from gwfbench.drive.judge import Seen
+from gwfbench.drive.log import Log
 from gwfbench.protocol import State
 from gwfbench.store.folders import folders
 from gwfbench.store.folders.record import Point, Run

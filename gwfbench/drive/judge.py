@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gwfbench import metrics
 from gwfbench.budget import Counts
-from gwfbench.controls import Control
-from gwfbench.job import Job
-from gwfbench.log import Log
+from gwfbench.drive.controls import Control
+from gwfbench.drive.job import Job
+from gwfbench.drive.log import Log
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need
 from gwfbench.rng import Streams
 from gwfbench.store.folders import fingerprint

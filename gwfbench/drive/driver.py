@@ -20,18 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench import checkpoint, cloud, flat
 from gwfbench.budget import BudgetSpent, Meter, counted
-from gwfbench.checkpoint import Checkpoint
-from gwfbench.cloud import BadLaw, Cloud
-from gwfbench.controls import Control, NoTruth
-from gwfbench.job import Job
-from gwfbench.judge import ANYTIME, Judge, Seen, reason_of
-from gwfbench.log import Log
+from gwfbench.drive import checkpoint, shapes
+from gwfbench.drive import points as cloud
+from gwfbench.drive.checkpoint import Checkpoint
+from gwfbench.drive.controls import Control, NoTruth
+from gwfbench.drive.job import Job
+from gwfbench.drive.judge import ANYTIME, Judge, Seen, reason_of
+from gwfbench.drive.log import Log
+from gwfbench.drive.points import BadLaw, Cloud
+from gwfbench.drive.signals import Stopped, Stops
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable
 from gwfbench.rng import Streams
-from gwfbench.stops import Stopped, Stops
 from gwfbench.store.folders import folders
 from gwfbench.store.folders.folders import Attempt
 from gwfbench.store.folders.record import Run, Status
@@ -271,7 +272,7 @@ class _Drive:
             plain = counted(instance.problem, self.meter)
             problem = _Watched(plain.shape, plain.times, plain.infos, self.asked)
             state = self._saved.state if self._saved is not None else None
-            laws = flat.laws(who, problem, self.job.budget, streams, state)
+            laws = shapes.laws(who, problem, self.job.budget, streams, state)
         self._saved = None  # its memory is not needed any more
         while True:
             self._law = None

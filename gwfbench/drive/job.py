@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gwfbench.budget import Budget
-from gwfbench.controls import CONTROLS, Control
+from gwfbench.drive.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 from gwfbench.plugins.registry import name_of, spec
@@ -85,7 +85,7 @@ class Job:
         return Job(task, who, tuple(seeds), words["device"], kinds[words["dtype"]], budget)
 
     def code(self) -> str:
-        who = "gwfbench.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
+        who = "gwfbench.drive.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
         return fingerprint.code_hash(type(self.task).__module__, who)
 
 

@@ -1,0 +1,1 @@
+"""One run: drives a method, draws the judged points, judges them, keeps checkpoints."""
