@@ -9,7 +9,7 @@ import torch
 
 from gwfbench.drive.job import Job
 from gwfbench.errors import require
-from gwfbench.isolate import Limits
+from gwfbench.process.pool import Limits
 
 RETRY = ("diverged", "timeout", "oom", "error")  # "killed" is always tried again
 

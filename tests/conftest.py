@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gwfbench import schedule
 from gwfbench.cli import main
-from gwfbench.here import Here
+from gwfbench.process.inline import Here
 from gwfbench.rng import Streams
 
 torch.set_num_threads(1)

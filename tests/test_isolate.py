@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import gwfbench
-from gwfbench import channel, forkserver, isolate
 from gwfbench.drive.log import Log
 from gwfbench.plugins import registry
+from gwfbench.process import forkserver, messages, pool
 from gwfbench.session import Options, Order, perform
 from gwfbench.store.folders import folders as store
 from gwfbench.store.folders import locks
@@ -68,7 +68,7 @@ MATRIX = {
 
 def test_the_failure_matrix(plugins, tmp_path, monkeypatch):
     """Each end in its own row with its status and reason, all in one command, four at once."""
-    monkeypatch.setattr(isolate, "GRACE", 1.0)
+    monkeypatch.setattr(pool, "GRACE", 1.0)
     runs = go(tmp_path, *MATRIX, jobs=4, timeout=8, memory=1)
     kept, strange = store.attempts(tmp_path)
     assert not strange
@@ -125,7 +125,7 @@ def test_a_fork_that_came_back_takes_no_answer_of_its_first_process():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     with pytest.raises(BlockingIOError):
         ours.recv(1, socket.MSG_DONTWAIT)
-    channel.send(ours, {"log": "all of it"})
+    messages.send(ours, {"log": "all of it"})
     assert link.getvalue() == "all of it"
     ours.close()
     theirs.close()

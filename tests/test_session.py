@@ -390,9 +390,9 @@ def mounted(tmp_path):
 def test_a_disk_that_fills_up(plugins, tmp_path, mounted, monkeypatch):
     """The run that meets it, and those after it, are errors; those before it are whole; later all are made good."""
     _mount(mounted, "-t", "tmpfs", "-o", "size=400k", "tmpfs")
-    from gwfbench import servers
+    from gwfbench.process import server
 
-    servers.cool()  # the next server has our environment, in which the method finds the place
+    server.cool()  # the next server has our environment, in which the method finds the place
     monkeypatch.setenv("GWFBENCH_TEST_FULL", str(mounted))
     jobs = [
         job

@@ -53,7 +53,7 @@ def run(
     for name in methods:
         if registry.head(name) not in registry.CONTROLS:
             registry.find("method", registry.head(name))
-    from gwfbench import servers
+    from gwfbench.process import server
     from gwfbench.store.folders import command_cache
 
     asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
@@ -66,7 +66,7 @@ def run(
         click.echo(known.err, nl=False, err=True)
         sys.exit(known.failed)
     if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
-        servers.warm()
+        server.warm()
     from gwfbench import session
 
     # a plan may be for a device that only another machine has

@@ -14,7 +14,7 @@ from gwfbench.drive.driver import execute
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.drive.log import Log
-from gwfbench.isolate import End
+from gwfbench.process.pool import End
 from gwfbench.store.folders.record import Status
 
 

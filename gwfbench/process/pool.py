@@ -1,6 +1,6 @@
 """One child process a run: starts them, watches their deadline and memory, and says how each ended.
 
-A child is forked by a server of our own (`gwfbench.forkserver`), started once and kept for later calls. It reports over
+A child is forked by a server of our own (`gwfbench.process.forkserver`), started once and kept for later calls. It reports over
 a socket, prints into a pipe that is read here and cut to bounds, and holds its claims together with us. If we are
 killed, the server sees our socket close and kills its children; if the server is killed, the kernel kills them.
 """
@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gwfbench import servers
-from gwfbench.channel import Lines, send
 from gwfbench.drive.log import Log, last_lines
-from gwfbench.memory import memory_of_groups, out_of_memory_kills
+from gwfbench.process import server
+from gwfbench.process.memory import memory_of_groups, out_of_memory_kills
+from gwfbench.process.messages import Lines, send
 from gwfbench.store.folders.record import Status
 
 if TYPE_CHECKING:  # this module is light: a server may be started before torch is loaded here
@@ -71,7 +71,7 @@ class Pool:
     """Runs in processes of their own; any number at once."""
 
     def __init__(self, limits: Limits):
-        self._limits, self._server, self._selector = limits, servers.take(), selectors.DefaultSelector()
+        self._limits, self._server, self._selector = limits, server.take(), selectors.DefaultSelector()
         self._children: dict[int, _Child] = {}
         self._names = itertools.count()
         self._looked = 0.0
@@ -94,7 +94,7 @@ class Pool:
         """
         if not self._server.alive:
             self._selector.unregister(self._server.socket)
-            self._server = servers.take()
+            self._server = server.take()
             self._selector.register(self._server.socket, selectors.EVENT_READ)
         number = next(self._names)
         ours, theirs = socket.socketpair()
@@ -144,7 +144,7 @@ class Pool:
     def close(self) -> None:
         """Leave the server to the next pool; nothing may be running."""
         self._selector.close()
-        servers.give(self._server)
+        server.give(self._server)
 
     def _patience(self, seconds: float | None) -> float | None:
         now = time.monotonic()

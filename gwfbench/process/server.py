@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gwfbench.channel import Lines, send
+from gwfbench.process.messages import Lines, send
 
 
 class Server:

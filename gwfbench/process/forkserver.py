@@ -1,6 +1,6 @@
 """The process from which every run is forked: it has loaded torch, pandas and the runner, and never touches CUDA.
 
-Started by `gwfbench.isolate` with one end of a socket, on which JSON lines go both ways:
+Started by `gwfbench.process.pool` with one end of a socket, on which JSON lines go both ways:
 
     <- {"run": id, "descriptors": n, "words": ..., "out": ..., ...}   with n open files: channel, log, claims
     <- {"signal": id, "number": 15}                                   to the run's whole process group
@@ -32,11 +32,11 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from gwfbench.channel import Lines, send
 from gwfbench.drive.driver import execute, is_out_of_memory
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.plugins import registry
+from gwfbench.process.messages import Lines, send
 from gwfbench.store.folders import fingerprint
 from gwfbench.store.folders.record import Status
 
