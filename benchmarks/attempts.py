@@ -11,7 +11,7 @@ from gwfbench.store.folders.record import Point, Run
 
 from gwfbench import metrics
 from gwfbench.drive.controls import Control
-from gwfbench.session import Order
+from gwfbench.runs.order import Order
 from gwfbench.store.folders import fingerprint
 
 METRICS = ("symkl", "kl", "bures_w2", "sliced_w2", "w2")

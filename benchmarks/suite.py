@@ -26,7 +26,7 @@ from gwfbench.protocol import Judged
 from gwfbench.report import rows, tables
 from gwfbench.report.leaderboard import leaderboard
 from gwfbench.rng import Streams
-from gwfbench.session import Options, Order, perform
+from gwfbench.runs.order import Options, Order, perform
 
 ITERATIONS = 100
 POOL = 102_400
@@ -41,7 +41,7 @@ def timeraw_import_torch() -> str:
 
 
 def timeraw_import_everything() -> str:
-    return "import gwfbench.session, gwfbench.report.leaderboard"
+    return "import gwfbench.runs.order, gwfbench.report.leaderboard"
 
 
 def timeraw_list() -> str:

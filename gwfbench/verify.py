@@ -22,10 +22,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from gwfbench import session
 from gwfbench.budget import Budget
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
+from gwfbench.runs import order
 from gwfbench.store.folders import environment
 from gwfbench.store.folders.record import to_json
 
@@ -97,10 +97,10 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
             why = "fields, versions or the track are others today"
             return replace(blank, what=f"run key {key} where the rows have {blank.run_key}", why=why)
         now = environment.environment(job.device, threads)
-        ((run,),) = session.perform([job], None, lambda *_: None, session.Options(force=True, threads=threads))
+        ((run,),) = order.perform([job], None, lambda *_: None, order.Options(force=True, threads=threads))
     except UserError as error:
         return replace(blank, what=f"it can't be built any more: {error.got}")
-    fresh = session.tidy([run])
+    fresh = order.tidy([run])
     verdict, what, values = _compare(rows, fresh[fresh["metric"].notna()], str(first["status"]), run.status, run.reason)
     why = [] if verdict == "identical" else _reasons(rows, fresh, blank.code, run.code, facts, now)
     return replace(

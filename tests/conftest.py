@@ -6,10 +6,10 @@ import torch
 from hypothesis import settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gwfbench import schedule
 from gwfbench.cli import main
 from gwfbench.process.inline import Here
 from gwfbench.rng import Streams
+from gwfbench.runs import scheduler
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
@@ -34,7 +34,7 @@ def streams():
 @pytest.fixture
 def one_process(monkeypatch):
     """Runs in this process, where what a test patches is seen."""
-    monkeypatch.setattr(schedule, "Pool", lambda limits: Here(limits.threads))
+    monkeypatch.setattr(scheduler, "Pool", lambda limits: Here(limits.threads))
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gwfbench import cluster, plan, session
 from gwfbench.cli import main
 from gwfbench.errors import UserError
+from gwfbench.runs import order as session
+from gwfbench.runs import plan
+from gwfbench.runs import slurm as cluster
 from gwfbench.store.folders import folders
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gwfbench import session, stats
+from gwfbench import stats
 from gwfbench.plugins import registry
 from gwfbench.report import html
 from gwfbench.report.content import ALONG, RUN, boards
@@ -17,6 +17,7 @@ from gwfbench.report.leaderboard import leaderboard
 from gwfbench.report.looks import looks
 from gwfbench.report.rows import read as read_rows
 from gwfbench.report.views import WIDE, Views, _png, views
+from gwfbench.runs import order as session
 from gwfbench.store.folders import folders
 from gwfbench.verify import Verdict
 

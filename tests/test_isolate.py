@@ -16,7 +16,7 @@ import gwfbench
 from gwfbench.drive.log import Log
 from gwfbench.plugins import registry
 from gwfbench.process import forkserver, messages, pool
-from gwfbench.session import Options, Order, perform
+from gwfbench.runs.order import Options, Order, perform
 from gwfbench.store.folders import folders as store
 from gwfbench.store.folders import locks
 
@@ -303,7 +303,7 @@ def test_gpus_areslots(monkeypatch):
     import torch
 
     from gwfbench.drive.job import Job
-    from gwfbench.options import slots
+    from gwfbench.runs.options import slots
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     (job,) = Order.read(["ou"], ["ula"], "1", controls=False).jobs()

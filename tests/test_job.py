@@ -8,7 +8,7 @@ from gwfbench.store.folders.record import Run
 import gwfbench
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.session import Order
+from gwfbench.runs.order import Order
 from gwfbench.store.folders import folders
 
 WORDS = {

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from gwfbench import plan
 from gwfbench.commands.planning import exec_
 from gwfbench.commands.running import run
 from gwfbench.errors import UserError
-from gwfbench.session import Order
+from gwfbench.runs import plan
+from gwfbench.runs.order import Order
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--task", "ou:horizon=0.05", "--method", "ula", "--no-controls", "--seeds", "3,7,9"]

@@ -6,9 +6,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from gwfbench import session
 from gwfbench.commands.reporting import collect
 from gwfbench.plugins import registry
+from gwfbench.runs import order
 
 TASKS = ("toy2d:shape=moons", "toy2d:shape=swiss_roll")
 FLOW = "mmd_flow:steps=4,points=1200,batch=64"
@@ -19,7 +19,7 @@ def kept(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2", "energy_distance"))
-        session.run(TASKS, FLOW, 2, out=out, isolate=False)
+        order.run(TASKS, FLOW, 2, out=out, isolate=False)
     return out
 
 
@@ -80,19 +80,19 @@ def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
     before, _ = collect(runs)
     cls = registry.find("task", "toy2d").load()
     monkeypatch.setattr(cls, "metrics", ("sliced_w2",))
-    real = session.staleness
-    session.run(TASKS, FLOW, 2, out=runs, force=True, isolate=False)
+    real = order.staleness
+    order.run(TASKS, FLOW, 2, out=runs, force=True, isolate=False)
     newest, _ = collect(runs)
     assert set(newest["attempt"]).isdisjoint(before["attempt"])
     ours = set(newest["attempt"])
-    monkeypatch.setattr(session, "staleness", lambda: lambda run: run.attempt in ours or real()(run))
+    monkeypatch.setattr(order, "staleness", lambda: lambda run: run.attempt in ours or real()(run))
     pd.testing.assert_frame_equal(collect(runs)[0], before)
 
 
 def test_without_a_curve_the_last_law_has_the_same_rows(monkeypatch, one_process):
     monkeypatch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2", "energy_distance"))
-    whole = session.run(TASKS[0], FLOW, 1, controls=False, isolate=False)
-    last = session.run(TASKS[0], FLOW, 1, controls=False, curve=False)
+    whole = order.run(TASKS[0], FLOW, 1, controls=False, isolate=False)
+    last = order.run(TASKS[0], FLOW, 1, controls=False, curve=False)
     assert set(last["step"]) == {4}
     columns = ["step", "metric", "value", "se", "n", "draw_calls"]
     pd.testing.assert_frame_equal(last[columns], whole.loc[whole["step"] == 4, columns].reset_index(drop=True))

@@ -20,7 +20,7 @@ from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.leaderboard import alarms, leaderboard
-from gwfbench.session import tidy
+from gwfbench.runs.order import tidy
 from gwfbench.store.folders import folders
 
 TASK = registry.parse("task", "ou:horizon=0.15")

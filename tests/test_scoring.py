@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import gwfbench
-from gwfbench import scoring, session
+from gwfbench import scoring
 from gwfbench.plugins import registry
+from gwfbench.runs import order
 from gwfbench.store.folders import command_cache, fingerprint, folders
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
@@ -67,7 +68,7 @@ def test_log_densities_are_used_where_they_are_kept_and_asked_for_where_not(tmp_
     small("symkl", "kl")
     gwfbench.run(TASK, "ula:step=0.05", seeds=1, out=tmp_path)
     runs = [run for run in folders.attempts(tmp_path)[0] if run.identity.method == "still"]
-    (run,) = (session.replace(run, points=[p for p in run.points if p.metric != "kl"]) for run in runs)
+    (run,) = (order.replace(run, points=[p for p in run.points if p.metric != "kl"]) for run in runs)
     folder = next(tmp_path.glob(f"*-{run.attempt}"))
     with np.load(folder / "draws.npz") as file:
         kept = {name: values for name, values in file.items() if name.startswith("t")}

@@ -20,7 +20,7 @@ from gwfbench.store.folders.record import Identity, Point, Run
 
 import gwfbench
 from gwfbench.plugins import registry
-from gwfbench.session import Options, Order, perform
+from gwfbench.runs.order import Options, Order, perform
 from gwfbench.store.folders import folders as store
 from gwfbench.store.folders import locks
 

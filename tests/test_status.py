@@ -9,7 +9,7 @@ from gwfbench.store.folders.record import Point, Run
 
 from gwfbench import standing
 from gwfbench.drive.job import Job
-from gwfbench.session import Order
+from gwfbench.runs.order import Order
 from gwfbench.store.folders import locks
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen

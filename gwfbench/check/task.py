@@ -21,7 +21,7 @@ from gwfbench.info import Field, Initial, LogDensity, TargetSamples
 from gwfbench.plugins import registry
 from gwfbench.protocol import Instance
 from gwfbench.rng import Streams
-from gwfbench.session import Order
+from gwfbench.runs.order import Order
 
 SECONDS = 60.0  # most that the small copy may take to build and draw, on a busy machine
 

@@ -27,11 +27,12 @@ def calibrate(
         registry.find("task", registry.head(name))
     from dataclasses import asdict
 
-    from gwfbench import calibration, session
+    from gwfbench import calibration
     from gwfbench.report import calibration as table
+    from gwfbench.runs import order
     from gwfbench.store.folders.record import to_json
 
-    plan = calibration.Plan.read(tasks, chosen, trials, session.read_seeds(seeds), power_seconds)
+    plan = calibration.Plan.read(tasks, chosen, trials, order.read_seeds(seeds), power_seconds)
     rows = []
     for row, new in table.keep(plan, write):
         rows.append(row)

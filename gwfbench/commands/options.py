@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gwfbench.protocol import Task
-    from gwfbench.session import Options
+    from gwfbench.runs.order import Options
 
 OUT = click.option(
     "--out",
@@ -56,7 +56,7 @@ def read_execution(words: dict[str, Any]) -> Options:
         UserError: they don't go together.
     """
     from gwfbench.errors import UserError
-    from gwfbench.session import Options
+    from gwfbench.runs.order import Options
 
     try:
         gpus = tuple(int(part) for part in words["gpus"].split(",") if part.strip())

@@ -14,7 +14,7 @@ from gwfbench.commands.running import performed, show_rows, tell, tell_failed
 from gwfbench.errors import UserError, require
 
 if TYPE_CHECKING:
-    from gwfbench.session import Options
+    from gwfbench.runs.order import Options
 
 
 @click.command("exec")
@@ -31,7 +31,7 @@ def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path,
     anywhere, at once, and under one --out, where `report` finds their rows together. Exit codes are those of run.
     """
     part, parts = _read_shard(shard)
-    from gwfbench import plan
+    from gwfbench.runs import plan
 
     options = read_execution(how)
     jobs = plan.read(file)
@@ -73,18 +73,18 @@ def submit(
     finished.
     """
     options = _read_words(file, words)
-    from gwfbench import cluster, plan
+    from gwfbench.runs import plan, slurm
 
-    asked = cluster.Resources.read(shards, parallel, partition, limit, gpus, cpus, mem, extra)
+    asked = slurm.Resources.read(shards, parallel, partition, limit, gpus, cpus, mem, extra)
     jobs = plan.read(file)
     check_metrics_of(chosen, [job.task for job in jobs])
-    cluster.require_slurm()
-    state = cluster.look(jobs, out, options.retry)
+    slurm.require_slurm()
+    state = slurm.look(jobs, out, options.retry)
     queued = len(state.queued)
     click.echo(f"{file}: {len(state.finished)} runs are finished, {queued} queued, {state.count} to submit", err=True)
     arrays = sorted({name.partition("_")[0] for name in state.queued.values()}, key=int)
     if state.left:
-        array = cluster.submit(state.left, out, asked, words)
+        array = slurm.submit(state.left, out, asked, words)
         click.echo(f"array {array}: {min(shards, len(state.left))} jobs of {state.count} runs", err=wait)
         arrays.append(array)
     names = ",".join(arrays)
@@ -95,14 +95,14 @@ def submit(
         click.echo("go on:  after a failure, the same command submits what is then not finished", err=wait)
     if not wait:
         return
-    cluster.wait(arrays, lambda text: click.echo(text, err=True))
-    state = cluster.look(jobs, out)
+    slurm.wait(arrays, lambda text: click.echo(text, err=True))
+    state = slurm.look(jobs, out)
     if form == "json":
         show_rows(state.finished, chosen)
     elif state.finished:
-        from gwfbench import session
+        from gwfbench.runs import order
 
-        show(session.tidy(state.finished), form, chosen)
+        show(order.tidy(state.finished), form, chosen)
     failed = tell_failed(state.finished)
     for job in state.left:
         who = job.identity(job.seeds[0])

@@ -160,13 +160,14 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
     Raises:
         UserError: there are none.
     """
-    from gwfbench import scoring, session
+    from gwfbench import scoring
+    from gwfbench.runs import order
     from gwfbench.store.folders import folders
 
     runs, strange = folders.attempts(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
-    is_stale = session.staleness()
+    is_stale = order.staleness()
     newest = {run.identity.key: run for run in runs if not is_stale(run)}  # a newer stale attempt hides no fresh one
     fresh, stale = list(newest.values()), len({run.identity.key for run in runs}) - len(newest)
     if stale:
@@ -178,7 +179,7 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
     counted, said = scoring.current(fresh, out)
     for text in said:
         click.echo(text, err=True)
-    points = session.tidy(counted)
+    points = order.tidy(counted)
     return points, folders.environments(out, points["env"])
 
 

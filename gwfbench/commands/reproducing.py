@@ -83,7 +83,7 @@ def reproduce(
 
 def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], seeds: str, device: str) -> list[Job]:
     """The jobs of these runs; says what they are and what they are for, and what is not run and why."""
-    from gwfbench.session import Order
+    from gwfbench.runs.order import Order
 
     jobs: list[Job] = []
     for one in todo:

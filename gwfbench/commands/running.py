@@ -15,9 +15,9 @@ from gwfbench.commands.progress import FOLDERS, progress
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
-    from gwfbench import session
     from gwfbench.drive.job import Job
-    from gwfbench.session import Order
+    from gwfbench.runs import order as session
+    from gwfbench.runs.order import Order
     from gwfbench.store.folders.record import Run
 
 
@@ -67,7 +67,7 @@ def run(
         sys.exit(known.failed)
     if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
         server.warm()
-    from gwfbench import session
+    from gwfbench.runs import order as session
 
     # a plan may be for a device that only another machine has
     order = session.Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
@@ -88,7 +88,7 @@ def run(
 
 def keep(order: Order, path: Path, force: bool) -> None:
     """Write the jobs of an order as a plan, and say so."""
-    from gwfbench import plan
+    from gwfbench.runs import plan
 
     jobs = list(order.jobs())
     new = plan.write(path, jobs, force)
@@ -99,7 +99,7 @@ def keep(order: Order, path: Path, force: bool) -> None:
 
 def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str) -> str:
     """Hash of what is under --out, if it is what was shown and the same command would run nothing; else empty."""
-    from gwfbench import session
+    from gwfbench.runs import order as session
     from gwfbench.store.folders import command_cache, folders
 
     after = command_cache.files(out)
@@ -115,7 +115,8 @@ def performed(
     jobs: Sequence[Job], options: session.Options, out: Path, form: str, chosen: tuple[str, ...]
 ) -> tuple[list[Run], list[str]]:
     """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
-    from gwfbench import scoring, session
+    from gwfbench import scoring
+    from gwfbench.runs import order as session
 
     done: list[Run] = []
     remarks: list[str] = []
@@ -134,7 +135,8 @@ def performed(
 
 def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool:
     """Show the leaderboard of runs, what it leaves out, and which failed; whether one did."""
-    from gwfbench import scoring, session
+    from gwfbench import scoring
+    from gwfbench.runs import order as session
 
     counted, said = scoring.current(done, out)
     for text in said:

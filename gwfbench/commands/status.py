@@ -36,14 +36,15 @@ def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, 
         registry.find("task", registry.head(name))
     from dataclasses import asdict
 
-    from gwfbench import plan as plans
-    from gwfbench import session, standing
+    from gwfbench import standing
+    from gwfbench.runs import order
+    from gwfbench.runs import plan as plans
     from gwfbench.store.folders.record import to_json
 
     if plan:
         found = standing.survey(plans.read(plan), out)
     elif tasks or methods:
-        found = standing.survey(session.Order.read(tasks, methods, **rest).jobs(), out)
+        found = standing.survey(order.Order.read(tasks, methods, **rest).jobs(), out)
     else:
         found = standing.survey_all(out)
         require(bool(found), f"--out {out}: no runs", "at least one", "python -m gwfbench run --task ou --method vjko")

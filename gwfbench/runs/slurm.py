@@ -128,7 +128,7 @@ def look(jobs: Sequence[Job], out: Path, retry: Collection[str] = ()) -> State:
 
     What ended with a status of `retry` is not finished.
     """
-    from gwfbench import schedule
+    from gwfbench.runs import scheduler
     from gwfbench.store.folders import folders
 
     attempts: dict[str, list[Run]] = {}
@@ -144,7 +144,7 @@ def look(jobs: Sequence[Job], out: Path, retry: Collection[str] = ()) -> State:
         for seed in job.seeds:
             key = job.identity(seed).key
             newest = [run for run in attempts.get(key, ()) if run.code == job.code()][-1:]
-            done = [run for run in newest if schedule.finished(run, job) and run.status not in retry]
+            done = [run for run in newest if scheduler.finished(run, job) and run.status not in retry]
             if done:
                 finished += done
             elif key in where:
@@ -183,7 +183,7 @@ def submit(jobs: Sequence[Job], out: Path, asked: Resources, words: Sequence[str
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    from gwfbench import plan
+    from gwfbench.runs import plan
     from gwfbench.store.folders.record import digest, to_json
 
     parts = min(asked.shards, len(jobs))

@@ -16,9 +16,9 @@ from gwfbench.drive.driver import begin
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.errors import UserError
-from gwfbench.options import Options, limits, slots
 from gwfbench.process.inline import Here
 from gwfbench.process.pool import End, Pool
+from gwfbench.runs.options import Options, limits, slots
 from gwfbench.store.folders import environment, folders
 from gwfbench.store.folders.locks import Claim, claim, holder
 from gwfbench.store.folders.record import Run

@@ -15,12 +15,12 @@ from gwfbench.budget import Budget
 from gwfbench.drive.controls import CONTROLS, Control
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
-from gwfbench.options import Options as Options
 from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Task
-from gwfbench.schedule import Event as Event
-from gwfbench.schedule import finished as finished
-from gwfbench.schedule import perform as perform
+from gwfbench.runs.options import Options as Options
+from gwfbench.runs.scheduler import Event as Event
+from gwfbench.runs.scheduler import finished as finished
+from gwfbench.runs.scheduler import perform as perform
 from gwfbench.store.folders.record import Identity, Run
 
 if TYPE_CHECKING:

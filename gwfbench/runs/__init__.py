@@ -1,0 +1,1 @@
+"""Many runs: what was ordered, in which order it runs, plans and clusters."""
