@@ -9,8 +9,8 @@ import scipy.optimize
 import scipy.stats
 import torch
 
-from gwfbench import calibration
-from gwfbench.calibration import GRID, Plan, least, measure
+from gwfbench.audit import calibrate
+from gwfbench.audit.calibrate import GRID, Plan, least, measure
 from gwfbench.errors import UserError
 from gwfbench.info import Initial
 from gwfbench.protocol import Estimate, Instance, Metric, Problem, Truth
@@ -85,9 +85,9 @@ def test_power_of_the_mean_is_that_of_the_chi_square_test():
     edge = scipy.stats.chi2.ppf(0.95, 2)
     noncentrality = scipy.optimize.brentq(lambda c: scipy.stats.ncx2.sf(edge, 2, c) - 0.95, 1, 50)
     task = Tiny()
-    instance, rng = calibration._build(task, 0)
-    cell = calibration._cell(calibration.metrics.known()["moments_mean"], task, instance, rng)
-    mean, move = calibration._frame(cell)
+    instance, rng = calibrate._build(task, 0)
+    cell = calibrate._cell(calibrate.metrics.known()["moments_mean"], task, instance, rng)
+    mean, move = calibrate._frame(cell)
     torch.testing.assert_close(mean[0, 0], torch.tensor([3.0, -1.0]))
     u = move / move.norm()
     assert float(move.norm()) == pytest.approx(float((u * SPREAD).norm()), rel=1e-5)
@@ -157,8 +157,8 @@ def test_a_metric_that_can_t_tell_the_initial_law_is_marked():
 
 def test_time_runs_out_in_the_middle(monkeypatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr(calibration.time, "process_time", lambda: next(clock) / 1000)  # 1 ms a look
-    monkeypatch.setattr(calibration, "EFFORT", 1)
+    monkeypatch.setattr(calibrate.time, "process_time", lambda: next(clock) / 1000)  # 1 ms a look
+    monkeypatch.setattr(calibrate, "EFFORT", 1)
     row = rows("moments_mean", power_seconds=0.2, trials=100)["moments_mean"]
     assert (row.status, row.note) == ("cut", "power cut at 0.2 s")
     assert row.floor is not None
@@ -182,19 +182,19 @@ def test_the_exact_jko_sequence_is_the_floor_of_its_own_metric():
 
 def test_an_interrupted_table_goes_on_from_its_csv(tmp_path, monkeypatch):
     page, plan = tmp_path / "new" / "table.md", Plan((Tiny(),), ("moments_mean", "kl", "share"), 20, (0, 1), 0.0)
-    whole = calibration._row
+    whole = calibrate._row
 
     def stop(plan, task, name, *rest):
         if name == "share":
             raise KeyboardInterrupt
         return whole(plan, task, name, *rest)
 
-    monkeypatch.setattr(calibration, "_row", stop)
+    monkeypatch.setattr(calibrate, "_row", stop)
     with pytest.raises(KeyboardInterrupt):
         list(table.keep(plan, page))
     assert [row.metric for row in table.read(page.with_suffix(".csv"))] == ["moments_mean", "kl"]
     assert "| kl |" in page.read_text()
-    monkeypatch.setattr(calibration, "_row", whole)
+    monkeypatch.setattr(calibrate, "_row", whole)
     assert [(row.metric, new) for row, new in table.keep(plan, page)] == [
         ("moments_mean", False), ("kl", False), ("share", True),
     ]  # fmt: skip

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from gwfbench import stats
+from gwfbench.audit.verify import Verdict
 from gwfbench.plugins import registry
 from gwfbench.report import html
 from gwfbench.report.content import ALONG, RUN, boards
@@ -19,7 +20,6 @@ from gwfbench.report.rows import read as read_rows
 from gwfbench.report.views import WIDE, Views, _png, views
 from gwfbench.runs import order as session
 from gwfbench.store.folders import folders
-from gwfbench.verify import Verdict
 
 pytest.importorskip("jinja2")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gwfbench
-from gwfbench import scoring
+from gwfbench.audit import rescore
 from gwfbench.plugins import registry
 from gwfbench.runs import order
 from gwfbench.store.folders import command_cache, fingerprint, folders
@@ -48,13 +48,13 @@ def test_the_same_metric_at_the_same_n_gives_the_number_that_the_runner_gave(tmp
     runs, _ = folders.attempts(part)
     skipped = {}
     for name in ("sliced_w2", "symkl_jko"):
-        skipped[name] = {one.run.identity.method: one.skipped for one in scoring.score(name, part, runs) if one.skipped}
+        skipped[name] = {one.run.identity.method: one.skipped for one in rescore.score(name, part, runs) if one.skipped}
     assert skipped["sliced_w2"] == {}
     assert set(skipped["symkl_jko"]) == {"exact", METHODS[0]}
     after = bytes_of(part)
     assert {path: after[path] for path in before} == before
-    mine, said = scoring.current(runs, part)
-    theirs = rows(scoring.current(folders.attempts(full)[0], full)[0])
+    mine, said = rescore.current(runs, part)
+    theirs = rows(rescore.current(folders.attempts(full)[0], full)[0])
     assert said == []
     found = rows(mine)
     # no control for a metric that the task did not ask for
@@ -73,13 +73,13 @@ def test_log_densities_are_used_where_they_are_kept_and_asked_for_where_not(tmp_
     with np.load(folder / "draws.npz") as file:
         kept = {name: values for name, values in file.items() if name.startswith("t")}
     np.savez(folder / "draws.npz", **kept)
-    (one,) = scoring.score("kl", tmp_path, [run])
+    (one,) = rescore.score("kl", tmp_path, [run])
     assert one.skipped == "it keeps no log-densities of its law"
     law = {
         f"l{name[1:]}": (-0.5 * (x**2).sum(1) - 1.5 * np.log(2 * np.pi)).astype(np.float32) for name, x in kept.items()
     }
     np.savez(folder / "draws.npz", **kept, **law)
-    (one,) = scoring.score("kl", tmp_path, [run])
+    (one,) = rescore.score("kl", tmp_path, [run])
     theirs = [point for point in runs[0].points if point.metric == "kl"]
     assert [point.value for point in one.points] == pytest.approx([point.value for point in theirs], rel=1e-4)
 

@@ -7,7 +7,7 @@ import pytest
 from gwfbench.store.folders.folders import Attempt
 from gwfbench.store.folders.record import Point, Run
 
-from gwfbench import standing
+from gwfbench.audit import status
 from gwfbench.drive.job import Job
 from gwfbench.runs.order import Order
 from gwfbench.store.folders import locks
@@ -41,7 +41,7 @@ def keep(out, task="ou", method="ula", seed=0, code=None, budget=None, **end):
 
 def states(out, seeds="6", methods=("ula",), budget=""):
     jobs = Order.read(["ou"], methods, seeds, budget=budget, controls=False).jobs()
-    return {(one.method, one.seed): one for one in standing.survey(jobs, out)}
+    return {(one.method, one.seed): one for one in status.survey(jobs, out)}
 
 
 def test_every_state_is_told(tmp_path):
@@ -112,13 +112,13 @@ def test_what_can_t_be_built_any_more_is_stale(cli, tmp_path, monkeypatch):
 
     cls = registry.find("method", "ula").load()
     monkeypatch.setattr(cls, "version", cls.version + 1)
-    (one,) = standing.survey_all(tmp_path)
+    (one,) = status.survey_all(tmp_path)
     assert (one.state, one.reason) == ("stale", "the plug-in's fields or version have changed")
     known = {name: plugin for name, plugin in registry.plugins("method").items() if name != "ula"}
     monkeypatch.setattr(
         registry, "plugins", lambda kind, real=registry.plugins: known if kind == "method" else real(kind)
     )
-    (one,) = standing.survey_all(tmp_path)
+    (one,) = status.survey_all(tmp_path)
     assert one.reason == "it can't be built any more: no method 'ula'"
 
 

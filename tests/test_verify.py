@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from gwfbench import verify
+from gwfbench.audit import verify
 from gwfbench.plugins import registry
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen

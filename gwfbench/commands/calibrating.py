@@ -27,7 +27,7 @@ def calibrate(
         registry.find("task", registry.head(name))
     from dataclasses import asdict
 
-    from gwfbench import calibration
+    from gwfbench.audit import calibrate as calibration
     from gwfbench.report import calibration as table
     from gwfbench.runs import order
     from gwfbench.store.folders.record import to_json

@@ -15,8 +15,8 @@ from gwfbench.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gwfbench.audit.verify import Verdict
     from gwfbench.report.rows import Facts
-    from gwfbench.verify import Verdict
 
 
 @click.command()
@@ -68,7 +68,7 @@ def report(
     if pages:
         make(pages, check)
         return
-    from gwfbench import verify
+    from gwfbench.audit import verify
     from gwfbench.report import pages as paged
     from gwfbench.report import rows as kept_rows
     from gwfbench.report.leaderboard import alarms, leaderboard, left_out
@@ -160,7 +160,7 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
     Raises:
         UserError: there are none.
     """
-    from gwfbench import scoring
+    from gwfbench.audit import rescore
     from gwfbench.runs import order
     from gwfbench.store.folders import folders
 
@@ -176,7 +176,7 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
         raise UserError(
             f"--out {out}: no finished runs", "at least one", "python -m gwfbench run --task ou --method vjko"
         )
-    counted, said = scoring.current(fresh, out)
+    counted, said = rescore.current(fresh, out)
     for text in said:
         click.echo(text, err=True)
     points = order.tidy(counted)

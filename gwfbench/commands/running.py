@@ -115,7 +115,7 @@ def performed(
     jobs: Sequence[Job], options: session.Options, out: Path, form: str, chosen: tuple[str, ...]
 ) -> tuple[list[Run], list[str]]:
     """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
-    from gwfbench import scoring
+    from gwfbench.audit import rescore
     from gwfbench.runs import order as session
 
     done: list[Run] = []
@@ -129,16 +129,16 @@ def performed(
         for runs in session.perform(jobs, out, tell_all, options):
             done += runs
             if form == "json":
-                show_rows(scoring.current(runs, out)[0], chosen)
+                show_rows(rescore.current(runs, out)[0], chosen)
     return session.in_order(jobs, done), remarks
 
 
 def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool:
     """Show the leaderboard of runs, what it leaves out, and which failed; whether one did."""
-    from gwfbench import scoring
+    from gwfbench.audit import rescore
     from gwfbench.runs import order as session
 
-    counted, said = scoring.current(done, out)
+    counted, said = rescore.current(done, out)
     for text in said:
         click.echo(text, err=True)
     if form != "json":

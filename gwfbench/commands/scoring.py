@@ -23,7 +23,7 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
 
     Exit code: 0 if a run was scored, or had values that count; 1 if none could be; 2 for a mistake in the command.
     """
-    from gwfbench import scoring
+    from gwfbench.audit import rescore
     from gwfbench.store.folders import folders
 
     runs, strange = folders.attempts(out)
@@ -32,10 +32,10 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
     wanted = select(runs, tasks, methods)
     require(bool(wanted), f"--out {out}: no runs that fit", "at least one", "python -m gwfbench run makes them")
     own = {point.metric for run in wanted for point in run.points}
-    scoring.require_metric(own.union(*(_metrics_of(run.identity.task) for run in wanted)), name)
+    rescore.require_metric(own.union(*(_metrics_of(run.identity.task) for run in wanted)), name)
     skipped: Counter[str] = Counter()
     count = values = 0
-    for one in scoring.score(name, out, wanted):
+    for one in rescore.score(name, out, wanted):
         who = one.run.identity
         if one.skipped:
             skipped[one.skipped] += 1
@@ -46,7 +46,7 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
     click.echo(f"{name}: {count} runs scored, {values} values; {sum(skipped.values())} skipped")
     for reason, number in skipped.most_common():
         click.echo(f"skipped {number}: {reason}", err=True)
-    sys.exit(not count and not skipped[scoring.NOT_NEEDED])
+    sys.exit(not count and not skipped[rescore.NOT_NEEDED])
 
 
 def select(runs: list, tasks: tuple[str, ...], methods: tuple[str, ...]) -> list:

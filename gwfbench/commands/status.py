@@ -14,7 +14,7 @@ from gwfbench.errors import require
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
-    from gwfbench.standing import Standing
+    from gwfbench.audit.status import Standing
 
 AS_RUN = {"tasks", "methods", "seeds", "device", "dtype", "budget", "controls", "out"}
 SHARED = [one for one in run.params if one.name in AS_RUN]
@@ -36,7 +36,7 @@ def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, 
         registry.find("task", registry.head(name))
     from dataclasses import asdict
 
-    from gwfbench import standing
+    from gwfbench.audit import status as standing
     from gwfbench.runs import order
     from gwfbench.runs import plan as plans
     from gwfbench.store.folders.record import to_json
@@ -59,7 +59,7 @@ def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, 
 
 def summary(found: list[Standing]) -> str:
     """How many runs are in which state, and the time that the rest will take, one after another."""
-    from gwfbench.standing import LEFT
+    from gwfbench.audit.status import LEFT
 
     counts = Counter(one.state for one in found)
     states = ", ".join(f"{counts[state]} {state}" for state in ("done", "failed", *sorted(LEFT)) if counts[state])

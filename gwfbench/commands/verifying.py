@@ -27,7 +27,7 @@ def verify(
     The verdicts are kept in verified.jsonl under --out, and `report` counts them. Exit code: 0 if all are identical or
     within tolerance, 1 if one is different or could not be run, 2 for a mistake in the command.
     """
-    from gwfbench import verify as again
+    from gwfbench.audit import verify as again
     from gwfbench.report import rows as kept_rows
 
     points, facts = kept_rows.read(rows) if rows else collect(out)

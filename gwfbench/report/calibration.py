@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from gwfbench.calibration import GRID, Plan, Row, measure
+from gwfbench.audit.calibrate import GRID, Plan, Row, measure
 from gwfbench.errors import UserError, require
 
 NOTES = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gwfbench import standing
+from gwfbench.audit import status
 from gwfbench.info import Initial
 from gwfbench.plugins.registry import name_of
 from gwfbench.rng import Streams
@@ -57,7 +57,7 @@ def ends(run: Run, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         UserError: the task can't be built any more.
     """
-    job = standing.job_of(run)
+    job = status.job_of(run)
     streams = Streams((run.identity.seed,))
     with torch.no_grad():
         instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))

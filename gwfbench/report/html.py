@@ -19,7 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-from gwfbench import calibration
+from gwfbench.audit import calibrate
+from gwfbench.audit.verify import Verdict
 from gwfbench.errors import UserError
 from gwfbench.report.calibration import NOTES as CALIBRATION_NOTES
 from gwfbench.report.calibration import read
@@ -28,15 +29,14 @@ from gwfbench.report.looks import looks
 from gwfbench.report.tables import HEADS, NOTES
 from gwfbench.report.views import Views, views
 from gwfbench.store.folders import checked, record
-from gwfbench.verify import Verdict
 
 CALIBRATION = ("task", "metric", "n", "floor", "still", "ratio", "apart", "shift", "scale", "seconds", "status", "note")
-BEYOND = f"> {calibration.GRID[-1]:g}"  # the grid
+BEYOND = f"> {calibrate.GRID[-1]:g}"  # the grid
 
 
 def page(
     points: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], seen: Views, metrics: Sequence[str] | None = None,
-    verdicts: Iterable[Verdict] = (), calibrated: Iterable[calibration.Row] = (),
+    verdicts: Iterable[Verdict] = (), calibrated: Iterable[calibrate.Row] = (),
 ) -> str:  # fmt: skip
     """The whole page.
 

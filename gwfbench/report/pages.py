@@ -21,7 +21,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from gwfbench import ledger, verify
+from gwfbench import ledger
+from gwfbench.audit import verify
+from gwfbench.audit.verify import Verdict
 from gwfbench.errors import UserError, require
 from gwfbench.report import ablation, papers, tables
 from gwfbench.report import rows as kept_rows
@@ -29,7 +31,6 @@ from gwfbench.report.leaderboard import FINISHED, leaderboard
 from gwfbench.report.overall import overall
 from gwfbench.store.folders import checked
 from gwfbench.store.folders.record import to_json
-from gwfbench.verify import Verdict
 
 PAGE = "page.toml"
 BLOCK = re.compile(r"(<!-- leaderboard (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
-    from gwfbench.verify import Verdict
+    from gwfbench.audit.verify import Verdict
 
 HEADS = {
     "seconds": "train s",

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gwfbench import metrics, standing
+from gwfbench import metrics
+from gwfbench.audit import status
 from gwfbench.drive.controls import Control
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require, unknown
@@ -54,7 +55,7 @@ def score(name: str, out: Path, wanted: Iterable[Run]) -> Iterator[Scored]:
     for run in wanted:
         folder = folders[f"{run.identity.key[:8]}-{run.attempt}"]
         try:
-            job = standing.job_of(run)
+            job = status.job_of(run)
             if job.identity(run.identity.seed) != run.identity or job.code() != run.code:
                 raise CantScore("it is stale: made by other code, fields or versions; run it again")
             metric, instance, streams = _build(name, job)

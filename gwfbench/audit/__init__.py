@@ -1,0 +1,1 @@
+"""Questions to finished runs: status, new metrics, verification, calibration of metrics."""
