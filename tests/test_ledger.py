@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from gwfbench import ledger
 from gwfbench.commands import reproducing
 from gwfbench.errors import UserError
+from gwfbench.papers import ledger
 from gwfbench.plugins import registry
 from gwfbench.report.papers import Ours, counted, margin, page, verdict
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gwfbench.drive.job import Job
-    from gwfbench.ledger import Answer, Table
+    from gwfbench.papers.ledger import Answer, Table
 
 
 @click.command()
@@ -58,7 +58,7 @@ def reproduce(
     What is finished under --out is not run again. Exit code: 0 if every run ended well, 1 if one failed, 2 for a
     mistake in the command.
     """
-    from gwfbench import ledger
+    from gwfbench.papers import ledger
 
     book = ledger.load(paper)
     tables = ledger.chosen(book, only)

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from gwfbench import ledger
 from gwfbench.audit import verify
 from gwfbench.audit.verify import Verdict
 from gwfbench.errors import UserError, require
+from gwfbench.papers import ledger
 from gwfbench.report import ablation, papers, tables
 from gwfbench.report import rows as kept_rows
 from gwfbench.report.leaderboard import FINISHED, leaderboard

@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from gwfbench.ledger import KINDS, Answer, Number, Paper, Table, answers
+from gwfbench.papers.ledger import KINDS, Answer, Number, Paper, Table, answers
 from gwfbench.report.leaderboard import last_laws, leaderboard
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Published numbers, and ours beside them."""
