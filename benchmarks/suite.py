@@ -23,8 +23,9 @@ from gwfbench.commands.reporting import collect
 from gwfbench.info import LogDensity
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
-from gwfbench.report import rows, tables
-from gwfbench.report.leaderboard import leaderboard
+from gwfbench.report import rows
+from gwfbench.report.board import tables
+from gwfbench.report.board.leaderboard import leaderboard
 from gwfbench.rng import Streams
 from gwfbench.runs.order import Options, Order, perform
 
@@ -41,7 +42,7 @@ def timeraw_import_torch() -> str:
 
 
 def timeraw_import_everything() -> str:
-    return "import gwfbench.runs.order, gwfbench.report.leaderboard"
+    return "import gwfbench.runs.order, gwfbench.report.board.leaderboard"
 
 
 def timeraw_list() -> str:

@@ -18,7 +18,7 @@ if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
 
 if _TYPE_CHECKING:
     from gwfbench.errors import UserError
-    from gwfbench.report.leaderboard import leaderboard
+    from gwfbench.report.board.leaderboard import leaderboard
     from gwfbench.runs.order import run
 
 # Loaded on first use: `python -m gwfbench list` must not pay for torch and pandas.

@@ -14,7 +14,7 @@ from gwfbench.audit.calibrate import GRID, Plan, least, measure
 from gwfbench.errors import UserError
 from gwfbench.info import Initial
 from gwfbench.protocol import Estimate, Instance, Metric, Problem, Truth
-from gwfbench.report import calibration as table
+from gwfbench.report import calibration_page as table
 
 SPREAD = torch.tensor([2.0, 0.5])
 

@@ -8,16 +8,16 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from gwfbench.report.figures.papers.style import looks
 
-from gwfbench import stats
 from gwfbench.audit.verify import Verdict
 from gwfbench.plugins import registry
-from gwfbench.report import html
-from gwfbench.report.content import ALONG, RUN, boards
-from gwfbench.report.leaderboard import leaderboard
-from gwfbench.report.looks import looks
+from gwfbench.report import stats
+from gwfbench.report.board.leaderboard import leaderboard
+from gwfbench.report.page import build
+from gwfbench.report.page.data import ALONG, RUN, boards
+from gwfbench.report.page.draws import WIDE, Views, _png, views
 from gwfbench.report.rows import read as read_rows
-from gwfbench.report.views import WIDE, Views, _png, views
 from gwfbench.runs import order as session
 from gwfbench.store.folders import folders
 
@@ -62,7 +62,7 @@ def content_of(text):
 
 def test_names_of_strangers_are_text():
     points = made({"method": EVIL}, {"method": "vjko", "task": EVIL, "information": EVIL, "env": EVIL, "track": EVIL})
-    text = html.page(points, {EVIL: {"commit": EVIL}}, Views([], [], [EVIL]))
+    text = build.page(points, {EVIL: {"commit": EVIL}}, Views([], [], [EVIL]))
     assert EVIL not in text
     assert "<img src=x" not in text
     assert len(re.findall(r"</script", text)) == len(re.findall(r"<script", text)) == 3
@@ -72,7 +72,7 @@ def test_names_of_strangers_are_text():
 
 
 def test_the_policy_lets_the_two_scripts_run_and_nothing_else():
-    text = html.page(several(vjko=[1.0, 2.0]), {}, NOTHING)
+    text = build.page(several(vjko=[1.0, 2.0]), {}, NOTHING)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
     digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]

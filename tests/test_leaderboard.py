@@ -8,9 +8,9 @@ import pytest
 from scipy import stats as scipy_stats
 
 from gwfbench.errors import UserError
-from gwfbench.report import tables
-from gwfbench.report.ablation import ALL, ablation, markdown
-from gwfbench.report.leaderboard import alarms, interval, leaderboard, left_out
+from gwfbench.report.board import tables
+from gwfbench.report.board.ablation import ALL, ablation, markdown
+from gwfbench.report.board.leaderboard import alarms, interval, leaderboard, left_out
 
 
 def rows(method, values, role="method", se=0.1, better="lower", status="ok", info="LogDensity", metric="symkl"):

@@ -11,7 +11,7 @@ from gwfbench.commands import reproducing
 from gwfbench.errors import UserError
 from gwfbench.papers import ledger
 from gwfbench.plugins import registry
-from gwfbench.report.papers import Ours, counted, margin, page, verdict
+from gwfbench.report.paper_page import Ours, counted, margin, page, verdict
 
 PAPERS = ("caucheteux2026", "deng2026", "fan2022", "mokrov2021")
 NUMBER = ledger.Number("a, b", "Table 1", value=(1.0,), metric="symkl", task="ou", method="ula")

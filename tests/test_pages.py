@@ -10,7 +10,7 @@ import pytest
 from gwfbench.commands.reporting import collect
 from gwfbench.plugins import registry
 from gwfbench.report import pages
-from gwfbench.report.overall import overall
+from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.pages import Layout
 from gwfbench.runs import order
 

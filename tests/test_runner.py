@@ -19,7 +19,7 @@ from gwfbench.drive.points import CHUNK
 from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Pushed
-from gwfbench.report.leaderboard import alarms, leaderboard
+from gwfbench.report.board.leaderboard import alarms, leaderboard
 from gwfbench.runs.order import tidy
 from gwfbench.store.folders import folders
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import attempts
 from gwfbench.cli import main
 from gwfbench.commands.reporting import collect
-from gwfbench.report.leaderboard import leaderboard
+from gwfbench.report.board.leaderboard import leaderboard
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 

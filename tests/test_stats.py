@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from gwfbench import stats
+from gwfbench.report import stats
 
 BOARDS = 500
 

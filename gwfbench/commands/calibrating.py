@@ -28,7 +28,7 @@ def calibrate(
     from dataclasses import asdict
 
     from gwfbench.audit import calibrate as calibration
-    from gwfbench.report import calibration as table
+    from gwfbench.report import calibration_page as table
     from gwfbench.runs import order
     from gwfbench.store.folders.record import to_json
 

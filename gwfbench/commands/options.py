@@ -104,14 +104,14 @@ def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:
 
 
 def show(points: pd.DataFrame, form: str, chosen: tuple[str, ...]) -> None:
-    from gwfbench.report.leaderboard import alarms, leaderboard
+    from gwfbench.report.board.leaderboard import alarms, leaderboard
 
     board = leaderboard(points, chosen or None)
     if form == "csv":
         points = points[points["metric"].isin(chosen) | points["metric"].isna()] if chosen else points
         click.echo(points.to_csv(index=False), nl=False)
     else:
-        from gwfbench.report.tables import print_board
+        from gwfbench.report.board.tables import print_board
 
         print_board(board)
     for line in alarms(board):

@@ -71,7 +71,7 @@ def report(
     from gwfbench.audit import verify
     from gwfbench.report import pages as paged
     from gwfbench.report import rows as kept_rows
-    from gwfbench.report.leaderboard import alarms, leaderboard, left_out
+    from gwfbench.report.board.leaderboard import alarms, leaderboard, left_out
 
     if plot and rows:
         raise UserError("--plot with --rows", "the runs' folder: rows have no points", "leave --rows out")
@@ -84,7 +84,7 @@ def report(
         click.echo(f"left alone: {text}", err=True)
     show(points, board, verdicts, form, pivot)
     if ablate:
-        from gwfbench.report import ablation
+        from gwfbench.report.board import ablation
 
         effects = ablation.ablation(points, ablate, chosen or None)
         click.echo(ablation.markdown(effects, ablate), err=form not in ("table", "markdown"))
@@ -99,17 +99,17 @@ def report(
         said = ", ".join(map(str, changed)) or "no page: all are as they were"
         click.echo(f"wrote {write / 'rows.csv'} and {said}", err=True)
     if plot:
-        from gwfbench.report.pictures import draw
+        from gwfbench.report.figures.papers.flows import draw
 
         for line in draw(out, set(points["attempt"]), plot):
             click.echo(line, err=True)
     if html:
-        from gwfbench.report import html as one_page
+        from gwfbench.report.page import build as one_page
 
         beside = (rows or out).parent / "calibration.csv"
         click.echo(one_page.put(html, points, facts, chosen or None, verdicts, None if rows else out, beside), err=True)
     if figures:
-        from gwfbench.report.figures import draw as draw_figures
+        from gwfbench.report.figures.papers.papers import draw as draw_figures
 
         for line in draw_figures(points, chosen or None, figures):
             click.echo(line, err=True)
@@ -117,7 +117,8 @@ def report(
 
 def show(points: pd.DataFrame, board: pd.DataFrame, verdicts: Sequence[Verdict], form: str, pivot: bool) -> None:
     """The leaderboard on standard output."""
-    from gwfbench.report import pages, tables
+    from gwfbench.report import pages
+    from gwfbench.report.board import tables
     from gwfbench.store.folders import record
 
     if form in ("table", "markdown"):

@@ -104,7 +104,7 @@ def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], s
 
 def make(book: Any, points: pd.DataFrame, write: Path) -> None:
     """Write the page, and say what it counts."""
-    from gwfbench.report.papers import counted, page
+    from gwfbench.report.paper_page import counted, page
 
     text = page(book, points)
     write.mkdir(parents=True, exist_ok=True)

@@ -25,10 +25,11 @@ from gwfbench.audit import verify
 from gwfbench.audit.verify import Verdict
 from gwfbench.errors import UserError, require
 from gwfbench.papers import ledger
-from gwfbench.report import ablation, papers, tables
+from gwfbench.report import paper_page
 from gwfbench.report import rows as kept_rows
-from gwfbench.report.leaderboard import FINISHED, leaderboard
-from gwfbench.report.overall import overall
+from gwfbench.report.board import ablation, tables
+from gwfbench.report.board.across_tasks import overall
+from gwfbench.report.board.leaderboard import FINISHED, leaderboard
 from gwfbench.store.folders import checked
 from gwfbench.store.folders.record import to_json
 
@@ -104,7 +105,7 @@ def all_made(root: Path) -> dict[Path, str]:
     points = pd.concat(rows.values()).drop_duplicates(["run_key", "attempt", "step", "metric"])
     files[root / "leaderboard.md"] = index(rows, points)
     for key in ledger.papers():
-        files[root / "papers" / f"{key}.md"] = papers.page(ledger.load(key), points)
+        files[root / "papers" / f"{key}.md"] = paper_page.page(ledger.load(key), points)
     readme = root.parent / "README.md"
     if readme.exists():
         files[readme] = BLOCK.sub(lambda found: _block(rows, found), readme.read_text(encoding="utf-8"))

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from gwfbench.audit import calibrate
-from gwfbench.report import html
-from gwfbench.report.views import Cloud, Grid, Plane, Views, _png
+from gwfbench.report.page import build
+from gwfbench.report.page.draws import Cloud, Grid, Plane, Views, _png
 
 webdriver = pytest.importorskip("selenium.webdriver")
 pytest.importorskip("jinja2")
@@ -76,7 +76,7 @@ def seen():
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     table = calibrate.Row("toy2d", "w2", "ok", "", None, "lower", 1024, 0.1, 1.0, 10.0, 5.0, 0.1, 0.1, 0.1)
-    text = html.page(rows_and_a_failure(), {"e0": {"commit": "abcdef", "cpu": EVIL}}, seen(), calibrated=[table])
+    text = build.page(rows_and_a_failure(), {"e0": {"commit": "abcdef", "cpu": EVIL}}, seen(), calibrated=[table])
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(text, encoding="utf-8")
     return path

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gwfbench.papers.ledger import KINDS, Answer, Number, Paper, Table, answers
-from gwfbench.report.leaderboard import last_laws, leaderboard
+from gwfbench.report.board.leaderboard import last_laws, leaderboard
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from gwfbench.errors import UserError
-from gwfbench.report.content import ALONG, Board, Line, boards
-from gwfbench.report.looks import Look, looks
+from gwfbench.report.figures.papers.style import Look, looks
+from gwfbench.report.page.data import ALONG, Board, Line, boards
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,8 +17,8 @@ from gwfbench.audit.verify import Verdict
 from gwfbench.budget import Budget
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.report.leaderboard import Final, failures, finals, grades, interval, last_laws, leaderboard
-from gwfbench.report.tables import metric_names, uses
+from gwfbench.report.board.leaderboard import Final, failures, finals, grades, interval, last_laws, leaderboard
+from gwfbench.report.board.tables import metric_names, uses
 
 CALLS = ("score_calls", "log_prob_calls", "draw_calls")
 ALONG = ("step", "t", "seconds", *CALLS)  # what a curve may be drawn against

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from gwfbench.errors import UserError
-from gwfbench.report import draws
-from gwfbench.report.draws import Draws
-from gwfbench.report.plots import grid
+from gwfbench.report import kept_points
+from gwfbench.report.figures.papers.plots import grid
+from gwfbench.report.kept_points import Draws
 from gwfbench.store.folders.record import Run
 
 POINTS = 512  # of a law, at most
@@ -78,7 +78,7 @@ def views(points: pd.DataFrame, out: Path | None) -> Views:
     planes: list[tuple[str, np.ndarray | None, list[Draws]]] = []
     grids: list[Grid] = []
     notes: list[str] = []
-    places = draws.folders(out)
+    places = kept_points.folders(out)
     methods = points[points["role"] == "method"]
     for task, some in methods.groupby("task", sort=False):
         kept = [one for one in _chosen(some, places) if one]
@@ -109,13 +109,13 @@ def _chosen(points: pd.DataFrame, places: dict[str, Path]) -> list[Draws | None]
     for method, own in seeds.items():
         seed = min(shared or own)
         attempt = runs[(runs["method"] == method) & (runs["seed"] == seed)]["attempt"].iloc[-1]
-        found.append(draws.read(places[attempt], LAWS))
+        found.append(kept_points.read(places[attempt], LAWS))
     return found
 
 
 def _truth(run: Run, notes: list[str]) -> np.ndarray | None:
     try:
-        return draws.ends(run, SEEN)[1]
+        return kept_points.ends(run, SEEN)[1]
     except UserError as error:
         notes.append(f"{run.identity.task}: its truth is not drawn: {error.got}.")
         return None

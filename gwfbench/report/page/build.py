@@ -22,12 +22,12 @@ import pandas as pd
 from gwfbench.audit import calibrate
 from gwfbench.audit.verify import Verdict
 from gwfbench.errors import UserError
-from gwfbench.report.calibration import NOTES as CALIBRATION_NOTES
-from gwfbench.report.calibration import read
-from gwfbench.report.content import ALONG, RUN, boards
-from gwfbench.report.looks import looks
-from gwfbench.report.tables import HEADS, NOTES
-from gwfbench.report.views import Views, views
+from gwfbench.report.board.tables import HEADS, NOTES
+from gwfbench.report.calibration_page import NOTES as CALIBRATION_NOTES
+from gwfbench.report.calibration_page import read
+from gwfbench.report.figures.papers.style import looks
+from gwfbench.report.page.data import ALONG, RUN, boards
+from gwfbench.report.page.draws import Views, views
 from gwfbench.store.folders import checked, record
 
 CALIBRATION = ("task", "metric", "n", "floor", "still", "ratio", "apart", "shift", "scale", "seconds", "status", "note")

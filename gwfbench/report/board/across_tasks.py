@@ -18,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from gwfbench import stats
-from gwfbench.report.leaderboard import FINISHED, leaderboard
-from gwfbench.report.tables import metric_names, uses
+from gwfbench.report import stats
+from gwfbench.report.board.leaderboard import FINISHED, leaderboard
+from gwfbench.report.board.tables import metric_names, uses
 
 TARGET = 0.1
 FACTORS = (2, 10)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gwfbench import stats
+from gwfbench.report import stats
 
 LEVEL = 0.95  # of the intervals
 ALARM = 4.0  # standard errors by which a method must beat the floor to be suspected

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from gwfbench.drive.controls import CONTROLS
 from gwfbench.errors import UserError
-from gwfbench.report import draws
-from gwfbench.report.plots import Kept, grids, picture
+from gwfbench.report import kept_points
+from gwfbench.report.figures.papers.plots import Kept, grids, picture
 from gwfbench.store.folders import folders
 from gwfbench.store.folders.record import Run
 
@@ -26,7 +26,7 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UserError("--plot without matplotlib", "the extra `report`", "pip install 'gwfbench[report]'") from None
-    places = draws.folders(out)
+    places = kept_points.folders(out)
     runs = [run for run in folders.attempts(out)[0] if run.attempt in attempts and run.identity.method not in CONTROLS]
     if not runs:
         raise UserError("--plot", "runs of at least one method", "leave the controls to the leaderboard")
@@ -41,7 +41,7 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
         chosen = [run for run in mine if run.identity.seed == min(shared)]
         kept = [one for run in chosen if (one := _kept(run, places[run.attempt])) is not None]
         kept.sort(key=lambda one: methods.index(one.method))
-        start, truth = draws.ends(chosen[0], DRAWS)
+        start, truth = kept_points.ends(chosen[0], DRAWS)
         flat = start.shape[1:] == (2,)
         if not kept or not (flat or start.ndim == 4):
             yield f"no picture of {task}: its points are neither in the plane nor images, or none were kept"
@@ -57,7 +57,7 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
 
 
 def _kept(run: Run, folder: Path) -> Kept | None:
-    found = draws.read(folder)
+    found = kept_points.read(folder)
     if found is None or not all(law.shape[1:] == (2,) or law.ndim == 4 for law in found.laws):
         return None
     return Kept(run.identity.method, found.times, found.laws, run.paired)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gwfbench import stats
 from gwfbench.errors import UserError
 from gwfbench.plugins.registry import head, typed
-from gwfbench.report.leaderboard import failures, finals, last_laws
+from gwfbench.report import stats
+from gwfbench.report.board.leaderboard import failures, finals, last_laws
 
 ALL = "all of them"
 NOTE = """median without -> with: the mean over seeds of their ratio, with / without (difference, where values are not
