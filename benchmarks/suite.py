@@ -19,7 +19,7 @@ from benchmarks import attempts
 from benchmarks.plain import PlainStep
 from gwfbench import metrics
 from gwfbench.budget import Budget
-from gwfbench.commands.reporting import collect
+from gwfbench.commands.report import collect
 from gwfbench.info import LogDensity
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged

@@ -7,17 +7,17 @@ import sys
 import click
 
 from gwfbench import __version__
-from gwfbench.commands.calibrating import calibrate
-from gwfbench.commands.checking import check
-from gwfbench.commands.listing import list_
-from gwfbench.commands.options import PLUGIN
-from gwfbench.commands.planning import exec_, submit
-from gwfbench.commands.reporting import report
-from gwfbench.commands.reproducing import reproduce
-from gwfbench.commands.running import run
-from gwfbench.commands.scoring import score
+from gwfbench.commands._options import PLUGIN
+from gwfbench.commands.calibrate import calibrate
+from gwfbench.commands.check import check
+from gwfbench.commands.exec import exec_, submit
+from gwfbench.commands.list import list_
+from gwfbench.commands.report import report
+from gwfbench.commands.reproduce import reproduce
+from gwfbench.commands.run import run
+from gwfbench.commands.score import score
 from gwfbench.commands.status import status
-from gwfbench.commands.verifying import verify
+from gwfbench.commands.verify import verify
 from gwfbench.errors import UserError
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gwfbench.commands import reproducing
+from gwfbench.commands import reproduce
 from gwfbench.errors import UserError
 from gwfbench.papers import ledger
 from gwfbench.plugins import registry
@@ -329,7 +329,7 @@ def test_reproduce_runs_what_answers_and_writes_the_page(cli, small, monkeypatch
 
 
 def test_a_dry_run_runs_and_writes_nothing(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(reproducing, "performed", None)
+    monkeypatch.setattr(reproduce, "performed", None)
     code, text, err = cli("reproduce", "fan2022", "--only", "Table 2", "--dry-run", "--seeds", "2")
     assert code == 0, err
     assert text.startswith("fan2022: ")

@@ -7,7 +7,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from gwfbench.commands.reporting import collect
+from gwfbench.commands.report import collect
 from gwfbench.plugins import registry
 from gwfbench.report import pages
 from gwfbench.report.board.across_tasks import overall

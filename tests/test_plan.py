@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from gwfbench.commands.planning import exec_
-from gwfbench.commands.running import run
+from gwfbench.commands.exec import exec_
+from gwfbench.commands.run import run
 from gwfbench.errors import UserError
 from gwfbench.runs import plan
 from gwfbench.runs.order import Order

@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from gwfbench.commands.reporting import collect
+from gwfbench.commands.report import collect
 from gwfbench.plugins import registry
 from gwfbench.runs import order
 

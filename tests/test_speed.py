@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import attempts
 from gwfbench.cli import main
-from gwfbench.commands.reporting import collect
+from gwfbench.commands.report import collect
 from gwfbench.report.board.leaderboard import leaderboard
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands.running import run
+from gwfbench.commands.run import run
 from gwfbench.errors import require
 from gwfbench.plugins import registry
 

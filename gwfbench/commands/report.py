@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gwfbench.commands.options import METRIC, OUT, check_metrics
+from gwfbench.commands._options import METRIC, OUT, check_metrics
 from gwfbench.errors import UserError
 
 if TYPE_CHECKING:

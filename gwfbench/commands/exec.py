@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from gwfbench.commands.options import METRIC, OUT, check_metrics_of, execution, read_execution, show
-from gwfbench.commands.running import performed, show_rows, tell, tell_failed
+from gwfbench.commands._options import METRIC, OUT, check_metrics_of, execution, read_execution, show
+from gwfbench.commands.run import performed, show_rows, tell, tell_failed
 from gwfbench.errors import UserError, require
 
 if TYPE_CHECKING:

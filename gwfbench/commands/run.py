@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands.options import METRIC, OUT, check_metrics_of, execution, read_execution, show
-from gwfbench.commands.progress import FOLDERS, progress
+from gwfbench.commands._options import METRIC, OUT, check_metrics_of, execution, read_execution, show
+from gwfbench.commands._progress import FOLDERS, progress
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands.options import OUT, execution, read_execution
-from gwfbench.commands.reporting import collect
-from gwfbench.commands.running import performed, tell_failed
+from gwfbench.commands._options import OUT, execution, read_execution
+from gwfbench.commands.report import collect
+from gwfbench.commands.run import performed, tell_failed
 from gwfbench.errors import require
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from gwfbench.commands.options import OUT
-from gwfbench.commands.reporting import collect, limit
+from gwfbench.commands._options import OUT
+from gwfbench.commands.report import collect, limit
 
 
 @click.command()

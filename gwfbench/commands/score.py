@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gwfbench.commands.options import OUT
+from gwfbench.commands._options import OUT
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 
