@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from gwfbench.store.folders.folders import Attempt
-from gwfbench.store.folders.record import Point, Run
 
 from gwfbench import metrics
 from gwfbench.drive.controls import Control
 from gwfbench.runs.order import Order
-from gwfbench.store.folders import fingerprint
+from gwfbench.store import fingerprint
+from gwfbench.store.folders import Attempt
+from gwfbench.store.record import Point, Run
 
 METRICS = ("symkl", "kl", "bures_w2", "sliced_w2", "w2")
 LAWS = 10

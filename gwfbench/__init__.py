@@ -22,7 +22,7 @@ if _TYPE_CHECKING:
     from gwfbench.runs.order import run
 
 # Loaded on first use: `python -m gwfbench list` must not pay for torch and pandas.
-_PUBLIC = {"run": "session", "leaderboard": "report.leaderboard", "UserError": "errors"}
+_PUBLIC = {"run": "runs.order", "leaderboard": "report.board.leaderboard", "UserError": "errors"}
 
 
 def __getattr__(name: str) -> _Any:

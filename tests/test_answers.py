@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from gwfbench.plugins import discovery
-from gwfbench.store.folders import command_cache
+from gwfbench.store import command_cache
 
 WORDS = ("run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "2", "--no-controls", "--no-isolate")
 KEPT = "finished before, and nothing has changed since"

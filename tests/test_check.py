@@ -12,7 +12,7 @@ from gwfbench.check.kit import Plan
 from gwfbench.cli import main
 from gwfbench.errors import UserError
 from gwfbench.plugins import discovery, registry
-from gwfbench.store.folders import fingerprint
+from gwfbench.store import fingerprint
 
 METHOD = '''"""Shrinks every point, by a factor that its seed draws."""
 

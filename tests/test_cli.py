@@ -208,7 +208,7 @@ def test_report_is_what_run_showed(cli, tmp_path):
 
 
 def test_edited_code_makes_rows_stale_never_mixed(cli, monkeypatch):
-    from gwfbench.store.folders import command_cache, fingerprint
+    from gwfbench.store import command_cache, fingerprint
 
     words = ["run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "1", "--no-controls", "--no-isolate"]
     assert cli(*words)[0] == 0

@@ -17,7 +17,7 @@ from gwfbench.errors import UserError
 from gwfbench.runs import order as session
 from gwfbench.runs import plan
 from gwfbench.runs import slurm as cluster
-from gwfbench.store.folders import folders
+from gwfbench.store import folders
 
 ROOT = Path(__file__).parents[1]
 ARRAY = ["--shards", "3", "--parallel", "2", "--time", "30"]

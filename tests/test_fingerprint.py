@@ -12,7 +12,7 @@ import pytest
 
 from gwfbench import metrics
 from gwfbench.plugins import registry
-from gwfbench.store.folders import environment, fingerprint
+from gwfbench.store import environment, fingerprint
 
 ROOT = Path(__file__).parents[1]
 FAR = "RATE = 0.5\n"

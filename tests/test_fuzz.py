@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gwfbench.store.folders.folders import Attempt
-from gwfbench.store.folders.record import Identity, Point, Run, Status, digest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +19,9 @@ from gwfbench.budget import Budget
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.plugins import registry
-from gwfbench.store.folders import checked, folders
+from gwfbench.store import checked, folders
+from gwfbench.store.folders import Attempt
+from gwfbench.store.record import Identity, Point, Run, Status, digest
 
 LIMITS = [field.name for field in dataclasses.fields(Budget)]
 NUMBERS = [

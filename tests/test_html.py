@@ -8,18 +8,18 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from gwfbench.report.figures.papers.style import looks
 
 from gwfbench.audit.verify import Verdict
 from gwfbench.plugins import registry
 from gwfbench.report import stats
 from gwfbench.report.board.leaderboard import leaderboard
+from gwfbench.report.figures.style import looks
 from gwfbench.report.page import build
 from gwfbench.report.page.data import ALONG, RUN, boards
 from gwfbench.report.page.draws import WIDE, Views, _png, views
 from gwfbench.report.rows import read as read_rows
 from gwfbench.runs import order as session
-from gwfbench.store.folders import folders
+from gwfbench.store import folders
 
 pytest.importorskip("jinja2")
 

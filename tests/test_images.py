@@ -23,7 +23,7 @@ from gwfbench.nn.classifier import Classifier, outputs
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
-from gwfbench.store.folders import folders
+from gwfbench.store import folders
 
 rng = np.random.default_rng(8)
 TRAIN, TEST = rng.integers(0, 256, (30, 28, 28), np.uint8), rng.integers(0, 256, (10, 28, 28), np.uint8)

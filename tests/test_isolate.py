@@ -17,8 +17,8 @@ from gwfbench.drive.log import Log
 from gwfbench.plugins import registry
 from gwfbench.process import forkserver, messages, pool
 from gwfbench.runs.order import Options, Order, perform
-from gwfbench.store.folders import folders as store
-from gwfbench.store.folders import locks
+from gwfbench.store import folders as store
+from gwfbench.store import locks
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))

@@ -3,13 +3,13 @@ import math
 from dataclasses import replace
 
 import pytest
-from gwfbench.store.folders.record import Run
 
 import gwfbench
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.runs.order import Order
-from gwfbench.store.folders import folders
+from gwfbench.store import folders
+from gwfbench.store.record import Run
 
 WORDS = {
     "task": "ou:dim=3",

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from gwfbench.store.folders.folders import Attempt
-from gwfbench.store.folders.record import Identity, Point, Run
 
-from gwfbench.store.folders import environment, fingerprint, folders, record
+from gwfbench.store import environment, fingerprint, folders, record
+from gwfbench.store.folders import Attempt
+from gwfbench.store.record import Identity, Point, Run
 
 IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
 POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pytest
 import torch
-from gwfbench.store.folders.environment import env_hash
 
 from gwfbench.budget import Budget
 from gwfbench.drive import checkpoint, driver
@@ -21,7 +20,8 @@ from gwfbench.info import Initial, LogDensity
 from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Resumable
 from gwfbench.rng import Streams
-from gwfbench.store.folders import folders
+from gwfbench.store import folders
+from gwfbench.store.environment import env_hash
 
 VJKO = "vjko:iterations=5,pool=2048,batch=256,width=9"
 

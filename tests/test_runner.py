@@ -21,7 +21,7 @@ from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.board.leaderboard import alarms, leaderboard
 from gwfbench.runs.order import tidy
-from gwfbench.store.folders import folders
+from gwfbench.store import folders
 
 TASK = registry.parse("task", "ou:horizon=0.15")
 EIGHT = registry.parse("task", "ou:horizon=0.05,dim=8")

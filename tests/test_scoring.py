@@ -9,7 +9,7 @@ import gwfbench
 from gwfbench.audit import rescore
 from gwfbench.plugins import registry
 from gwfbench.runs import order
-from gwfbench.store.folders import command_cache, fingerprint, folders
+from gwfbench.store import command_cache, fingerprint, folders
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 

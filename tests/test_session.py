@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gwfbench.store.folders.record import Identity, Point, Run
 
 import gwfbench
 from gwfbench.plugins import registry
 from gwfbench.runs.order import Options, Order, perform
-from gwfbench.store.folders import folders as store
-from gwfbench.store.folders import locks
+from gwfbench.store import folders as store
+from gwfbench.store import locks
+from gwfbench.store.record import Identity, Point, Run
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from gwfbench.store.folders.folders import Attempt
-from gwfbench.store.folders.record import Point, Run
 
 from gwfbench.audit import status
 from gwfbench.drive.job import Job
 from gwfbench.runs.order import Order
-from gwfbench.store.folders import locks
+from gwfbench.store import locks
+from gwfbench.store.folders import Attempt
+from gwfbench.store.record import Point, Run
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 

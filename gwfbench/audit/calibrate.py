@@ -29,7 +29,7 @@ from gwfbench.plugins import registry
 from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Task, Truth
 from gwfbench.rng import Streams
-from gwfbench.store.folders import environment, fingerprint
+from gwfbench.store import environment, fingerprint
 
 VERSION = 2  # raised when numbers change
 CHUNK = 65536  # points drawn at once

@@ -29,8 +29,8 @@ from gwfbench.errors import UserError, require, unknown
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Instance, Judged, Metric, Need
 from gwfbench.rng import Streams
-from gwfbench.store.folders import checked, fingerprint
-from gwfbench.store.folders.record import Point, Run, to_json
+from gwfbench.store import checked, fingerprint
+from gwfbench.store.record import Point, Run, to_json
 
 SCHEMA = 1  # of the files
 NOT_NEEDED = "it has values that count"

@@ -12,8 +12,8 @@ from typing import Literal
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.runs import order
-from gwfbench.store.folders import folders, locks
-from gwfbench.store.folders.record import Identity, Run
+from gwfbench.store import folders, locks
+from gwfbench.store.record import Identity, Run
 
 State = Literal["done", "failed", "stale", "killed", "running", "missing"]
 LEFT: frozenset[State] = frozenset({"stale", "killed", "running", "missing"})  # what the same `run` still has to do

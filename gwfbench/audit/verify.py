@@ -26,8 +26,8 @@ from gwfbench.budget import Budget
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
 from gwfbench.runs import order
-from gwfbench.store.folders import environment
-from gwfbench.store.folders.record import to_json
+from gwfbench.store import environment
+from gwfbench.store.record import to_json
 
 SIGMAS, DIGITS = 5.0, 1e-3
 FILE = "verified.jsonl"

@@ -25,7 +25,7 @@ from gwfbench.plugins import registry
 from gwfbench.plugins.discovery import CHOICE
 from gwfbench.protocol import Drawn, Marginal, Problem, Pushed
 from gwfbench.rng import Streams
-from gwfbench.store.folders.record import Run
+from gwfbench.store.record import Run
 
 SEEDS = (2, 7, 11)
 POINTS = 64  # a seed, pushed along or drawn

@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
-    from gwfbench.store.folders.record import Run
+    from gwfbench.store.record import Run
 
 FOLDERS = ("left alone", "set aside", "closed")  # what is said of folders, not of a job
 

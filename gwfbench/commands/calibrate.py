@@ -30,7 +30,7 @@ def calibrate(
     from gwfbench.audit import calibrate as calibration
     from gwfbench.report import calibration_page as table
     from gwfbench.runs import order
-    from gwfbench.store.folders.record import to_json
+    from gwfbench.store.record import to_json
 
     plan = calibration.Plan.read(tasks, chosen, trials, order.read_seeds(seeds), power_seconds)
     rows = []

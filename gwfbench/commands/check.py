@@ -38,7 +38,7 @@ def check(what: str, tasks: tuple[str, ...], methods: tuple[str, ...], form: str
     from dataclasses import asdict
 
     from gwfbench.check.kit import Plan
-    from gwfbench.store.folders.record import to_json
+    from gwfbench.store.record import to_json
 
     count = dict.fromkeys(("passed", "failed", "skipped"), 0)
     for outcome in Plan.read(what, tasks or methods).outcomes():

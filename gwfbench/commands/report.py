@@ -99,7 +99,7 @@ def report(
         said = ", ".join(map(str, changed)) or "no page: all are as they were"
         click.echo(f"wrote {write / 'rows.csv'} and {said}", err=True)
     if plot:
-        from gwfbench.report.figures.papers.flows import draw
+        from gwfbench.report.figures.flows import draw
 
         for line in draw(out, set(points["attempt"]), plot):
             click.echo(line, err=True)
@@ -109,7 +109,7 @@ def report(
         beside = (rows or out).parent / "calibration.csv"
         click.echo(one_page.put(html, points, facts, chosen or None, verdicts, None if rows else out, beside), err=True)
     if figures:
-        from gwfbench.report.figures.papers.papers import draw as draw_figures
+        from gwfbench.report.figures.papers import draw as draw_figures
 
         for line in draw_figures(points, chosen or None, figures):
             click.echo(line, err=True)
@@ -119,7 +119,7 @@ def show(points: pd.DataFrame, board: pd.DataFrame, verdicts: Sequence[Verdict],
     """The leaderboard on standard output."""
     from gwfbench.report import pages
     from gwfbench.report.board import tables
-    from gwfbench.store.folders import record
+    from gwfbench.store import record
 
     if form in ("table", "markdown"):
         if pivot or form == "markdown":
@@ -163,7 +163,7 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
     """
     from gwfbench.audit import rescore
     from gwfbench.runs import order
-    from gwfbench.store.folders import folders
+    from gwfbench.store import folders
 
     runs, strange = folders.attempts(out)
     for text in strange:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gwfbench.drive.job import Job
     from gwfbench.runs import order as session
     from gwfbench.runs.order import Order
-    from gwfbench.store.folders.record import Run
+    from gwfbench.store.record import Run
 
 
 @click.command()
@@ -54,7 +54,7 @@ def run(
         if registry.head(name) not in registry.CONTROLS:
             registry.find("method", registry.head(name))
     from gwfbench.process import server
-    from gwfbench.store.folders import command_cache
+    from gwfbench.store import command_cache
 
     asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
     fresh = plan or form == "json" or how["force"] or how["retry"]
@@ -100,7 +100,7 @@ def keep(order: Order, path: Path, force: bool) -> None:
 def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str) -> str:
     """Hash of what is under --out, if it is what was shown and the same command would run nothing; else empty."""
     from gwfbench.runs import order as session
-    from gwfbench.store.folders import command_cache, folders
+    from gwfbench.store import command_cache, folders
 
     after = command_cache.files(out)
     job_of = {job.identity(seed).key: job for job in jobs for seed in job.seeds}
@@ -148,7 +148,7 @@ def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool
 
 def show_rows(runs: list[Run], chosen: tuple[str, ...]) -> None:
     """One JSON object a line, one a judged (seed, time, metric)."""
-    from gwfbench.store.folders.record import to_json
+    from gwfbench.store.record import to_json
 
     for one in runs:
         for row in one.rows():

@@ -24,7 +24,7 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
     Exit code: 0 if a run was scored, or had values that count; 1 if none could be; 2 for a mistake in the command.
     """
     from gwfbench.audit import rescore
-    from gwfbench.store.folders import folders
+    from gwfbench.store import folders
 
     runs, strange = folders.attempts(out)
     for text in strange:

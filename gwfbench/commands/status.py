@@ -39,7 +39,7 @@ def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, 
     from gwfbench.audit import status as standing
     from gwfbench.runs import order
     from gwfbench.runs import plan as plans
-    from gwfbench.store.folders.record import to_json
+    from gwfbench.store.record import to_json
 
     if plan:
         found = standing.survey(plans.read(plan), out)

@@ -24,8 +24,8 @@ from gwfbench.budget import Counts
 from gwfbench.drive.judge import Seen
 from gwfbench.drive.log import Log
 from gwfbench.protocol import State
-from gwfbench.store.folders import folders
-from gwfbench.store.folders.record import Point, Run
+from gwfbench.store import folders
+from gwfbench.store.record import Point, Run
 
 FORMAT = 1
 RESUMED = frozenset({"killed", "timeout", "oom"})  # ends from outside: the same run may go further another time

@@ -33,9 +33,9 @@ from gwfbench.drive.signals import Stopped, Stops
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable
 from gwfbench.rng import Streams
-from gwfbench.store.folders import folders
-from gwfbench.store.folders.folders import Attempt
-from gwfbench.store.folders.record import Run, Status
+from gwfbench.store import folders
+from gwfbench.store.folders import Attempt
+from gwfbench.store.record import Run, Status
 
 EVERY = 120.0  # seconds between two checkpoints
 

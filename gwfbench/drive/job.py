@@ -15,8 +15,8 @@ from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Method, Task
-from gwfbench.store.folders import fingerprint
-from gwfbench.store.folders.record import Identity
+from gwfbench.store import fingerprint
+from gwfbench.store.record import Identity
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from gwfbench.drive.job import Job
 from gwfbench.drive.log import Log
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need
 from gwfbench.rng import Streams
-from gwfbench.store.folders import fingerprint
-from gwfbench.store.folders.record import Point, Run
+from gwfbench.store import fingerprint
+from gwfbench.store.record import Point, Run
 
 # Where only the limit counts these laws are judged, and the last: 15 of 30, 17 of 100, 20 of 1,000, 29 of a million.
 # Fixed steps: rows do not depend on the machine's speed, nor on how far a budget lets a run go.

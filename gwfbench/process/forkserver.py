@@ -37,8 +37,8 @@ from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.plugins import registry
 from gwfbench.process.messages import Lines, send
-from gwfbench.store.folders import fingerprint
-from gwfbench.store.folders.record import Status
+from gwfbench.store import fingerprint
+from gwfbench.store.record import Status
 
 PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 OFTEN = 0.2  # seconds between two words of a run about where it is

@@ -15,7 +15,7 @@ from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.drive.log import Log
 from gwfbench.process.pool import End
-from gwfbench.store.folders.record import Status
+from gwfbench.store.record import Status
 
 
 class Here:

@@ -24,7 +24,7 @@ from gwfbench.drive.log import Log, last_lines
 from gwfbench.process import server
 from gwfbench.process.memory import memory_of_groups, out_of_memory_kills
 from gwfbench.process.messages import Lines, send
-from gwfbench.store.folders.record import Status
+from gwfbench.store.record import Status
 
 if TYPE_CHECKING:  # this module is light: a server may be started before torch is loaded here
     from gwfbench.drive.job import Job

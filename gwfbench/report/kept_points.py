@@ -12,8 +12,8 @@ from gwfbench.audit import status
 from gwfbench.info import Initial
 from gwfbench.plugins.registry import name_of
 from gwfbench.rng import Streams
-from gwfbench.store.folders import folders as store
-from gwfbench.store.folders.record import Run
+from gwfbench.store import folders as store
+from gwfbench.store.record import Run
 
 
 @dataclass(frozen=True)

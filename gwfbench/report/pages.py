@@ -30,8 +30,8 @@ from gwfbench.report import rows as kept_rows
 from gwfbench.report.board import ablation, tables
 from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.board.leaderboard import FINISHED, leaderboard
-from gwfbench.store.folders import checked
-from gwfbench.store.folders.record import to_json
+from gwfbench.store import checked
+from gwfbench.store.record import to_json
 
 PAGE = "page.toml"
 BLOCK = re.compile(r"(<!-- leaderboard (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -21,7 +21,7 @@ from gwfbench.runs.options import Options as Options
 from gwfbench.runs.scheduler import Event as Event
 from gwfbench.runs.scheduler import finished as finished
 from gwfbench.runs.scheduler import perform as perform
-from gwfbench.store.folders.record import Identity, Run
+from gwfbench.store.record import Identity, Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,9 +19,9 @@ from gwfbench.errors import UserError
 from gwfbench.process.inline import Here
 from gwfbench.process.pool import End, Pool
 from gwfbench.runs.options import Options, limits, slots
-from gwfbench.store.folders import environment, folders
-from gwfbench.store.folders.locks import Claim, claim, holder
-from gwfbench.store.folders.record import Run
+from gwfbench.store import environment, folders
+from gwfbench.store.locks import Claim, claim, holder
+from gwfbench.store.record import Run
 
 Event = Callable[[str, Job, Run | None, float], None]  # what, job, its run, share done
 

@@ -32,7 +32,7 @@ from gwfbench.errors import UserError, require
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
-    from gwfbench.store.folders.record import Run
+    from gwfbench.store.record import Run
 
 STOP = 60  # seconds that exec gets to keep its state; submitit's signal comes 90 s before the end
 REQUEUES = 10  # after so many ends of time a job is given up: a run that keeps no state would start for ever
@@ -129,7 +129,7 @@ def look(jobs: Sequence[Job], out: Path, retry: Collection[str] = ()) -> State:
     What ended with a status of `retry` is not finished.
     """
     from gwfbench.runs import scheduler
-    from gwfbench.store.folders import folders
+    from gwfbench.store import folders
 
     attempts: dict[str, list[Run]] = {}
     for run in folders.attempts(out)[0]:
@@ -184,7 +184,7 @@ def submit(jobs: Sequence[Job], out: Path, asked: Resources, words: Sequence[str
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     from gwfbench.runs import plan
-    from gwfbench.store.folders.record import digest, to_json
+    from gwfbench.store.record import digest, to_json
 
     parts = min(asked.shards, len(jobs))
     folder = out.absolute() / "slurm"

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from gwfbench.plugins import discovery
-from gwfbench.store.folders import checked, locks
-from gwfbench.store.folders.fingerprint import VERSIONED
-from gwfbench.store.folders.record import digest, to_json
+from gwfbench.store import checked, locks
+from gwfbench.store.fingerprint import VERSIONED
+from gwfbench.store.record import digest, to_json
 
 FOLDER = ".answers"
 
@@ -53,7 +53,7 @@ def code() -> str:
     if foreign or os.environ.get(discovery.FILES):
         return ""
     hashed = hashlib.sha256()
-    folders = [Path(__file__).parent]
+    folders = [Path(__file__).parents[1]]
     for name in ("gwfbench.tasks", "gwfbench.baselines"):  # in a checkout they stand beside gwfbench/
         found = importlib.util.find_spec(name)
         folders += map(Path, (found and found.submodule_search_locations) or ())

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gwfbench.store.folders.fingerprint import VERSIONED
-from gwfbench.store.folders.record import digest
+from gwfbench.store.fingerprint import VERSIONED
+from gwfbench.store.record import digest
 
 
 @cache
@@ -49,7 +49,7 @@ def _cpu() -> str:
 
 def _commit() -> str:
     """The checkout's commit, "+" added when what runs are made of has changes; empty outside a checkout."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return ""
 

@@ -31,7 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gwfbench.store.folders.record import digest
+from gwfbench.store.record import digest
 
 if TYPE_CHECKING:
     from gwfbench.protocol import Metric

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from gwfbench.errors import UserError
-from gwfbench.store.folders import checked, command_cache, locks
-from gwfbench.store.folders.environment import env_hash
-from gwfbench.store.folders.record import SCHEMA, Point, Run, Status, to_json
+from gwfbench.store import checked, command_cache, locks
+from gwfbench.store.environment import env_hash
+from gwfbench.store.record import SCHEMA, Point, Run, Status, to_json
 
 WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
 CHECKPOINT = "checkpoint.npz"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gwfbench.store.folders import checked
+from gwfbench.store import checked
 
 SCHEMA = 3
 Status = Literal["ok", "diverged", "budget", "timeout", "oom", "error", "killed", "skipped"]

@@ -9,9 +9,9 @@ from pathlib import Path
 from gwfbench.drive.controls import CONTROLS
 from gwfbench.errors import UserError
 from gwfbench.report import kept_points
-from gwfbench.report.figures.papers.plots import Kept, grids, picture
-from gwfbench.store.folders import folders
-from gwfbench.store.folders.record import Run
+from gwfbench.report.figures.plots import Kept, grids, picture
+from gwfbench.store import folders
+from gwfbench.store.record import Run
 
 DRAWS = 2000
 

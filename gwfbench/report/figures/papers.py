@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from gwfbench.errors import UserError
-from gwfbench.report.figures.papers.style import Look, looks
+from gwfbench.report.figures.style import Look, looks
 from gwfbench.report.page.data import ALONG, Board, Line, boards
 
 if TYPE_CHECKING:

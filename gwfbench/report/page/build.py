@@ -25,10 +25,10 @@ from gwfbench.errors import UserError
 from gwfbench.report.board.tables import HEADS, NOTES
 from gwfbench.report.calibration_page import NOTES as CALIBRATION_NOTES
 from gwfbench.report.calibration_page import read
-from gwfbench.report.figures.papers.style import looks
+from gwfbench.report.figures.style import looks
 from gwfbench.report.page.data import ALONG, RUN, boards
 from gwfbench.report.page.draws import Views, views
-from gwfbench.store.folders import checked, record
+from gwfbench.store import checked, record
 
 CALIBRATION = ("task", "metric", "n", "floor", "still", "ratio", "apart", "shift", "scale", "seconds", "status", "note")
 BEYOND = f"> {calibrate.GRID[-1]:g}"  # the grid
@@ -126,7 +126,7 @@ def _environments(points: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) 
 
 
 def _part(name: str) -> str:
-    return files("gwfbench.report").joinpath("page", name).read_text(encoding="utf-8")
+    return files("gwfbench.report.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _plain(text: str) -> str:

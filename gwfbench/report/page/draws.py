@@ -18,9 +18,9 @@ import pandas as pd
 
 from gwfbench.errors import UserError
 from gwfbench.report import kept_points
-from gwfbench.report.figures.papers.plots import grid
+from gwfbench.report.figures.plots import grid
 from gwfbench.report.kept_points import Draws
-from gwfbench.store.folders.record import Run
+from gwfbench.store.record import Run
 
 POINTS = 512  # of a law, at most
 LEAST = 64  # of a law, however many runs there are
