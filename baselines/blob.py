@@ -34,7 +34,7 @@ from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.velocity.blob import repulsion, spacing
-from gwfbench.velocity.particles import first
+from gwfbench.velocity.movers import first
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@
     wgan_gp         E D(G(z)) - E D(y)                    -E D(G(z))            (|grad D| - 1)^2   Gulrajani 2017
     sngan           as hinge                              -E D(G(z))            spectrally normal  Miyato 2018
 
-The non-saturating generator follows the flow of KL((p + q)/2 | p), not of Jensen-Shannon (gwfbench/objectives/adversarial.py);
+The non-saturating generator follows the flow of KL((p + q)/2 | p), not of Jensen-Shannon (objectives/adversarial.py);
 its penalty is R1, without which it circles: gamma/2 = 0.1 for vectors, for images 5 with beta1 = 0, as Mescheder et al.
-(2018) have it (with 0.1 the digits fall to one image). Losses are in gwfbench/objectives/adversarial.py, the loop in
-gwfbench/training/generator_critic.py. There are no JKO steps: a law is yielded every `every` iterations. Rates are those of gwf; wgan_gp and
-sngan take 5 critic steps an iteration, as their authors do: with one, sngan lost modes of toy2d.
+(2018) have it (with 0.1 the digits fall to one image). Losses are in objectives/adversarial.py, the loop in
+training/generator_critic.py. There are no JKO steps: a law is yielded every `every` iterations. Rates are those of
+gwf; wgan_gp and sngan take 5 critic steps an iteration, as their authors do: with one, sngan lost modes of toy2d.
 """
 
 from __future__ import annotations

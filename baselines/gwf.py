@@ -3,8 +3,8 @@
     q_k = argmin_q  W2^2(q, q_{k-1}) / (2 tau) + F(q | p),   F a sup over critics
 
 solved for generators by Adam in turn with a critic; W2^2 is replaced by E |G(z) - G_{k-1}(z)|^2, the same z in both.
-Objectives, their signs and their true names are in gwfbench/objectives/adversarial.py and gwfbench/objectives/embedding.py (`shannon` is the
-non-saturating GAN, `js` the Jensen-Shannon flow), the loop in gwfbench/training/generator_critic.py.
+Objectives, their signs and their true names are in objectives/adversarial.py and objectives/embedding.py (`shannon` is
+the non-saturating GAN, `js` the Jensen-Shannon flow), the loop in training/generator_critic.py.
 
 `step` is tau in the norm of R^d. The authors take the mean over coordinates: their term is mean_d (G - G_{k-1})^2 /
 lambda2, so tau = lambda2 d / 2, in the plane tau = lambda2 (their default, 1, is ours: d/2), on CIFAR-10 0.2 is 307.

@@ -32,7 +32,7 @@ from gwfbench.errors import require
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.particles import first
+from gwfbench.velocity.movers import first
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnerg
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.velocity.blob import repulsion
-from gwfbench.velocity.particles import first
+from gwfbench.velocity.movers import first
 
 PAIRS = 2**16  # of particles whose W is asked for at once
 

@@ -6,7 +6,7 @@ Phase k of length tau trains T and D in turn,
     T descends   E |T(x, a) - T_{k-1}(x, a')|^2 / (2 tau) - E D(T(x, a))
 
 x of P_0, T_0(x, a) = x, a and a' independent auxiliary latents: with D = -h this is VWGF's max-min (a test holds it).
-phi* by `divergence` (gwfbench/objectives/adversarial.py): kl e^x - 1; chi y^2/4 + y, y = max(x, -2); softplus 2 sp(x) - 2 log 2;
+phi* by `divergence` (objectives/adversarial.py): kl e^x - 1; chi y^2/4 + y, y = max(x, -2); softplus 2 sp(x) - 2 log 2;
 jsd is the authors' `train_JSD.py`, whose generator is the non-saturating one and so follows KL((p + q)/2 | p).
 
 `step` is tau in the norm of R^d; the authors' h divides a mean over coordinates, (1/2h) mean_d, so tau = h d. Their h

@@ -35,8 +35,8 @@ from gwfbench.errors import UserError, require
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.velocity.movers import first
 from gwfbench.velocity.pairs import LEAST, log_kernel
-from gwfbench.velocity.particles import first
 
 SAMPLE = 256  # particles whose median distance stands for all, 30 000 pairs; and draws of P_0 for its spread
 

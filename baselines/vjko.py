@@ -1,6 +1,6 @@
 """Variational JKO (Fan et al. 2022, Algorithm 1) for every energy of its Table 1, and interaction energies.
 
-One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by energy: gwfbench/objectives/variational.py)
+One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by energy: objectives/variational.py)
 
     min_T  1/(2a) E_{P_k} |x - T(x)|^2 + sup_h { E_{P_k}[A_h(T(x))] - E_Gamma[B_h(z)] } + 1/2 E[W(T(x) - T(x'))].
 
@@ -30,7 +30,7 @@ d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, t
 - learning rates that go down to 0 within each JKO step: at constant rates (`decay=none`, the paper's) Adam now and then
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere. On ou, seed 1 was at
   SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5;
-- a critic that starts near h = 1, and a squared head with a tail in place of its zero (gwfbench/objectives/variational.py);
+- a critic that starts near h = 1, and a squared head with a tail in place of its zero (objectives/variational.py);
 - maps that are not linear, and their critics, see coordinates in which P_k has size one;
 - dropout acts in training only, so that T is a map; the authors judge with it on.
 """

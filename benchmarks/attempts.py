@@ -12,7 +12,7 @@ from gwfbench.drive.controls import Control
 from gwfbench.runs.order import Order
 from gwfbench.store import fingerprint
 from gwfbench.store.folders import Attempt
-from gwfbench.store.record import Point, Run
+from gwfbench.store.record import Row, Run
 
 METRICS = ("symkl", "kl", "bures_w2", "sliced_w2", "w2")
 LAWS = 10
@@ -32,11 +32,11 @@ def write(out: Path, tasks: Iterable[str], methods: Iterable[str], seeds: int) -
             attempt = Attempt(out, run)
             for step in range(1, LAWS + 1):
                 points = [
-                    Point(step, 0.05 * step, name, metric.version, metric.better, metric.law, role, rng.lognormal(),
+                    Row(step, 0.05 * step, name, metric.version, metric.better, metric.law, role, rng.lognormal(),
                           0.1, 4096, 1.0 * step, 10 * step, 0, 0, 0.1, 2.0, codes[name])
                     for name, metric in known.items()
                 ]  # fmt: skip
-                run.points += points
+                run.rows += points
                 attempt.judged(step, points, np.ones((10, 2), np.float32))
             attempt.finish(run, "")
             count += 1

@@ -27,7 +27,9 @@ from gwfbench.report import rows
 from gwfbench.report.board import tables
 from gwfbench.report.board.leaderboard import leaderboard
 from gwfbench.rng import Streams
-from gwfbench.runs.order import Options, Order, perform
+from gwfbench.runs.options import Options
+from gwfbench.runs.order import Order
+from gwfbench.runs.scheduler import perform
 
 ITERATIONS = 100
 POOL = 102_400

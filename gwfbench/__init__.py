@@ -17,12 +17,12 @@ if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
     __path__.append(str(_Path(__file__).parents[1]))
 
 if _TYPE_CHECKING:
+    from gwfbench.api import run
     from gwfbench.errors import UserError
     from gwfbench.report.board.leaderboard import leaderboard
-    from gwfbench.runs.order import run
 
 # Loaded on first use: `python -m gwfbench list` must not pay for torch and pandas.
-_PUBLIC = {"run": "runs.order", "leaderboard": "report.board.leaderboard", "UserError": "errors"}
+_PUBLIC = {"run": "api", "leaderboard": "report.board.leaderboard", "UserError": "errors"}
 
 
 def __getattr__(name: str) -> _Any:

@@ -10,13 +10,14 @@ from gwfbench import __version__
 from gwfbench.commands._options import PLUGIN
 from gwfbench.commands.calibrate import calibrate
 from gwfbench.commands.check import check
-from gwfbench.commands.exec import exec_, submit
+from gwfbench.commands.exec import exec_
 from gwfbench.commands.list import list_
 from gwfbench.commands.report import report
 from gwfbench.commands.reproduce import reproduce
 from gwfbench.commands.run import run
 from gwfbench.commands.score import score
 from gwfbench.commands.status import status
+from gwfbench.commands.submit import submit
 from gwfbench.commands.verify import verify
 from gwfbench.errors import UserError
 

@@ -2,7 +2,7 @@
 
     python scripts/aggregation_diffusion_reference.py        one minute of one core at full speed
 
-The equation is in tasks/aggregation_diffusion.py; the solver is gwfbench/finite_volume.py. By symmetry only the
+The equation is in tasks/aggregation_diffusion.py; the solver is scripts/finite_volume.py. By symmetry only the
 quarter [0, 3.5]^2 is solved, with no flux at its walls: the inner two are axes of symmetry, the outer two stay empty.
 Three grids (8, 16, 32 cells a unit) show the order. Kept for each mass: the finest densities (float32), their energies,
 and the distances between neighbouring grids: L1 of the densities, W2 of the marginals. No time is judged where four
@@ -15,8 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-
-from gwfbench.finite_volume import Array, Equation, solve
+from finite_volume import Array, Equation, solve
 
 TIMES = {9: (2.0, 4.0, 6.0, 8.0, 10.0, 11.0, 12.0, 15.0), 1: (20.0, 40.0, 60.0, 80.0, 100.0, 110.0, 150.0)}
 GRIDS = (8, 16, 32)
@@ -64,7 +63,7 @@ def main() -> None:
     jobs = [(mass, cells) for cells in reversed(GRIDS) for mass in TIMES]  # the longest first
     with ProcessPoolExecutor(2) as pool:
         results = dict(zip(jobs, pool.map(run, jobs), strict=True))
-    kept: dict[str, object] = {"solver": "gwfbench.finite_volume, courant 0.9", "grids": GRIDS, "side": SIDE}
+    kept: dict[str, object] = {"solver": "scripts/finite_volume.py, courant 0.9", "grids": GRIDS, "side": SIDE}
     for mass, times in TIMES.items():
         densities = [results[mass, cells][0] for cells in GRIDS]
         errors = [gaps(*pair) for pair in zip(densities, densities[1:], GRIDS, strict=False)]

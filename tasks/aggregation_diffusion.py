@@ -9,7 +9,7 @@ schemes are 3 and 1.5 times slower than finite differences (one pulse at t = 46 
 is the text to the letter; there the pulses last until t = 130. (The 3 against 1.5 is a factor of two in the paper's
 non-FB step, which has E W(T(X) - T(Y)) without the 1/2 of the flow that it states.)
 
-The truth is a reference run of gwfbench/finite_volume.py, made by scripts/aggregation_diffusion_reference.py and kept
+The truth is a reference run of scripts/finite_volume.py, made by scripts/aggregation_diffusion_reference.py and kept
 with its errors in gwfbench/data/aggregation_diffusion.npz. The law judged is its bilinear interpolation exactly: a cell
 drawn by its mass, plus the sum of two uniforms for each axis. The scheme keeps all symmetries of the square. Against a
 grid half as fine: W2 of marginals at most 0.012 (M = 9) and 0.016 (M = 1), L1 0.027 and 0.055, having fallen by 1.7

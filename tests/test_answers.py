@@ -59,7 +59,7 @@ def test_other_words_get_their_own(cli, twice, words):
     assert KEPT not in err
 
 
-@pytest.mark.parametrize("name", ["points.jsonl", "draws.npz", "run.json", "log.txt"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "draws.npz", "run.json", "log.txt"])
 def test_an_edited_attempt_is_found_out_whatever_its_time_stamp(cli, twice, tmp_path, name):
     path = min(tmp_path.glob(f"{RUNS}/ou-*ula*")) / name
     before = path.stat()

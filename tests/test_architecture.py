@@ -5,38 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from gwfbench.check.plugin import ALLOWED
+
 ROOT = Path(__file__).parents[1]
-LAYERS = [
-    {"errors", "rng", "log", "channel", "claims", "memory", "strict", "stops"},
-    {"info", "images"},
-    {"budget", "protocol", "particles"},
-    {"record", "nn", "divergences", "discovery", "flat"},
-    {"fingerprint", "registry", "fidelity"},
-    {"environment"},
-    {"answers"},
-    {"store"},
-    {"metrics", "controls", "minmax", "finite_volume", "kernels", "proposals"},
-    {"jko", "carriers", "velocity", "adversarial", "penalties"},
-    {"embedded", "duel"},
-    {"job", "cloud"},
-    {"judge"},
-    {"checkpoint"},
-    {"runner"},
-    {"servers", "forkserver"},
-    {"isolate"},
-    {"options", "here"},
-    {"schedule"},
-    {"session", "calibration"},
-    {"plan", "standing"},
-    {"scoring", "verify"},
-    {"cluster"},
-    {"stats", "ledger"},
-    {"report", "check"},
-    {"commands"},
-    {"cli"},
-    {"__main__"},
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# From below to above: a package may import those before it.
+PACKAGES = [*ALLOWED, "plugins", "store", "drive", "process", "runs", "audit", "check", "papers", "report", "api",
+            "commands", "cli", "__main__"]  # fmt: skip
 FILES = sorted(path for folder in ("gwfbench", "tasks", "baselines") for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -60,12 +34,6 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def parts(path):
-    return [
-        name.split(".")[1] for name in imported(path) if name.startswith("gwfbench.") and name.split(".")[1] in LEVEL
-    ]
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(path):
     folder, *rest = path.relative_to(ROOT).parts
@@ -73,20 +41,23 @@ def test_imports_go_one_way(path):
     plugins = {name for name in names if name.split(".")[0] in ("tasks", "baselines")}
     plugins |= {name for name in names if name.startswith(("gwfbench.tasks", "gwfbench.baselines"))}
     assert not plugins, "plug-ins are asked of gwfbench.plugins.registry"
+    others = {name.split(".")[1] for name in names if name.startswith("gwfbench.")} & set(PACKAGES)
     if folder != "gwfbench":
-        allowed = {"errors", "rng", "info", "protocol", "budget", "nn", "divergences", "minmax", "metrics"}
-        allowed |= {"kernels", "carriers", "velocity", "proposals", "jko", "particles", "images", "fidelity"}
-        allowed |= {"adversarial", "embedded", "penalties", "duel"}
-        assert set(parts(path)) <= allowed
-        return
-    module = rest[0].removesuffix(".py")
-    if module == "__init__":
-        return
-    level = LEVEL[module]
-    for other in parts(path):
-        assert other == module or LEVEL[other] < level or {other, module} <= {"budget", "protocol"}, (
-            f"{module} -> {other}"
-        )
+        assert others <= set(ALLOWED)
+    elif rest != ["__init__.py"]:
+        own = rest[0].removesuffix(".py")
+        assert others <= {*PACKAGES[: PACKAGES.index(own)], own}
+
+
+def test_no_module_imports_itself_in_a_circle():
+    arrows = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): set(imported(path)) for path in FILES if path.parts
+    }
+    todo = {name: {other for other in others if other in arrows} for name, others in arrows.items()}
+    while ends := [name for name, others in todo.items() if not others & set(todo)]:
+        for name in ends:
+            del todo[name]
+    assert not todo
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

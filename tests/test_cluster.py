@@ -17,7 +17,10 @@ from gwfbench.errors import UserError
 from gwfbench.runs import order as session
 from gwfbench.runs import plan
 from gwfbench.runs import slurm as cluster
+from gwfbench.runs.options import Options
+from gwfbench.runs.scheduler import perform
 from gwfbench.store import folders
+from gwfbench.store.rows import tidy
 
 ROOT = Path(__file__).parents[1]
 ARRAY = ["--shards", "3", "--parallel", "2", "--time", "30"]
@@ -190,7 +193,7 @@ def test_the_same_command_submits_what_is_neither_finished_nor_queued(cli, jobs,
     assert (commands / "sbatch.words").read_text() == before
     (commands / "squeue.out").write_text("")
     assert cluster.look(jobs, out).left == jobs
-    for _ in session.perform(jobs[:1], out, lambda *_: None, session.Options()):
+    for _ in perform(jobs[:1], out, lambda *_: None, Options()):
         pass
     state = cluster.look(jobs, out)
     assert [run.identity.seed for run in state.finished] == [0]
@@ -289,7 +292,7 @@ def told(out):
 
 def rows(runs):
     volatile = ["attempt", "seconds", "sample_seconds", "env"]
-    return session.tidy(runs).drop(columns=volatile).sort_values(["seed", "step", "metric"]).reset_index(drop=True)
+    return tidy(runs).drop(columns=volatile).sort_values(["seed", "step", "metric"]).reset_index(drop=True)
 
 
 def require_six(out, jobs):
@@ -321,9 +324,7 @@ def test_a_job_that_is_requeued_in_its_middle_goes_on_and_no_run_is_made_twice(c
     assert log.count("seed 0: starts") == 1
     assert log.count("seed 3: starts") == 2
     ended = require_six(out, long)
-    whole = [
-        run for runs in session.perform(long, tmp_path / "whole", lambda *_: None, session.Options()) for run in runs
-    ]
+    whole = [run for runs in perform(long, tmp_path / "whole", lambda *_: None, Options()) for run in runs]
     pd.testing.assert_frame_equal(rows(ended), rows(whole), rtol=1e-5)
     print(f"\n{err}{board}{told(out)}")
 
@@ -341,7 +342,7 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(cli, tmp_path):
     ended = require_six(out, list(order.jobs()))
     assert {run.identity.seed: run.resumed for run in ended} == {0: 0, 1: 0, 2: 0, 3: 1, 4: 0, 5: 0}
     (again,) = [run for run in ended if run.identity.seed == 3]
-    ((whole,),) = session.perform(list(order.jobs())[3:4], tmp_path / "whole", lambda *_: None, session.Options())
+    ((whole,),) = perform(list(order.jobs())[3:4], tmp_path / "whole", lambda *_: None, Options())
     pd.testing.assert_frame_equal(rows([again]), rows([whole]))
     print(f"\n{err}{board}{told(out)}")
 

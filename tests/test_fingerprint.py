@@ -277,7 +277,7 @@ def test_a_folder_of_runs_is_no_change_of_the_checkout_and_a_new_method_is(tmp_p
     git("add", ".")
     git("commit", "-qm", "one")
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "gwfbench/store/environment.py"))
-    (tmp_path / "runs/points.jsonl").write_text("{}\n")
+    (tmp_path / "runs/rows.jsonl").write_text("{}\n")
     assert not environment._commit().endswith("+")
     (tmp_path / "baselines/mine.py").write_text("y = 2\n")
     assert environment._commit().endswith("+")

@@ -21,7 +21,7 @@ from gwfbench.errors import UserError
 from gwfbench.plugins import registry
 from gwfbench.store import checked, folders
 from gwfbench.store.folders import Attempt
-from gwfbench.store.record import Identity, Point, Run, Status, digest
+from gwfbench.store.record import Identity, Row, Run, Status, digest
 
 LIMITS = [field.name for field in dataclasses.fields(Budget)]
 NUMBERS = [
@@ -159,10 +159,10 @@ def attempt(tmp_path_factory):
     run = Run(identity, ("Initial",), "code", "env", "2026-01-01T00:00:00+00:00", {"seconds": 3.5})
     files = Attempt(out, run)
     for step in (1, 2, 3):
-        row = Point(
+        row = Row(
             step, 0.05 * step, "symkl", 1, "lower", "flow", "method", 0.1 / step, None, 10, 1.0, 5, 0, 0, 0.1, 2.0
         )
-        run.points.append(row)
+        run.rows.append(row)
         files.judged(step, [row], np.full((4, 2), step, dtype=np.float32))
     run.steps, run.seconds = 3, 1.25
     files.finish(run, "log\n")
@@ -185,7 +185,7 @@ def reread(attempt, changed):
 
 
 @fixtures
-@given(st.sampled_from(["run.json", "points.jsonl", "draws.npz", "log.txt"]), st.data())
+@given(st.sampled_from(["run.json", "rows.jsonl", "draws.npz", "log.txt"]), st.data())
 def test_no_flipped_or_lost_byte_gives_another_run(attempt, name, data):
     content = bytearray(attempt[2][name])
     if data.draw(st.booleans()):
@@ -230,9 +230,9 @@ def test_an_edited_value_is_seen(attempt, data):
 def sound(run):
     """Types and ranges, said again in other words."""
     assert run.status in typing.get_args(Status)
-    json.dumps([*run.rows()], allow_nan=False).encode()
+    json.dumps([*run.tidy()], allow_nan=False).encode()
     numbers = [run.seconds, run.sample_seconds, run.judge_seconds, run.steps, run.batch, run.identity.seed]
-    for point in run.points:
+    for point in run.rows:
         numbers += [point.step, point.n, point.seconds, point.score_calls, point.log_prob_calls, point.draw_calls]
         numbers += [point.sample_seconds, point.sample_calls, *(x for x in (point.t, point.se) if x is not None)]
         assert point.value is None or type(point.value) in (int, float)
@@ -245,21 +245,21 @@ def sound(run):
 @given(st.data(), st.booleans())
 def test_what_was_edited_and_hashed_again_is_refused_or_of_its_types(attempt, data, in_points):
     content = json.loads(attempt[2]["run.json"])
-    rows = [json.loads(line) for line in attempt[2]["points.jsonl"].splitlines()]
+    rows = [json.loads(line) for line in attempt[2]["rows.jsonl"].splitlines()]
     if in_points:
         rows = edited(data, rows)
     else:
         content = edited(data, content)
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode() if isinstance(rows, list) else b""
     content["files"] = content.get("files") if isinstance(content.get("files"), dict) else {}
-    content["files"]["points.jsonl"] = hashlib.sha256(lines).hexdigest()
+    content["files"]["rows.jsonl"] = hashlib.sha256(lines).hexdigest()
     schema = content.pop("schema", 2)
     try:
         content["run_key"] = digest(json.dumps({"schema": schema, **content["identity"]}, sort_keys=True))
         sealed = checked.sealed({key: value for key, value in content.items() if key != "seal"})
     except (ValueError, KeyError, TypeError):
         return  # it can't be hashed
-    result = reread(attempt, {"run.json": json.dumps({"schema": schema, **sealed}).encode(), "points.jsonl": lines})
+    result = reread(attempt, {"run.json": json.dumps({"schema": schema, **sealed}).encode(), "rows.jsonl": lines})
     if not isinstance(result, str):
         sound(result)
 
@@ -272,5 +272,5 @@ def test_any_text_as_json(text):
         said(error)
         return
     assert json.dumps(value, allow_nan=False)
-    with pytest.raises(ValueError, match=r"Point|line"):
-        Point.read([json.dumps(value)])
+    with pytest.raises(ValueError, match=r"Row|line"):
+        Row.read([json.dumps(value)])

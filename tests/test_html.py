@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import gwfbench
 from gwfbench.audit.verify import Verdict
 from gwfbench.plugins import registry
 from gwfbench.report import stats
@@ -184,7 +185,7 @@ def test_rows_of_other_code_are_stale_and_verdicts_are_counted():
 
 
 def test_fresh_rows_are_not_stale():
-    points = session.run("ou:dim=2,horizon=0.1", "ula", 1, controls=False, isolate=False)
+    points = gwfbench.run("ou:dim=2,horizon=0.1", "ula", 1, controls=False, isolate=False)
     (board,) = boards(points)
     assert board.lines[0].stale == ""
 
@@ -203,7 +204,7 @@ def kept(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2",))
-        points = session.run("toy2d", "mmd_flow:steps=4,points=1200,batch=64", 2, out=out, isolate=False)
+        points = gwfbench.run("toy2d", "mmd_flow:steps=4,points=1200,batch=64", 2, out=out, isolate=False)
     return out, points
 
 

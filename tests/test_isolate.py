@@ -16,7 +16,9 @@ import gwfbench
 from gwfbench.drive.log import Log
 from gwfbench.plugins import registry
 from gwfbench.process import forkserver, messages, pool
-from gwfbench.runs.order import Options, Order, perform
+from gwfbench.runs.options import Options
+from gwfbench.runs.order import Order
+from gwfbench.runs.scheduler import perform
 from gwfbench.store import folders as store
 from gwfbench.store import locks
 
@@ -76,13 +78,13 @@ def test_the_failure_matrix(plugins, tmp_path, monkeypatch):
     for run in kept:
         status, reason, judged = MATRIX[run.identity.method]
         shown = runs[run.identity.method]
-        assert (run.status, run.points) == (shown.status, shown.points), run.identity.method
+        assert (run.status, run.rows) == (shown.status, shown.rows), run.identity.method
         assert run.status == status, (run.identity.method, run.reason)
         assert reason in run.reason
-        assert judged in (None, len({point.step for point in run.points})), run.identity.method
+        assert judged in (None, len({point.step for point in run.rows})), run.identity.method
         assert run.seconds < 30
     alone = go(tmp_path / "alone", "good")["good"]  # the others changed nothing
-    assert [point.value for point in runs["good"].points] == [point.value for point in alone.points]
+    assert [point.value for point in runs["good"].rows] == [point.value for point in alone.rows]
     (flood,) = tmp_path.glob("*-floods-*")
     log = (flood / "log.txt").read_text()
     assert len(log) < 2.1e6
@@ -101,12 +103,12 @@ def test_infinity_in_one_seed_of_a_batch(plugins, tmp_path):
     (runs,) = perform([replace(job, seeds=(3, 4, 5))], tmp_path, lambda *_: None, Options())
     assert [run.status for run in runs] == ["ok", "diverged", "ok"]
     (alone,) = perform([job], None, lambda *_: None, Options())
-    assert [p.value for p in alone[0].points] == pytest.approx([p.value for p in runs[0].points], rel=1e-5)
+    assert [p.value for p in alone[0].rows] == pytest.approx([p.value for p in runs[0].rows], rel=1e-5)
 
 
 def test_what_is_isolated_equals_what_is_not(plugins, tmp_path):
     ours, theirs = go(tmp_path / "a", "good"), go(tmp_path / "b", "good", isolate=False)
-    pairs = [[(p.step, p.metric, p.value, p.se, p.n) for p in runs["good"].points] for runs in (ours, theirs)]
+    pairs = [[(p.step, p.metric, p.value, p.se, p.n) for p in runs["good"].rows] for runs in (ours, theirs)]
     assert pairs[0] == pairs[1]
     assert (ours["good"].code, ours["good"].env) == (theirs["good"].code, theirs["good"].env)
 
@@ -178,7 +180,7 @@ def _servers():
 def test_children_die_with_a_killed_supervisor(plugins, tmp_path):
     code = f"import gwfbench\ngwfbench.run('tiny', 'deaf', seeds=1, controls=False, out={str(tmp_path / 'runs')!r})\n"
     with subprocess.Popen([sys.executable, "-c", code], env=_env(plugins)) as parent:
-        _wait_for(lambda: list((tmp_path / "runs").glob(".partial-*/points.jsonl")))
+        _wait_for(lambda: list((tmp_path / "runs").glob(".partial-*/rows.jsonl")))
         parent.kill()
     (folder,) = (tmp_path / "runs").glob(".partial-*")
     key = folder.name.split("-")[1]
@@ -196,7 +198,7 @@ def test_children_die_with_a_killed_supervisor(plugins, tmp_path):
     assert "closed: " in said[0]
     assert "killed: its process died" in said[0]
     (old,) = [run for run in store.attempts(tmp_path / "runs")[0] if run.number == 1]
-    assert (old.status, len(old.points)) == ("killed", 1)
+    assert (old.status, len(old.rows)) == ("killed", 1)
 
 
 def _env(*folders):
@@ -217,7 +219,7 @@ def test_a_stopped_supervisor_closes_its_runs(plugins, tmp_path, number):
     words = ["run", "--task", "tiny", "--method", "endless", "--seeds", "2", "--jobs", "2", "--no-controls"]
     command = [sys.executable, "-c", code, *words, "--out", str(tmp_path / "runs")]
     with subprocess.Popen(command, env=_env(plugins), stderr=subprocess.PIPE, text=True) as parent:
-        _wait_for(lambda: len(list((tmp_path / "runs").glob(".partial-*/points.jsonl"))) == 2)
+        _wait_for(lambda: len(list((tmp_path / "runs").glob(".partial-*/rows.jsonl"))) == 2)
         parent.send_signal(number)
         try:
             said = parent.communicate(timeout=60)[1]
@@ -227,7 +229,7 @@ def test_a_stopped_supervisor_closes_its_runs(plugins, tmp_path, number):
     assert "the same command goes on from there" in said
     kept, strange = store.attempts(tmp_path / "runs")
     assert not strange
-    assert [(run.status, run.reason, len(run.points)) for run in kept] == [("killed", "interrupted", 1)] * 2
+    assert [(run.status, run.reason, len(run.rows)) for run in kept] == [("killed", "interrupted", 1)] * 2
 
 
 def test_a_run_whose_every_process_is_stopped_at_once_keeps_a_checkpoint(tmp_path):
@@ -235,7 +237,7 @@ def test_a_run_whose_every_process_is_stopped_at_once_keeps_a_checkpoint(tmp_pat
     words = ["run", "--task", "ou:horizon=0.2", "--method", "ula:step=0.0005", "--seeds", "1", "--no-controls"]
     command = [sys.executable, "-m", "gwfbench", *words, "--out", str(tmp_path / "runs")]
     with subprocess.Popen(command, env=_env(), stderr=subprocess.PIPE, text=True) as parent:
-        _wait_for(lambda: list((tmp_path / "runs").glob(".partial-*/points.jsonl")))
+        _wait_for(lambda: list((tmp_path / "runs").glob(".partial-*/rows.jsonl")))
         for pid in (parent.pid, *_below(parent.pid)):
             os.kill(pid, signal.SIGTERM)
         parent.communicate(timeout=60)

@@ -7,12 +7,12 @@ import subprocess
 import pandas as pd
 import pytest
 
+import gwfbench
 from gwfbench.commands.report import collect
 from gwfbench.plugins import registry
 from gwfbench.report import pages
 from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.pages import Layout
-from gwfbench.runs import order
 
 MARKS = {"exact": 1.0, "still": 11.0}
 
@@ -23,8 +23,8 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkout")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2", "energy_distance"))
-        order.run("ou:horizon=0.1", ("ula", "gaussian_vi"), 2, out=root / "runs", isolate=False)
-        order.run("toy2d", "mmd_flow:steps=4,points=1200,batch=64", 2, out=root / "runs", isolate=False)
+        gwfbench.run("ou:horizon=0.1", ("ula", "gaussian_vi"), 2, out=root / "runs", isolate=False)
+        gwfbench.run("toy2d", "mmd_flow:steps=4,points=1200,batch=64", 2, out=root / "runs", isolate=False)
     points, facts = collect(root / "runs")
     for name, laws, layout in (
         ("ou", "all", Layout()),

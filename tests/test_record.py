@@ -7,16 +7,16 @@ import pytest
 
 from gwfbench.store import environment, fingerprint, folders, record
 from gwfbench.store.folders import Attempt
-from gwfbench.store.record import Identity, Point, Run
+from gwfbench.store.record import Identity, Row, Run
 
 IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
-POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
+POINT = Row(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
 
 
 def finished(out, **changes):
     run = Run(dataclasses.replace(IDENTITY, **changes), ("Initial",), "code", "env", "2026-01-01T00:00:00")
     attempt = Attempt(out, run)
-    run.points.append(POINT)
+    run.rows.append(POINT)
     attempt.judged(1, [POINT], np.ones((5000, 2), dtype=np.float32))
     attempt.finish(run, "log\n")
     return next(path for path in out.iterdir() if path.name.endswith(run.attempt))
@@ -43,11 +43,11 @@ def test_the_key_depends_on_what_makes_the_run():
 
 def test_round_trip(tmp_path):
     folder = finished(tmp_path)
-    assert sorted(path.name for path in folder.iterdir()) == ["draws.npz", "log.txt", "points.jsonl", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["draws.npz", "log.txt", "rows.jsonl", "run.json"]
     run = folders.read(folder)
     assert run.identity == IDENTITY
-    assert run.points == [POINT]
-    (row,) = run.rows()
+    assert run.rows == [POINT]
+    (row,) = run.tidy()
     assert (row["task"], row["metric"], row["value"], row["status"]) == ("ou", "symkl", 0.1, "ok")
     with np.load(folder / "draws.npz", allow_pickle=False) as kept:
         assert kept["t1"].shape == (folders.KEPT, 2)
@@ -55,7 +55,7 @@ def test_round_trip(tmp_path):
 
 def test_a_run_without_points_is_a_row_too():
     run = Run(IDENTITY, (), "code", "env", "now", status="error", reason="boom")
-    (row,) = run.rows()
+    (row,) = run.tidy()
     assert (row["metric"], row["value"], row["status"], row["reason"]) == (None, None, "error", "boom")
 
 
@@ -70,7 +70,7 @@ def test_json_has_null_for_what_is_not_finite():
 @pytest.mark.parametrize(
     ("harm", "word"),
     [
-        (lambda folder: (folder / "points.jsonl").write_text(""), "points.jsonl has changed"),
+        (lambda folder: (folder / "rows.jsonl").write_text(""), "rows.jsonl has changed"),
         (lambda folder: (folder / "run.json").write_text("{"), "JSONDecodeError"),
         (lambda folder: (folder / "run.json").write_text("[]"), "Error"),
         (lambda folder: (folder / "run.json").unlink(), "no run.json"),
@@ -103,7 +103,7 @@ def test_a_crash_leaves_the_rows_so_far(tmp_path):
     attempt.judged(1, [POINT], np.ones((3, 2)))
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith(".partial-")
-    assert json.loads((folder / "points.jsonl").read_text())["metric"] == "symkl"
+    assert json.loads((folder / "rows.jsonl").read_text())["metric"] == "symkl"
 
 
 def test_names_stay_inside_the_folder(tmp_path):

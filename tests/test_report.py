@@ -6,6 +6,8 @@ import shutil
 import pandas as pd
 import pytest
 
+import gwfbench
+from gwfbench.audit.today import staleness
 from gwfbench.commands.report import collect
 from gwfbench.plugins import registry
 from gwfbench.runs import order
@@ -19,7 +21,7 @@ def kept(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2", "energy_distance"))
-        order.run(TASKS, FLOW, 2, out=out, isolate=False)
+        gwfbench.run(TASKS, FLOW, 2, out=out, isolate=False)
     return out
 
 
@@ -80,8 +82,8 @@ def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
     before, _ = collect(runs)
     cls = registry.find("task", "toy2d").load()
     monkeypatch.setattr(cls, "metrics", ("sliced_w2",))
-    real = order.staleness
-    order.run(TASKS, FLOW, 2, out=runs, force=True, isolate=False)
+    real = staleness
+    gwfbench.run(TASKS, FLOW, 2, out=runs, force=True, isolate=False)
     newest, _ = collect(runs)
     assert set(newest["attempt"]).isdisjoint(before["attempt"])
     ours = set(newest["attempt"])
@@ -91,8 +93,8 @@ def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
 
 def test_without_a_curve_the_last_law_has_the_same_rows(monkeypatch, one_process):
     monkeypatch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2", "energy_distance"))
-    whole = order.run(TASKS[0], FLOW, 1, controls=False, isolate=False)
-    last = order.run(TASKS[0], FLOW, 1, controls=False, curve=False)
+    whole = gwfbench.run(TASKS[0], FLOW, 1, controls=False, isolate=False)
+    last = gwfbench.run(TASKS[0], FLOW, 1, controls=False, curve=False)
     assert set(last["step"]) == {4}
     columns = ["step", "metric", "value", "se", "n", "draw_calls"]
     pd.testing.assert_frame_equal(last[columns], whole.loc[whole["step"] == 4, columns].reset_index(drop=True))

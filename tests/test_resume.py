@@ -186,8 +186,8 @@ def test_stopped_at_any_moments_and_resumed_a_run_has_the_rows_of_an_unbroken_on
     assert stops
     for one, other in zip(unbroken, ended, strict=True):
         assert kept(tmp_path / "broken", other) == kept(tmp_path / "whole", one)
-        assert other.points[-1].metric in task.metrics
-        assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(other.points))
+        assert other.rows[-1].metric in task.metrics
+        assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(other.rows))
         seconds, resumed = seconds + other.seconds, resumed + other.resumed
     assert resumed > 0
     assert seconds > 0

@@ -20,8 +20,8 @@ from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.report.board.leaderboard import alarms, leaderboard
-from gwfbench.runs.order import tidy
 from gwfbench.store import folders
+from gwfbench.store.rows import tidy
 
 TASK = registry.parse("task", "ou:horizon=0.15")
 EIGHT = registry.parse("task", "ou:horizon=0.05,dim=8")
@@ -174,9 +174,9 @@ def test_every_end_is_a_row_with_its_status_and_reason(body, status, reason, poi
     assert reason in ended.reason
     judged = {point.step for point in ended.points if point.value is not None}
     assert len(judged) == points
-    assert [row["status"] for row in ended.rows()][-1] == status
+    assert [row["status"] for row in ended.tidy()][-1] == status
     (kept,), strange = folders.attempts(tmp_path)  # and on disk the same
-    assert (kept.status, kept.reason, kept.points) == (ended.status, ended.reason, ended.points)
+    assert (kept.status, kept.reason, kept.rows) == (ended.status, ended.reason, ended.points)
     assert not strange
     if body is explodes:  # the last good law's points stay, the bad one's are neither kept nor put in their place
         (folder,) = tmp_path.iterdir()
@@ -197,9 +197,9 @@ def test_one_diverged_seed_of_a_batch_leaves_the_others_alone():
     three = run(fake(body), seeds=(3, 4, 5))
     assert [ended.status for ended in three] == ["ok", "diverged", "ok"]
     (alone,) = run(fake(body), seeds=(5,))
-    for ours, theirs in zip(three[2].points, alone.points, strict=True):
+    for ours, theirs in zip(three[2].rows, alone.rows, strict=True):
         assert ours.value == pytest.approx(theirs.value, rel=1e-5)
-    assert max(point.t for point in three[1].points) == 0.05
+    assert max(point.t for point in three[1].rows) == 0.05
 
 
 def test_an_endless_method_ends_with_its_budget():
@@ -325,7 +325,7 @@ def test_symkl_jko_is_for_jko_methods_and_follows_their_own_steps():
     (ended,) = run(fake(jko, kind="jko"))
     values = {point.metric: point.value for point in ended.points if point.t == 0.15}
     (floor,) = run(CONTROLS["exact_jko"])
-    noise = next(point.value for point in floor.points if point.metric == "symkl_jko" and point.t == 0.15)
+    noise = next(point.value for point in floor.rows if point.metric == "symkl_jko" and point.t == 0.15)
     assert values["symkl_jko"] < 10 * noise
     assert values["symkl"] > 10 * noise
     assert not [point for point in run(fake(jko))[0].points if point.metric == "symkl_jko"]
@@ -384,7 +384,7 @@ def test_an_interrupt_keeps_the_run_and_goes_on_up(tmp_path):
         run(fake(body), out=tmp_path)
     (kept,), _ = folders.attempts(tmp_path)
     assert kept.status == "killed"
-    assert kept.points
+    assert kept.rows
 
 
 def test_a_metric_that_fails_is_a_null_with_its_reason_in_the_log(tmp_path):
@@ -398,7 +398,7 @@ def test_a_metric_that_fails_is_a_null_with_its_reason_in_the_log(tmp_path):
     assert values["w2"] > 0
     (folder,) = tmp_path.iterdir()
     assert "symkl at t = 0.05: null: ValueError: a covariance in dimension 2 needs" in (folder / "log.txt").read_text()
-    assert '"value": null' in (folder / "points.jsonl").read_text()
+    assert '"value": null' in (folder / "rows.jsonl").read_text()
     assert json.loads((folder / "run.json").read_text())["status"] == "ok"
 
 
@@ -502,7 +502,7 @@ def test_calls_end_a_real_method_at_the_law_before_and_all_of_them_may_be_used(o
         assert [point.value for point in cut.points] == [point.value for point in whole.points[:laws]]
         assert getattr(cut.points[-1], f"{oracle}_calls") == laws * 4 * 128
     (none,) = run(vjko, task, budget=Budget(**{f"{oracle}_calls": 128 * 4 - 1}))
-    assert (none.status, none.points) == ("timeout", [])
+    assert (none.status, none.rows) == ("timeout", [])
     assert (
         run(registry.parse("method", "ula"), task, budget=Budget(score_calls=1))[0].status == "ok"
     )  # it trains nothing

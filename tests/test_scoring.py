@@ -35,7 +35,7 @@ def bytes_of(out):
 
 
 def rows(runs):
-    return {(r.identity.method, r.identity.seed, p.step, p.metric): p for r in runs for p in r.points}
+    return {(r.identity.method, r.identity.seed, p.step, p.metric): p for r in runs for p in r.rows}
 
 
 def test_the_same_metric_at_the_same_n_gives_the_number_that_the_runner_gave(tmp_path, small):
@@ -68,7 +68,7 @@ def test_log_densities_are_used_where_they_are_kept_and_asked_for_where_not(tmp_
     small("symkl", "kl")
     gwfbench.run(TASK, "ula:step=0.05", seeds=1, out=tmp_path)
     runs = [run for run in folders.attempts(tmp_path)[0] if run.identity.method == "still"]
-    (run,) = (order.replace(run, points=[p for p in run.points if p.metric != "kl"]) for run in runs)
+    (run,) = (order.replace(run, rows=[p for p in run.rows if p.metric != "kl"]) for run in runs)
     folder = next(tmp_path.glob(f"*-{run.attempt}"))
     with np.load(folder / "draws.npz") as file:
         kept = {name: values for name, values in file.items() if name.startswith("t")}
@@ -80,7 +80,7 @@ def test_log_densities_are_used_where_they_are_kept_and_asked_for_where_not(tmp_
     }
     np.savez(folder / "draws.npz", **kept, **law)
     (one,) = rescore.score("kl", tmp_path, [run])
-    theirs = [point for point in runs[0].points if point.metric == "kl"]
+    theirs = [point for point in runs[0].rows if point.metric == "kl"]
     assert [point.value for point in one.points] == pytest.approx([point.value for point in theirs], rel=1e-4)
 
 

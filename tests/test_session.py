@@ -19,10 +19,12 @@ import pytest
 
 import gwfbench
 from gwfbench.plugins import registry
-from gwfbench.runs.order import Options, Order, perform
+from gwfbench.runs.options import Options
+from gwfbench.runs.order import Order
+from gwfbench.runs.scheduler import perform
 from gwfbench.store import folders as store
 from gwfbench.store import locks
-from gwfbench.store.record import Identity, Point, Run
+from gwfbench.store.record import Identity, Row, Run
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))
@@ -62,7 +64,7 @@ def values(out):
     runs, strange = store.attempts(out)
     assert not strange
     good = [run for run in runs if run.status == "ok"]
-    return {run.identity.key: [(p.step, p.metric, p.value, p.se, p.n) for p in run.points] for run in good}, runs
+    return {run.identity.key: [(p.step, p.metric, p.value, p.se, p.n) for p in run.rows] for run in good}, runs
 
 
 def test_a_parent_killed_at_random_moments_loses_nothing_and_runs_nothing_twice(plugins, tmp_path):
@@ -103,7 +105,7 @@ def identity(name, seed):
 
 
 def point(step, value):
-    return Point(step, 0.1, "symkl", 1, "lower", "flow", "method", value, 0.1, 10, 1.0, 1, 0, 0, 0.5, 1.0)
+    return Row(step, 0.1, "symkl", 1, "lower", "flow", "method", value, 0.1, 10, 1.0, 1, 0, 0, 0.5, 1.0)
 
 
 def _write_25(out, seed):
@@ -114,8 +116,8 @@ def _write_25(out, seed):
         run = Run(who, (), "c", "e", NOW, number=1)
         attempt = store.Attempt(out, run)
         for step in range(1, 4):
-            run.points.append(point(step, seed + step / 7))
-            attempt.judged(step, run.points[-1:], np.full((5, 2), seed))
+            run.rows.append(point(step, seed + step / 7))
+            attempt.judged(step, run.rows[-1:], np.full((5, 2), seed))
         attempt.finish(run, "said\n")
         held.release()
 
@@ -127,7 +129,7 @@ def test_eight_writers_lose_nothing(tmp_path):
         writer.start()
     while any(writer.is_alive() for writer in writers):  # a reader among them sees whole attempts only
         runs, strange = store.attempts(tmp_path)
-        assert all(len(run.points) == 3 for run in runs)
+        assert all(len(run.rows) == 3 for run in runs)
         odd = [text for text in strange if "it is being written" not in text and "its process died" not in text]
         assert not odd
     assert [writer.exitcode for writer in writers] == [0] * 8
@@ -135,7 +137,7 @@ def test_eight_writers_lose_nothing(tmp_path):
     assert not strange
     assert sorted(run.identity.seed for run in runs) == list(range(200))
     assert all(
-        [p.value for p in run.points] == [run.identity.seed // 25 + step / 7 for step in range(1, 4)] for run in runs
+        [p.value for p in run.rows] == [run.identity.seed // 25 + step / 7 for step in range(1, 4)] for run in runs
     )
 
 
@@ -202,7 +204,7 @@ def test_a_run_that_a_dead_process_had_claimed_elsewhere_is_taken_over(plugins, 
     assert said[2].startswith("closed: ")
     assert said[3:] == ["starts", "ended"]
     old = store.attempts(tmp_path)[0][0]
-    assert (old.status, old.reason, [p.value for p in old.points]) == ("killed", "its process died", [0.25])
+    assert (old.status, old.reason, [p.value for p in old.rows]) == ("killed", "its process died", [0.25])
 
 
 def _partial(out, seed=0, rows=2):
@@ -215,7 +217,7 @@ def _partial(out, seed=0, rows=2):
 
 def test_what_a_dead_process_left_is_closed_with_its_rows_and_its_checkpoint(tmp_path):
     run, folder = _partial(tmp_path)
-    with (folder / "points.jsonl").open("a") as file:
+    with (folder / "rows.jsonl").open("a") as file:
         file.write('{"step": 3, "t"')  # the kill came inside a write
     (folder / "checkpoint.npz").write_bytes(b"whatever the method kept")
     runs, said = store.sweep(tmp_path)
@@ -232,7 +234,7 @@ def test_what_a_dead_process_left_is_closed_with_its_rows_and_its_checkpoint(tmp
 def test_a_death_between_the_last_file_and_the_move_loses_nothing(tmp_path):
     run, folder = _partial(tmp_path)
     shutil.copytree(folder, tmp_path / "copy")
-    run.points = [point(1, 0.5)]
+    run.rows = [point(1, 0.5)]
     attempt = store.Attempt.__new__(store.Attempt)
     attempt._folder, attempt._place, attempt.draws, attempt._process = folder, tmp_path / "place", {}, os.getpid()
     attempt.finish(run, "log\n")
@@ -240,7 +242,7 @@ def test_a_death_between_the_last_file_and_the_move_loses_nothing(tmp_path):
     shutil.rmtree(tmp_path / "copy")
     runs, said = store.sweep(tmp_path)
     assert "ok: only its move was missing" in said[0]
-    assert [p.value for p in runs[0].points] == [0.5]
+    assert [p.value for p in runs[0].rows] == [0.5]
 
 
 def _torn_header(folder):
@@ -257,7 +259,7 @@ def _other_header(folder):
 
 
 def _bad_row(folder):
-    (folder / "points.jsonl").write_text('{"step": \n')
+    (folder / "rows.jsonl").write_text('{"step": \n')
 
 
 @pytest.mark.parametrize("tear", [_torn_header, _no_header, _other_header, _bad_row])
@@ -284,11 +286,11 @@ def _edit(folder, name, old, new):
 
 TEARS = {
     "run.json cut": lambda folder: _truncate(folder, "run.json"),
-    "points cut": lambda folder: _truncate(folder, "points.jsonl"),
+    "points cut": lambda folder: _truncate(folder, "rows.jsonl"),
     "draws cut": lambda folder: _truncate(folder, "draws.npz"),
     "a status edited": lambda folder: _edit(folder, "run.json", '"status": "ok"', '"status": "killed"'),
     "seconds edited": lambda folder: _edit(folder, "run.json", '"batch": 1', '"batch": 2'),
-    "a value edited": lambda folder: _edit(folder, "points.jsonl", '"value": ', '"value": 0'),
+    "a value edited": lambda folder: _edit(folder, "rows.jsonl", '"value": ', '"value": 0'),
     "no run.json": lambda folder: (folder / "run.json").unlink(),
 }
 
@@ -305,7 +307,7 @@ def test_torn_truncated_and_edited_attempts_are_set_aside_and_run_again(plugins,
     (second,) = go(tmp_path, "good", isolate=False, event=lambda what, *_: said.append(what))
     assert said[0].startswith(f"set aside: {folder.name} is now aside/{folder.name}: ")
     assert {path.name: path.read_bytes() for path in (tmp_path / "aside" / folder.name).iterdir()} == before
-    assert [p.value for p in second.points] == [p.value for p in first.points]
+    assert [p.value for p in second.rows] == [p.value for p in first.rows]
     assert first.attempt != second.attempt
 
 
@@ -403,7 +405,7 @@ def test_a_disk_that_fills_up(plugins, tmp_path, mounted, monkeypatch):
     assert [run.status for run in runs] == ["ok", "error", "error"]
     assert all("No space left on device" in run.reason for run in runs[1:])
     (kept,), _ = store.attempts(mounted / "out")
-    assert kept.points == runs[0].points
+    assert kept.rows == runs[0].rows
     with pytest.raises(gwfbench.UserError, match="No space left on device"):
         list(perform(jobs, mounted / "out", lambda *_: None, Options()))
     (mounted / "filler").unlink()

@@ -10,11 +10,11 @@ from gwfbench.drive.job import Job
 from gwfbench.runs.order import Order
 from gwfbench.store import locks
 from gwfbench.store.folders import Attempt
-from gwfbench.store.record import Point, Run
+from gwfbench.store.record import Row, Run
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 
-POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, 0.01, 10, 1.0, 5, 0, 0, 0.1, 2.0)
+POINT = Row(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, 0.01, 10, 1.0, 5, 0, 0, 0.1, 2.0)
 
 
 def keep(out, task="ou", method="ula", seed=0, code=None, budget=None, **end):
@@ -31,8 +31,8 @@ def keep(out, task="ou", method="ula", seed=0, code=None, budget=None, **end):
         job.identity(seed), ("Initial",), code or job.code(), "env", f"2026-01-{seed + 1:02}", job.budget.limits()
     )
     attempt = Attempt(out, run)
-    run.points.append(POINT)
-    attempt.judged(1, run.points, np.ones((4, 2), dtype=np.float32))
+    run.rows.append(POINT)
+    attempt.judged(1, run.rows, np.ones((4, 2), dtype=np.float32))
     for name, value in ({"seconds": 3.0, "judge_seconds": 1.0} | end).items():
         setattr(run, name, value)
     attempt.finish(run, "")

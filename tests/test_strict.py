@@ -7,10 +7,10 @@ import math
 import pytest
 
 from gwfbench.store import checked, record
-from gwfbench.store.record import Identity, Point, Run
+from gwfbench.store.record import Identity, Row, Run
 
 IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
-POINT = Point(1, 0.05, "symkl", 1, "lower", "flow", "method", -0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
+POINT = Row(1, 0.05, "symkl", 1, "lower", "flow", "method", -0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
 RUN = Run(IDENTITY, ("Initial",), "code", "env", "2026-01-01T00:00:00+00:00", {"seconds": 3.0})
 
 
@@ -48,8 +48,8 @@ def plain(run):
 
 def test_runs_round_trip():
     assert Run.read(plain(RUN), [POINT]) == dataclasses.replace(RUN, points=[POINT])
-    assert Point.read([json.dumps(plain(POINT))] * 3) == [POINT] * 3
-    assert Point.read([]) == []
+    assert Row.read([json.dumps(plain(POINT))] * 3) == [POINT] * 3
+    assert Row.read([]) == []
 
 
 def values(hint_of, name):
@@ -65,13 +65,13 @@ def values(hint_of, name):
     return [*wrong, "\ud800"]
 
 
-HINTS = {field.name: field.type for field in dataclasses.fields(Point)}
+HINTS = {field.name: field.type for field in dataclasses.fields(Row)}
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in HINTS for value in values(HINTS, name)])
 def test_a_point_s_values_are_of_their_type(name, value):
-    with pytest.raises(ValueError, match=f"Point: {name} can't be"):
-        checked.all_checked(Point, [plain(POINT), plain(POINT) | {name: value}], record._TESTS)
+    with pytest.raises(ValueError, match=f"Row: {name} can't be"):
+        checked.all_checked(Row, [plain(POINT), plain(POINT) | {name: value}], record._TESTS)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_a_point_s_values_are_of_their_type(name, value):
 )
 def test_a_line_is_as_it_was_written_or_refused(change):
     line = json.dumps(plain(POINT))
-    assert Point.read([line, line]) == [POINT, POINT]
+    assert Row.read([line, line]) == [POINT, POINT]
     assert change(line) != line
-    with pytest.raises(ValueError, match=r"twice|Point|JSON|Expecting|Extra|delimiter"):
-        Point.read([line, change(line)])
+    with pytest.raises(ValueError, match=r"twice|Row|JSON|Expecting|Extra|delimiter"):
+        Row.read([line, change(line)])
 
 
 def test_lines_that_are_whole_only_together_are_refused():
@@ -147,7 +147,7 @@ def test_a_run_s_values_are_of_their_type(change, word):
         Run.read(plain(RUN) | change, [])
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Run) if field.name != "points"])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Run) if field.name != "rows"])
 def test_no_value_of_a_run_may_be_missing(name):
     content = plain(RUN)
     del content[name]

@@ -30,7 +30,7 @@ from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Instance, Judged, Metric, Need
 from gwfbench.rng import Streams
 from gwfbench.store import checked, fingerprint
-from gwfbench.store.record import Point, Run, to_json
+from gwfbench.store.record import Row, Run, to_json
 
 SCHEMA = 1  # of the files
 NOT_NEEDED = "it has values that count"
@@ -45,7 +45,7 @@ class Scored:
     """What scoring did with one run."""
 
     run: Run
-    points: tuple[Point, ...] = ()
+    points: tuple[Row, ...] = ()
     skipped: str = ""  # why
 
 
@@ -93,9 +93,9 @@ def _build(name: str, job: Job) -> tuple[Metric, Instance, Streams]:
     return metric, instance, streams.fork("eval")
 
 
-def _points(metric: Metric, instance: Instance, streams: Streams, job: Job, run: Run, folder: Path) -> Iterator[Point]:
+def _points(metric: Metric, instance: Instance, streams: Streams, job: Job, run: Run, folder: Path) -> Iterator[Row]:
     """The metric's row for each law that the attempt keeps points of."""
-    laws = {point.step: point for point in run.points}
+    laws = {point.step: point for point in run.rows}
     try:
         with np.load(folder / "draws.npz", allow_pickle=False) as file:
             kept = dict(file)
@@ -153,8 +153,8 @@ def _role(job: Job, metric: Metric) -> Any:
 def _has(run: Run, folder: Path, metric: Metric) -> bool:
     """Whether the attempt has values of today's metric for all its laws."""
     code = fingerprint.metric_code(metric)
-    steps = {point.step for point in run.points}
-    mine = {point.step for point in run.points if (point.metric, point.metric_code) == (metric.name, code)}
+    steps = {point.step for point in run.rows}
+    mine = {point.step for point in run.rows if (point.metric, point.metric_code) == (metric.name, code)}
     return steps <= mine or any(
         point.metric_code == code for point in _read(_file(folder, metric.name, metric.version), run)[0]
     )
@@ -170,14 +170,14 @@ def _file(folder: Path, name: str, version: int) -> Path:
     return folder / f"scores-{name}@{version}.jsonl"
 
 
-def _keep(folder: Path, run: Run, metric: Metric, points: tuple[Point, ...]) -> None:
+def _keep(folder: Path, run: Run, metric: Metric, points: tuple[Row, ...]) -> None:
     """The rows, whole or not at all."""
     rows = "".join(to_json(asdict(point)) + "\n" for point in points)
     head = {"schema": SCHEMA, "run_key": run.identity.key, "attempt": run.attempt, "sha256": _sha256(rows)}
     checked.write(_file(folder, metric.name, metric.version), to_json(head) + "\n" + rows)
 
 
-def _read(path: Path, run: Run) -> tuple[list[Point], str]:
+def _read(path: Path, run: Run) -> tuple[list[Row], str]:
     """The rows of a file, or none and what is wrong with it; no file has no rows."""
     if not path.exists():
         return [], ""
@@ -188,7 +188,7 @@ def _read(path: Path, run: Run) -> tuple[list[Point], str]:
             raise ValueError("it has changed since it was written")
         if (head["run_key"], head["attempt"]) != (run.identity.key, run.attempt):
             raise ValueError("it is of another attempt")
-        return Point.read(rows.splitlines()), ""
+        return Row.read(rows.splitlines()), ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [], f"{path.parent.name}/{path.name}: {error}"
 
@@ -214,19 +214,19 @@ def current(runs: Iterable[Run], out: Path | None) -> tuple[list[Run], list[str]
     files = _files(runs, out)
     said, old, found = [], Counter[str](), []
     for run in runs:
-        points = run.points
+        points = run.rows
         for path in files.get(f"{run.identity.key[:8]}-{run.attempt}", ()):
             more, wrong = _read(path, run)
             said += [f"left alone: {wrong}"] if wrong else []
             points = [*points, *more]
         codes = {(point.metric, point.metric_code) for point in points}
         cells = {(point.step, point.metric) for point in points}
-        if points is run.points and len(cells) == len(points) and all(today.get(name, c) == c for name, c in codes):
+        if points is run.rows and len(cells) == len(points) and all(today.get(name, c) == c for name, c in codes):
             found.append(run)  # as nearly all are
             continue
         # a task's own metric is in the code of the run
         good = [point for point in points if today.get(point.metric, point.metric_code) == point.metric_code]
-        best: dict[tuple[int, str], Point] = {}
+        best: dict[tuple[int, str], Row] = {}
         for point in good:
             have = best.get((point.step, point.metric))
             if have is None or have.metric_version < point.metric_version:
@@ -253,7 +253,7 @@ def _files(runs: Sequence[Run], out: Path | None) -> dict[str, list[Path]]:
     return found
 
 
-def _in_order(points: Iterable[Point], best: Mapping[tuple[int, str], Point]) -> list[Point]:
+def _in_order(points: Iterable[Row], best: Mapping[tuple[int, str], Row]) -> list[Row]:
     """The values that count, law by law, metrics in the order of the rows."""
     names = list(dict.fromkeys(point.metric for point in points))
     return sorted(best.values(), key=lambda point: (point.step, names.index(point.metric)))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.runs import order
+from gwfbench.runs.scheduler import finished
 from gwfbench.store import folders, locks
 from gwfbench.store.record import Identity, Run
 
@@ -86,7 +86,7 @@ def _look(jobs: Iterable[Job], runs: Sequence[Run], out: Path) -> Iterator[Stand
 def _state(job: Job, who: Identity, attempts: Sequence[Run], out: Path) -> Standing:
     newest = attempts[-1] if attempts else None
     ours = [run for run in attempts if run.code == job.code()]
-    if ours and order.finished(ours[-1], job):
+    if ours and finished(ours[-1], job):
         return _stand(who, "failed" if ours[-1].failed else "done", ours[-1], ours[-1].reason)
     if locks.is_claimed(out, who.key):
         return _stand(who, "running", newest, "another process is at it")

@@ -25,14 +25,16 @@ import pandas as pd
 from gwfbench.budget import Budget
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
-from gwfbench.runs import order
+from gwfbench.runs.options import Options
+from gwfbench.runs.scheduler import perform
 from gwfbench.store import environment
 from gwfbench.store.record import to_json
+from gwfbench.store.rows import tidy
 
 SIGMAS, DIGITS = 5.0, 1e-3
 FILE = "verified.jsonl"
 NEEDED = (
-    *("task", "method", "seed", "track", "dtype", "device", "budget", "status", "run_key", "attempt", "code", "env"),
+    *("task", "method", "seed", "dtype", "device", "budget", "status", "run_key", "attempt", "code", "env"),
     *("step", "t", "metric", "metric_code", "value", "se", "n", "score_calls", "log_prob_calls", "draw_calls"),
 )
 EXACT = ("t", "n", "score_calls", "log_prob_calls", "draw_calls")
@@ -97,10 +99,10 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
             why = "fields, versions or the track are others today"
             return replace(blank, what=f"run key {key} where the rows have {blank.run_key}", why=why)
         now = environment.environment(job.device, threads)
-        ((run,),) = order.perform([job], None, lambda *_: None, order.Options(force=True, threads=threads))
+        ((run,),) = perform([job], None, lambda *_: None, Options(force=True, threads=threads))
     except UserError as error:
         return replace(blank, what=f"it can't be built any more: {error.got}")
-    fresh = order.tidy([run])
+    fresh = tidy([run])
     verdict, what, values = _compare(rows, fresh[fresh["metric"].notna()], str(first["status"]), run.status, run.reason)
     why = [] if verdict == "identical" else _reasons(rows, fresh, blank.code, run.code, facts, now)
     return replace(

@@ -27,8 +27,8 @@ def runs_to_the_end(trial: Trial) -> None:
     """The real runner's run ends well, has judged a finite value, and has spent what the method says that it needs."""
     run = trial.execute(trial.method.small)
     expect(run.status == "ok", f"status {run.status}: {run.reason}", "status ok", "see the reason")
-    last = run.points[-1] if run.points else None
-    expect(last is not None and last.value is not None, "no finite value of a metric", "one", "see its points")
+    last = run.rows[-1] if run.rows else None
+    expect(last is not None and last.value is not None, "no finite value of a metric", "one", "see its rows")
     assert last is not None
     spent = last.score_calls + last.log_prob_calls + last.draw_calls + last.sample_calls
     counts = bool({LogDensity, TargetSamples} & trial.method.cls.needs)  # one that chooses may do without
@@ -151,7 +151,7 @@ def obeys_seconds(trial: Trial) -> None:
 def obeys_counts(trial: Trial) -> None:
     """With one oracle call or step less than it spends otherwise, it ends there, and well."""
     whole = trial.execute(trial.method.small)
-    last = whole.points[-1] if whole.points else None
+    last = whole.rows[-1] if whole.rows else None
     spent = {"steps": whole.steps} | {
         name: getattr(last, name) if last else 0 for name in ("score_calls", "log_prob_calls", "draw_calls")
     }
@@ -162,7 +162,7 @@ def obeys_counts(trial: Trial) -> None:
         run = trial.execute(trial.method.small, Budget(**{name: limit}))
         good = run.status in ("ok", "budget", "timeout")
         expect(good, f"{name}={limit}: status {run.status}: {run.reason}", "budget or timeout", "let BudgetSpent pass")
-        points = [getattr(point, name) for point in run.points] if name != "steps" else [run.steps]
+        points = [getattr(point, name) for point in run.rows] if name != "steps" else [run.steps]
         expect(max(points, default=0) <= limit, f"{max(points, default=0)} {name}", f"at most {limit}", "obey it")
 
 

@@ -213,7 +213,7 @@ def controls_bracket_it(subject: Subject) -> None:
         if run.status == "skipped":
             raise Skipped(f"{name}: {run.reason}")
         expect(run.status == "ok", f"{name}: status {run.status}: {run.reason}", "status ok", "see the reason")
-        points = [point for point in run.points if point.metric == task.metrics[0] and point.value is not None]
+        points = [point for point in run.rows if point.metric == task.metrics[0] and point.value is not None]
         expect(bool(points), f"{name}: no value of {task.metrics[0]}", "a finite one", "see what the metric needs")
         values[name] = (points[-1].value or 0.0) * (-1 if points[-1].better == "higher" else 1)
     expect(

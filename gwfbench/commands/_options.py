@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gwfbench.protocol import Task
-    from gwfbench.runs.order import Options
+    from gwfbench.runs.options import Options
 
 OUT = click.option(
     "--out",
@@ -43,7 +43,7 @@ _EXECUTION = (
 
 
 def execution(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how runs are performed; `read_execution` makes them `session.Options`."""
+    """The options that say how runs are performed; `read_execution` makes them `Options`."""
     for option in reversed(_EXECUTION):
         command = option(command)
     return command
@@ -56,7 +56,7 @@ def read_execution(words: dict[str, Any]) -> Options:
         UserError: they don't go together.
     """
     from gwfbench.errors import UserError
-    from gwfbench.runs.order import Options
+    from gwfbench.runs.options import Options
 
     try:
         gpus = tuple(int(part) for part in words["gpus"].split(",") if part.strip())

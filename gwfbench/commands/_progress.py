@@ -67,8 +67,8 @@ def who_is(job: Job) -> str:
 def _line(what: str, job: Job, run: Run | None) -> str:
     if run is None:
         return what if what.startswith(FOLDERS) else f"{who_is(job)}: {what}"
-    who, last = run.identity, run.points[-1].step if run.points else 0
-    head = next((p for p in run.points if p.step == last and p.value is not None), None)
+    who, last = run.identity, run.rows[-1].step if run.rows else 0
+    head = next((p for p in run.rows if p.step == last and p.value is not None), None)
     where = "" if head is None or head.t is None else f" at t = {head.t:.3g}"
     number = f", {head.metric} {head.value:.3g}{where}" if head else ""
     reason = f" ({run.reason})" if run.reason else ""

@@ -162,13 +162,14 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
         UserError: there are none.
     """
     from gwfbench.audit import rescore
-    from gwfbench.runs import order
+    from gwfbench.audit.today import staleness
     from gwfbench.store import folders
+    from gwfbench.store.rows import tidy
 
     runs, strange = folders.attempts(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
-    is_stale = order.staleness()
+    is_stale = staleness()
     newest = {run.identity.key: run for run in runs if not is_stale(run)}  # a newer stale attempt hides no fresh one
     fresh, stale = list(newest.values()), len({run.identity.key for run in runs}) - len(newest)
     if stale:
@@ -180,7 +181,7 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
     counted, said = rescore.current(fresh, out)
     for text in said:
         click.echo(text, err=True)
-    points = order.tidy(counted)
+    points = tidy(counted)
     return points, folders.environments(out, points["env"])
 
 

@@ -16,7 +16,7 @@ from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
-    from gwfbench.runs import order as session
+    from gwfbench.runs.options import Options
     from gwfbench.runs.order import Order
     from gwfbench.store.record import Run
 
@@ -67,10 +67,10 @@ def run(
         sys.exit(known.failed)
     if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
         server.warm()
-    from gwfbench.runs import order as session
+    from gwfbench.runs.order import Order
 
     # a plan may be for a device that only another machine has
-    order = session.Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
+    order = Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
     check_metrics_of(chosen, order.tasks)
     if plan:
         keep(replace(order, device=device), plan, how["force"])
@@ -99,12 +99,12 @@ def keep(order: Order, path: Path, force: bool) -> None:
 
 def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str) -> str:
     """Hash of what is under --out, if it is what was shown and the same command would run nothing; else empty."""
-    from gwfbench.runs import order as session
+    from gwfbench.runs.scheduler import finished
     from gwfbench.store import command_cache, folders
 
     after = command_cache.files(out)
     job_of = {job.identity(seed).key: job for job in jobs for seed in job.seeds}
-    if not all(session.finished(run, job_of[run.identity.key]) for run in done):
+    if not all(finished(run, job_of[run.identity.key]) for run in done):
         return ""
     if before != after and any(folders.of_key(out, run.identity.key)[-1:] != [run] for run in done):
         return ""
@@ -112,11 +112,12 @@ def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str) ->
 
 
 def performed(
-    jobs: Sequence[Job], options: session.Options, out: Path, form: str, chosen: tuple[str, ...]
+    jobs: Sequence[Job], options: Options, out: Path, form: str, chosen: tuple[str, ...]
 ) -> tuple[list[Run], list[str]]:
     """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
     from gwfbench.audit import rescore
-    from gwfbench.runs import order as session
+    from gwfbench.runs.order import in_order
+    from gwfbench.runs.scheduler import perform
 
     done: list[Run] = []
     remarks: list[str] = []
@@ -126,23 +127,23 @@ def performed(
             remarks.extend([what] * what.startswith(FOLDERS))
             event(what, job, run, share)
 
-        for runs in session.perform(jobs, out, tell_all, options):
+        for runs in perform(jobs, out, tell_all, options):
             done += runs
             if form == "json":
                 show_rows(rescore.current(runs, out)[0], chosen)
-    return session.in_order(jobs, done), remarks
+    return in_order(jobs, done), remarks
 
 
 def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool:
     """Show the leaderboard of runs, what it leaves out, and which failed; whether one did."""
     from gwfbench.audit import rescore
-    from gwfbench.runs import order as session
+    from gwfbench.store.rows import tidy
 
     counted, said = rescore.current(done, out)
     for text in said:
         click.echo(text, err=True)
     if form != "json":
-        show(session.tidy(counted), form, chosen)
+        show(tidy(counted), form, chosen)
     return tell_failed(done)
 
 
@@ -151,7 +152,7 @@ def show_rows(runs: list[Run], chosen: tuple[str, ...]) -> None:
     from gwfbench.store.record import to_json
 
     for one in runs:
-        for row in one.rows():
+        for row in one.tidy():
             if not chosen or row["metric"] in (*chosen, None):
                 click.echo(to_json(row))
 

@@ -31,7 +31,7 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
         click.echo(f"left alone: {text}", err=True)
     wanted = select(runs, tasks, methods)
     require(bool(wanted), f"--out {out}: no runs that fit", "at least one", "python -m gwfbench run makes them")
-    own = {point.metric for run in wanted for point in run.points}
+    own = {point.metric for run in wanted for point in run.rows}
     rescore.require_metric(own.union(*(_metrics_of(run.identity.task) for run in wanted)), name)
     skipped: Counter[str] = Counter()
     count = values = 0

@@ -25,7 +25,7 @@ from gwfbench.drive.judge import Seen
 from gwfbench.drive.log import Log
 from gwfbench.protocol import State
 from gwfbench.store import folders
-from gwfbench.store.record import Point, Run
+from gwfbench.store.record import Row, Run
 
 FORMAT = 1
 RESUMED = frozenset({"killed", "timeout", "oom"})  # ends from outside: the same run may go further another time
@@ -41,7 +41,7 @@ class Checkpoint:
         state: the method's.
         cloud, cloud_log_prob: the runner's points, where laws are pushed.
         seen: the law, if it may still have to be judged.
-        runs: of each seed: status, reason, points, sample_seconds, judge_seconds.
+        runs: of each seed: status, reason, rows, sample_seconds, judge_seconds.
         draws: of each seed: the kept points and log-densities by their names in draws.npz.
         resumed: how often the run had been resumed.
     """
@@ -98,7 +98,7 @@ def save(places: Sequence[Path], checkpoint: Checkpoint) -> None:
         "seconds": checkpoint.seconds,
         "training": asdict(checkpoint.training),
         "sampling": asdict(checkpoint.sampling),
-        "runs": [{**run, "points": [asdict(point) for point in run["points"]]} for run in checkpoint.runs],
+        "runs": [{**run, "rows": [asdict(row) for row in run["rows"]]} for run in checkpoint.runs],
         "log": checkpoint.log,
         "resumed": checkpoint.resumed,
     }
@@ -140,7 +140,7 @@ def load(file: Path, device: torch.device) -> Checkpoint:
             seconds=facts["seconds"],
             training=Counts(**facts["training"]),
             sampling=Counts(**facts["sampling"]),
-            runs=tuple({**run, "points": [Point(**point) for point in run["points"]]} for run in facts["runs"]),
+            runs=tuple({**run, "rows": [Row(**row) for row in run["rows"]]} for run in facts["runs"]),
             draws=tuple(_under(arrays, f"draws/{seed}/") for seed in facts["seeds"]),
             log=facts["log"],
             resumed=facts["resumed"],

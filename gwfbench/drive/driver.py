@@ -205,7 +205,7 @@ class _Drive:
             self._pending = None
             for i, run in enumerate(self.runs):
                 run.judge_seconds += time.perf_counter() - began
-                run.points += rows[i]
+                run.rows += rows[i]
                 file = self.files[i]
                 if file is not None and run.status == "ok":
                     count = folders.most(seen.points[i, :1].nbytes)
@@ -337,7 +337,7 @@ class _Drive:
         self._saved_at = time.monotonic()
         if self._law is None or self._law.state is None:
             return
-        names = ("status", "reason", "points", "sample_seconds", "judge_seconds")
+        names = ("status", "reason", "rows", "sample_seconds", "judge_seconds")
         going = [{name: getattr(run, name) for name in names} for run in self.runs]
         content = Checkpoint(
             seeds=self.job.seeds,
@@ -371,7 +371,7 @@ class _Drive:
                 setattr(run, name, value)
             run.resumed = saved.resumed + 1
             for step in sorted(int(name[1:]) for name in draws if name[0] == "t"):
-                rows = [point for point in run.points if point.step == step]
+                rows = [point for point in run.rows if point.step == step]
                 if file is not None:
                     file.judged(step, rows, draws[f"t{step}"], draws.get(f"l{step}"))
 

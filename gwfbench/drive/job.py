@@ -41,7 +41,6 @@ class Job:
             method_version=who.version,
             method_fields=fields,
             seed=seed,
-            track="default",
             dtype=str(self.dtype).removeprefix("torch."),
             device=torch.device(self.device).type,
         )

@@ -17,7 +17,7 @@ from gwfbench.drive.log import Log
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need
 from gwfbench.rng import Streams
 from gwfbench.store import fingerprint
-from gwfbench.store.record import Point, Run
+from gwfbench.store.record import Row, Run
 
 # Where only the limit counts these laws are judged, and the last: 15 of 30, 17 of 100, 20 of 1,000, 29 of a million.
 # Fixed steps: rows do not depend on the machine's speed, nor on how far a budget lets a run go.
@@ -47,7 +47,7 @@ class Judge:
         self._chosen = self._choose()
         self._codes = {metric.name: fingerprint.metric_code(metric) for metric in self._chosen}
 
-    def judge(self, seen: Seen, path: Sequence[float], runs: list[Run]) -> list[list[Point]]:
+    def judge(self, seen: Seen, path: Sequence[float], runs: list[Run]) -> list[list[Row]]:
         """The rows of each run that is going; those that diverged are marked, and get none.
 
         Args:
@@ -60,7 +60,7 @@ class Judge:
                 run.status, run.reason = "diverged", f"points are not finite{where or f' at step {seen.step}'}"
         if not finite.all():  # metrics see whole batches: a dead seed's points are blanked, and get no rows
             points = torch.where(finite.view(-1, *[1] * (points.ndim - 1)), points, 0.0)
-        rows: list[list[Point]] = [[] for _ in runs]
+        rows: list[list[Row]] = [[] for _ in runs]
         for metric in self._chosen:
             if Need.LOG_PROB in metric.needs and seen.log_prob is None:
                 continue
@@ -93,13 +93,13 @@ class Judge:
             nothing = torch.full((len(points),), math.nan)
             return Estimate(nothing, nothing, part.shape[1])
 
-    def _point(self, seen: Seen, metric: Metric, estimate: Estimate, i: int) -> Point:
+    def _point(self, seen: Seen, metric: Metric, estimate: Estimate, i: int) -> Row:
         who = self._job.contestant
         # where higher is better (accuracy on test data, say), the truth is a mark, not a bound: no floor, no alarm
         bound = isinstance(who, Control) and who.floor == metric.law and metric.better == "lower"
         role = "method" if not isinstance(who, Control) else "floor" if bound else "control"
         value, se = float(estimate.value[i]), float(estimate.se[i])
-        return Point(
+        return Row(
             step=seen.step,
             t=seen.t,
             metric=metric.name,

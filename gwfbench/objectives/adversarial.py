@@ -1,6 +1,6 @@
 """Variational objectives of adversarial flows: what a critic D descends, and what the generator of a law q descends.
 
-p is the data's law, r = q/p, D = -h for the h of gwfbench/objectives/variational.py; sp is softplus. Each row is a sup over
+p is the data's law, r = q/p, D = -h for the h of objectives/variational.py; sp is softplus. Each row is a sup over
 critics, F = sup_D {constant - critic loss}, and its generator follows the velocity w(r) grad log(p/q) at the best D
 (Caucheteux, Bonet, Korba 2026, and their code; Choi et al. 2024 for the last two):
 
@@ -26,7 +26,7 @@ behind a softplus, as in their code; its generator holds the moments of D on p f
 terms that have q in them. For chi2_tight that is the variance too: their code holds it fixed, which makes it the flow
 of 2 KL(p|q).
 
-Objectives of embeddings, whose D has many outputs, and their kernels are in gwfbench/objectives/embedding.py.
+Objectives of embeddings, whose D has many outputs, and their kernels are in objectives/embedding.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can be run, by name: the plug-ins that `gwfbench.plugins.discovery` finds, loaded and configured when they are used."""
+"""What can be run, by name: the plug-ins that `plugins.discovery` finds, loaded and configured when they are used."""
 
 from __future__ import annotations
 

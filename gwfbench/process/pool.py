@@ -1,6 +1,6 @@
 """One child process a run: starts them, watches their deadline and memory, and says how each ended.
 
-A child is forked by a server of our own (`gwfbench.process.forkserver`), started once and kept for later calls. It reports over
+A child is forked by a server of our own (`process.forkserver`), started once and kept for later calls. It reports over
 a socket, prints into a pipe that is read here and cut to bounds, and holds its claims together with us. If we are
 killed, the server sees our socket close and kills its children; if the server is killed, the kernel kills them.
 """

@@ -47,7 +47,7 @@ def read(folder: Path, most: int | None = None) -> Draws | None:
         return None
     if not laws or not all(np.isfinite(law).all() for law in laws):
         return None
-    times = {point.step: point.t for point in run.points}
+    times = {point.step: point.t for point in run.rows}
     return Draws(run, [f"step {step}" if times.get(step) is None else f"t = {times[step]:.3g}" for step in steps], laws)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,14 +15,10 @@ from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Task
-from gwfbench.runs.options import Options as Options
-from gwfbench.runs.scheduler import Event as Event
-from gwfbench.runs.scheduler import finished as finished
-from gwfbench.runs.scheduler import perform as perform
-from gwfbench.store.record import Identity, Run
+from gwfbench.store.record import Run
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 @dataclass(frozen=True)
@@ -77,88 +71,6 @@ class Order:
                 budget = Budget() if isinstance(who, Control) else self.budget
                 for seeds in [self.seeds] if together else [(seed,) for seed in self.seeds]:
                     yield Job(task, who, seeds, self.device, self.dtype, budget)
-
-
-def is_stale(run: Run) -> bool:
-    """Whether today's code, fields or versions are not those that made the run, or its plug-in is gone."""
-    return staleness()(run)
-
-
-def staleness() -> Callable[[Run], bool]:
-    """`is_stale` for many runs: what depends on task and method alone is found out once, and not after that."""
-
-    @cache
-    def today(task: str, method: str, device: str, dtype: str) -> tuple[str, Identity] | None:
-        try:
-            contestant = CONTROLS[method] if method in CONTROLS else registry.parse("method", method)
-            job = Job(registry.parse("task", task), contestant, (0,), device, getattr(torch, dtype))
-            return job.code(), job.identity(0)
-        except UserError:
-            return None
-
-    def stale(run: Run) -> bool:
-        who = run.identity
-        found = today(who.task, who.method, who.device, who.dtype)
-        return found is None or found[0] != run.code or replace(found[1], seed=who.seed) != who
-
-    return stale
-
-
-def tidy(runs: Iterable[Run]) -> pd.DataFrame:
-    """The points table: one row for each judged (seed, time, metric), one for each run without any."""
-    import pandas as pd
-
-    parts = [(*run.facts(), run.cells()) for run in runs]
-    if not parts:
-        return pd.DataFrame()
-    rows = [number for number, part in enumerate(parts) for _ in part[2]]
-    before, after = (pd.DataFrame([part[i] for part in parts]).take(rows).reset_index(drop=True) for i in (0, 1))
-    cells = [cell for part in parts for cell in part[2]]
-    points = pd.DataFrame({name: [cell[name] for cell in cells] for name in cells[0]})
-    return pd.concat([before, points, after], axis=1)
-
-
-def run(
-    task: str | Sequence[str], method: str | Sequence[str], seeds: int | Sequence[int] = 3, *, device: str = "cpu",
-    dtype: Literal["float32", "float64"] = "float32", budget: str = "", controls: bool = True,
-    out: str | Path | None = None, force: bool = False, retry: Iterable[str] = (), threads: int = 1,
-    jobs: int | None = None, timeout: float | None = None, memory: float | None = None, isolate: bool = True,
-    curve: bool = True,
-) -> pd.DataFrame:  # fmt: skip
-    """Run methods on tasks and return tidy points, one row for each judged (seed, time, metric).
-
-    Args:
-        task, method: `name` or `name:key=value,key=value`, one or several.
-        seeds: how many (0, 1, ...), or which.
-        budget: of a run, as `seconds=60,score_calls=1e6`; evaluation is off the clock.
-        controls: run `exact` and `still` too, without which a leaderboard has no floor.
-        out: folder that keeps the runs, and where finished ones are found; None: nothing is read or kept.
-        retry: run again what ended so: "error", "oom", "timeout", "diverged".
-        threads: of torch and BLAS, a run.
-        jobs: runs at once; None: one on the CPU, one a GPU.
-        timeout: seconds of wall time of a run.
-        memory: GiB of a run.
-        isolate: each run in a process of its own; False: all in this one, for a debugger.
-        curve: judge about 20 laws on the way to a limit; False: the last law alone, for a quick table.
-
-    Raises:
-        UserError: something asked for can't be done; nothing has run then.
-    """
-    tasks, methods = ([value] if isinstance(value, str) else value for value in (task, method))
-    order = Order.read(tasks, methods, seeds, device, dtype, budget, controls)
-    options = Options(
-        force=force,
-        retry=frozenset(retry),
-        threads=threads,
-        jobs=jobs,
-        timeout=timeout,
-        memory=memory,
-        isolate=isolate,
-        curve=curve,
-    )
-    todo = list(order.jobs())
-    done = perform(todo, Path(out) if out else None, lambda *_: None, options)
-    return tidy(in_order(todo, (run for runs in done for run in runs)))
 
 
 def in_order(jobs: Iterable[Job], runs: Iterable[Run]) -> list[Run]:

@@ -16,9 +16,9 @@ import numpy as np
 from gwfbench.errors import UserError
 from gwfbench.store import checked, command_cache, locks
 from gwfbench.store.environment import env_hash
-from gwfbench.store.record import SCHEMA, Point, Run, Status, to_json
+from gwfbench.store.record import SCHEMA, Row, Run, Status, to_json
 
-WHOLE = frozenset({"points.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
+WHOLE = frozenset({"rows.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
 CHECKPOINT = "checkpoint.npz"
 KEPT = 4096  # points a judged time that stay in draws.npz, at most
 KEPT_BYTES = 2**24  # and of so many bytes: 1365 images of 3 x 32 x 32
@@ -32,7 +32,7 @@ _ATTEMPT = re.compile(r".*-s\d+-[0-9a-f]{8}-[0-9a-f]{8}")
 class Attempt:
     """The folder of one attempt: written beside its place, row by row, and moved there when it ends.
 
-    run.json, points.jsonl, draws.npz (plain arrays t<step>, and l<step> where the law has a density), log.txt; of a
+    run.json, rows.jsonl, draws.npz (plain arrays t<step>, and l<step> where the law has a density), log.txt; of a
     stopped run checkpoint.npz. A crash leaves the half-written folder under the
     name .partial-<key>-<attempt>: header.json (what the run is), and the rows so far.
 
@@ -51,11 +51,11 @@ class Attempt:
         self._folder.mkdir(parents=True)
         checked.write(self._folder / "header.json", header)
 
-    def judged(self, step: int, points: list[Point], draws: np.ndarray, log_prob: np.ndarray | None = None) -> None:
+    def judged(self, step: int, rows: list[Row], draws: np.ndarray, log_prob: np.ndarray | None = None) -> None:
         """Append rows, and keep the first points of the judged cloud (n, d) and their log-densities (n,)."""
         self._require_own_process()
-        with (self._folder / "points.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, points)))
+        with (self._folder / "rows.jsonl").open("a", encoding="utf-8") as file:
+            file.write("".join(map(_line, rows)))
         count = most(draws[:1].nbytes)
         self.draws[f"t{step}"] = draws[:count].copy()  # the runner moves its cloud in place
         if log_prob is not None:
@@ -65,7 +65,7 @@ class Attempt:
         """Write the rest and move the folder into place."""
         self._require_own_process()
         # again, and whole: an interrupt may have come between a row and its line
-        checked.write(self._folder / "points.jsonl", "".join(map(_line, run.points)))
+        checked.write(self._folder / "rows.jsonl", "".join(map(_line, run.rows)))
         _save_draws(self._folder, self.draws)
         _seal(self._folder, self._place, run, log)
 
@@ -92,8 +92,8 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
         return run
     try:
         run = _run(checked.from_json((folder / "header.json").read_text(encoding="utf-8")), [])
-        whole = _whole_lines(folder / "points.jsonl")
-        run.points = Point.read(whole)
+        whole = _whole_lines(folder / "rows.jsonl")
+        run.rows = Row.read(whole)
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -101,10 +101,10 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
     if folder.name != f"{locks.PARTIAL}{run.identity.key}-{run.attempt}":
         raise ValueError("header.json is another run's")
     run.status, run.reason = status, reason
-    if run.points:
-        last = run.points[-1]
+    if run.rows:
+        last = run.rows[-1]
         run.steps, run.seconds, run.sample_seconds = last.step, last.seconds, last.sample_seconds
-    checked.write(folder / "points.jsonl", "".join(line + "\n" for line in whole))
+    checked.write(folder / "rows.jsonl", "".join(line + "\n" for line in whole))
     if not (folder / "draws.npz").exists():
         _save_draws(folder, {})
     _seal(folder, folder.parent / _name(run), run, log)
@@ -197,20 +197,20 @@ def read(folder: Path) -> Run:
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
         content = checked.unsealed({name: value for name, value in content.items() if name != "schema"})
-        files, count = content.pop("files"), content.pop("points")
+        files, count = content.pop("files"), content.pop("rows")
         if WHOLE - files.keys():
             raise ValueError(f"run.json has no hash of {', '.join(sorted(WHOLE - files.keys()))}")
         for name, sha in files.items():
             if _sha256(folder / Path(name).name) != sha:
                 raise ValueError(f"{name} has changed since it was written")
-        lines = (folder / "points.jsonl").read_text(encoding="utf-8").splitlines()
-        run = _run(content, Point.read(lines))
+        lines = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+        run = _run(content, Row.read(lines))
     except FileNotFoundError as error:
         raise ValueError(f"it has no {Path(error.filename).name}") from None
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    if len(run.points) != count:
-        raise ValueError("run.json does not agree with points.jsonl")
+    if len(run.rows) != count:
+        raise ValueError("run.json does not agree with rows.jsonl")
     return run
 
 
@@ -268,8 +268,8 @@ def partials(out: Path, key: str) -> list[Path]:
     return sorted(out.glob(f"{locks.PARTIAL}{key}-*"))
 
 
-def _line(point: Point) -> str:
-    return to_json(asdict(point)) + "\n"
+def _line(row: Row) -> str:
+    return to_json(asdict(row)) + "\n"
 
 
 def _key_of(partial: Path) -> str:
@@ -288,14 +288,14 @@ def _name(run: Run) -> str:
 
 
 def _content(run: Run) -> dict[str, Any]:
-    return {"schema": SCHEMA, "run_key": run.identity.key, **asdict(run), "points": len(run.points)}
+    return {"schema": SCHEMA, "run_key": run.identity.key, **asdict(run), "rows": len(run.rows)}
 
 
-def _run(content: Mapping[str, Any], points: list[Point]) -> Run:
+def _run(content: Mapping[str, Any], rows: list[Row]) -> Run:
     """The run of what `_content` gave; raises what a wrong content raises."""
-    content = {name: value for name, value in content.items() if name not in ("schema", "points")}
+    content = {name: value for name, value in content.items() if name not in ("schema", "rows")}
     key = content.pop("run_key")
-    run = Run.read(content, points)
+    run = Run.read(content, rows)
     if run.identity.key != key:
         raise ValueError("its run key is not that of its identity")
     return run

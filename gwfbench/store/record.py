@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from gwfbench.store import checked
 
-SCHEMA = 3
+SCHEMA = 4
 Status = Literal["ok", "diverged", "budget", "timeout", "oom", "error", "killed", "skipped"]
 Role = Literal["method", "floor", "control"]
 
@@ -56,7 +56,6 @@ class Identity:
     method_version: int
     method_fields: Mapping[str, Any]
     seed: int
-    track: str
     dtype: str
     device: str  # the class: cpu, cuda
 
@@ -76,8 +75,8 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One metric of one judged law of one seed: a row of the points table."""
+class Row:
+    """One metric of one judged law of one seed: a row of the results table."""
 
     step: int
     t: float | None  # flow time; None where only the limit counts
@@ -98,13 +97,13 @@ class Point:
     metric_code: str = ""  # hash of the metric's source
 
     @staticmethod
-    def read(lines: Sequence[str]) -> list[Point]:
+    def read(lines: Sequence[str]) -> list[Row]:
         """From lines of a file.
 
         Raises:
-            ValueError: one is not a point's; what is wrong is in the message.
+            ValueError: one is not a row's; what is wrong is in the message.
         """
-        return checked.all_checked(Point, checked.from_lines(lines), _TESTS)
+        return checked.all_checked(Row, checked.from_lines(lines), _TESTS)
 
 
 @dataclass
@@ -126,18 +125,18 @@ class Run:
     steps: int = 0
     paired: bool = False  # the i-th kept points of its laws are one particle
     resumed: int = 0  # how often it went on from a checkpoint
-    points: list[Point] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     number: int = 1  # of this attempt at the run: the newest has the highest, whatever the clock said
 
     @staticmethod
-    def read(content: Mapping[str, Any], points: list[Point]) -> Run:
-        """From the plain values of a file, and its points.
+    def read(content: Mapping[str, Any], rows: list[Row]) -> Run:
+        """From the plain values of a file, and its rows.
 
         Raises:
             ValueError: they are not a run's; what is wrong is in the message.
         """
-        lists = {"points": points, "identity": Identity.read(content.get("identity"))}
+        lists = {"rows": rows, "identity": Identity.read(content.get("identity"))}
         run = checked.checked(Run, {**content, **lists}, _TESTS)
         run.information = tuple(run.information)
         if run.failed and not run.reason:
@@ -148,20 +147,19 @@ class Run:
     def failed(self) -> bool:
         return self.status not in ("ok", "budget", "skipped")
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Tidy rows, one a point; a run without points has one row too, with nulls and its reason."""
+    def tidy(self) -> Iterator[dict[str, Any]]:
+        """Tidy rows; a run without any has one too, with nulls and its reason."""
         who, end = self.facts()
-        for point in self.cells():
-            yield who | point | end
+        for row in self.cells():
+            yield who | row | end
 
     def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What all its rows share: what stands before a point's values, and after."""
+        """What all its rows share: what stands before a row's own values, and after."""
         who = {"task": self.identity.task, "method": self.identity.method, "seed": self.identity.seed}
         return who, {
             "status": self.status,
             "reason": self.reason,
             "information": " ".join(self.information),
-            "track": self.identity.track,
             "dtype": self.identity.dtype,
             "device": self.identity.device,
             "budget": ",".join(f"{name}={limit!r}" for name, limit in self.budget.items()),
@@ -173,9 +171,9 @@ class Run:
         }
 
     def cells(self) -> list[dict[str, Any]]:
-        """What is a point's own in its row; one of nulls if there is none."""
-        none = dict.fromkeys(spec.name for spec in dataclasses.fields(Point))
-        return [vars(point) for point in self.points] or [none | {"role": "method", "seconds": self.seconds}]
+        """The own values of each row; one of nulls if there is none."""
+        none = dict.fromkeys(spec.name for spec in dataclasses.fields(Row))
+        return [vars(row) for row in self.rows] or [none | {"role": "method", "seconds": self.seconds}]
 
 
 def digest(text: str) -> str:

@@ -1,7 +1,7 @@
 """A generator against a critic, with or without a proximal term: the loop of adversarial flows and GANs.
 
-The generator's law q = G#latent; objectives (the pairs of losses) are in gwfbench/objectives/adversarial.py. JKO step k of length
-tau is `iterations` times: `critic_steps` steps of Adam on critic loss + weight x penalty, then one on
+The generator's law q = G#latent; objectives (the pairs of losses) are in objectives/adversarial.py. JKO step k of
+length tau is `iterations` times: `critic_steps` steps of Adam on critic loss + weight x penalty, then one on
 
     generator loss + E |G(z) - G_{k-1}(z')|^2 / (2 tau),
 

@@ -116,6 +116,17 @@ def carry(
     return move(problem, flat, rng, at, step, steps, points, network, manifold)
 
 
+def first(x: Tensor, n: int, _rng: Streams) -> Tensor:
+    """The first n of the particles x (S, N, ...): what `Drawn.draw` is of a law with a limit.
+
+    Raises:
+        ValueError: there are fewer; repeating some would spoil every two-sample metric.
+    """
+    if n > x.shape[1]:
+        raise ValueError(f"{n} points asked of {x.shape[1]} particles")
+    return x[:, :n]
+
+
 Move = Callable[[int, Tensor], Tensor]  # number of the step, x (S, n, d) -> h v
 
 
@@ -146,18 +157,7 @@ def _particles(
     x = flat(problem[Initial].draw(points, rng.fork("particles")))
     for k in range(1, steps + 1):
         x = manifold.exponential(x, at(k, x))
-        yield Drawn(k * step, partial(_first, flat.back(x)), limit=points)
-
-
-def _first(x: Tensor, n: int, _rng: Streams) -> Tensor:
-    """The first n particles.
-
-    Raises:
-        ValueError: there are fewer; repeating some would spoil every two-sample metric.
-    """
-    if n > x.shape[1]:
-        raise ValueError(f"{n} points asked of {x.shape[1]} particles")
-    return x[:, :n]
+        yield Drawn(k * step, partial(first, flat.back(x)), limit=points)
 
 
 def _generator(

@@ -10,11 +10,11 @@ from scipy.stats import chi2, kstest, semicircular
 
 from gwfbench import metrics
 from gwfbench.errors import UserError
-from gwfbench.finite_volume import Equation, convolution, solve
 from gwfbench.info import Initial, InteractionEnergy, InternalEnergy
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
+from scripts.finite_volume import Equation, convolution, solve
 
 CASES = ["ring", "semicircle"]
 MASSES = [9, 1]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gwfbench.finite_volume import Equation, convolution, solve
+from scripts.finite_volume import Equation, convolution, solve
 
 
 def cell_means(f, d, n, side, inside=8):
