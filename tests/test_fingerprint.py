@@ -207,7 +207,7 @@ def copy(tmp_path):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     script = (
-        "import json; from gwfbench import fingerprint, metrics, registry\n"
+        "import json; from gwfbench import metrics\nfrom gwfbench.plugins import registry\nfrom gwfbench.store import fingerprint\n"
         "codes = {f'{t.name} {m.name}': fingerprint.code_hash(t.module, m.module) for t in registry.plugins('task').values()"
         " for m in registry.plugins('method').values() if registry.fits(t, m)}\n"
         "print(json.dumps(codes | {n: fingerprint.metric_code(m) for n, m in metrics.known().items()}))"
@@ -241,7 +241,7 @@ def test_prose_and_names_change_nothing_and_how_points_are_drawn_changes_all(cop
     for path in copy.folder.rglob("*.py"):  # a module gets another name
         text = path.read_text()
         path.write_text(re.sub(r"\bgwfbench\.minmax\b", "gwfbench.loops", re.sub(r"\bminmax\b", "loops", text)))
-    (copy.folder / "gwfbench/training/minmax.py").rename(copy.folder / "gwfbench/loops.py")
+    (copy.folder / "gwfbench/training/minmax.py").rename(copy.folder / "gwfbench/training/loops.py")
     second = copy()
     assert second == first
     copy.edit("gwfbench/drive/points.py", "CHUNK = 65536", "CHUNK = 32768")

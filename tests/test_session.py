@@ -173,7 +173,7 @@ def test_a_claim_is_one_process_s_and_ends_with_it(tmp_path):
     os.close(copy)
     assert locks.claim(tmp_path, "k") is None
     second.release()
-    script = f"import pathlib, time; from gwfbench import claims; claims.claim(pathlib.Path({str(tmp_path)!r}), 'k'); print(1, flush=True); time.sleep(60)"
+    script = f"import pathlib, time; from gwfbench.store import locks; locks.claim(pathlib.Path({str(tmp_path)!r}), 'k'); print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script], env=env(), stdout=subprocess.PIPE) as other:
         assert other.stdout.readline()
         assert locks.claim(tmp_path, "k") is None

@@ -96,7 +96,7 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
         job = _job(first)
         key = job.identity(blank.seed).key
         if key != blank.run_key:
-            why = "fields, versions or the track are others today"
+            why = "fields or versions are others today"
             return replace(blank, what=f"run key {key} where the rows have {blank.run_key}", why=why)
         now = environment.environment(job.device, threads)
         ((run,),) = perform([job], None, lambda *_: None, Options(force=True, threads=threads))

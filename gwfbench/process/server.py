@@ -20,7 +20,7 @@ class Server:
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
-        code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gwfbench import forkserver"
+        code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gwfbench.process import forkserver"
         words = [sys.executable, "-c", f"{code}; forkserver.serve(int(sys.argv[2]))"]
         self._process = subprocess.Popen(
             [*words, json.dumps(sys.path), str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,

@@ -50,7 +50,7 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
         metrics: which, and in which order; None: all, as the rows have them.
 
     Returns:
-        One row a (task, method): task, method, role, information, track, t, seeds ("finished/total" and why the others
+        One row a (task, method): task, method, role, information, t, seeds ("finished/total" and why the others
         did not), tier by the first metric among methods of the same information (letters: `stats.tiers`), detectable
         (`stats.detectable`, in words), the median of each metric with <metric>_low, <metric>_high (95 % bootstrap
         interval of the median over seeds; none for one seed), <metric>_n (points used), <metric>_left (values left out
@@ -67,14 +67,14 @@ def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> p
     listed = _distinct(points[points["metric"].notna()], ["task", "method", "metric", "better"])
     times = pd.to_numeric(final["t"]).groupby(final["task"]).max()
     tasks: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    used, tracks, failed = _information(points), _words(points, "track"), failures(points, final)
+    used, failed = _information(points), failures(points, final)
     seeds, costs = _seeds(points, failed), _costs(points)
     for task, method, role in _distinct(points, ["task", "method", "role"]):
         before = tasks[task].get(method)
         if before is None or ROLES.index(role) < ROLES.index(before["role"]):  # one has several roles by metric
             tasks[task][method] = {
                 "task": task, "method": method, "role": role,
-                "information": used[task, method], "track": " ".join(tracks[task, method]),
+                "information": used[task, method],
                 "t": times.get(task, math.nan), "seeds": seeds[task, method], "tier": "", "detectable": "",
             }  # fmt: skip
     board = []
@@ -194,15 +194,10 @@ def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
 
 def _information(points: pd.DataFrame) -> dict[tuple[str, str], str]:
     """What each (task, method) has used: of all its runs, for one that failed early may have asked for less."""
-    return {who: " ".join(sorted(set(" ".join(parts).split()))) for who, parts in _words(points, "information").items()}
-
-
-def _words(points: pd.DataFrame, column: str) -> dict[tuple[str, str], list[Any]]:
-    """The different values of a column, by task and method."""
-    found: dict[tuple[str, str], list[Any]] = defaultdict(list)
-    for task, method, value in _distinct(points, ["task", "method", column]):
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for task, method, value in _distinct(points, ["task", "method", "information"]):
         found[task, method].append(value)
-    return found
+    return {who: " ".join(sorted(set(" ".join(parts).split()))) for who, parts in found.items()}
 
 
 def failures(points: pd.DataFrame, final: pd.DataFrame) -> dict[tuple[str, str], set[int]]:

@@ -60,8 +60,7 @@ def cell(row: dict[Any, Any], metric: str, break_line: str, usual: float) -> str
 
 def _lines(board: pd.DataFrame, break_line: str) -> tuple[list[str], list[list[str]]]:
     names = [name for name in metric_names(board) if board[name].notna().any()]
-    tracks = ["track"] if set(board["track"]) != {"default"} else []
-    head = ["method", "tier", *names, "seeds", *HEADS.values(), "uses", *tracks]
+    head = ["method", "tier", *names, "seeds", *HEADS.values(), "uses"]
     body = []
     usual = {name: board[f"{name}_n"].mode().iloc[-1] for name in names}
     for row in board.to_dict("records"):
@@ -69,7 +68,7 @@ def _lines(board: pd.DataFrame, break_line: str) -> tuple[list[str], list[list[s
         body.append(
             [
                 row["method"], row["tier"] or "-", *(cell(row, name, break_line, usual[name]) for name in names),
-                row["seeds"], *costs, uses(row["information"]), *(row[name] for name in tracks),
+                row["seeds"], *costs, uses(row["information"]),
             ]
         )  # fmt: skip
     return head, body

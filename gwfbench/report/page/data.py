@@ -23,7 +23,7 @@ from gwfbench.report.board.tables import metric_names, uses
 CALLS = ("score_calls", "log_prob_calls", "draw_calls")
 ALONG = ("step", "t", "seconds", *CALLS)  # what a curve may be drawn against
 RUN = (
-    *("seed", "run_key", "attempt", "status", "reason", "seconds", "device", "dtype", "budget", "batch", "track"),
+    *("seed", "run_key", "attempt", "status", "reason", "seconds", "device", "dtype", "budget", "batch"),
     *("code", "env"),
 )
 
@@ -51,7 +51,6 @@ class Line:
     method: str
     role: str
     information: str
-    track: str
     seeds: str  # finished/total, and why the others did not
     costs: dict[str, float]  # medians over runs, in the end
     cells: dict[str, Cell]
@@ -139,7 +138,7 @@ def _line(
     stale = [why for run in runs if (why := _stale(run))]
     return Line(
         method=row["method"], role=row["role"], information=row["information"],
-        track=" ".join(sorted({run["track"] for run in runs})), seeds=row["seeds"], costs=costs, cells=cells,
+        seeds=row["seeds"], costs=costs, cells=cells,
         steps=curve.steps, curves=curve.values, runs=[[run[name] for name in RUN] for run in runs],
         command=_command(runs), stale=f"{len(stale)} of {len(runs)}: {stale[0]}" if stale else "",
         verified=dict(verified),

@@ -94,10 +94,10 @@ function table(columns, rows, sort, again) {
 
 function shown() {
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const [track, information] = [byId("track").value, byId("information").value];
+  const information = byId("information").value;
   return state.board.lines.filter((line) =>
-    words.every((word) => `${line.method} ${line.information} ${line.track}`.toLowerCase().includes(word))
-    && (!track || line.track === track) && (!information || line.information === information));
+    words.every((word) => `${line.method} ${line.information}`.toLowerCase().includes(word))
+    && (!information || line.information === information));
 }
 
 function valueColumn(metric, head) {
@@ -154,7 +154,7 @@ function drawBoard() {
   ];
   const columns = [
     method, ...chosen, words("seeds", "seeds", "text"), ...Object.entries(content.heads).map(([id, head]) => cost(id, head)),
-    words("track", "track", "text"), words("information", "information", "text fold"),
+    words("information", "information", "text fold"),
     { id: "status", head: "verified", text: "text", title: "runs that were run again; stale: today's code would not give these rows",
       key: (line) => line.stale || Object.keys(line.verified).join(), cell: status },
   ];
@@ -220,7 +220,7 @@ function provenance(line, metric) {
     h("h3", {}, "Seeds"), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Seeds" }, seeds),
     h("h3", {}, "Settings"),
     facts([
-      ["track", each("track")], ["device", each("device")], ["precision", each("dtype")], ["budget", each("budget") || "none"],
+      ["device", each("device")], ["precision", each("dtype")], ["budget", each("budget") || "none"],
       ["seeds trained together", each("batch")], ["information", line.information],
       ["metric", `version ${cell.version}, source ${cell.code}`], ["source of task and method", each("code")],
     ]),
@@ -502,7 +502,6 @@ function chooseBoard() {
   state.board = board;
   options(byId("metric"), board.metrics.map((name) => [name, name]), state.metric);
   const distinct = (name) => [["", "any"], ...[...new Set(board.lines.map((line) => line[name]))].filter(Boolean).map((text) => [text, text])];
-  options(byId("track"), distinct("track"), "");
   options(byId("information"), distinct("information"), "");
   const costs = ["seconds", "score_calls", "log_prob_calls", "draw_calls", "sample_seconds", "sample_calls"];
   const used = costs.filter((name) => board.lines.some((line) => line.role === "method" && line.costs[name] > 0));
@@ -539,7 +538,7 @@ function repaint() {
 const listen = (id, event, action) => byId(id).addEventListener(event, action);
 listen("task", "change", chooseBoard);
 listen("metric", "change", chooseMetric);
-for (const id of ["track", "information", "every"]) listen(id, "change", drawBoard);
+for (const id of ["information", "every"]) listen(id, "change", drawBoard);
 listen("search", "input", drawBoard);
 listen("calibrated", "change", drawCalibration);
 for (const id of ["cost-x", "curve-x"]) listen(id, "change", (event) => { state.against[id] = event.target.value; drawPlots(); });
