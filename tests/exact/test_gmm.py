@@ -27,7 +27,12 @@ def means_of(text, seeds=(3, 5, 8)):
     instance = dataclasses.replace(registry.parse("task", text), scale=s).build(Streams(seeds, **DOUBLE).fork("task"))
     x = instance.truth.draw(0, 300, Streams(seeds, **DOUBLE).fork("means"))
     nearest = x + s**2 * instance.problem[LogDensity].score(x)
-    return torch.stack([torch.unique((one * 1e9).round() / 1e9, dim=0) for one in nearest])
+    return torch.stack([distinct(one) for one in nearest])
+
+
+def distinct(rows, apart=1e-6):
+    """Of rows that are as good as equal the first; rounding would part two that differ in the last bit."""
+    return rows[(torch.cdist(rows, rows, p=torch.inf) < apart).int().argmax(1).unique()]
 
 
 def mixture(means, s=1.0):
