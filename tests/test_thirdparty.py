@@ -103,4 +103,5 @@ def test_its_task_passes_every_check_beside_all_that_can_be_used(cli):
 def test_one_that_fails_when_imported_says_so(cli):
     code, _, err = cli("check", "method:loud")
     assert code == 2
-    assert "method 'loud' of acme-flows can't be imported: RuntimeError: boom" in err
+    assert "'loud'" in err
+    assert "RuntimeError: boom" in err
