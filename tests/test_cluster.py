@@ -174,7 +174,7 @@ def test_the_same_command_submits_what_is_neither_finished_nor_queued(cli, jobs,
     assert state.left == plan.shard(jobs, 2, 3)
     assert set(state.queued.values()) == {"12_0", "12_2"}
     (commands / "sbatch.out").write_text("Submitted batch job 13\n")
-    code, told, err = cli("submit", "p.jsonl", *ARRAY)
+    code, told, _ = cli("submit", "p.jsonl", *ARRAY)
     assert code == 0
     assert "array 13: 2 jobs of 2 runs" in told
     (commands / "squeue.out").write_text(
