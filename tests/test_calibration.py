@@ -63,6 +63,7 @@ class Tiny:
 
 
 def rows(*chosen, task=None, trials=100, done=(), **more):
+    more = {"power_seconds": 1e9} | more  # no clock, unless it is asked for
     plan = Plan((task or Tiny(),), chosen, trials, seeds=(0, 1, 2), **more)
     return {row.metric: row for row, _ in measure(plan, done)}
 
@@ -115,7 +116,8 @@ def test_floor_and_still_bracket_the_task():
     assert mean.floor < 0.15 < 2.4 < mean.still < 2.6  # |C0^-1/2 (0 - m0)| = sqrt(1.5^2 + 2^2) = 2.5
     assert mean.ratio == pytest.approx(mean.still / mean.floor)
     assert mean.apart > 5
-    assert (mean.note, mean.status) == ("power not sought: about 0 s", "cut")
+    assert mean.note.startswith("power not sought: about ")
+    assert mean.status == "cut"
     assert share.better == "higher"
     assert share.floor > 0.4 > 0.01 > share.still
     assert share.apart > 5

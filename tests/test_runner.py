@@ -4,7 +4,9 @@ import itertools
 import json
 import math
 import sys
+import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,7 +212,6 @@ def test_an_endless_method_ends_with_its_budget():
     (ended,) = run(fake(body), budget=Budget(0.3))
     assert (ended.status, ended.reason) == ("budget", "the budget of 0.3 s was spent")
     assert ended.points
-    assert ended.seconds < 2
 
     def nothing(problem, budget, rng):
         while True:
@@ -220,18 +221,29 @@ def test_an_endless_method_ends_with_its_budget():
     assert run(fake(nothing), budget=Budget(0.2))[0].status == "timeout"
 
 
-def test_the_clock_leaves_out_judging_and_the_oracle_counts_training_only():
+def test_the_clock_leaves_out_judging_and_the_oracle_counts_training_only(monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic)
+    monkeypatch.setattr("gwfbench.budget.time", clock)
+    monkeypatch.setattr("gwfbench.runner.time", clock)
+
+    def push(x, score):
+        now[0] += 10
+        return x + 0.01 * score(x)
+
     def body(problem, budget, rng):
         score = problem[LogDensity].score
         for t in problem.times:
             score(torch.zeros(1, 100, 2))
-            yield Pushed(t, lambda x, noise: x + 0.01 * score(x))
+            now[0] += 1
+            yield Pushed(t, lambda x, noise: push(x, score))
 
     (ended,) = run(fake(body))
     last = ended.points[-1]
     assert last.score_calls == 300
     assert last.sample_calls == 3  # one a judged point and step
-    assert ended.seconds < 0.05 < ended.judge_seconds
+    assert (ended.seconds, last.seconds) == (3, 3)
+    assert ended.sample_seconds >= 30
 
 
 def test_gradients_are_on_for_the_method_and_off_for_the_judge():

@@ -168,8 +168,10 @@ def test_a_cell_opens_its_provenance_by_keyboard_too(page):
     key = hashlib.sha256(b"toy2d ula:steps=20 0").hexdigest()[:16]
     assert key in find(page, "#cell-body").text
     click(page, "#copy")
-    time.sleep(0.2)
-    assert find(page, "#copy").text in ("Copied", "Selected: press Ctrl+C")
+    end = time.monotonic() + 60
+    while find(page, "#copy").text not in ("Copied", "Selected: press Ctrl+C"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
     keys(page, webdriver.Keys.ESCAPE)
     assert not dialog.is_displayed()
     keys(page, webdriver.Keys.TAB, webdriver.Keys.ENTER)  # on to the next row's
