@@ -16,6 +16,8 @@ from gwfbench import channel, claims, forkserver, isolate, registry, store
 from gwfbench.log import Log
 from gwfbench.session import Options, Order, perform
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))
 failing = importlib.util.module_from_spec(spec)

@@ -241,6 +241,7 @@ def rows(folder):
     return kept.sort_values(["task", "method", "seed", "step", "metric"]).reset_index(drop=True)
 
 
+@pytest.mark.slow
 def test_three_shards_in_three_processes_under_one_out_equal_one_run(cli, tmp_path):
     assert cli("run", *QUICK, "--plan", "p.jsonl")[0] == 0
     parts = [

@@ -139,6 +139,7 @@ def test_the_inits_that_are_not_hashed_hold_names_only():
         assert all(isinstance(node, ast.Expr | ast.Import | ast.ImportFrom) for node in body), path
 
 
+@pytest.mark.slow
 def test_the_stale_experiment_on_a_copy_of_the_checkout(tmp_path):
     """Run; edit an unrelated module: not run again; edit a constant two imports away: stale, and run again."""
     for part in ("gwfbench", "tasks", "baselines"):

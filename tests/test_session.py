@@ -21,6 +21,8 @@ from gwfbench import claims, registry, store
 from gwfbench.record import Identity, Point, Run
 from gwfbench.session import Options, Order, perform
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("failing", Path(__file__).with_name("failing.py"))
 failing = importlib.util.module_from_spec(spec)

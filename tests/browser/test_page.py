@@ -17,7 +17,8 @@ from gwfbench.report.views import Cloud, Grid, Plane, Views, _png
 webdriver = pytest.importorskip("selenium.webdriver")
 pytest.importorskip("jinja2")
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium and chromedriver on this machine")
+reason = "no chromium and chromedriver on this machine"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (BROWSER and DRIVER), reason=reason)]
 
 EVIL = "evil:note=</script><script>document.title='gone'</script><img src=x onerror=document.title='gone'>"
 METHODS = {"vjko": 0.5, "ula:steps=20": 0.2, EVIL: 0.9, "exact": 0.1, "still": 4.0}

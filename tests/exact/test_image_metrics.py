@@ -120,6 +120,7 @@ def test_the_same_images_twice():
 # ------------------------------------------------------------------------------------------------ KID and the others
 
 
+@pytest.mark.slow
 def test_kid_is_unbiased():
     """Mean over many splits of one law, and for two laws the closed form of E k(x, x') + E k(y, y') - 2 E k(x, y).
 

@@ -134,6 +134,7 @@ def test_energies_add_up():
 # ---------------------------------------------------------------------------------------------- JKO steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("logdet", "tolerance"), [("exact", 0.01), ("cg", 0.015)])
 def test_one_step_of_a_gaussian_is_the_exact_one(logdet, tolerance):
     fields = f"logdet={logdet},iterations=200,batch=256,pool=51200,width=16,step=0.4,lr=0.02"

@@ -273,6 +273,7 @@ def test_gradient_through_the_normalisation():
 # Gradients, starts, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "kind"), ROLES)
 def test_gradients_against_differences(role, kind):
     net, x = both(role, kind, streams(0), n=2, settled=200)  # u and v exact: their own change is of second order
