@@ -8,6 +8,8 @@ import pytest
 
 from gwfbench import answers, discovery
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "2", "--no-controls", "--no-isolate")
 KEPT = "finished before, and nothing has changed since"
 RUNS = "results/runs"

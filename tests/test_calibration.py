@@ -76,6 +76,7 @@ def test_the_least_size_is_the_first_on_the_grid_that_is_found_often_enough():
     assert least(lambda trial, size: trial > 1, 20) == math.inf
 
 
+@pytest.mark.slow
 def test_power_of_the_mean_is_that_of_the_chi_square_test():
     """n |C0^-1/2 (m - m0)|^2 is chi^2_2, and non-central by n d^2 |C0^-1/2 s_u u|^2 under a shift d s_u u.
 

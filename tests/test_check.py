@@ -154,12 +154,14 @@ def run(text, partner):
     return list(Plan.read(text, [partner]).outcomes())
 
 
+@pytest.mark.slow
 def test_a_good_method_passes(plugin):
     outcomes = run(f"method:{plugin(METHOD, 'good')}", "ou:horizon=0.2,step=0.1")
     assert [outcome for outcome in outcomes if outcome.status == "failed"] == []
     assert {outcome.check for outcome in outcomes if outcome.status == "skipped"} == {"draws no more than it has"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "check", "words"), BAD_METHODS)
 def test_a_bad_method_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert METHOD.count(old) == 1
@@ -171,6 +173,7 @@ def test_a_bad_method_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert words in f"{outcome.got}\nexpected: {outcome.expected}\nfix: {outcome.fix}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "check", "words"), BAD_TASKS)
 def test_a_bad_task_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert TASK.count(old) == 1

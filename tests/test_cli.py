@@ -85,6 +85,7 @@ def test_a_method_that_does_not_fit_names_both_sides_and_those_that_fit(cli, tmp
     assert "python -m gwfbench list --task ou" in err
 
 
+@pytest.mark.slow
 def test_json_is_one_object_a_line_and_nothing_else(cli):
     code, out, err = cli("run", *QUICK, "--method", "ula", "--seeds", "2", "--format", "json")
     assert code == 0
@@ -110,6 +111,7 @@ def strip(out):
     return [{k: v for k, v in json.loads(line).items() if k not in volatile} for line in out.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_gives_equal_rows_and_runs_nothing_again(cli):
     words = ["run", *QUICK, "--seeds", "2", "--format", "json"]
     first, second, forced = cli(*words), cli(*words), cli(*words, "--force")
@@ -120,6 +122,7 @@ def test_the_same_command_twice_gives_equal_rows_and_runs_nothing_again(cli):
     assert once.isdisjoint(again)
 
 
+@pytest.mark.slow
 def test_a_seed_alone_equals_the_seed_among_others_and_seeds_differ(cli):
     among = [row for row in strip(cli("run", *QUICK, "--seeds", "3,7,9", "--format", "json")[1]) if row["seed"] == 7]
     alone = strip(cli("run", *QUICK, "--seeds", "7,", "--format", "json", "--out", "alone")[1])
@@ -166,6 +169,7 @@ def test_a_failed_run_is_a_row_the_others_go_on_and_the_exit_code_tells(cli, tmp
     assert len(attempts(tmp_path)) == 3  # a failure is a result: it is not tried again unasked
 
 
+@pytest.mark.slow
 def test_a_longer_budget_runs_again_what_a_shorter_one_cut(cli, tmp_path):
     words = ["run", "--task", "ou:horizon=0.1", "--method", "vjko:pool=4096", "--seeds", "1", "--no-controls"]
     for seconds in (0.2, 0.1):
@@ -177,6 +181,7 @@ def test_a_longer_budget_runs_again_what_a_shorter_one_cut(cli, tmp_path):
     assert [run.status for run in attempts(tmp_path)] == ["timeout", "ok"]
 
 
+@pytest.mark.slow
 def test_metric_chooses_what_is_shown(cli):
     _, out, _ = cli("run", *QUICK, "--seeds", "1", "--metric", "bures_w2", "--format", "json")
     assert {json.loads(line)["metric"] for line in out.splitlines()} == {"bures_w2"}
@@ -185,6 +190,7 @@ def test_metric_chooses_what_is_shown(cli):
     assert "symkl" not in out
 
 
+@pytest.mark.slow
 def test_a_metric_of_the_truth_can_be_chosen(cli):
     words = ["--task", "toy2d:shape=eight_gaussians", "--method", "ula:steps=2", "--seeds", "1", "--no-curve"]
     code, out, err = cli("run", *words, "--no-controls", "--metric", "mode_coverage", "--format", "csv")
@@ -192,6 +198,7 @@ def test_a_metric_of_the_truth_can_be_chosen(cli):
     assert set(pd.read_csv(io.StringIO(out))["metric"]) == {"mode_coverage"}
 
 
+@pytest.mark.slow
 def test_report_is_what_run_showed(cli, tmp_path):
     code, shown, _ = cli("run", *QUICK, "--seeds", "2")
     assert code == 0
@@ -226,6 +233,7 @@ def test_edited_code_makes_rows_stale_never_mixed(cli, tmp_path, monkeypatch):
     assert [(run.status, run.code[:6] == "edited") for run in attempts(tmp_path)] == [("ok", False), ("ok", True)]
 
 
+@pytest.mark.slow
 def test_a_task_that_judges_the_limit_end_to_end(cli):
     words = ["run", "--task", "gaussian", "--method", "ula:steps=2", "--seeds", "1"]
     code, out, err = cli(*words, "--metric", "symkl", "--metric", "kl")
@@ -239,6 +247,7 @@ def test_a_task_that_judges_the_limit_end_to_end(cli):
     assert cli("report", "--format", "markdown")[1].startswith("## gaussian\n")
 
 
+@pytest.mark.slow
 def test_the_truth_is_no_bound_where_higher_is_better(cli):
     _, out, _ = cli("run", "--task", "blr:data=diabetis", "--method", "ula:steps=1", "--seeds", "1", "--format", "json")
     roles = {(row["method"], row["metric"]): row["role"] for row in map(json.loads, out.splitlines())}
@@ -282,6 +291,7 @@ def test_python_m_gwfbench_and_a_closed_pipe(tmp_path):
         assert b"Traceback" not in proc.stderr.read()
 
 
+@pytest.mark.slow
 def test_the_python_interface(tmp_path):
     points = gwfbench.run("ou:horizon=0.05", ["ula"], seeds=[4, 6], out=tmp_path / "runs")
     assert set(points["seed"]) == {4, 6}

@@ -17,8 +17,6 @@ from gwfbench import cluster, plan, session, store
 from gwfbench.cli import main
 from gwfbench.errors import UserError
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 ARRAY = ["--shards", "3", "--parallel", "2", "--time", "30"]
 

@@ -47,7 +47,7 @@ def and_slow(check):
     return pytest.param(check, id=name(check), marks=[pytest.mark.slow] * (check.name == "stands alone"))
 
 
-@pytest.mark.parametrize("check", map(and_slow, plugin.CHECKS))
+@pytest.mark.parametrize("check", [*map(and_slow, plugin.CHECKS)])
 @pytest.mark.parametrize("each", PLUGINS, ids=name)
 def test_plugin(each, check):
     require(check, SUBJECTS[each.kind, each.name])

@@ -246,6 +246,7 @@ def test_grids_hold_the_images_in_their_places():
     assert (pixels[0:4, 5:9] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_page_and_figures(kept, cli, tmp_path):
     pytest.importorskip("matplotlib")
     out, _ = kept

@@ -183,6 +183,7 @@ def test_there_is_no_verdict_against_a_floor_at_another_n():
     assert "0.1 [0.1, 0.1] (n = 9)" in tables.markdown(table.reset_index())
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_take_work_in_proportion(calls):
     names = [f"m{i}" for i in range(5)]
     lines = [

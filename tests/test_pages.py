@@ -13,6 +13,8 @@ from gwfbench.report import pages
 from gwfbench.report.overall import overall
 from gwfbench.report.pages import Layout
 
+pytestmark = pytest.mark.slow
+
 MARKS = {"exact": 1.0, "still": 11.0}
 
 

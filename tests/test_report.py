@@ -28,6 +28,7 @@ def runs(kept, tmp_path):
     return shutil.copytree(kept, tmp_path / "results" / "runs")
 
 
+@pytest.mark.slow
 def test_pivot_puts_tasks_side_by_side(cli, runs):
     code, text, _ = cli("report", "--pivot")
     assert code == 0
@@ -71,6 +72,7 @@ def test_pictures_of_the_plane(cli, runs, tmp_path):
     assert cli("report", "--rows", "kept/rows.csv", "--plot", "pictures")[0] == 2
 
 
+@pytest.mark.slow
 def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
     before, _ = collect(runs)
     cls = registry.find("task", "toy2d").load()

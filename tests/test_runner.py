@@ -54,6 +54,7 @@ def run(method, task=TASK, seeds=(0,), out=None, **settings):
     return execute(Job(task, method, seeds, **settings), "env", out, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_what_a_method_asks_for_is_what_it_has_used():
     def asks(problem, budget, rng):
         assert problem[TargetSamples].draw(3, rng).shape == (1, 3, 2)
@@ -189,6 +190,7 @@ def test_every_end_is_a_row_with_its_status_and_reason(body, status, reason, poi
         assert 'raise RuntimeError("boom")' in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_one_diverged_seed_of_a_batch_leaves_the_others_alone():
     def body(problem, budget, rng):
         poison = torch.tensor([s == 4 for s in rng.seeds]).view(-1, 1, 1)
@@ -342,6 +344,7 @@ def test_symkl_jko_is_for_jko_methods_and_follows_their_own_steps():
     assert not [point for point in run(fake(jko))[0].points if point.metric == "symkl_jko"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_exact_sits_at_the_floor_and_still_does_not(seed):
     table = _board(CONTROLS["exact"], CONTROLS["exact_jko"], CONTROLS["still"], seeds=(seed,))
@@ -358,6 +361,7 @@ def _board(*contestants, seeds, task=TASK):
     return leaderboard(tidy(runs)).set_index("method")
 
 
+@pytest.mark.slow
 def test_better_than_the_floor_raises_the_alarm():
     """A cheat that knows the answer: its points have the truth's moments exactly, which no honest draw has."""
     cheat_truth = registry.parse("task", "ou:horizon=0.05,dim=8,cloud=matched")

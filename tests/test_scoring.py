@@ -35,6 +35,7 @@ def rows(runs):
     return {(r.identity.method, r.identity.seed, p.step, p.metric): p for r in runs for p in r.points}
 
 
+@pytest.mark.slow
 def test_the_same_metric_at_the_same_n_gives_the_number_that_the_runner_gave(tmp_path, small):
     full, part = tmp_path / "full", tmp_path / "part"
     small("symkl", "symkl_jko", "sliced_w2")

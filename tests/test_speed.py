@@ -29,6 +29,7 @@ def folders(tmp_path_factory):
     return few, many
 
 
+@pytest.mark.slow
 def test_six_hundred_finished_runs_are_found_finished(folders, monkeypatch, capsys, calls):
     def run(folder, seeds):
         words = [word for method in METHODS for word in ("--method", method)]
@@ -44,6 +45,7 @@ def test_six_hundred_finished_runs_are_found_finished(folders, monkeypatch, caps
     assert not list(many.glob(".partial-*"))
 
 
+@pytest.mark.slow
 def test_thirty_thousand_rows_are_collected_into_a_leaderboard(folders, capsys, calls):
     few, many = folders
     collect(few)

@@ -84,6 +84,7 @@ def test_it_runs_beside_broken_ones_and_is_good(cli):
     assert value["exact"] < value["acme_particles"] < 0.1 * value["still"]
 
 
+@pytest.mark.slow
 def test_it_passes_every_check(cli):
     code, outcomes, err = cli("check", "method:acme_particles", "--task", "acme_shift")
     assert code == 0, err

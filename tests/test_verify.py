@@ -20,6 +20,7 @@ def small_ou(monkeypatch):
     monkeypatch.setattr(cls, "points", 4000)
 
 
+@pytest.mark.slow
 def test_runs_are_identical_from_the_folder_and_from_the_csv_alone(cli, tmp_path):
     assert cli("run", *WORDS)[0] == 0
     code, text, err = cli("verify", "--count", "3", "--seed", "1")
@@ -36,6 +37,7 @@ def test_runs_are_identical_from_the_folder_and_from_the_csv_alone(cli, tmp_path
     assert (code, err) == (0, "2 identical\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "change", "code", "word"),
     [

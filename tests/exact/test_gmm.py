@@ -174,6 +174,7 @@ def test_float32_keeps_its_digits_far_from_the_origin():
     assert single.truth.log_prob(0, x).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_no_field_makes_a_tensor_larger_than_its_points(largest):
     """(S, n, K, d) would be ten times as large; the truth's float64 only ever holds a part of the points."""
     n, d = 80_000, 128
@@ -241,6 +242,7 @@ def test_mode_coverage_knows_no_order_and_no_batches(scale, streams):
         torch.testing.assert_close(found.value, 0.5 * (counts / 40_000 - SHARES).abs().sum(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 64])
 def test_mode_coverage_of_exact_draws_is_the_floor(dim):
     """Overlapping modes too: E value = sum_k sqrt(Var(r_k) / (2 pi n)), from responsibilities written otherwise."""

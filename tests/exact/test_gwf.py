@@ -76,6 +76,7 @@ def test_the_proximal_term_by_hand():
     assert default.tau == 24.0  # lambda2 = 1 of the authors: mean_d(.) = sum(.) / d, so 2 tau = d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_divergence_gives_finite_laws_that_move(divergence):
     for more in ("", ",step=inf") + ((",reverse=true",) if divergence in BOTH_WAYS else ()):
@@ -109,6 +110,7 @@ RESUMED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", RESUMED)
 def test_it_goes_on_bit_for_bit(words):
     method, rng = registry.parse("method", words), Streams((3, 7), dtype=torch.float64)
@@ -125,6 +127,7 @@ def test_it_goes_on_bit_for_bit(words):
     assert not torch.equal(whole[0][0], whole[-1][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", RESUMED)
 def test_seeds_do_not_know_each_other(words):
     together = points(words, (3, 5, 9))

@@ -83,6 +83,7 @@ def losses(task, seeds=(0, 4)):
     return net, x, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["ou:dim=3", "barenblatt:dim=3,t0=0.5"])
 def test_the_estimated_gradient_is_unbiased(task):
     _, _, gradient = losses(task)
@@ -223,6 +224,7 @@ def test_one_step_of_an_attraction_is_the_exact_one():
 SMALL = "iterations=6,batch=64,pool=640,width=6"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["barenblatt:steps=3", "ou:horizon=0.15", "aggregation_diffusion"])
 @pytest.mark.parametrize("logdet", ["exact", "cg"])
 def test_it_goes_on_from_a_state_bitwise(task, logdet):

@@ -218,6 +218,7 @@ def matrices(net):
     return {name: net.parameters.leaves[int(name[1:])].detach().flatten(2) for name in net.buffers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CRITICS)
 def test_normalised_weights_have_spectral_norm_one(kind):
     net, x = both("spectral", kind, streams(0, 1), width=8)  # the vectors are those of the weights before the move
