@@ -223,6 +223,7 @@ def test_mistakes_end_with_2(plugin, monkeypatch, capsys, words, got):
     assert got in err
 
 
+@pytest.mark.slow
 def test_a_single_file_is_a_plugin_in_every_process(plugin, tmp_path):
     name = plugin(METHOD, "mine")
     found = registry.find("method", name)

@@ -49,6 +49,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_a_mistake_is_told_in_three_parts_with_exit_code_2(cli, tmp_path, case):
     words, got, expected, fix = BAD[case]
@@ -143,6 +144,7 @@ def test_a_foreign_folder_is_reported_and_kept(cli, tmp_path):
     assert (foreign / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_a_row_the_others_go_on_and_the_exit_code_tells(cli, tmp_path, monkeypatch):
     from gwfbench import registry
 
@@ -218,6 +220,7 @@ def test_report_is_what_run_showed(cli, tmp_path):
     assert cli("report", "--task", "gmm")[0] == 2
 
 
+@pytest.mark.slow
 def test_edited_code_makes_rows_stale_never_mixed(cli, tmp_path, monkeypatch):
     from gwfbench import answers, provenance
 

@@ -75,6 +75,7 @@ def test_it_sees_the_init_of_a_stranger_s_package(now):
     assert now(__init__="RATE = 0.9\n") != first
 
 
+@pytest.mark.slow
 def test_it_sees_a_stranger_s_module_beside_the_plug_in_but_no_installed_one(now, tmp_path):
     helper = tmp_path / "rates_to_hash.py"
     helper.write_text(FAR)

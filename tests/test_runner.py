@@ -153,6 +153,7 @@ def peeks(problem, budget, rng):
     yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "status", "reason", "points"),
     [

@@ -61,6 +61,7 @@ def cli(place, tmp_path, monkeypatch, capsys):
     registry.plugins.cache_clear()
 
 
+@pytest.mark.slow
 def test_it_is_listed_in_another_process_and_the_broken_say_why(place):
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(place)])}
     command = [sys.executable, "-m", "gwfbench", "list", "--format", "json"]

@@ -25,6 +25,7 @@ def c2st(shift, n=200, seeds=(0,), limit=None):
     return METRIC.evaluate(Judged(points, None, truth(limit), 0, rng))
 
 
+@pytest.mark.slow
 def test_equal_laws_can_t_be_told_apart():
     found = c2st(0.0, seeds=(0, 1))
     assert found.value.shape == found.se.shape == (2,)

@@ -98,6 +98,7 @@ def test_mass_and_moments_by_quadrature():
     torch.testing.assert_close(truth.moments(0)[1], second - mean[:, :, None] * mean[:, None], atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 17])
 def test_draws_have_the_moments_and_the_density(dim):
     """Total covariance from the means; each axis and a diagonal direction by Kolmogorov and Smirnov."""

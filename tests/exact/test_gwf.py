@@ -50,6 +50,7 @@ def test_a_very_short_step_holds_the_generator_where_it_is():
     assert moved[1] < 0.05 * moved[0]  # Adam trembles about it, by its rate
 
 
+@pytest.mark.slow
 def test_from_p0_a_very_short_step_learns_the_identity():
     words = "prior=initial,step=1e-4,iterations=250,batch=32,width=32,depth=2,steps=1,lr=4e-3"
     rng = Streams((3,), dtype=torch.float64)
@@ -86,6 +87,7 @@ def test_every_divergence_gives_finite_laws_that_move(divergence):
         assert not torch.equal(laws[0], laws[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [
     "gwf:penalty=wgan", "gwf:penalty=r3gan,prior=normal", "gwf:divergence=mmd,kernel=imq,ema=0.9,critic_steps=2",
     "gwf:prior=initial,independent=2", "gan:iterations=6,every=2", "gan:loss=hinge", "gan:loss=wgan_gp", "gan:loss=sngan",

@@ -161,6 +161,7 @@ def walked(steps, x, log_p=None):
         x = after
 
 
+@pytest.mark.slow
 def test_one_step_of_the_porous_medium_is_the_exact_one():
     fields = "iterations=200,batch=256,pool=51200,width=16,step=0.1"
     instance, steps = laws(fields, "barenblatt:dim=2,t0=0.2,step=0.1,steps=1")
@@ -179,6 +180,7 @@ def test_one_step_of_the_porous_medium_is_the_exact_one():
     assert float(energies[1]) == pytest.approx(float(truth.energy(0)), rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_density_along_the_flow_integrates_to_one():
     instance, steps = laws(
         "iterations=40,batch=64,pool=640,width=8,steps=2,step=0.3,lr=0.02", "toy2d:shape=moons,start=0.7"

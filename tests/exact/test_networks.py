@@ -390,6 +390,7 @@ def test_a_copy_stays_as_it_is():
     assert not torch.equal(net(x, frozen=True), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "kind"), ROLES)
 def test_half_precision_inside_float32_outside(role, kind, monkeypatch):
     """What a GPU does, bfloat16 and channels last, made to happen on the CPU."""

@@ -447,6 +447,7 @@ def two_modes(x):
     return torch.logaddexp(-(x - at).square().sum(-1), -(x + at).square().sum(-1))
 
 
+@pytest.mark.slow
 def test_ksd_descent_ends_at_a_small_discrepancy_and_one_particle_at_the_mode():
     streams = Streams((3,), dtype=torch.float64)
 
