@@ -160,6 +160,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [0.0, 1e9], ids=["always", "when stopped"])
 @pytest.mark.parametrize(("who", "limit", "seeds"), CASES)
 def test_stopped_at_any_moments_and_resumed_a_run_has_the_rows_of_an_unbroken_one(

@@ -4,7 +4,9 @@ import itertools
 import json
 import math
 import sys
+import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +55,7 @@ def run(method, task=TASK, seeds=(0,), out=None, **settings):
     return execute(Job(task, method, seeds, **settings), "env", out, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_what_a_method_asks_for_is_what_it_has_used():
     def asks(problem, budget, rng):
         assert problem[TargetSamples].draw(3, rng).shape == (1, 3, 2)
@@ -151,6 +154,7 @@ def peeks(problem, budget, rng):
     yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "status", "reason", "points"),
     [
@@ -188,6 +192,7 @@ def test_every_end_is_a_row_with_its_status_and_reason(body, status, reason, poi
         assert 'raise RuntimeError("boom")' in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_one_diverged_seed_of_a_batch_leaves_the_others_alone():
     def body(problem, budget, rng):
         poison = torch.tensor([s == 4 for s in rng.seeds]).view(-1, 1, 1)
@@ -211,7 +216,6 @@ def test_an_endless_method_ends_with_its_budget():
     (ended,) = run(fake(body), budget=Budget(0.3))
     assert (ended.status, ended.reason) == ("budget", "the budget of 0.3 s was spent")
     assert ended.points
-    assert ended.seconds < 2
 
     def nothing(problem, budget, rng):
         while True:
@@ -221,18 +225,29 @@ def test_an_endless_method_ends_with_its_budget():
     assert run(fake(nothing), budget=Budget(0.2))[0].status == "timeout"
 
 
-def test_the_clock_leaves_out_judging_and_the_oracle_counts_training_only():
+def test_the_clock_leaves_out_judging_and_the_oracle_counts_training_only(monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic)
+    monkeypatch.setattr("gwfbench.budget.time", clock)
+    monkeypatch.setattr("gwfbench.runner.time", clock)
+
+    def push(x, score):
+        now[0] += 10
+        return x + 0.01 * score(x)
+
     def body(problem, budget, rng):
         score = problem[LogDensity].score
         for t in problem.times:
             score(torch.zeros(1, 100, 2))
-            yield Pushed(t, lambda x, noise: x + 0.01 * score(x))
+            now[0] += 1
+            yield Pushed(t, lambda x, noise: push(x, score))
 
     (ended,) = run(fake(body))
     last = ended.points[-1]
     assert last.score_calls == 300
     assert last.sample_calls == 3  # one a judged point and step
-    assert ended.seconds < 0.05 < ended.judge_seconds
+    assert (ended.seconds, last.seconds) == (3, 3)
+    assert ended.sample_seconds >= 30
 
 
 def test_gradients_are_on_for_the_method_and_off_for_the_judge():
@@ -331,6 +346,7 @@ def test_symkl_jko_is_for_jko_methods_and_follows_their_own_steps():
     assert not [point for point in run(fake(jko))[0].points if point.metric == "symkl_jko"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_exact_sits_at_the_floor_and_still_does_not(seed):
     table = _board(CONTROLS["exact"], CONTROLS["exact_jko"], CONTROLS["still"], seeds=(seed,))
@@ -347,6 +363,7 @@ def _board(*contestants, seeds, task=TASK):
     return leaderboard(tidy(runs)).set_index("method")
 
 
+@pytest.mark.slow
 def test_better_than_the_floor_raises_the_alarm():
     """A cheat that knows the answer: its points have the truth's moments exactly, which no honest draw has."""
     cheat_truth = registry.parse("task", "ou:horizon=0.05,dim=8,cloud=matched")
