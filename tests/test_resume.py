@@ -14,7 +14,7 @@ import torch
 
 from gwfbench.budget import Budget
 from gwfbench.drive import checkpoint
-from gwfbench.drive.driver import Setting, execute
+from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.drive.signals import Stopped, Stops
 from gwfbench.info import Initial, LogDensity
@@ -150,7 +150,7 @@ def go(who, task=Small(), seeds=(3, 7), out=None, env="env", **settings):
 
 def kept(out, ended):
     """All numbers of a run but seconds: rows, and the arrays of draws.npz."""
-    rows = [{k: v for k, v in asdict(point).items() if not k.endswith("seconds")} for point in ended.points]
+    rows = [{k: v for k, v in asdict(point).items() if not k.endswith("seconds")} for point in ended.rows]
     with np.load(folders.checkpoint_of(out, ended).with_name("draws.npz"), allow_pickle=False) as npz:
         return rows, {name: npz[name].tobytes() for name in npz.files}, (ended.status, ended.reason, ended.steps)
 

@@ -13,7 +13,7 @@ import torch
 
 from gwfbench.budget import Budget
 from gwfbench.drive.controls import CONTROLS
-from gwfbench.drive.driver import Setting, execute
+from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import ANYTIME
 from gwfbench.drive.points import CHUNK

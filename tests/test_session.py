@@ -306,8 +306,6 @@ def test_torn_truncated_and_edited_attempts_are_set_aside_and_run_again(plugins,
 def test_a_clock_that_is_set_back_changes_no_order(plugins, tmp_path, monkeypatch):
     import datetime
 
-    from gwfbench.drive import driver
-
     years = iter((2030, 2020, 2025))
 
     class Clock(datetime.datetime):
@@ -315,7 +313,7 @@ def test_a_clock_that_is_set_back_changes_no_order(plugins, tmp_path, monkeypatc
         def now(cls, tz=None):
             return datetime.datetime(next(years), 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(driver.datetime, "datetime", Clock)
+    monkeypatch.setattr(execute.datetime, "datetime", Clock)
     attempts = [go(tmp_path, "good", isolate=False, force=True)[0].attempt for _ in range(3)]
     monkeypatch.undo()
     runs, _ = store.attempts(tmp_path)

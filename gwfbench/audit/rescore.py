@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gwfbench import metrics
 from gwfbench.audit.today import Today
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import Judge, Seen, judged_index
 from gwfbench.drive.log import Log
 from gwfbench.drive.meter import Counts
 from gwfbench.errors import UserError, require, unknown
+from gwfbench.metrics import known as known_metrics
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Instance, Metric, Need
 from gwfbench.rng import Streams
@@ -73,7 +73,7 @@ def score(name: str, out: Path, wanted: Iterable[Run]) -> Iterator[Scored]:
 
 def require_metric(names: Iterable[str], name: str) -> None:
     """Raise `UserError` unless the metric is one of ours, or of the task that it is wanted for."""
-    names = {*metrics.known(), *names}
+    names = {*known_metrics(), *names}
     if name not in names:
         raise unknown("metric", name, names, see="the metrics of each task in its file")
 
@@ -85,7 +85,7 @@ def _build(name: str, job: Job) -> tuple[Judge, Instance]:
         instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
     except (RuntimeError, AssertionError) as error:
         raise CantScore(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from None
-    if name not in {*metrics.known(), *(metric.name for metric in instance.truth.metrics)}:
+    if name not in {*known_metrics(), *(metric.name for metric in instance.truth.metrics)}:
         raise CantScore(f"its task has no metric {name}")
     log = Log()
     judge = Judge(job, instance, streams.fork("eval"), log, (name,))
@@ -192,7 +192,7 @@ def current(runs: Iterable[Run], out: Path | None) -> tuple[list[Run], list[str]
     Args:
         out: where the attempts are; None: nothing was scored.
     """
-    today = {name: fingerprint.metric_code(metric) for name, metric in metrics.known().items()}
+    today = {name: fingerprint.metric_code(metric) for name, metric in known_metrics().items()}
     runs = list(runs)
     files = _files(runs, out)
     said, old, found = [], Counter[str](), []

@@ -18,7 +18,7 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.check.outcome import expect
 from gwfbench.drive import shapes
-from gwfbench.drive.driver import Setting, execute
+from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.info import Initial
 from gwfbench.plugins import registry

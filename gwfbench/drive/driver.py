@@ -1,4 +1,4 @@
-"""Drives one contestant on one task: times it, moves or draws the points of each law that it yields, and keeps them.
+"""Drives a method from yield to yield: times it, moves or draws the points of each law, judges them and keeps them.
 
     for each law that the method yields (its clock runs only then):
         move or draw the judged points        drive/points.py
@@ -6,166 +6,35 @@
         keep a checkpoint, if it is due       drive/checkpoint.py
         stop when the budget is spent         drive/meter.py
 
-A run that is stopped from outside (SIGTERM, Ctrl-C, a deadline) continues from its newest checkpoint: at the yield
-where the signal found it, or, if the method was at work, at most `checkpoint.EVERY` seconds and one law before.
+What begins and closes a run is in drive/execute.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from gwfbench.budget import BudgetSpent
 from gwfbench.drive import checkpoint, points, shapes
 from gwfbench.drive.checkpoint import Checkpoint, Keeper
-from gwfbench.drive.controls import Control, NoTruth
+from gwfbench.drive.controls import Control
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import ANYTIME, Judge, Seen, judged_index, reason_of
 from gwfbench.drive.log import Log
 from gwfbench.drive.meter import Meter, counted
 from gwfbench.drive.points import BadLaw, Cloud
-from gwfbench.drive.signals import Stopped, Stops
+from gwfbench.drive.signals import Stops
 from gwfbench.plugins.registry import name_of
-from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable
+from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable, State
 from gwfbench.rng import Streams
-from gwfbench.store import folders
 from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Run, Status
 
 Progress = Callable[[int, float, float], None]  # laws so far, flow time, last judged time
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how a job runs; no number depends on it.
-
-    Args:
-        env: hash of the environment.
-        out: folder of the attempts, where a stopped one is found to continue from; None: nothing is written.
-        anew: start from the beginning, whatever checkpoint there is.
-        curve: judge the laws of `judge.ANYTIME` too where only the limit counts, not the last alone.
-    """
-
-    env: str
-    out: Path | None = None
-    anew: bool = False
-    curve: bool = True
-
-
-def begin(job: Job, env: str, out: Path | None) -> list[Run]:
-    """One run per seed, numbered after the attempts under `out`; nothing is written."""
-    who = job.contestant
-    needs = () if isinstance(who, Control) else tuple(sorted(need.__name__ for need in who.needs))
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-    code, budget = job.code(), job.budget.limits()
-    runs = []
-    for seed in job.seeds:
-        identity = job.identity(seed)
-        number = 1 + max((run.number for run in folders.of_key(out, identity.key)), default=0) if out else 1
-        runs.append(Run(identity, needs, code, env, now, budget, batch=len(job.seeds), number=number))
-    return runs
-
-
-def interrupted() -> tuple[Status, str]:
-    return "killed", "interrupted"
-
-
-def execute(
-    job: Job,
-    setting: Setting,
-    progress: Progress,
-    log: Log | None = None,
-    why_stopped: Callable[[], tuple[Status, str]] = interrupted,
-) -> list[Run]:
-    """Run the job to its end, whatever that is; every seed gets its run, with a status and a reason.
-
-    Args:
-        log: takes what the method prints and what the driver has to say.
-        why_stopped: asked after an interrupt for the status and the reason that the runs get.
-
-    Raises:
-        KeyboardInterrupt: after the runs were kept; on SIGTERM too.
-        OSError: they can't be kept.
-    """
-    asked, out, log = job.seeds, setting.out, log or Log()
-    runs = begin(job, setting.env, out)
-    saved = None
-    if out and not setting.anew and isinstance(job.contestant, Resumable):
-        saved = checkpoint.find(out, runs, torch.device(job.device), log)
-    if saved is not None and saved.seeds != asked:  # seeds that have ended ride along: the state has them all
-        job = replace(job, seeds=saved.seeds)
-        runs = begin(job, setting.env, out)
-    files = [Attempt(out, run) if out and run.identity.seed in asked else None for run in runs]
-    stop = None
-    with Stops() as stops, contextlib.redirect_stdout(log):  # a method that prints must not break --format json
-        drive = _Drive(job, runs, files, log, stops, setting.curve)
-        try:
-            _to_an_end(drive, saved, progress)
-        except KeyboardInterrupt as error:
-            stop = error
-        with stops.held():
-            if stop is not None:
-                drive.save_at_the_end()
-                drive.end(*(("killed", str(stop)) if isinstance(stop, Stopped) else why_stopped()))
-            for run, file in zip(runs, files, strict=True):
-                _close(drive, run, file, resumed=saved is not None)
-    if stop is not None:
-        raise KeyboardInterrupt(*stop.args)
-    return [run for run in runs if run.identity.seed in asked]
-
-
-def _to_an_end(drive: _Drive, saved: Checkpoint | None, progress: Progress) -> None:
-    """Every end but an interrupt becomes the runs' status and reason."""
-    spent = ""
-    try:
-        try:
-            drive.to_the_end(saved, progress)
-        except BudgetSpent as error:
-            spent = str(error)
-        drive.judge_last()
-        if spent:
-            drive.end("budget" if drive.steps else "timeout", spent)
-    except NoTruth as error:
-        drive.end("skipped", str(error))
-    except (Exception, SystemExit) as error:
-        with contextlib.suppress(Exception):
-            traceback.print_exc(file=drive.log)
-        if is_out_of_memory(error):
-            drive.end("oom", reason_of(error))
-            return
-        with contextlib.suppress(Exception):
-            drive.judge_last()
-        drive.end("error", str(error) if isinstance(error, BadLaw) else reason_of(error))
-
-
-def _close(drive: _Drive, run: Run, file: Attempt | None, resumed: bool) -> None:
-    """Fill in what the run has cost, and move its folder into place."""
-    run.seconds, run.steps = drive.meter.seconds, drive.steps
-    run.information = tuple(sorted({*run.information, *drive.asked}))
-    if file is None:
-        return
-    ended = run.status not in checkpoint.RESUMED
-    if ended:
-        file.checkpoint.unlink(missing_ok=True)
-    file.finish(run, drive.log.getvalue())
-    if ended and resumed:
-        checkpoint.remove_all(file.out, run)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; torch has no class of its own for that on the CPU."""
-    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in "".join(map(str, error.args)):
-        return True
-    return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -195,7 +64,7 @@ class _Last:
     seen: Seen | None = None
 
 
-class _Drive:
+class Drive:
     """One generator between its yields."""
 
     def __init__(
@@ -254,7 +123,7 @@ class _Drive:
         if job.contestant.clock != "none" and math.isfinite(last) and self._path[-1] < last * (1 - 1e-6):
             raise BadLaw(f"it ended at t = {self._path[-1]:g}; the task is judged up to t = {last:g}")
 
-    def _laws(self, instance: Instance, streams: Streams, state: checkpoint.State | None) -> Iterator[Marginal]:
+    def _laws(self, instance: Instance, streams: Streams, state: State | None) -> Iterator[Marginal]:
         """The contestant's laws; its clock runs between them, and gradients are on only for it."""
         who = self.job.contestant
         if isinstance(who, Control):

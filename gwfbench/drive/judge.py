@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gwfbench import metrics
 from gwfbench.drive.controls import role
 from gwfbench.drive.job import Job
 from gwfbench.drive.log import Log
 from gwfbench.drive.meter import Counts
+from gwfbench.metrics import choose as choose_metrics
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need
 from gwfbench.rng import Streams
 from gwfbench.store import fingerprint
@@ -51,7 +51,7 @@ class Judge:
         self.chosen: list[Metric] = []
         own = instance.truth.metrics
         names = names or [*job.task.metrics, *(metric.name for metric in own)]
-        for metric in metrics.choose(dict.fromkeys(names), own):
+        for metric in choose_metrics(dict.fromkeys(names), own):
             reason = instance.truth.lacks(metric, job.contestant.clock)
             if reason:
                 log.write(f"{metric.name}: not judged: {reason}\n")

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from gwfbench.drive.driver import Setting, execute, is_out_of_memory
+from gwfbench.drive.execute import Setting, execute, is_out_of_memory
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.plugins import registry

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from threadpoolctl import threadpool_limits
 
-from gwfbench.drive.driver import Setting, execute
+from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.drive.log import Log

@@ -26,7 +26,7 @@ from gwfbench.process.messages import Lines, send
 from gwfbench.store.record import Status
 
 if TYPE_CHECKING:  # this module is light: a server may be started before torch is loaded here
-    from gwfbench.drive.driver import Setting
+    from gwfbench.drive.execute import Setting
 from gwfbench.drive.job import Job
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL

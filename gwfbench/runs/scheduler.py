@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from gwfbench.budget import Budget
-from gwfbench.drive.driver import Setting, begin
+from gwfbench.drive.execute import Setting, begin
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.errors import UserError

@@ -38,13 +38,7 @@ if TYPE_CHECKING:
 
 VERSIONED = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas", "ot": "pot",
              "sklearn": "scikit-learn", "gwfbench": "gwfbench"}  # fmt: skip  # modules, and their distributions
-DRIVER = (
-    "gwfbench.drive.driver",
-    "gwfbench.drive.points",
-    "gwfbench.drive.shapes",
-    "gwfbench.drive.judge",
-    "gwfbench.budget",
-)
+DRIVER = tuple(f"gwfbench.drive.{name}" for name in ("driver", "points", "shapes", "judge", "meter"))
 DATA = "files"  # a task's class variable: paths in its package or beside its file; a folder stands for all in it
 PROSE = frozenset({"reference", "source", "summary"})
 CHECKS = ("require", "refuse", "check_fields")
