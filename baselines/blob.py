@@ -23,13 +23,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Fraction, Positive, at_least, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -39,22 +39,22 @@ from gwfbench.velocity.movers import first
 
 @dataclass(frozen=True)
 class Blob:
-    particles: int = 1024
-    "n, all that there is to draw"
-    step: float = 0.01
-    "longest step, in flow time; shortened where it must hit a judged time"
-    steps: int = 1000
-    "how many, where only the limit is judged"
-    width: float | None = None
-    "h in units of the distance between neighbours; none: 2 in one and two dimensions, 1.5 in more"
-    bandwidth: float | None = None
-    "h; none: by `width`"
+    particles: Annotated[int, at_least(2)] = 1024
+    "number n of particles; a law has no more points than these"
+    step: Positive = 0.01
+    "longest step, in flow time; steps are shortened to hit the judged times"
+    steps: Count = 1000
+    "number of steps; used only when the limit alone is judged"
+    width: Positive | None = None
+    "kernel bandwidth h in units of the distance between neighbours; default: 2 in one and two dimensions, 1.5 in more"
+    bandwidth: Positive | None = None
+    "kernel bandwidth h; default: set by `width`"
     both: bool = True
-    "both terms of the energy's gradient, or the estimate's score alone"
-    cfl: float = 0.5
+    "whether to use both terms of the energy's gradient; false: the score of the density estimate alone"
+    cfl: Fraction = 0.5
     "longest step in units of h^2"
-    reach: float = 0.5
-    "longest way of a particle in a step, in units of h"
+    reach: Positive = 0.5
+    "longest move of a particle in one step, in units of h"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -65,17 +65,7 @@ class Blob:
   title={A blob method for diffusion}, author={Carrillo, Jos{\\'e} Antonio and Craig, Katy and Patacchini, Francesco
   S.}, journal={Calculus of Variations and Partial Differential Equations}, volume={58}, number={53}, year={2019}}"""
 
-    def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("particles", self.particles >= 2, "at least 2"),
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("steps", self.steps >= 1, "at least 1"),
-            ("width", self.width is None or 0 < self.width < math.inf, "a positive number, or none"),
-            ("bandwidth", self.bandwidth is None or 0 < self.bandwidth < math.inf, "a positive number, or none"),
-            ("cfl", 0 < self.cfl <= 1, "above 0, to 1"),
-            ("reach", 0 < self.reach < math.inf, "a positive number"),
-        ):
-            require(ok, f"blob:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.particles, rng.fork("particles"))

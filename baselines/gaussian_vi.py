@@ -22,13 +22,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
 from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, at_least, check_fields, refuse
 from gwfbench.info import Draw, Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -38,14 +39,14 @@ CHUNK = 65536  # draws of P_0 at once
 
 @dataclass(frozen=True)
 class GaussianVI:
-    step: float = 0.05
-    "h, in flow time; shortened where it must hit a judged time"
-    steps: int = 200
-    "how many, where only the limit is judged"
-    samples: int = 512
-    "points at which the score is asked for, twice a step"
-    start: int = 2**20
-    "draws of P_0 for its mean and covariance"
+    step: Positive = 0.05
+    "step size h, in flow time; steps are shortened to hit the judged times"
+    steps: Count = 200
+    "number of steps; used only when the limit alone is judged"
+    samples: Annotated[int, at_least(4)] = 512
+    "number of points at which the score is evaluated, twice per step; even, and more than twice the dimension"
+    start: Annotated[int, at_least(2)] = 2**20
+    "number of draws of P_0 that give its mean and covariance"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -57,13 +58,8 @@ class GaussianVI:
   Francis and Bonnabel, Silv{\\`e}re and Rigollet, Philippe}, booktitle={NeurIPS}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("steps", self.steps >= 1, "at least 1"),
-            ("samples", self.samples >= 4 and self.samples % 2 == 0, "an even number from 4"),
-            ("start", self.start >= 2, "at least 2"),
-        ):
-            require(ok, f"gaussian_vi:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+        check_fields(self)
+        refuse(self, "samples", when=self.samples % 2 == 1, expected="an even number", fix="add 1")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         m, c = _moments(problem[Initial].draw, self.start, rng.fork("start"))

@@ -18,7 +18,6 @@ last of them, which it passes by.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
@@ -37,18 +36,18 @@ from gwfbench.velocity.movers import first
 
 @dataclass(frozen=True)
 class KSDDescent:
-    particles: int = 256
-    "n, all that there is to draw; a step costs n^2"
-    sigma: float = 1.0
-    "of the kernel: the square of a length"
-    laws: int = 50
-    "at most how many"
-    inner: int = 10
-    "iterations a law, each of one evaluation or a few"
-    history: int = 10
-    "pairs of steps and gradients that L-BFGS remembers"
-    tolerance: float = 1e-7
-    "largest entry of the gradient at which it ends"
+    particles: Count = 256
+    "number n of particles; a law has no more points than these. An iteration costs n^2"
+    sigma: Positive = 1.0
+    "kernel parameter sigma, the square of a length"
+    laws: Count = 50
+    "largest number of laws"
+    inner: Count = 10
+    "number of L-BFGS iterations per law, each of one or a few evaluations"
+    history: Count = 10
+    "number of pairs of steps and gradients that L-BFGS remembers"
+    tolerance: Positive = 1e-7
+    "largest entry of the gradient at which the descent ends"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -59,18 +58,7 @@ class KSDDescent:
   title={Kernel {S}tein Discrepancy Descent}, author={Korba, Anna and Aubin-Frankowski, Pierre-Cyril and Majewski,
   Szymon and Ablin, Pierre}, booktitle={ICML}, year={2021}}"""
 
-    def __post_init__(self) -> None:
-        for name in ("particles", "laws", "inner", "history"):
-            value = getattr(self, name)
-            require(value >= 1, f"ksd_descent:{name}={value}", "at least 1", f"leave {name} out for its default")
-        for name in ("sigma", "tolerance"):
-            value = getattr(self, name)
-            require(
-                0 < value < math.inf,
-                f"ksd_descent:{name}={value}",
-                "a positive number",
-                f"leave {name} out for its default",
-            )
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         log_prob = problem[LogDensity].log_prob

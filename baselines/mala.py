@@ -31,13 +31,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Interior, Natural, Positive, Share, at_least, check_fields
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
@@ -48,22 +48,23 @@ AFTER = 3  # 0.3 after m laws is 0.3^3 = 0.03 after 3 m, if it decays at one rat
 
 @dataclass(frozen=True)
 class MALA:
-    laws: int = 30
-    "at most how many laws; each is `inner` steps"
-    inner: int = 10
-    "steps a law"
-    step: float = 0.01
-    "h at first, in flow time"
-    accept: float = 0.574
-    "share of accepted proposals that h is led to; 0.574 is the best in high dimension (Roberts and Rosenthal 1998)"
-    warmup: int = 8
-    "laws after which h is frozen; 0: h stays as it is at first"
-    forget: float = 0.3
-    "largest correlation of pilots that have forgotten; its noise is 1 / sqrt(pilots); 0: there are `laws` laws"
-    pilots: int = 256
-    "chains that h and the number of laws are learnt on"
+    laws: Count = 30
+    "largest number of laws, each of `inner` steps"
+    inner: Count = 10
+    "number of steps per law"
+    step: Positive = 0.01
+    "initial step size h, in flow time"
+    accept: Interior = 0.574
+    "acceptance rate that h is tuned to; 0.574 is optimal in high dimension (Roberts and Rosenthal 1998)"
+    warmup: Natural = 8
+    "number of laws after which h is frozen; 0: h keeps its initial value"
+    forget: Share = 0.3
+    """largest correlation at which pilots count as having forgotten their start, with noise 1 / sqrt(pilots);
+    0: always `laws` laws"""
+    pilots: Annotated[int, at_least(2)] = 256
+    "number of chains on which h and the number of laws are tuned"
     scaled: bool = True
-    "h of each coordinate in proportion to the pilots' variance in it; or equal in all"
+    "whether h of each coordinate is proportional to the pilots' variance in it; false: the same h in all coordinates"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -77,17 +78,7 @@ class MALA:
   title={Optimal scaling of discrete approximations to {L}angevin diffusions}, author={Roberts, Gareth O. and Rosenthal,
   Jeffrey S.}, journal={Journal of the Royal Statistical Society B}, volume={60}, pages={255--268}, year={1998}}"""
 
-    def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("laws", self.laws >= 1, "at least 1"),
-            ("inner", self.inner >= 1, "at least 1"),
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("accept", 0 < self.accept < 1, "between 0 and 1"),
-            ("warmup", self.warmup >= 0, "0 or more"),
-            ("forget", 0 <= self.forget < 1, "from 0 to below 1"),
-            ("pilots", self.pilots >= 2, "at least 2"),
-        ):
-            require(ok, f"mala:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.pilots, rng.fork("pilots"))

@@ -24,13 +24,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Fraction, Positive, at_least, check_fields
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -44,16 +44,16 @@ Velocity = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> x' and rho^(m - 1)
 
 @dataclass(frozen=True)
 class PorousParticles:
-    particles: int = 1024
-    "n, all that there is to draw"
-    width: float = 4.0
-    "of k: h in units of sigma n^(-0.99/d)"
-    cfl: float = 0.5
-    "steps in units of what the smallest scale h allows"
-    step: float = 0.05
+    particles: Annotated[int, at_least(2)] = 1024
+    "number n of particles; a law has no more points than these"
+    width: Positive = 4.0
+    "kernel bandwidth h in units of sigma n^(-0.99/d)"
+    cfl: Fraction = 0.5
+    "steps in units of the longest that the smallest scale h allows"
+    step: Positive = 0.05
     "longest step, in flow time"
-    steps: int = 1000
-    "how many, where only the limit is judged"
+    steps: Count = 1000
+    "number of steps; used only when the limit alone is judged"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InternalEnergy})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -64,15 +64,7 @@ class PorousParticles:
   title={A blob method for diffusion}, author={Carrillo, Jos{\\'e} Antonio and Craig, Katy and Patacchini, Francesco
   S.}, journal={Calculus of Variations and Partial Differential Equations}, volume={58}, number={53}, year={2019}}"""
 
-    def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("particles", self.particles >= 2, "at least 2"),
-            ("width", 0 < self.width < math.inf, "a positive number"),
-            ("cfl", 0 < self.cfl <= 1, "above 0, to 1"),
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("steps", self.steps >= 1, "at least 1"),
-        ):
-            require(ok, f"porous_particles:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.particles, rng.fork("particles"))

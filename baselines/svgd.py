@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import UserError, require
+from gwfbench.errors import UserError
+from gwfbench.fields import Count, Fraction, Positive, Share, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -43,22 +44,22 @@ SAMPLE = 256  # particles whose median distance stands for all, 30 000 pairs; an
 
 @dataclass(frozen=True)
 class SVGD:
-    particles: int = 1024
-    "n, all that there is to draw"
-    step: float = 0.2
-    "of the scaled steps at first: about how far a coordinate moves in one, in units of its spread in P_0"
-    last: float = 0.001
-    "the last step over the first; between them each is shorter than the one before by the same factor"
-    steps: int = 1000
-    "how many"
-    decay: float = 0.9
-    "of the moving mean of squares"
-    fudge: float = 1e-6
-    "added to its root"
-    bandwidth: float | None = None
-    "h; none: by the median distance, anew in each step"
-    rows: int | None = None
-    "data rows a step, drawn afresh; none: all"
+    particles: Count = 1024
+    "number n of particles; a law has no more points than these"
+    step: Positive = 0.2
+    "initial step size, scaled: roughly how far a coordinate moves in one step, in units of its spread in P_0"
+    last: Fraction = 0.001
+    "ratio of the last step size to the first; step sizes fall geometrically"
+    steps: Count = 1000
+    "number of steps"
+    decay: Share = 0.9
+    "decay rate of the moving mean of squares"
+    fudge: Positive = 1e-6
+    "constant added to the square root of that mean"
+    bandwidth: Positive | None = None
+    "kernel bandwidth h; default: from the median distance, anew in each step"
+    rows: Count | None = None
+    "number of data rows per step, drawn anew; default: all"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -69,18 +70,7 @@ class SVGD:
   title={Stein Variational Gradient Descent: A General Purpose {B}ayesian Inference Algorithm}, author={Liu, Qiang and
   Wang, Dilin}, booktitle={NeurIPS}, year={2016}}"""
 
-    def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("particles", self.particles >= 1, "at least 1"),
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("last", 0 < self.last <= 1, "above 0, to 1"),
-            ("steps", self.steps >= 1, "at least 1"),
-            ("decay", 0 <= self.decay < 1, "from 0 to below 1"),
-            ("fudge", 0 < self.fudge < math.inf, "a positive number"),
-            ("bandwidth", self.bandwidth is None or 0 < self.bandwidth < math.inf, "a positive number, or none"),
-            ("rows", self.rows is None or self.rows >= 1, "at least 1, or none"),
-        ):
-            require(ok, f"svgd:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.particles, rng.fork("particles"))

@@ -26,7 +26,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import check_fields
 from gwfbench.info import Field, Info, Initial, InteractionEnergy
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
 from gwfbench.rng import Streams
@@ -37,7 +37,7 @@ RADIUS = 1 / math.sqrt(3)
 @dataclass(frozen=True)
 class Aggregation:
     case: Literal["ring", "semicircle"] = "ring"
-    "attraction with repulsion of power 4 and 2 in the plane, or with logarithmic repulsion on the line"
+    "interaction kernel W; ring: powers 4 and 2 in the plane; semicircle: logarithmic repulsion on the line"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InteractionEnergy})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "energy_gap", "radial_w2", "mmd", "energy_distance", "w2")
@@ -51,13 +51,7 @@ class Aggregation:
   title={Dimensionality of local minimizers of the interaction energy}, author={Balagu{\\'e}, D. and Carrillo, J. A. and
   Laurent, T. and Raoul, G.}, journal={Archive for Rational Mechanics and Analysis}, volume={209}, year={2013}}"""
 
-    def __post_init__(self) -> None:
-        require(
-            self.case in ("ring", "semicircle"),
-            f"aggregation:case={self.case}",
-            "ring or semicircle",
-            "write, for example, aggregation:case=ring",
-        )
+    __post_init__ = check_fields
 
     def build(self, rng: Streams) -> Instance:
         ring = self.case == "ring"

@@ -23,13 +23,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench.errors import UserError, require
+from gwfbench.errors import UserError
+from gwfbench.fields import check_fields
 from gwfbench.info import Info, Initial, InteractionEnergy, InternalEnergy
 from gwfbench.protocol import Instance, Problem, Truth
 from gwfbench.rng import Streams
@@ -37,8 +38,8 @@ from gwfbench.rng import Streams
 
 @dataclass(frozen=True)
 class AggregationDiffusion:
-    mass: int = 9
-    "total mass M of the equation, 9 or 1; points are judged as draws of u / M"
+    mass: Literal[9, 1] = 9
+    "total mass M of the equation; points are judged as draws of u / M"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InteractionEnergy, InternalEnergy})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "energy_distance", "w2", "bures_w2", "kl")
@@ -53,13 +54,7 @@ class AggregationDiffusion:
   title={Primal dual methods for {W}asserstein gradient flows}, author={Carrillo, Jos{\\'e} A and Craig, Katy and Wang,
   Li and Wei, Chaozhen}, journal={Foundations of Computational Mathematics}, year={2021}}"""
 
-    def __post_init__(self) -> None:
-        require(
-            self.mass in (1, 9),
-            f"aggregation_diffusion:mass={self.mass}",
-            "9 or 1, the masses with a reference run",
-            "write aggregation_diffusion:mass=9, or add a run to scripts/aggregation_diffusion_reference.py",
-        )
+    __post_init__ = check_fields
 
     def build(self, rng: Streams) -> Instance:
         kept = _reference()

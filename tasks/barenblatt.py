@@ -29,12 +29,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, between, check_fields, refuse
 from gwfbench.info import Info, Initial, InternalEnergy
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Problem, Truth
 from gwfbench.rng import Streams
@@ -44,20 +44,20 @@ RADII = {3: 0.4, 6: 0.6}  # the authors' own, by dimension
 
 @dataclass(frozen=True)
 class Barenblatt:
-    dim: int = 3
+    dim: Annotated[int, between(1, 1000)] = 3
     "dimension n"
-    m: float = 2.0
+    m: Annotated[float, between(1.001, 100)] = 2.0
     "exponent of the porous medium"
-    t0: float = 1e-3
+    t0: Positive = 1e-3
     "age of the profile at flow time 0"
-    step: float = 5e-4
+    step: Positive = 5e-4
     "distance between judged times, in flow time"
-    steps: int = 50
+    steps: Count = 50
     "number of judged times"
     convention: Literal["unit", "authors"] = "unit"
-    "the start at age t0: the profile of mass 1, or the authors' of a given radius, divided by its mass"
-    radius: float | None = None
-    "the authors' radius at age t0; none: 0.4 in dimension 3, 0.6 in dimension 6"
+    "profile at age t0; unit: the one of mass 1; authors: the one of a given radius, divided by its mass"
+    radius: Positive | None = None
+    "radius of the profile at age t0, for convention=authors; default: 0.4 in dimension 3, 0.6 in dimension 6"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InternalEnergy})
     metrics: ClassVar[tuple[str, ...]] = (
@@ -72,32 +72,28 @@ class Barenblatt:
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        for name, value, ok, expected, example in (
-            ("dim", self.dim, 1 <= self.dim <= 1000, "a dimension from 1 to 1000", "6"),
-            ("m", self.m, 1.001 <= self.m <= 100, "a number above 1, from 1.001 to 100", "2"),
-            ("t0", self.t0, 0 < self.t0 < math.inf, "a positive number", "0.001"),
-            ("step", self.step, 0 < self.step < math.inf, "a positive number", "0.0005"),
-            ("steps", self.steps, self.steps >= 1, "a whole number from 1", "50"),
-            ("radius", self.radius, self.radius is None or 0 < self.radius < math.inf, "a positive number", "0.4"),
-        ):
-            require(ok, f"barenblatt:{name}={value}", expected, f"write, for example, barenblatt:{name}={example}")
-        require(
-            self.radius is None or self.convention == "authors",
-            f"barenblatt:convention=unit,radius={self.radius}",
-            "no radius, as mass 1 fixes it",
-            f"leave it out, or write barenblatt:convention=authors,radius={self.radius}",
+        check_fields(self)
+        authors = self.convention == "authors"
+        refuse(
+            self,
+            *("convention", "radius"),
+            when=self.radius is not None and not authors,
+            expected="no radius, because mass 1 fixes it",
+            fix=f"leave radius out, or write barenblatt:convention=authors,radius={self.radius}",
         )
-        require(
-            self.convention == "unit" or self.radius is not None or self.dim in RADII,
-            f"barenblatt:dim={self.dim},convention=authors",
-            "a radius, as the authors have one for dimensions 3 and 6 only",
-            f"write, for example, barenblatt:dim={self.dim},convention=authors,radius=0.5",
+        refuse(
+            self,
+            *("dim", "convention"),
+            when=authors and self.radius is None and self.dim not in RADII,
+            expected="a radius, because the authors have one for dimensions 3 and 6 only",
+            fix=f"write, for example, barenblatt:dim={self.dim},convention=authors,radius=0.5",
         )
-        require(
-            self.convention == "unit" or abs(self._log_age()) < 500,  # the age goes as radius^(n (m - 1) + 2)
-            f"barenblatt:dim={self.dim},m={self.m},convention=authors,radius={self.radius}",
-            "a radius whose age is a float64",
-            "take one nearer to the radius at mass 1, or write convention=unit",
+        refuse(
+            self,
+            *("dim", "m", "convention", "radius"),
+            when=authors and abs(self._log_age()) >= 500,  # the age goes as radius^(n (m - 1) + 2)
+            expected="a radius whose age is a float64",
+            fix="take one nearer to the radius at mass 1, or write convention=unit",
         )
 
     def build(self, rng: Streams) -> Instance:

@@ -42,6 +42,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gwfbench.errors import UserError, require
+from gwfbench.fields import check_fields, refuse
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
 from gwfbench.rng import Streams
@@ -57,11 +58,11 @@ class BLR:
     data: Literal["banana", "german", "diabetis", "image", "splice", "twonorm", "ringnorm", "waveform", "covtype"] = (
         "german"
     )
-    "data set; covtype is downloaded by scikit-learn"
+    "data set; scikit-learn downloads covtype"
     posterior: Literal["derived", "authors"] = "derived"
-    "the model's posterior, or what the code of Fan et al. has (improper; no truth)"
+    "log-density; derived: the model's posterior; authors: what the code of Fan et al. has (improper, no truth)"
     data_root: str | None = None
-    "covtype only: scikit-learn's data folder; None is its default"
+    "scikit-learn's data folder, for covtype only; default: its own"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
@@ -77,11 +78,12 @@ class BLR:
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        require(
-            self.data_root is None or self.data == "covtype",
-            f"blr:data={self.data},data_root={self.data_root}",
-            "a data_root with covtype only; the other sets come with the package",
-            "leave data_root out",
+        check_fields(self)
+        refuse(
+            self,
+            *("data_root", "data"),
+            when=self.data_root is not None and self.data != "covtype",
+            expected="a data_root with covtype only; the other sets come with the package",
         )
 
     def build(self, rng: Streams) -> Instance:

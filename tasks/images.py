@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.datasets import images
-from gwfbench.errors import require
+from gwfbench.fields import check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.metrics.image import Lens, absent, floats, metrics
 from gwfbench.nn.classifier import Classifier
@@ -45,13 +45,13 @@ FOLDER = files("gwfbench") / "data" / "images"
 @dataclass(frozen=True)
 class Images:
     data: Literal["digits", "fashion_mnist", "mnist", "cifar10", "folder"] = "digits"
-    "data set; folder is PNG or JPEG files of one size in data_root"
+    "data set; folder: PNG or JPEG files of one size in `data_root`"
     data_root: str | None = None
-    "folder of its files; none: that of GWFBENCH_DATA, then ~/.cache/gwfbench, then Debian's"
+    "folder of the data set's files; default: that of GWFBENCH_DATA, then ~/.cache/gwfbench, then Debian's"
     download: bool = False
-    "fetch what is missing, Inception's weights included"
+    "whether to download missing files, including Inception's weights"
     flip: bool = False
-    "mirror half of the target's samples, left to right"
+    "whether half of the target's samples are mirrored left to right"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "w2")
@@ -65,17 +65,19 @@ class Images:
   year={2017}}"""
 
     def __post_init__(self) -> None:
-        require(
-            self.data != "digits" or self.data_root is None,
-            f"images:data=digits,data_root={self.data_root}",
-            "no data_root: the digits come with scikit-learn",
-            "leave data_root out",
+        check_fields(self)
+        refuse(
+            self,
+            *("data_root", "data"),
+            when=self.data == "digits" and self.data_root is not None,
+            expected="no data_root, because the digits come with scikit-learn",
         )
-        require(
-            self.data != "folder" or self.data_root is not None,
-            "images:data=folder",
-            "a data_root: the folder that has the images",
-            "write images:data=folder,data_root=FOLDER",
+        refuse(
+            self,
+            "data",
+            when=self.data == "folder" and self.data_root is None,
+            expected="a data_root: the folder that contains the images",
+            fix="write images:data=folder,data_root=FOLDER",
         )
 
     def build(self, rng: Streams) -> Instance:

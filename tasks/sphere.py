@@ -19,14 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from scipy.special import ive
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gwfbench.errors import require
+from gwfbench.fields import between, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.metrics.modes import mode_coverage
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
@@ -38,12 +38,12 @@ NODES = 2000  # of the quadrature for the rate of acceptance
 
 @dataclass(frozen=True)
 class Sphere:
-    dim: int = 3
-    "dimension d of the space around; the sphere has d - 1"
-    components: int = 6
-    "number K of components; the k-th has weight in proportion to k"
-    concentration: float = 50.0
-    "kappa of each component"
+    dim: Annotated[int, between(2, 100)] = 3
+    "dimension d of the space around the sphere, which itself has d - 1"
+    components: Annotated[int, between(1, 1000)] = 6
+    "number K of components; the k-th has weight proportional to k"
+    concentration: Annotated[float, between(0.01, 1e4)] = 50.0
+    "concentration kappa of each component"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = (
@@ -58,20 +58,7 @@ class Sphere:
   journal={Communications in Statistics - Simulation and Computation}, volume={23}, number={1}, pages={157--164},
   year={1994}}"""
 
-    def __post_init__(self) -> None:
-        for name, value, least, most in (("dim", self.dim, 2, 100), ("components", self.components, 1, 1000)):
-            require(
-                least <= value <= most,
-                f"sphere:{name}={value}",
-                f"from {least} to {most}",
-                f"write, for example, sphere:{name}=3",
-            )
-        require(
-            0.01 <= self.concentration <= 1e4,
-            f"sphere:concentration={self.concentration}",
-            "a number from 0.01 to 10000",
-            "write, for example, sphere:concentration=50",
-        )
+    __post_init__ = check_fields
 
     def build(self, rng: Streams) -> Instance:
         host = rng.fork("target").host()

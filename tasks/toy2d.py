@@ -28,14 +28,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gwfbench.errors import require
+from gwfbench.fields import Positive, between, check_fields, refuse
 from gwfbench.info import Draw, Field, Info, Initial, LogDensity, TargetSamples
 from gwfbench.metrics.modes import mode_coverage
 from gwfbench.protocol import Instance, Metric, Problem, Truth
@@ -58,9 +58,10 @@ class Toy2D:
         "two_moons",
     ] = "eight_gaussians"
     "target law"
-    noise: float | None = None
-    "standard deviation of the Gaussian noise (moons: before scaling by 3); none: the shape's own; two_moons has none"
-    start: float = 1.0
+    noise: Annotated[float, between(0.005, 10)] | None = None
+    """standard deviation of the Gaussian noise (moons: before scaling by 3); default: the shape's own;
+    two_moons has none"""
+    start: Positive = 1.0
     "standard deviation of P_0"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity, TargetSamples})
@@ -80,17 +81,12 @@ class Toy2D:
   author={Rezende, Danilo Jimenez and Mohamed, Shakir}, booktitle={ICML}, year={2015}}"""
 
     def __post_init__(self) -> None:
-        require(
-            self.noise is None or (self.shape != "two_moons" and 0.005 <= self.noise <= 10),
-            f"toy2d:shape={self.shape},noise={self.noise}",
-            "a number from 0.005 to 10 (without noise there is no density), and none for two_moons",
-            f"write toy2d:shape={self.shape} for its own noise",
-        )
-        require(
-            0 < self.start < math.inf,
-            f"toy2d:start={self.start}",
-            "a positive number",
-            "write, for example, toy2d:start=4",
+        check_fields(self)
+        refuse(
+            self,
+            *("noise", "shape"),
+            when=self.noise is not None and self.shape == "two_moons",
+            expected="no noise: the density of two_moons is given",
         )
 
     def build(self, rng: Streams) -> Instance:

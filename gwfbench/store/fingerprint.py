@@ -31,6 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwfbench.plugins.discovery import variables
 from gwfbench.store.record import digest
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ DRIVER = (
     "gwfbench.drive.judge",
     "gwfbench.budget",
 )
-DATA = "files"  # a task's class variable: paths in its package or beside its file; a folder stands for all in it
 PROSE = frozenset({"reference", "source", "summary"})
 CHECKS = ("require", "refuse", "check_fields")
 
@@ -372,6 +372,5 @@ def data(module: str) -> dict[str, str]:
 
 def _declared(tree: ast.Module) -> Iterator[str]:
     for node in tree.body:
-        for line in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == DATA and line.value is not None:
-                yield from map(str, ast.literal_eval(line.value))
+        files = variables(node).get("files") if isinstance(node, ast.ClassDef) else None
+        yield from map(str, ast.literal_eval(files)) if files else ()
