@@ -3,18 +3,22 @@
     x_i' = s(x_i) + v(x_i),   s = grad log pi,   rho(x) = sum_j k(x - x_j),   k(x) = exp(-|x|^2 / 2 h^2)
     v(x_i) = -sum_j (1 / rho(x_i) + 1 / rho(x_j)) grad k(x_i - x_j)
 
-the gradient flow of mean(log rho - log pi) over the particles (Carrillo, Craig and Patacchini 2019, equation 1.6 with
-m = 1). With `both` false the second term of v is left out, and v is minus the score of the kernel density estimate.
-h = width times the median distance between nearest neighbours, anew in each step: particles that repel each other end
-about on a lattice, on which rho is smooth once k reaches over the next few. On `gaussian`, `ou` and `gmm` in one and
-two dimensions width 2 is better than 1.5, in three and four, where h would be about as wide as the cloud, 1.5. No width
-mends the shares of `gmm`'s modes in the plane.
+This is the gradient flow of mean(log rho - log pi) over the particles (Carrillo, Craig and Patacchini 2019, equation
+1.6 with m = 1). With `both` false the second term of v is left out, and v is minus the score of the kernel density
+estimate.
 
-Explicit Euler steps dt <= step, dt <= cfl h^2 (the repulsion's stiffness is about 1 / h^2) and
+The bandwidth h is `width` times the median distance between nearest neighbours, anew in each step. Particles that repel
+each other end up roughly on a lattice, on which rho is smooth once k reaches over the next few neighbours. On
+`gaussian`, `ou` and `gmm`, width 2 is better than 1.5 in one and two dimensions; in three and four dimensions, where h
+would be about as wide as the cloud, 1.5 is better. No width corrects the shares of `gmm`'s modes in the plane.
+
+The steps are explicit Euler steps with dt <= step, dt <= cfl h^2 (the stiffness of the repulsion is about 1 / h^2) and
 dt <= reach h / max |x'|: however steep pi is at the start, no particle leaps over its neighbours. Where only the limit
-is judged these are `steps` steps, whatever flow time they reach. All of it rests on a density estimate: good in one and
-two dimensions; in many the particles end in a cloud that is too narrow. There is no noise, and repulsion reaches
-no farther than h: between modes far apart hardly any mass goes over.
+is judged there are `steps` such steps, whatever flow time they reach.
+
+Everything rests on a density estimate, which is good in one and two dimensions; in high dimension the particles end in
+a cloud that is too narrow. As there is no noise, and repulsion reaches no farther than h, hardly any mass moves between
+modes far apart.
 """
 
 from __future__ import annotations

@@ -1,21 +1,23 @@
-"""Drifting: a generator (or particles) moved by mean shifts towards data and away from itself, and its readings.
+"""Drifting: a generator (or particles) moved by mean shifts towards data and away from itself, and variants of it.
 
     x <- x + h V(x; q, p)      generator: one Adam step on |G(z) - stop(G(z) + h V)|^2      (Deng et al. 2026)
 
-The field V is drifting's own as its text has it (`equation4`), as its appendix runs it (`algorithm2`) and as its code
-does (`official`); or one of the Wasserstein gradient flows that Gretton et al. 2026 set beside it. Formulas and sources
-are in gwfbench/velocity/drift.py; what is taken from elsewhere:
+The field V is drifting's own in one of three versions: that of the paper's text (`equation4`), of its appendix
+(`algorithm2`) or of its code (`official`). Or it is one of the Wasserstein gradient flows with which Gretton et al.
+2026 compare it. gwfbench/velocity/drift.py has the formulas and sources, except for these:
 
     sliced      half SW_2^2 on random lines (velocity/sliced.py)
-    sinkhorn    T_qp - T_qq, entropic barycentric maps (velocity/sinkhorn.py). A generator's points have the other
-                half of them as their negatives, so that none is its own (two batches, as W-Flow, Han et al. 2026).
-                Particles have themselves: lasting halves part, the difference of their means doubling with each step
-                of 1, and with halves drawn anew a lone outlier, matched to the edge of both p and q', feels nothing.
-    critic      grad log(p/q) by a logistic critic trained beside it (velocity/ratio.py)
+    sinkhorn    T_qp - T_qq, entropic barycentric maps (velocity/sinkhorn.py)
+    critic      grad log(p/q) by a logistic critic that is trained alongside (velocity/ratio.py)
 
-Temperatures count in mean distances between points and targets (the paper's A.6), or in `unit`. The authors' toy
-notebook is `drifting:temperature=0.05,unit=1,points=2048,batch=2048,steps=2000`; fewer points and steps are our default
-for a CPU, network and learning rate are the notebook's.
+With sinkhorn, each half of a generator's points has the other half as its negatives, so that no point is its own
+negative (two batches, as in W-Flow, Han et al. 2026). Particles are their own negatives. If their halves were fixed
+they would part, as the difference of the means doubles with each step of 1. If halves were drawn anew, a lone outlier,
+matched to the edge of both p and q', would feel nothing.
+
+Temperatures are in units of the mean distance between points and targets (the paper's A.6), or of `unit`. The authors'
+toy notebook is `drifting:temperature=0.05,unit=1,points=2048,batch=2048,steps=2000`. The default has fewer points and
+steps, for a CPU; network and learning rate are the notebook's.
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
     DrMMD(q || p) = (1 + lambda) |(Sigma_p + lambda)^{-1/2} (E_q k - E_p k)|^2,   v = -grad w
     w = 2 (1 + lambda) (Sigma_p + lambda)^{-1} (E_q k - E_p k),   Sigma_p = E_p k(y, .) (x) k(y, .)
 
-(Chen et al. 2024.) chi^2 as lambda -> 0; MMD^2 as lambda -> infinity, so that the flow is twice as fast as `mmd_flow`.
-The witness is one linear system in the target points. Particles move by step bandwidth^2 lambda / (1 + lambda) v, so
-that `step` has no unit; the authors' learning rate is step lambda. Their rings have lambda 0.001, bandwidth 0.15 and
-step 0.1, which is 4.4 here.
+(Chen et al. 2024.) It tends to chi^2 as lambda -> 0 and to MMD^2 as lambda -> infinity, so that the flow is then twice
+as fast as `mmd_flow`. The witness w is the solution of one linear system in the target points.
 
-With `adaptive`, lambda sqrt(D / D_0) is taken for lambda, D the divergence a step before and D_0 at the first.
+Particles move by step bandwidth^2 lambda / (1 + lambda) v, so that `step` has no unit; the authors' learning rate is
+step lambda. Their rings have lambda 0.001, bandwidth 0.15 and step 0.1, which is 4.4 here.
+
+With `adaptive`, lambda is replaced by lambda sqrt(D / D_0), where D is the divergence one step before and D_0 that at
+the first step.
 """
 
 from __future__ import annotations

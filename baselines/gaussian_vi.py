@@ -1,20 +1,21 @@
-"""Gaussian variational inference: the flow of KL(. || pi) in Wasserstein space, held to the Gaussians N(m, C).
+"""Gaussian variational inference: the flow of KL(. || pi) in Wasserstein space, restricted to the Gaussians N(m, C).
 
     m' = E s(X),   C' = 2 I + E[s(X) (X - m)'] + E[(X - m) s(X)'],   X ~ N(m, C),   s = grad log pi
 
 (Lambert et al. 2022, equation 3: the Bures-Wasserstein gradient flow.) By Stein's identity E[s (X - m)'] = H C with
-H = E grad^2 log pi, so that no Hessian is asked for: H = E[s(m + R z) z'] R^-1, C = R R', z ~ N(0, I), made symmetric.
+H = E grad^2 log pi, so that no Hessian is needed: H = E[s(m + R z) z'] R^-1 with C = R R', z ~ N(0, I), symmetrised.
 
-A step h treats s as the linear field s0 + H (x - c), whose flow is Ornstein-Uhlenbeck's and known in closed form:
+A step of size h treats s as the linear field s0 + H (x - c), whose flow is an Ornstein-Uhlenbeck flow in closed form:
 
     m <- m + h phi(h H) (s0 + H (m - c)),   C <- e^{hH} C e^{hH} + 2 h phi(2 h H),   phi(z) = (e^z - 1) / z
 
-first for h / 2 with s0, H at c = m, then for h, from the same start, with s0, H at that midpoint. It is exact where pi
-is Gaussian, of second order elsewhere, and C stays positive for any h, however stiff pi is. The points z are the same
-in all steps: pairs z, -z with covariance I exactly, so that all means are exact if s is a polynomial of degree 2. Else
-the limit is the best Gaussian as these points see it.
+This is done first for h / 2 with s0 and H at c = m, then for h, from the same start, with s0 and H at that midpoint.
+The step is exact if pi is Gaussian and of second order otherwise, and C stays positive for any h, however stiff pi is.
 
-On a Gaussian P_0 and pi this is the KL flow itself; P_0's mean and covariance are those of `start` draws.
+The points z are the same in all steps: pairs z, -z whose covariance is exactly I, so that all means are exact if s is a
+polynomial of degree 2. Otherwise the limit is the best Gaussian as judged by these points.
+
+If P_0 and pi are Gaussian this is the KL flow itself. P_0's mean and covariance are those of `start` draws.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@
 
     KL(q|p)  w = 1     KL(p|q)  w = 1 / r     chi^2(q|p)  w = 2 r      MMD  E_p[k (y - x)] - E_q[k (x' - x)]
 
-gwfbench/velocity/kde.py has the formulas, and what they are the flow of. A time of 1 is a flow time of h^2. r is held
-to [1/cut, cut] in w: both weights are unbounded where one cloud is alone. On the sphere kernel, shifts and steps are
-geodesic (velocity/sphere.py). Bandwidths, steps and cuts of the paper's figures are not disclosed: all are ours.
+gwfbench/velocity/kde.py has the formulas and the functionals whose flows they are. A time of 1 is a flow time of h^2.
+In w, the ratio r is clamped to [1/cut, cut], because both weights are unbounded where only one of the clouds is.
+
+On the sphere the kernel, the shifts and the steps are geodesic (velocity/sphere.py). The paper does not give the
+bandwidths, steps and cuts of its figures: all values are ours.
 """
 
 from __future__ import annotations

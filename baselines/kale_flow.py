@@ -3,14 +3,16 @@
     KALE(q || p) = (1 + lambda) max_w { 1 + E_q w - E_p exp(w) - lambda/2 |w|^2 },   v = -(1 + lambda) grad w
     k(x, y) = exp(-|x - y|^2 / sigma)                                                    (no 1/2)
 
-(Glaser et al. 2021.) KL as lambda -> 0, half the squared MMD as lambda -> infinity. The dual is solved at each step by
-Newton's method, from the witness of the step before at the new target points. Particles move by
+(Glaser et al. 2021.) It tends to KL as lambda -> 0 and to half the squared MMD as lambda -> infinity. The dual problem
+is solved at each step by Newton's method, starting from the previous step's witness at the new target points. Particles
+move by
 
     x <- x + step sigma lambda / (1 + lambda) v(x + beta_k u), u ~ N(0, I), beta_k = noise sqrt(sigma) 2^(-k / halving)
 
-so that `step` has no unit; as lambda grows it is half that of `mmd_flow`, as sigma = 2 bandwidth^2. The authors' rate
-is step sigma lambda / (1 + lambda): on their three rings (sigma 0.1) step = 1 at lambda = 1e-3, and 0.01 at 1e4;
-but they start in a small blob on a ring. Ours start wide, where a kernel of that width leaves far particles behind.
+so that `step` has no unit; for large lambda it is half that of `mmd_flow`, as sigma = 2 bandwidth^2. The authors' rate
+is step sigma lambda / (1 + lambda). On their three rings (sigma 0.1) that is step = 1 at lambda = 1e-3 and 0.01 at 1e4,
+but their particles start in a small blob on a ring. Ours start wide, where a kernel of that width leaves distant
+particles behind.
 """
 
 from __future__ import annotations

@@ -3,17 +3,19 @@
     KSD^2 = 1/n^2 sum_ij k_pi(x_i, x_j),   s = grad log pi,   k(x, y) = exp(-|x - y|^2 / (2 sigma))
     k_pi(x, y) = k [s(x).s(y) + (s(x) - s(y)).(x - y) / sigma + d / sigma - |x - y|^2 / sigma^2]
 
-(Korba et al. 2021, equations 3 and 4, Algorithm 2; sigma is not squared, as in their code.) Its gradient needs second
-derivatives of log pi, here by autograd through log_prob. The optimiser is PyTorch's L-BFGS with a strong Wolfe search,
-which keeps its memory between laws and runs in the problem's precision on its device, where SciPy's would copy each
-iterate to the host. A law is `inner` iterations; there are fewer laws where the gradient falls below `tolerance`.
+(Korba et al. 2021, equations 3 and 4, Algorithm 2; sigma is not squared, as in their code.) The gradient needs second
+derivatives of log pi, here by autograd through log_prob.
 
-The KSD has stationary points that are no good: particles on a hyperplane about which pi is symmetric stay there for
-ever (their Lemma 11), and near one many end on it. Of far modes each may be found with a wrong share, as
-the KSD hardly sees shares.
+The optimiser is PyTorch's L-BFGS with a strong Wolfe search. It keeps its memory between laws and runs in the problem's
+precision on its device, whereas SciPy's would copy each iterate to the host. A law is `inner` iterations; there are
+fewer laws if the gradient falls below `tolerance`.
 
-Its limit is all that counts: where a task is judged at finite times, the last law is compared with the flow at the
-last of them, which it passes by.
+The KSD has bad stationary points: particles on a hyperplane about which pi is symmetric stay there for ever (their
+Lemma 11), and many that start near one end on it. Modes far apart may all be found, but with wrong shares, to which the
+KSD is almost blind.
+
+Only its limit is meaningful: where a task is judged at finite times, the last law is compared with the flow at the last
+of them, which the descent does not stop at.
 """
 
 from __future__ import annotations

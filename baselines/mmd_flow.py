@@ -2,12 +2,13 @@
 
     x <- x + gamma v(x + beta_k u),   v = -grad f,   f = E_q k - E_p k,   u ~ N(0, I)
 
-(Arbel et al. 2019, equations 9 and 18.) The noise moves only where the field is read: it lets particles leave points
-at which the gradient vanishes though q is not p. Here gamma = step x bandwidth^2 and beta_k = noise x bandwidth x
-2^-(k / halving), so that neither has a unit; the authors' code halves beta every 1000 epochs from 1.
+(Arbel et al. 2019, equations 9 and 18.) The noise only moves the place where the field is evaluated: it lets particles
+leave points at which the gradient vanishes although q is not p. Here gamma = step x bandwidth^2 and beta_k = noise x
+bandwidth x 2^-(k / halving), so that neither `step` nor `noise` has a unit. The authors' code halves beta every 1000
+epochs from 1.
 
-The default kernel is riesz, -|x - y|: a gaussian narrow enough for the target's details
-leaves particles that start far from it where they are.
+The default kernel is riesz, -|x - y|: a Gaussian kernel narrow enough for the target's details does not move particles
+that start far from it.
 """
 
 from __future__ import annotations

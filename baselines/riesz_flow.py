@@ -2,9 +2,9 @@
 
     x <- x + h V,   V <- mu V + v,   v = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
 
-(Hertrich et al. 2024, whose image flows have momentum too.) The kernel has no bandwidth and a long range, and
-v is of order 1 whatever the data's scale, so h is a length: a share of the root mean square distance of two target
-points of the batch.
+(Hertrich et al. 2024, whose image flows also have momentum.) The kernel has no bandwidth and a long range. As v is of
+order 1 whatever the scale of the data, h is a length: `step` times the root mean square distance of two target points
+of the batch.
 """
 
 from __future__ import annotations

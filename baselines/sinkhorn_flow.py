@@ -3,7 +3,7 @@
     x <- x + h (T_qp(x) - T_qq(x)),   T the entropic transport maps
 
 (Feydy et al. 2019; W-Flow moves a generator by the same field.) Both plans are solved anew at each step, between the
-moving points and a fresh batch of the target; a plan that is not within the tolerance ends the run with an error.
+moving points and a fresh batch of the target. A plan that does not reach the tolerance ends the run with an error.
 """
 
 from __future__ import annotations

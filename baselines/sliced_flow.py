@@ -1,9 +1,10 @@
-"""Sliced Wasserstein flow: the flow of half SW_2^2, with the entropy's noise as in the paper.
+"""Sliced Wasserstein flow: the flow of half SW_2^2, with the noise of the paper's entropy term.
 
     x <- x + h E_theta theta (F^-1_{theta#p} F_{theta#q}(theta.x) - theta.x) + sqrt(2 lambda h) Z
 
-(Liutkus et al. 2019.) Directions are drawn anew at each step, as in the paper; the authors' code keeps
-them by default, takes 100 quantiles where this has all, and adds lambda Z / sqrt(d), without the root of h.
+(Liutkus et al. 2019.) Directions are drawn anew at each step, as in the paper. The authors' code differs: it keeps the
+directions by default, takes 100 quantiles where this method has all, and adds lambda Z / sqrt(d), without the root
+of h.
 """
 
 from __future__ import annotations

@@ -3,20 +3,21 @@
     x_i <- x_i + step_k * phi(x_i) / (fudge + sqrt(g_i)),   phi(x) = 1/n sum_j [k(x_j, x) s(x_j) + grad_{x_j} k(x_j, x)]
     g <- decay g + (1 - decay) phi^2,   g = phi^2 at first
 
-with s = grad log pi, k(x, y) = exp(-|x - y|^2 / 2 h^2) and h^2 = med(|x - y|^2) / (2 log(n + 1)) (Liu and Wang 2016,
-Algorithm 1 and section 5; their text calls the step Adagrad, their code has the moving mean above). The median is over
-the pairs of the first 256 particles.
+Here s = grad log pi, k(x, y) = exp(-|x - y|^2 / 2 h^2) and h^2 = med(|x - y|^2) / (2 log(n + 1)) (Liu and Wang 2016,
+Algorithm 1 and section 5; their text calls the step Adagrad, but their code has the moving mean above). The median is
+over the pairs of the first 256 particles.
 
-A scaled step doesn't shrink near the limit: with one size all particles end up shaking to and fro in step, farther than
-a narrow target is wide. So step_k falls geometrically, from `step` to `last` times it, in units of each coordinate's
-standard deviation in P_0 (of 256 draws). By default particles can go 29 such units, and end up to 1/5000 exact. Liu
-and Wang's step was the same all the time (0.05 in their logistic regression): write step=0.05,last=1, in our units.
+A scaled step doesn't shrink near the limit: with a constant step size all particles end up oscillating in phase, by
+more than a narrow target is wide. So step_k falls geometrically, from `step` to `last` times it, in units of each
+coordinate's standard deviation in P_0 (from 256 draws). By default particles can travel 29 such units, and end up
+accurate to 1/5000 of one. Liu and Wang's step is constant (0.05 in their logistic regression): for it write
+step=0.05,last=1, in our units.
 
-One particle climbs to the mode; n particles are a set that quadrature likes, not draws. The variance comes out too
-small in high dimension (Ba et al. 2022): in 21 dimensions (blr:data=german) 512 particles have about half of it.
+One particle climbs to the mode. n particles are good quadrature points rather than draws: in high dimension the
+variance comes out too small (Ba et al. 2022). In 21 dimensions (blr:data=german) 512 particles have about half of it.
 
-Its limit is all that counts: where a task is judged at finite times, the particles at the end of all steps are compared
-with the flow at the last of them, which they pass by.
+Only its limit is meaningful: where a task is judged at finite times, the particles after all steps are compared with
+the flow at the last of these times, which they do not stop at.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     x <- x + h grad log pi(x) + sqrt(2 h) xi,   xi ~ N(0, I)
 
-The law after k steps is the flow's at t = k h up to O(h). Nothing is trained: all its cost is in moving points, which
-the board shows as seconds and score calls a point.
+The law after k steps is the flow's at t = k h up to O(h). Nothing is trained: the whole cost is that of moving points,
+which the leaderboard shows as seconds and score calls per point.
 """
 
 from __future__ import annotations

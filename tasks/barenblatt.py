@@ -4,24 +4,25 @@
     k = 1 / (n (m - 1) + 2),   beta = (m - 1) k / (2 m)
 
 (Barenblatt 1952; Fan et al. 2022, section 5.4 and F.5, with alpha = n k and C = beta R_1^2). With q = 1 / (m - 1) and
-V = pi^{n/2} Gamma(q + 1) / Gamma(n/2 + q + 1) the mass is (beta / t)^q R_t^{n + 2q} V. Here it is 1, which fixes R_1:
-a law is known by its age t alone, the flow starts at age t0, and at flow time s it has age t0 + s.
+V = pi^{n/2} Gamma(q + 1) / Gamma(n/2 + q + 1) the mass is (beta / t)^q R_t^{n + 2q} V. Here it is 1, which fixes R_1.
+A law is then determined by its age t alone: the flow starts at age t0, and at flow time s it has age t0 + s.
 
 The exact JKO sequence stays in the family. Optimality of the map R/R' x, (x' - x)/a = -grad(m/(m - 1) p'^{m-1}), is
-linear in x and asks for R' = R + a k R' / t': implicit Euler for dR/dt = k R / t, so JKO lags behind the flow.
+linear in x and requires R' = R + a k R' / t'. This is implicit Euler for dR/dt = k R / t, so JKO lags behind the flow.
 
-Draws, at any n and m and with no rejection: |x|^2 / R^2 is Beta(n/2, q + 1), the direction is uniform. For even n
-1 - |x|^2 / R^2 is the product of U_j^{1/(q + j)}, j = 1 ... n/2, U_j uniform (Beta(b, i) is one of Beta(b + j, 1) =
-U^{1/(b + j)}); an odd n is the projection from n + 1 dimensions, where q is less by 1/2.
+Draws need no rejection, at any n and m: |x|^2 / R^2 is Beta(n/2, q + 1), and the direction is uniform. For even n,
+1 - |x|^2 / R^2 is the product of U_j^{1/(q + j)}, j = 1 ... n/2, with U_j uniform (Beta(b, i) is one of Beta(b + j, 1)
+= U^{1/(b + j)}). An odd n is the projection from n + 1 dimensions, where q is less by 1/2.
 
-The authors' C comes from a radius R at age t0, not from mass 1: u has mass M (0.858 for n = 3, R = 0.4; 0.678 for
+The authors' C comes from a radius R at age t0, not from mass 1. Their u has mass M (0.858 for n = 3, R = 0.4; 0.678 for
 n = 6, R = 0.6), so their truth u / M obeys p_t = M^{m-1} Laplacian(p^m) and is not the flow of F.
-`convention=authors` starts from the same law u / M, rightly clocked: in the flow of F it has age M^{m-1} t0. At flow
-time s the truth is then their u / M at t0 + s / M^{m-1}, where the authors compare with t0 + s.
+`convention=authors` starts from the same law u / M with the right clock: in the flow of F it has age M^{m-1} t0. At
+flow time s the truth is then their u / M at t0 + s / M^{m-1}, whereas the authors compare with t0 + s.
 
 SymKL by densities (their Fig. 5) is not among the metrics. It is infinite as soon as one law has mass outside the
-other's support, which is so for JKO's own exact sequence; with densities clamped at 1e-45 each such point counts 103
-nats. `jsd` and `outside` stand in for it: finite, and right, whatever the supports. `kl` is null where it is infinite.
+other's support, which happens even for the exact JKO sequence; with densities clamped at 1e-45 each such point counts
+103 nats. `jsd` and `outside` replace it: they are finite and correct whatever the supports. `kl` is null where it is
+infinite.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
     C = Q diag(l) Q',   l_i = condition^(-i / (d - 1)), i = 0 ... d - 1 (log-spaced, the largest 1),   b ~ N(0, I)
 
-with Q a random orthogonal basis (Haar), all from the seed; in one dimension C = 1. The flow is Ornstein-Uhlenbeck's
-with A = C^-1, and task `ou` judges such flows on their way; this one is for calibration, so it judges the limit
-alone, where all of it is closed form: draws, density, score, moments and the energy, 0. A method needs time of order 1
-to converge along the widest axis, and, if explicit, steps of order 1 / condition to be stable along the narrowest.
+Q is a random orthogonal basis (Haar). Q and b come from the seed; in one dimension C = 1. The flow is that of an
+Ornstein-Uhlenbeck process with A = C^-1, and task `ou` judges such flows on their way. This task is for calibration, so
+it judges the limit alone, where everything is known in closed form: draws, density, score, moments and the energy, 0.
+
+A method needs time of order 1 to converge along the widest axis and, if it is explicit, steps of order 1 / condition to
+be stable along the narrowest.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@
     mean = average of mu_k,   covariance = s^2 I + covariance of the mu_k (divided by K)
 
 Fan et al. 2022, sections 5.1 and F.2: K = 10, s = 1, and a side l by dimension from Table 4. Their text draws the means
-from [-l/2, l/2]^d, their code from [-l, l]^d, twice as wide, and the published curves are the code's. `spread` is the
-half-width of the box; its default is Table 4's l, which is the code's box. For the text's box write half of it:
-`gmm:dim=2,spread=2.5`. A dimension that Table 4 lacks takes the l of the nearest smaller one there (dimension 1: that
-of 2). The draws of the means are ours: the authors' are not to be had from the paper.
+from [-l/2, l/2]^d, their code from [-l, l]^d, twice as wide, and the published curves are the code's.
+
+`spread` is the half-width of the box. Its default is Table 4's l, which gives the code's box; for the text's box write
+half of it: `gmm:dim=2,spread=2.5`. A dimension that Table 4 lacks takes the l of the nearest smaller one in the table
+(dimension 1: that of 2). The draws of the means are ours, because the paper does not contain the authors'.
 
 The energy at the limit is 0. `mode_coverage` compares the shares of the components (gwfbench/metrics/modes.py).
 """

@@ -2,21 +2,22 @@
 
     x = u / 127.5 - 1,   u in 0 ... 255 a pixel of a training image, (c, h, w)
 
-so black is -1 and white is 1: rounding turns it back exactly, and a network that ends in tanh reaches all of it.
-Metrics round what they judge to u first, as images would be saved.
+so that black is -1 and white is 1. Rounding inverts this exactly, and a network that ends in tanh reaches all of it.
+Metrics first round the points that they judge to u, as if the images were saved.
 
-The target's samples are the training part, drawn with replacement, mirrored with probability 1/2 if `flip`. Nobody
-knows the law that the images are from, so the truth is images that no method gets: metrics compare with the test part,
-and `exact` draws from the training part (without replacement, never mirrored): its value is the train-test floor of
-the metric. A method that merely repeats its training images is at that floor, by all of these metrics.
+The target's samples are the training part, drawn with replacement, and mirrored with probability 1/2 if `flip`. The law
+that the images come from is unknown, so the truth consists of images that no method gets. Metrics compare with the test
+part, and the control `exact` draws from the training part (without replacement, never mirrored): its value is the
+train-test floor of the metric. A method that merely repeats its training images reaches that floor, by all of these
+metrics.
 
 FID, KID, inception score, precision and recall use the features of torch-fidelity's Inception if the file of its
-weights is where torch-fidelity puts it, and then are called `fid` and so on; else those of a small classifier that
-comes with gwfbench (digits, fashion_mnist), and then have its name and hash, as `fid_digits@ab12`. `mmd`, `sliced_w2`
-and `w2` are of the pixels. All use at most as many points as the test part has images.
+weights is where torch-fidelity puts it; they are then called `fid` and so on. Otherwise they use those of a small
+classifier that comes with gwfbench (digits, fashion_mnist) and have its name and hash, as in `fid_digits@ab12`. `mmd`,
+`sliced_w2` and `w2` are computed on the pixels. All metrics use at most as many points as the test part has images.
 
-A run's identity has the fields below and the code, not the files of a folder of one's own: give changed images another
-folder's name.
+The identity of a run covers the fields below and the code, but not the files of a folder of your own: put changed
+images into a folder with another name.
 """
 
 from __future__ import annotations

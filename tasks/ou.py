@@ -6,9 +6,9 @@
 The exact JKO sequence is Gaussian too: in A's basis, per eigenvalue l and step a, mean and standard deviation solve
     m' = (m + a l b) / (1 + a l),   (1/a + l) s'^2 - s s'/a - 1 = 0.
 
-The covariance's eigenvalues are uniform on [0.5, 1] in a random orthogonal basis, b ~ N(0, I), all from the seed
-(the authors' code of Fan et al. 2022; Mokrov et al. 2021 use scikit-learn's make_spd_matrix instead, so that the two
-papers' curves are not on one problem). Fan et al. judge at k = 18 steps of a = 0.05 (section 5.2, Fig. 4).
+The covariance's eigenvalues are uniform on [0.5, 1] in a random orthogonal basis, and b ~ N(0, I), all from the seed,
+as in the code of Fan et al. 2022. (Mokrov et al. 2021 use scikit-learn's make_spd_matrix instead, so the curves of the
+two papers are not for the same problem.) Fan et al. judge at k = 18 steps of a = 0.05 (section 5.2, Fig. 4).
 """
 
 from __future__ import annotations

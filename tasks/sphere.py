@@ -2,15 +2,16 @@
 
     p(x) = sum_k w_k C exp(kappa mu_k . x),   log C = (d/2 - 1) log kappa - d/2 log 2 pi - log I_{d/2 - 1}(kappa)
 
-with respect to surface area; w_k in proportion to 1, 2, ..., K, and mu_k uniform. Mean of a component A_d(kappa) mu_k,
-A_d = I_{d/2} / I_{d/2 - 1} (Mardia and Jupp 2000, sections 9.3 and 10.3).
+with respect to surface area. The weights w_k are proportional to 1, 2, ..., K, and the mu_k are uniform. The mean of a
+component is A_d(kappa) mu_k with A_d = I_{d/2} / I_{d/2 - 1} (Mardia and Jupp 2000, sections 9.3 and 10.3).
 
-A draw is t mu + sqrt(1 - t^2) times a uniform tangent direction. t has density proportional to (1 - t^2)^{(d - 3)/2}
-e^{kappa t}: for d = 3 its distribution function is inverted, t = 1 + log(u + (1 - u) e^{-2 kappa}) / kappa; else Wood's
-rejection (1994), after Ulrich 1984, as many proposals for all seeds.
+A draw is t mu + sqrt(1 - t^2) times a uniform tangent direction, where t has density proportional to
+(1 - t^2)^{(d - 3)/2} e^{kappa t}. For d = 3 its distribution function is inverted:
+t = 1 + log(u + (1 - u) e^{-2 kappa}) / kappa. Otherwise Wood's rejection sampler (1994, after Ulrich 1984) is used,
+with the same number of proposals for all seeds.
 
-The law lives in R^d but has no density there: no LogDensity is offered. On the sphere kappa mu.x is
--kappa |x - mu|^2 / 2 but for a constant: `mode_coverage` with scale kappa^{-1/2} takes the exact posterior of the
+The law lives in R^d but has no density there, so no LogDensity is offered. On the sphere kappa mu.x is
+-kappa |x - mu|^2 / 2 up to a constant, so `mode_coverage` with scale kappa^{-1/2} has the exact posterior of the
 components. `off_sphere` is the mean of ||x| - 1|.
 """
 

@@ -1,6 +1,6 @@
 """Two-dimensional shapes: the toy targets of the field, each with exact draws, density, score and moments.
 
-All but the last are Y + s Z with Y on points, curves or squares and Z ~ N(0, I), so that each has a density
+All except the last are Y + s Z with Y on points, curves or squares and Z ~ N(0, I), so that each has a density
 p(x) = E exp(-|x - Y|^2 / 2 s^2) / (2 pi s^2) and, by Tweedie's formula, the score (E[Y | x] - x) / s^2:
 
     eight_gaussians  (cos, sin)(k pi/4), s = 0.1 (Caucheteux et al. 2026, authors' code)
@@ -18,9 +18,9 @@ p(x) = E exp(-|x - Y|^2 / 2 s^2) / (2 pi s^2) and, by Tweedie's formula, the sco
                      first energy of Rezende and Mohamed 2015, Table 1. Fan et al. 2022, F.2, sample "two moons" but
                      give no formula, nor has their code one; this is the usual target of that name.
 
-Circles have Bessel functions: exp(-(|x| - r)^2 / 2 s^2) I0e(r |x| / s^2) / (2 pi s^2); squares, normal distribution
-functions; half-circles and spirals, Gauss-Legendre sums, whose error in log p is below 1e-9 for |x| < 8. The flow's
-start is ours, N(0, start^2 I).
+The densities of circles are Bessel functions: exp(-(|x| - r)^2 / 2 s^2) I0e(r |x| / s^2) / (2 pi s^2). Those of squares
+are normal distribution functions, and those of half-circles and spirals are Gauss-Legendre sums, whose error in log p
+is below 1e-9 for |x| < 8. The flow's start is ours, N(0, start^2 I).
 """
 
 from __future__ import annotations
@@ -346,7 +346,7 @@ def _two_moons(device: torch.device) -> _Law:
     rate = float(z) / (2 * math.exp(0.02) * 2 * math.pi * 0.4 * math.sqrt(2 * math.pi) * bound)
 
     def draw(n: int, rng: Streams) -> Tensor:
-        # As many for all seeds, so that a seed's next draw does not depend on its company; too few: below 1e-30.
+        # As many for all seeds, so that a seed's next draw does not depend on the other seeds; too few: below 1e-30.
         tries = math.ceil((n + 12 * math.sqrt(n) + 150) / rate)
         r = 2.08 + 0.4 * rng.normal(tries)
         x = _polar(r, 2 * math.pi * rng.uniform(tries))

@@ -3,12 +3,14 @@
     target = s N(+a e, noise^2 I) + (1 - s) N(-a e, noise^2 I),   e the first axis, s = share
     P_0    = N(0, start^2 I); or, with start_share, N(+-a e, start^2 I) with that share at +a
 
-With start = 0 all particles sit at 0, where every mean shift to two equal masses vanishes: a fixed point of drifting
-though q is not p (V(0) = 0 for p = (delta_a + delta_-a) / 2). Particles that coincide get one velocity from any field
-of x, so they can't part: batches of targets, never quite balanced, make them fall to one point together where the field
-is unstable. Only fields that tell equal points apart by their place (sliced) split them.
-With start > 0 a field must still see a distance of a from where q's own points are near. With start_share other than
-share all points are at modes and what is wrong is only how many: fields whose affinities are local do not see that.
+With start = 0 all particles sit at 0, where every mean shift to two equal masses vanishes. This is a fixed point of
+drifting although q is not p (V(0) = 0 for p = (delta_a + delta_-a) / 2). Particles that coincide have the same velocity
+under any field that depends on x alone, so they can't separate: batches of targets, never quite balanced, make them
+fall to one point together wherever the field is unstable. Only fields that tell equal points apart by their rank
+(sliced) split them.
+
+With start > 0 a field must still see a distance of a from where q's own points are near. With a start_share other than
+share all points are at modes, and only the masses are wrong: fields whose affinities are local do not see that.
 """
 
 from __future__ import annotations
