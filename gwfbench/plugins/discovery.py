@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gwfbench import fields as ranges
 from gwfbench.errors import UserError, require
@@ -253,7 +253,7 @@ def _typed(node: ast.expr, known: dict[str, ast.expr | None]) -> tuple[str, list
     """A type without its ranges, and its ranges in words: `Count | None` is `int | None`, at least 1."""
     match node:
         case ast.Name() | ast.Attribute():
-            named = getattr(ranges, _name(node), None)
+            named: Any = getattr(ranges, _name(node), None)
             if typing.get_origin(named) is typing.Annotated:
                 return named.__origin__.__name__, [part.words for part in named.__metadata__]
             meant = known.get(_name(node))
