@@ -10,12 +10,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import pandas as pd
 import torch
 
-from benchmarks import attempts
 from benchmarks.plain import PlainStep
 from gwfbench import metrics
 from gwfbench.budget import Budget
@@ -31,6 +31,18 @@ from gwfbench.runs.options import Options
 from gwfbench.runs.order import Order
 from gwfbench.runs.scheduler import perform
 
+
+def of_tests(name: str) -> ModuleType:
+    """A helper that the tests have too."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"tests/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+attempts, failing = of_tests("attempts"), of_tests("failing")
 ITERATIONS = 100
 POOL = 102_400
 
@@ -190,11 +202,6 @@ class Isolation:
     timeout = 300
 
     def setup(self) -> None:
-        spec = importlib.util.spec_from_file_location("failing", Path(__file__).parents[1] / "tests/failing.py")
-        assert spec is not None
-        assert spec.loader is not None
-        failing = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(failing)
         self.folder = tempfile.TemporaryDirectory()
         sys.path.insert(0, str(failing.install(Path(self.folder.name))))
         registry.plugins.cache_clear()

@@ -167,12 +167,14 @@ def run(text, partner):
     return list(Plan.read(text, [partner]).outcomes())
 
 
+@pytest.mark.slow
 def test_a_good_method_passes(plugin):
     outcomes = run(f"method:{plugin(METHOD, 'good')}", "ou:horizon=0.2,step=0.1")
     assert [outcome for outcome in outcomes if outcome.status == "failed"] == []
     assert {outcome.check for outcome in outcomes if outcome.status == "skipped"} == {"draws no more than it has"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "check", "words"), BAD_METHODS)
 def test_a_bad_method_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert METHOD.count(old) == 1
@@ -184,6 +186,7 @@ def test_a_bad_method_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert words in f"{outcome.got}\nexpected: {outcome.expected}\nfix: {outcome.fix}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "check", "words"), BAD_TASKS)
 def test_a_bad_task_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert TASK.count(old) == 1
@@ -233,6 +236,7 @@ def test_mistakes_end_with_2(plugin, monkeypatch, capsys, words, got):
     assert got in err
 
 
+@pytest.mark.slow
 def test_a_single_file_is_a_plugin_in_every_process(plugin, tmp_path):
     name = plugin(METHOD, "mine")
     found = registry.find("method", name)

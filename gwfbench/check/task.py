@@ -14,7 +14,7 @@ from gwfbench import metrics
 from gwfbench.check.outcome import Check, Skipped, expect
 from gwfbench.check.trial import SEEDS, Subject, lean, other_luck, unchanged
 from gwfbench.drive.controls import CONTROLS
-from gwfbench.drive.driver import execute
+from gwfbench.drive.driver import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.info import Field, Initial, LogDensity, TargetSamples
@@ -215,7 +215,7 @@ def controls_bracket_it(subject: Subject) -> None:
     """By the headline metric, exact draws of the truth beat the law that never moves."""
     task, values = lean(subject.small), {}
     for name in ("exact", "still"):
-        (run,) = execute(Job(task, CONTROLS[name], (3,)), "check", None, lambda *_: None)
+        (run,) = execute(Job(task, CONTROLS[name], (3,)), Setting("check"), lambda *_: None)
         if run.status == "skipped":
             raise Skipped(f"{name}: {run.reason}")
         expect(run.status == "ok", f"{name}: status {run.status}: {run.reason}", "status ok", "see the reason")

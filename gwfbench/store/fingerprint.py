@@ -164,7 +164,9 @@ def _bindings(node: ast.AST, package: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _imported_by_name(node: ast.Call) -> bool:
-    return bool(node.args) and _is_text(node.args[0]) and ast.unparse(node.func).endswith("import_module")
+    """Whether it is `import_module` with the name as a literal."""
+    named = bool(node.args) and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
+    return named and ast.unparse(node.func).endswith("import_module")
 
 
 def _reached(node: ast.AST, roots: dict[str, str]) -> tuple[str, list[str]] | None:
