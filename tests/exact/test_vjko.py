@@ -339,5 +339,5 @@ def test_with_a_student_proposal_long_tails_do_not_run_away():
 
 def test_a_proposal_that_an_energy_does_not_draw_from_is_refused():
     problem = registry.parse("task", "barenblatt").build(Streams((0,)).fork("task")).problem
-    with pytest.raises(UserError, match="leave proposal out"):
+    with pytest.raises(UserError, match="proposal=student,energy=entropy"):
         next(registry.parse("method", "vjko:proposal=student").fit(problem, Budget(), Streams((0,))))
