@@ -10,7 +10,7 @@ The non-saturating generator follows the flow of KL((p + q)/2 | p), not of Jense
 its penalty is R1, without which it circles: gamma/2 = 0.1 for vectors, for images 5 with beta1 = 0, as Mescheder et al.
 (2018) have it (with 0.1 the digits fall to one image). Losses are in objectives/adversarial.py, the loop in
 training/generator_critic.py. There are no JKO steps: a law is yielded every `every` iterations. Rates are those of
-gwf; wgan_gp and sngan take 5 critic steps an iteration, as their authors do: with one, sngan lost modes of toy2d.
+gwf; wgan_gp and sngan take 5 critic steps per iteration, as their authors do: with one, sngan lost modes of toy2d.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.fields import Count, NonNegative, Positive, Share, check_fields, refuse
+from gwfbench.fields import Count, NonNegative, Positive, Share, at_least, check_fields, refuse
 from gwfbench.info import Info, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.adversarial import SCALAR
@@ -29,7 +29,7 @@ from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.training.generator_critic import laws
-from gwfbench.training.rules import Batch, Defaults, Loop, Optim, Players, Rules
+from gwfbench.training.rules import Defaults, Loop, Optim, Players, Rules
 
 LOSSES: dict[str, tuple[str, Penalty, float]] = {
     "nonsaturating": ("shannon", "real", 0.1),
@@ -50,7 +50,7 @@ class GAN:
     "iterations from one law to the next"
     critic_steps: Count | None = None
     "critic updates per iteration; default: 5 for wgan_gp and sngan, else 1"
-    batch: Batch = 256
+    batch: Annotated[int, at_least(2)] = 256
     "real points, and generated points, per update"
     weight: NonNegative | None = None
     "weight of the penalty; default: 10 for wgan_gp, none for sngan, else 5 for images and 0.1 for vectors"

@@ -26,10 +26,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, StepOrInf, check_fields, refuse
+from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, StepOrInf, at_least, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.adversarial import SCALAR, Objective, reversed_
@@ -38,7 +38,7 @@ from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.training.generator_critic import laws
-from gwfbench.training.rules import Batch, Defaults, Loop, Optim, Players, Prior, Rules
+from gwfbench.training.rules import Defaults, Loop, Optim, Players, Prior, Rules
 
 Divergence = Literal[
     "kl", "kl_centered", "kl_dv", "chi2", "chi2_tight", "shannon", "js", "wasserstein1", "mmd", "immd", "smmd", "ckmmd"
@@ -66,7 +66,7 @@ class GWF:
     "generator updates per JKO step"
     critic_steps: Count = 1
     "critic updates per iteration"
-    batch: Batch = 256
+    batch: Annotated[int, at_least(2)] = 256
     "real points, and generated points, per update"
     penalty: Literal["auto", "none", "real", "interpolated", "wgan", "r3gan"] = "auto"
     "penalty of the critic's gradient; auto: by divergence, with its weight"

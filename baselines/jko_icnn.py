@@ -11,14 +11,14 @@ All that the task offers are summed:
     InternalEnergy      w/(m-1) int (T#P)^m:         w/(m-1) E (p_k(x) / det H(x))^{m-1}
     InteractionEnergy   1/2 E W(T(x) - T(x')):       over pairs of the batch
 
-`exact` builds H in closed form, O(w d^2) a point and layer, and its Cholesky factor, O(d^3) (JKO-ICNN-d of Fan et al.
+`exact` builds H in closed form, O(w d^2) per point and layer, and its Cholesky factor, O(d^3) (JKO-ICNN-d of Fan et al.
 2022). `cg` has only the gradient of log det H, by Hutchinson's estimator with conjugate gradients (Huang et al. 2020;
 JKO-ICNN-a):
 
     d log det H = tr(H^-1 dH) = E_v[(H^-1 v)^T dH v],   v of independent signs,
 
-O(w d) a point and conjugate gradient step. An internal energy weighs that gradient with det H itself, which is exact in
-both. P_k is a pool of particles, pushed once a step, with p_k where F has an internal energy; the judged law is
+O(w d) per point and conjugate gradient step. An internal energy weighs that gradient with det H itself, which is exact in
+both. P_k is a pool of particles, pushed once per step, with p_k where F has an internal energy; the judged law is
 T_k o ... o T_1 on fresh points, never the pool.
 
 T starts near the identity, and each step where the one before left it. Mokrov et al. pretrain it to the identity by
@@ -33,14 +33,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
 from gwfbench.errors import require
-from gwfbench.fields import Count, Natural, Positive, Range, check_fields, refuse
+from gwfbench.fields import Count, Natural, Positive, Share, check_fields, refuse
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.conjugate import conjugate_gradients
@@ -48,11 +48,10 @@ from gwfbench.nn.icnn import DenseICNN
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 from gwfbench.training.jko_step import batches, offered
-from gwfbench.training.minmax import Decay, cosine
+from gwfbench.training.minmax import cosine
 from gwfbench.training.states import below, joined
 
 BLOCK = 2048  # points pushed at once
-Strong = Annotated[float, Range(lambda c: 0 < c < 1, "above 0 and below 1", 0.1)]
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,13 @@ class JKOICNN:
     "number of layers of the convex network"
     rank: Count = 1
     "rank of the quadratic form of each unit"
-    strong: Strong = 0.1
+    strong: Share = 0.1
     "strong convexity c of psi"
     smooth: Literal["celu", "softplus"] = "celu"
     "activation: celu as in the papers, or softplus, whose second derivative is continuous"
     lr: Positive = 5e-3
     "learning rate of Adam"
-    decay: Decay = "cosine"
+    decay: Literal["none", "cosine"] = "cosine"
     "schedule of the learning rate within each JKO step"
     logdet: Literal["exact", "cg"] = "exact"
     "gradient of log det H: exact, or estimated with conjugate gradients"
@@ -113,6 +112,7 @@ class JKOICNN:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        refuse(self, "strong", when=self.strong == 0, expected="above 0 and below 1")
         refuse(self, "pool", "batch", when=self.pool < self.batch, expected="a pool of at least one batch")
         wrong = self.partners >= self.batch
         refuse(self, "partners", "batch", when=wrong, expected="fewer partners than points in a batch")

@@ -21,17 +21,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, StepOrInf, check_fields
+from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, StepOrInf, at_least, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.adversarial import SCALAR
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.training.generator_critic import laws
-from gwfbench.training.rules import Batch, Defaults, Loop, Optim, Players, Rules
+from gwfbench.training.rules import Defaults, Loop, Optim, Players, Rules
 
 CONJUGATES = {"kl": "kl_centered", "chi": "chi", "softplus": "softplus", "jsd": "shannon"}
 
@@ -48,7 +48,7 @@ class SJKO:
     "generator updates per phase"
     critic_steps: Count = 1
     "critic updates per iteration"
-    batch: Batch = 256
+    batch: Annotated[int, at_least(2)] = 256
     "real points, and generated points, per update"
     weight: NonNegative = 0.1
     "weight of the penalty at real points, the authors' lambda/2; 0: no penalty"

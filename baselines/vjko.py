@@ -8,14 +8,14 @@ One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by 
 `proposal=student` mu_k is a Student law: where P_k has long tails (blr) a Gaussian is wider than its bulk, log mu falls
 faster outwards than a critic can make up for, and T runs away (german: at every setting that was tried). The pair term
 is there where the task offers an interaction energy, alone too. T and h start where the step before left them. P_k is a
-pool of particles, pushed once a step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
+pool of particles, pushed once per step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
 
     backward           the step above
     forward_backward   x <- x - a grad(W * P_k)(x) first, then the step without the pair term (Section C)
     crank_nicolson     1/2 F(P) + 1/2 E[grad dF/dP(P_k)(x) . T(x)] for F: the trapezoidal rule, of second order
     section_b          1/2 F(P) + 1/2 E[dF/dP(P_k)(T(x))] for F, as printed (Section B): its slope is taken at T(x) and
                        not at x, so it is of first order, and for a potential energy no other than backward
-    forward            x <- x - a grad(W * P_k)(x) alone; a seed of which a point jumps too far ends as diverged
+    forward            x <- x - a grad(W * P_k)(x) alone; a seed ends as diverged when a point jumps too far
 
 dF/dP(P_k) comes from the critic of the step before, for P_0 from its density.
 
@@ -83,7 +83,7 @@ class VJKO:
     energy: Literal["auto", "kl", "kl_samples", "kl_dv", "js", "entropy", "interaction"] = "auto"
     "functional F, in addition to the interaction energy; auto: chosen by what the task offers"
     scheme: Literal["backward", "forward_backward", "crank_nicolson", "section_b", "forward"] = "backward"
-    "time discretisation of a step"
+    "time discretisation of one step"
     step: Positive | None = None
     "JKO step size a, in flow time; default: max(0.05, last judged time / steps), or 0.1 if only the limit is judged"
     steps: Count = 40
@@ -153,9 +153,8 @@ class VJKO:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        refuse(
-            self, "pool", "batch", when=(self.pool or self.batch) < self.batch, expected="a pool of at least one batch"
-        )
+        small = self.pool is not None and self.pool < self.batch
+        refuse(self, "pool", "batch", when=small, expected="a pool of at least one batch")
         refuse(self, "dropout", "map", when=self.dropout > 0 and self.map in ("linear", "icnn"), expected="map=prelu")
         wrong = self.rows is not None and self.energy not in ("auto", "kl")
         refuse(self, "rows", "energy", when=wrong, expected="energy=kl")

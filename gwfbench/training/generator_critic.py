@@ -8,7 +8,7 @@ length tau is `iterations` times: `critic_steps` steps of Adam on critic loss + 
 |.| the norm of R^d (a sum over coordinates), G_{k-1} the generator as the step before left it. Without a first point
 there is no first term: a generator's law at the start means nothing, so step 1 has none, unless the latent points begin
 with a point x of P_0, G(x, a): then G_0(x, a) = x, and the first step too is proximal. tau = inf: no term ever, a GAN.
-z' is z but for its last `independent` coordinates, which are drawn anew (S-JKO's auxiliary latents).
+z' is z except for its last `independent` coordinates, which are drawn anew (S-JKO's auxiliary latents).
 
 Adam and the critic go on from step to step. The judged generator has the running average of the parameters, if asked
 for: with share min(ema, (1 + i)/(10 + i)) kept at iteration i, so that the first parameters are soon forgotten.

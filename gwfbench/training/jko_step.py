@@ -20,7 +20,7 @@ from gwfbench.training.proposals import Box, Gaussian, Student
 
 CHUNK = 65536  # points moved at once
 HESSIANS = 8192  # at once
-JUMP = 30.0  # sizes of the cloud that a forward step may take a point
+JUMP = 30.0  # sizes of the cloud: the farthest that a forward step may move a point
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ Defaults of vectors and of images are in `VECTORS` and `IMAGES`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
-from gwfbench.fields import at_least
 from gwfbench.nn import networks
 from gwfbench.nn.stacked import Stacked
 from gwfbench.objectives.adversarial import Objective
@@ -18,7 +17,6 @@ from gwfbench.rng import Streams
 from gwfbench.training.minmax import Decay
 
 Prior = Literal["uniform", "normal", "initial"]
-Batch = Annotated[int, at_least(2)]
 
 
 class Fields(Protocol):
@@ -138,12 +136,14 @@ class Optim:
 
 @dataclass(frozen=True)
 class Loop:
-    """Args:
-    steps, iterations: JKO steps, and iterations per JKO step.
-    critic_steps: per iteration.
-    batch: real, and generated, points of an Adam step.
-    tau: length of a JKO step, inf for no proximal term.
-    blur: standard deviation of Gaussian noise on real points in JKO step 1, blur/k in step k.
+    """Numbers of steps, and what a step takes.
+
+    Args:
+        steps, iterations: JKO steps, and iterations per JKO step.
+        critic_steps: per iteration.
+        batch: real points, and generated points, per update.
+        tau: length of a JKO step, inf for no proximal term.
+        blur: standard deviation of Gaussian noise on real points in JKO step 1, blur/k in step k.
     """
 
     steps: int

@@ -271,7 +271,17 @@ def test_it_needs_an_energy(task):
 
 @pytest.mark.parametrize(
     "wrong",
-    ["step=0", "lr=inf", "iterations=0", "strong=1", "pretrain=-1", "pool=100", "partners=512", "logdet=slow"],
+    [
+        "step=0",
+        "lr=inf",
+        "iterations=0",
+        "strong=1",
+        "strong=0",
+        "pretrain=-1",
+        "pool=100",
+        "partners=512",
+        "logdet=slow",
+    ],
 )
 def test_bad_fields(wrong):
     with pytest.raises(UserError, match=f"jko_icnn:{wrong}"):
