@@ -11,14 +11,14 @@ All that the task offers are summed:
     InternalEnergy      w/(m-1) int (T#P)^m:         w/(m-1) E (p_k(x) / det H(x))^{m-1}
     InteractionEnergy   1/2 E W(T(x) - T(x')):       over pairs of the batch
 
-`exact` builds H in closed form, O(w d^2) per point and layer, and its Cholesky factor, O(d^3) (JKO-ICNN-d of Fan et al.
-2022). `cg` has only the gradient of log det H, by Hutchinson's estimator with conjugate gradients (Huang et al. 2020;
-JKO-ICNN-a):
+`exact` builds H in closed form, O(w d^2) per point and layer, and its Cholesky factor, O(d^3) (JKO-ICNN-d of Fan et
+al. 2022). `cg` has only the gradient of log det H, by Hutchinson's estimator with conjugate gradients (Huang et al.
+2020; JKO-ICNN-a):
 
     d log det H = tr(H^-1 dH) = E_v[(H^-1 v)^T dH v],   v of independent signs,
 
-O(w d) per point and conjugate gradient step. An internal energy weighs that gradient with det H itself, which is exact in
-both. P_k is a pool of particles, pushed once per step, with p_k where F has an internal energy; the judged law is
+O(w d) per point and conjugate gradient step. An internal energy weighs that gradient with det H itself, which is exact
+in both. P_k is a pool of particles, pushed once per step, with p_k where F has an internal energy; the judged law is
 T_k o ... o T_1 on fresh points, never the pool.
 
 T starts near the identity, and each step where the one before left it. Mokrov et al. pretrain it to the identity by

@@ -58,7 +58,6 @@ from gwfbench.objectives.variational import HEADS, TABLE, entropy
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.training.jko_step import (
-    Frame,
     Functional,
     Shift,
     Transport,
@@ -66,6 +65,7 @@ from gwfbench.training.jko_step import (
     gaussian,
     move,
     offered,
+    on_rows,
     pushed,
     step_loss,
 )
@@ -293,10 +293,12 @@ class _Backward:
         method, rng = self._method, self._rng
         mu = PROPOSALS[method.proposal].fitted(pool)
         gamma = Box.around(pool, method.box) if method.energy == "entropy" else mu
-        transport = Transport(self._net, None if method.map == "linear" else Frame.of(mu))
+        transport = Transport.of(self._net, None if method.map == "linear" else mu)
         critic_loss = now = before = None
         if self._row.heads:
-            log_q = self._log_q(rng.fork(f"rows/{k}"))
+            log_q = None
+            if method.energy == "kl":
+                log_q = on_rows(self._problem[LogDensity], method.rows, rng.fork(f"rows/{k}"))
             energy = self._functional(gamma, log_q)
             critic_loss, now = energy.critic_loss(self._raw), energy.variation(self._raw)
             if method.scheme in TRAPEZOIDS:
@@ -341,16 +343,6 @@ class _Backward:
         """Draws of Gamma: the target where only its samples are known, else the proposal."""
         gamma = self._problem[TargetSamples] if self._row.needs is TargetSamples else proposal
         return lambda: gamma.draw(self._method.batch, rng)
-
-    def _log_q(self, rng: Streams) -> Field | None:
-        """The target's log-density, of kl; on fresh rows of the data at each call if so chosen."""
-        if self._method.energy != "kl":
-            return None
-        target, rows = self._problem[LogDensity], self._method.rows
-        batch = target.batch
-        if rows is None or batch is None:
-            return target.log_prob
-        return lambda y: batch(rows, rng).log_prob(y)
 
 
 STAGES = {"forward": (_Forward,), "forward_backward": (_Forward, _Backward)}  # of other schemes: _Backward alone

@@ -50,6 +50,11 @@ class Transport:
     net: ResidualLinear | ResidualMLP | DenseICNN
     frame: Frame | None
 
+    @staticmethod
+    def of(net: ResidualLinear | ResidualMLP | DenseICNN, mu: Gaussian | Student | None) -> Transport:
+        """In coordinates in which mu has size one; None: in those of the points."""
+        return Transport(net, None if mu is None else Frame.of(mu))
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.net(x) if self.frame is None else self.frame.back(self.net(self.frame.to(x)))
 
@@ -199,6 +204,14 @@ def step_loss(
 def offered(problem: Problem, info: type[I]) -> I | None:
     """What the problem offers of that type, if it does."""
     return next((each for each in problem.infos if isinstance(each, info)), None)
+
+
+def on_rows(target: LogDensity, rows: int | None, rng: Streams) -> Field:
+    """The log-density, on fresh rows of the data at each call if a number of rows is given."""
+    batch = target.batch
+    if rows is None or batch is None:
+        return target.log_prob
+    return lambda y: batch(rows, rng).log_prob(y)
 
 
 def move(pool: Tensor, push: Callable[[Tensor], Tensor]) -> None:
