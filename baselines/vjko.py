@@ -208,19 +208,19 @@ def _settled(method: VJKO, problem: Problem, rng: Streams) -> VJKO:
         energy = next((name for name, row in TABLE.items() if offered(problem, row.needs)), "kl")
     row = TABLE[energy]
     head = row.heads[0] if method.head == "auto" and row.heads else method.head
-    _check(replace(method, energy=energy, head=head), problem)
+    _require_fit(replace(method, energy=energy, head=head), problem)
     if chosen == "auto":
         plain = energy == "kl" and not method.dropout and pairs is None
         chosen = "linear" if plain and gaussian(problem, rng.fork("probe")) else row.map
     return replace(method, energy=energy, head=head, map=chosen)
 
 
-def _check(method: VJKO, problem: Problem) -> None:
+def _require_fit(method: VJKO, problem: Problem) -> None:
     """Raise unless the task has what the settled energy and the scheme need, and both allow the other fields."""
     row, scheme = TABLE[method.energy], method.scheme
     offers = f"this one offers {', '.join(type(info).__name__ for info in problem.infos)}"
     starts = row.starts and problem[Initial].log_prob is not None
-    alone = method.energy == "interaction"
+    alone, data = method.energy == "interaction", offered(problem, LogDensity)
     for names, when, expected in (
         (("energy",), offered(problem, row.needs) is None, f"a task that offers {row.needs.__name__}; {offers}"),
         (("head", "energy"), not alone and method.head not in row.heads, f"head={' or '.join(row.heads)}"),
@@ -232,7 +232,7 @@ def _check(method: VJKO, problem: Problem) -> None:
          "energy=kl or entropy, and a log-density of P_0, for dF/dP(P_0)"),
         (("proposal", "energy"), method.proposal != "iid" and method.energy != "kl",
          "energy=kl: the others draw from the target or a box"),
-        (("rows", "energy"), method.rows is not None and (method.energy != "kl" or problem[LogDensity].batch is None),
+        (("rows", "energy"), method.rows is not None and not (method.energy == "kl" and data and data.batch),
          f"energy=kl of a target made of data rows (blr); {offers}"),
     ):  # fmt: skip
         refuse(method, *names, when=when, expected=expected)
