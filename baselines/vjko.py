@@ -279,14 +279,14 @@ class _Backward:
     def _load(self, state: State) -> None:
         for name, adam in self._adams.items():
             adam.load(below(name, state))
-        kept = {name: torch.as_tensor(part) for name, part in below("last", state).items()}
+        kept = {name: torch.as_tensor(part) for name, part in below("before", state).items()}
         if kept:
             self._last = (Box if self._method.energy == "entropy" else PROPOSALS[self._method.proposal])(**kept)
 
     def state(self) -> State:
         last = self._last
         kept = {} if last is None else {field.name: getattr(last, field.name) for field in fields(last)}
-        return joined({**{name: adam.state() for name, adam in self._adams.items()}, "last": kept})
+        return joined({**{name: adam.state() for name, adam in self._adams.items()}, "before": kept})
 
     def solve(self, pool: Tensor, k: int, a: float) -> Transport:
         """Algorithm 1: train T and h for JKO step k, of length a, on the pool."""
