@@ -66,7 +66,7 @@ def check_fields(plugin: Any) -> None:
     Raises:
         UserError: the first field that has not.
     """
-    for name, limits in ranges(type(plugin)).items():
+    for name, limits in ranges(type(plugin)).items():  # pyright: ignore[reportUnknownArgumentType]
         value = getattr(plugin, name)
         if value is not None and not all(limit.holds(value) for limit in limits):
             words = " and ".join(limit.words for limit in limits)
@@ -106,7 +106,7 @@ def _ranges(hint: Any) -> Iterator[Range]:
 
 def _name(plugin: Any) -> str:
     """As on the command line: a file holds one plug-in, and its name is the file's."""
-    cls = type(plugin)
+    cls = type(plugin)  # pyright: ignore[reportUnknownVariableType]
     return cls.__module__.rpartition(".")[2] if cls.__module__ != "__main__" else cls.__name__.lower()
 
 

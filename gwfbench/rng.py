@@ -1,5 +1,8 @@
 """Randomness as an argument: one generator a seed, forked by name."""
 
+# torch.linalg has no types:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import hashlib
