@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 
 from benchmarks.plain import PlainStep
-from gwfbench import metrics
 from gwfbench.budget import Budget
 from gwfbench.commands.report import collect
 from gwfbench.info import LogDensity
+from gwfbench.metrics import choose as choose_metrics
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.report import rows
@@ -186,7 +186,7 @@ class Evaluation:
         self.truth = task.build(streams.fork("task")).truth
         self.points = self.truth.draw(17, task.points, streams.fork("points"))
         self.log_prob = self.truth.log_prob(17, self.points)
-        self.metrics = metrics.choose(task.metrics)
+        self.metrics = choose_metrics(task.metrics)
         self.streams = streams
 
     def time_all_metrics(self, dim: int) -> None:

@@ -111,7 +111,7 @@ TASK = (Path(__file__).parent / "thirdparty" / "acme_flows" / "shift.py").read_t
 BAD_TASKS = [
     ('("symkl", "bures_w2")', '["symkl"]', "class variables", "metrics = ['symkl']"),
     ("20_000", "20", "class variables", "points = 20"),
-    ("from gwfbench.rng", "from gwfbench.drive.driver import execute\nfrom gwfbench.rng", "imports", "imports gwfbench.drive.driver"),
+    ("from gwfbench.rng", "from gwfbench.drive.execute import execute\nfrom gwfbench.rng", "imports", "imports gwfbench.drive.execute"),
     ('("symkl", "bures_w2")', '("symkl", "beauty")', "gives what it offers", "no metric 'beauty'"),
     ("(start, target))", "(start,))", "gives what it offers", "a problem with Initial"),
     ("(self.horizon,)", "(self.horizon, 0.1)", "gives what it offers", "times (0.5, 0.1)"),

@@ -147,14 +147,14 @@ def _left_behind():
             group, line = os.getpgid(int(folder.name)), (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"gwfbench import forkserver" in line and not Path(f"/proc/{group}").exists():
+        if b"import forkserver" in line and not Path(f"/proc/{group}").exists():
             found.add(folder.name)
     return found
 
 
 def test_a_killed_server_is_noticed_and_replaced(plugins, tmp_path):
-    def event(what, job, run, share):
-        if what.startswith("t =") and job.identity(0).method == "deaf":
+    def event(happened):
+        if happened.kind == "progress" and happened.job.identity(0).method == "deaf":
             for pid in _servers():
                 os.kill(pid, signal.SIGKILL)
 
@@ -186,8 +186,8 @@ def test_children_die_with_a_killed_supervisor(plugins, tmp_path):
     _wait_for(lambda: not locks.is_claimed(tmp_path / "runs", key))
     jobs = list(Order.read(["tiny"], ["deaf"], "1", controls=False).jobs())
 
-    def event(what, *rest):
-        if what == "starts":  # it is taken up again, not waited for: enough
+    def event(happened):
+        if happened.kind == "start":  # it is taken up again, not waited for: enough
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -287,12 +287,12 @@ def test_a_log_keeps_its_start_and_its_end():
 
 
 def test_progress_comes_from_all_that_run(plugins, tmp_path):
-    shares = []
-    go(tmp_path, "slow", seeds="4", jobs=4, event=lambda what, job, run, share: shares.append((what, share)))
-    assert [what for what, _ in shares][:4] == ["starts"] * 4
-    assert shares[-1] == ("ended", 1.0)
-    assert [share for _, share in shares] == sorted(share for _, share in shares)
-    assert any(what == "t = 0.1" and share > 0 for what, share in shares)
+    events = []
+    go(tmp_path, "slow", seeds="4", jobs=4, event=events.append)
+    assert [event.kind for event in events][:4] == ["start"] * 4
+    assert (events[-1].kind, events[-1].share) == ("end", 1.0)
+    assert [event.share for event in events] == sorted(event.share for event in events)
+    assert any(event.kind == "progress" and event.share > 0 for event in events)
 
 
 def test_gpus_areslots(monkeypatch):

@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 
 import gwfbench
-from gwfbench.audit.today import staleness
+from gwfbench.audit.today import Today
 from gwfbench.commands.report import collect
 from gwfbench.plugins import registry
-from gwfbench.runs import order
 
 TASKS = ("toy2d:shape=moons", "toy2d:shape=swiss_roll")
 FLOW = "mmd_flow:steps=4,points=1200,batch=64"
@@ -80,12 +79,12 @@ def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
     before, _ = collect(runs)
     cls = registry.find("task", "toy2d").load()
     monkeypatch.setattr(cls, "metrics", ("sliced_w2",))
-    real = staleness
+    real = Today.why_stale
     gwfbench.run(TASKS, FLOW, 2, out=runs, force=True, isolate=False)
     newest, _ = collect(runs)
     assert set(newest["attempt"]).isdisjoint(before["attempt"])
     ours = set(newest["attempt"])
-    monkeypatch.setattr(order, "staleness", lambda: lambda run: run.attempt in ours or real()(run))
+    monkeypatch.setattr(Today, "why_stale", lambda self, run: "edited" if run.attempt in ours else real(self, run))
     pd.testing.assert_frame_equal(collect(runs)[0], before)
 
 

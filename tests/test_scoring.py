@@ -1,5 +1,6 @@
 """`score`: the runner's own numbers from kept points, and which values count."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 import gwfbench
 from gwfbench.audit import rescore
 from gwfbench.plugins import registry
-from gwfbench.runs import order
 from gwfbench.store import command_cache, fingerprint, folders
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
@@ -69,7 +69,7 @@ def test_log_densities_are_used_where_they_are_kept_and_asked_for_where_not(tmp_
     small("symkl", "kl")
     gwfbench.run(TASK, "ula:step=0.05", seeds=1, out=tmp_path)
     runs = [run for run in folders.attempts(tmp_path)[0] if run.identity.method == "still"]
-    (run,) = (order.replace(run, rows=[p for p in run.rows if p.metric != "kl"]) for run in runs)
+    (run,) = (dataclasses.replace(run, rows=[p for p in run.rows if p.metric != "kl"]) for run in runs)
     folder = next(tmp_path.glob(f"*-{run.attempt}"))
     with np.load(folder / "draws.npz") as file:
         kept = {name: values for name, values in file.items() if name.startswith("t")}
@@ -82,7 +82,7 @@ def test_log_densities_are_used_where_they_are_kept_and_asked_for_where_not(tmp_
     np.savez(folder / "draws.npz", **kept, **law)
     (one,) = rescore.score("kl", tmp_path, [run])
     theirs = [point for point in runs[0].rows if point.metric == "kl"]
-    assert [point.value for point in one.points] == pytest.approx([point.value for point in theirs], rel=1e-4)
+    assert [point.value for point in one.rows] == pytest.approx([point.value for point in theirs], rel=1e-4)
 
 
 def test_a_changed_metric_makes_only_its_values_stale_and_score_mends_them(cli, tmp_path, small, monkeypatch):

@@ -162,15 +162,17 @@ def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
         UserError: there are none.
     """
     from gwfbench.audit import rescore
-    from gwfbench.audit.today import staleness
+    from gwfbench.audit.today import Today
     from gwfbench.store import folders
     from gwfbench.store.rows import tidy
 
     runs, strange = folders.attempts(out)
     for text in strange:
         click.echo(f"left alone: {text}", err=True)
-    is_stale = staleness()
-    newest = {run.identity.key: run for run in runs if not is_stale(run)}  # a newer stale attempt hides no fresh one
+    today = Today()
+    newest = {
+        run.identity.key: run for run in runs if not today.why_stale(run)
+    }  # a newer stale attempt hides no fresh one
     fresh, stale = list(newest.values()), len({run.identity.key for run in runs}) - len(newest)
     if stale:
         click.echo(f"left out: {stale} stale runs, made by other code than today's; run them again", err=True)
