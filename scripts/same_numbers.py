@@ -1,10 +1,10 @@
-"""Whether a refactoring changes a number: every cell of the committed results at smoke size, by two versions of the code.
+"""Whether a refactoring changes a number: cells of the committed results at smoke size, by two versions of the code.
 
     python scripts/same_numbers.py BASE [--jobs 2] [--task gmm] [--method vjko] [--keep FOLDER]
 
 BASE is a commit. Each (task, method) of results/*/rows.csv is run by BASE and by the working tree with the `smoke`
 fields of the two, which make it end in seconds, and two seeds; controls too. Compared, bit by bit, are status, values,
-standard errors, numbers of points and oracle calls of all rows. What agrees is written to results/same_numbers.json,
+standard errors, numbers of points and oracle calls of all rows. What agrees is added to results/same_numbers.json,
 which scripts/restamp.py reads. Exit code 1 if a cell differs. All cells take about half an hour of two cores per side.
 """
 
@@ -92,6 +92,14 @@ def ends(out: Path) -> Ends:
     return found
 
 
+def keep(base: str, same: list[Cell], other: list[Cell]) -> None:
+    """Add what agrees to the file, and take out what does not."""
+    known: dict[str, list[list[str]]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    cells = ({tuple(cell) for cell in known.get(base, [])} - set(other)) | set(same)
+    known[base] = [list(cell) for cell in sorted(cells)]
+    KEPT.write_text(json.dumps(known, indent=1) + "\n")
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("base", help="commit to compare with")
@@ -100,7 +108,8 @@ def main() -> None:
     words.add_argument("--method", action="append", default=[], help="only this method (repeatable)")
     words.add_argument("--keep", type=Path, help="folder of the runs: what is finished there is not run again")
     asked = words.parse_args()
-    base = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=12", asked.base], capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip  # noqa: E501
+    named = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=12", asked.base], capture_output=True, check=True)
+    base = named.stdout.decode().strip()
     wanted = cells(asked.task, asked.method)
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="same-numbers-"))
     tree = folder / f"tree-{base}"
@@ -110,18 +119,16 @@ def main() -> None:
         subprocess.run(["tar", "-x", "-C", tree], input=packed, check=True)
     before = run(tree, wanted, folder / f"runs-{base}", asked.jobs)
     now = run(ROOT, wanted, folder / "runs", asked.jobs)
-    same, other = [], []
-    for (task, method), smoke in wanted.items():
+    same: list[Cell] = []
+    other: list[Cell] = []
+    for cell, smoke in wanted.items():
         pairs = [(before.get((*smoke, seed)), now.get((*smoke, seed))) for seed in (0, 1)]
         good = all(one is not None and one == another for one, another in pairs)
-        (same if good else other).append({"task": task, "method": method, "smoke_task": smoke[0], "smoke_method": smoke[1]})  # fmt: skip  # noqa: E501
-    for cell in other:
-        print(
-            f"differs, or did not run: {cell['task']} {cell['method']} (as {cell['smoke_task']} {cell['smoke_method']})"
-        )
+        (same if good else other).append(cell)
+        if not good:
+            print(f"differs, or did not run: {' '.join(cell)} (as {' '.join(smoke)})")
     print(f"{len(same)} of {len(wanted)} cells give the same numbers bit by bit under {base} and the working tree")
-    if not (asked.task or asked.method):
-        KEPT.write_text(json.dumps({"base": base, "same": same, "other": other}, indent=1) + "\n")
+    keep(base, same, other)
     sys.exit(bool(other))
 
 
