@@ -1,7 +1,9 @@
-# make demo   a first comparison in about two minutes      make test   lint, types, tests
-# make quick  lint, and the tests that are over within a minute
-# make test-slurm  plans on a real Slurm, installed on this machine (Debian, root)
-# make bench  speed of the working tree, through asv       make clean  remove what the others made
+# make demo        a first comparison, in about two minutes
+# make quick       lint, and the tests that end within a minute
+# make test        lint, types, all tests
+# make test-slurm  plans on a real Slurm, which it installs on this machine (Debian, root)
+# make bench       speed of the working tree, measured by asv
+# make clean       remove what the others made
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -24,6 +26,7 @@ test-slurm: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: .venv/ready
 	$(BIN)/pyright

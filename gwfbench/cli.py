@@ -1,4 +1,4 @@
-"""The command line: what ends it, and its commands."""
+"""The command line: its commands, and its exit codes."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("gwfbench: interrupted; what was finished is kept, the same command goes on from there", err=True)
+        click.echo("gwfbench: interrupted; finished runs are kept, and the same command resumes from there", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: nobody is left to tell
+        sys.stderr.close()  # the reader of our output has gone
         sys.exit(141)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def cli() -> None:
-    """Benchmark and reproducibility suite for Wasserstein gradient flows."""
+    """Run, time and judge Wasserstein-gradient-flow methods on problems with known answers."""
 
 
 for command in (list_, run, exec_, submit, status, score, verify, report, reproduce, calibrate, check):

@@ -8,6 +8,9 @@ A method sees only the `Problem`; metrics and controls see the `Truth` too. Shap
 first, S = 1 included), n points, d dimensions (or c, h, w for images); log-densities are (S, n).
 """
 
+# An annotation in `Problem.grid` would change the code hash of every run:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,8 @@
 """Randomness as an argument: one generator a seed, forked by name."""
 
+# torch.linalg has no types:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -78,12 +81,13 @@ class Streams:
             )
         x = self.normal(n, d)
         cut = max(n // block - 1, 0) * block
-        parts = [x[:, :cut].unflatten(1, (-1, block)), x[:, cut:].unsqueeze(1)]  # each (S, blocks, points, d)
+        # each (S, blocks, points, d)
+        parts: list[Tensor] = [x[:, :cut].unflatten(1, (-1, block)), x[:, cut:].unsqueeze(1)]
         return torch.cat([_whiten(part).flatten(1, 2) for part in parts if part.shape[1]], 1)
 
 
 def _whiten(x: Tensor) -> Tensor:
     """Affine image of each block (..., n, d) with mean 0 and covariance I, computed in float64."""
     centered = x.double() - x.mean(-2, keepdim=True, dtype=torch.float64)
-    root = torch.linalg.cholesky(centered.mT @ centered / x.shape[-2])
+    root: Tensor = torch.linalg.cholesky(centered.mT @ centered / x.shape[-2])
     return torch.linalg.solve_triangular(root, centered.mT, upper=False).mT.to(x.dtype)

@@ -1,16 +1,24 @@
-"""What the README promises, run as it stands."""
+"""What the README and the other pages for developers promise, run or looked up as it stands."""
 
 import re
 import textwrap
 from pathlib import Path
 
+import click
 import pytest
+import torch
 
 import gwfbench
 from gwfbench.plugins import registry
+from gwfbench.protocol import Judged
+from gwfbench.rng import Streams
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results/README.md", *ROOT.glob("docs/**/*.md"),
+         *ROOT.glob(".github/**/*.md")]  # fmt: skip
+MADE = ("results/runs", "results/mine", "aside/", "slurm/")  # by runs
+IN_PLACE = (ROOT, ROOT / "gwfbench")  # where a path in code begins
 
 
 @pytest.fixture
@@ -43,23 +51,44 @@ def test_the_tutorial_is_as_short_as_it_says(tutorial):
     assert len(body.splitlines()) <= 35
 
 
+def test_the_tutorial_s_metric_tells_a_law_from_the_truth():
+    (code,) = re.findall(r'```python\n("""Distance from the origin.*?)```', README, flags=re.S)
+    scope = {}
+    exec(compile(code, "README", "exec"), scope)
+    streams = Streams((0, 1, 2))
+    truth = registry.parse("task", "ou").build(streams).truth
+    points = truth.draw(0, 4096, streams.fork("law"))
+
+    def value(points):
+        return scope["radius"].evaluate(Judged(points, None, truth, 0, streams.fork("eval")))
+
+    assert truth.lacks(scope["radius"], "none") == ""
+    good, bad = value(points), value(2 * points)
+    assert torch.all(good.value < 5 * good.se)
+    assert torch.all(bad.value > 10 * bad.se)
+    assert good.n == 4096
+
+
 def test_make_demo_is_the_command_shown():
     makefile = (ROOT / "Makefile").read_text()
     (shown,) = re.findall(r"```sh\n\.venv/bin/python -m gwfbench (run [^\n]*)\n```", README)
     assert f"$(RUN) {shown}" in makefile
 
 
+def options_of(command):
+    """The options of a command and of those below it."""
+    for param in command.params:
+        yield from (*param.opts, *param.secondary_opts)
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from options_of(inner)
+
+
 def test_every_option_that_the_readme_names_exists():
     from gwfbench.cli import cli
 
-    options = {
-        opt
-        for command in cli.commands.values()
-        for param in command.params
-        for opt in (*param.opts, *param.secondary_opts)
-    }
     text = "\n".join(line for line in README.splitlines() if "make" not in line and "pytest" not in line)
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= options
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= set(options_of(cli))
 
 
 def test_the_python_example_is_the_public_interface():
@@ -67,3 +96,36 @@ def test_the_python_example_is_the_public_interface():
     for name in re.findall(r"gwfbench\.(\w+)\(", code):
         assert name in gwfbench.__all__
     compile(textwrap.dedent(code), "README", "exec")
+
+
+def paths_in(text):
+    """What inline code names with a slash or a file's ending, and what links point to in the checkout."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    for code in re.findall(r"`([^`]+)`", prose):
+        word = code.partition("::")[0]
+        if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*/?", word) and (
+            "/" in word or re.search(r"\.(py|toml|md|cff|yml)$", word)
+        ):
+            yield word, IN_PLACE
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
+        if "://" not in link:
+            yield link, ()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_that_a_page_names_exists(page):
+    named = [(word, places or (page.parent,)) for word, places in paths_in(page.read_text())]
+    assert named
+    missing = {word for word, places in named if not any(list(place.glob(word)) for place in places)}
+    missing -= {word for word in missing if "/" not in word and list(page.parent.glob(f"*/{word}"))}  # one a folder
+    assert {word for word in missing if not word.startswith(MADE)} == set()
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    (tree,) = re.findall(r"```\n(gwfbench/\n.*?)```", README, flags=re.S)
+    shown = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.startswith("  ")}
+    rooms = {path.parent.name for path in ROOT.glob("gwfbench/*/__init__.py")}
+    assert rooms <= shown
+    for line in tree.splitlines()[1:]:
+        place = ROOT / "gwfbench" if line.startswith("  ") else ROOT
+        assert (place / line.split()[0]).exists()

@@ -21,29 +21,29 @@ OUT = click.option(
     show_default=True,
     help="Folder of the runs.",
 )
-METRIC = click.option("--metric", "chosen", multiple=True, help="Show only this metric (repeatable).")
+METRIC = click.option("--metric", "chosen", multiple=True, help="Metric to show (repeatable).  [default: all]")
 
 _EXECUTION = (
-    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch and BLAS, a run."),
-    click.option("--jobs", type=click.IntRange(1), help="Runs at once.  [default: 1 on the CPU, one a GPU]"),
-    click.option("--gpus", default="", help="GPUs of --device cuda: 0,1; 0,0 for two runs on one.  [default: all]"),
-    click.option("--timeout", type=float, help="Seconds of wall time of a run, evaluation included."),
-    click.option("--memory", type=float, help="GiB of a run, in all its processes."),
-    click.option("--retry", default="", help="Run again what ended so: error,oom,timeout,diverged."),
-    click.option("--force", is_flag=True, help="Run again what is finished."),
+    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads per run."),
+    click.option("--jobs", type=click.IntRange(1), help="Number of runs at once.  [default: 1 on the CPU, 1 per GPU]"),
+    click.option("--gpus", default="", help="GPUs for --device cuda: 0,1; 0,0 puts two runs on one.  [default: all]"),
+    click.option("--timeout", type=float, help="Limit on the wall time of each run, in seconds.  [default: none]"),
+    click.option("--memory", type=float, help="Limit on the memory of each run, in GiB.  [default: none]"),
+    click.option("--retry", default="", help="Statuses of runs to repeat: error,oom,timeout,diverged."),
+    click.option("--force", is_flag=True, help="Repeat finished runs."),
     click.option(
-        "--isolate/--no-isolate", default=True, show_default=True, help="Each run in a process of its own; or all in "
-        "this one, for a debugger."
+        "--isolate/--no-isolate", default=True, show_default=True, help="Each run in a process of its own, or all in "
+        "this one (for a debugger)."
     ),
     click.option(
-        "--curve/--no-curve", default=True, show_default=True, help="Where only the limit counts: judge about 20 laws "
-        "on the way too; or the last alone, which may take most of the time away."
+        "--curve/--no-curve", default=True, show_default=True, help="Judge about 20 laws on the way where only the "
+        "limit counts, or the last law alone, which can be much quicker."
     ),
 )  # fmt: skip
 
 
 def execution(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how runs are performed; `read_execution` makes them `Options`."""
+    """Add the options that say how runs are performed; `read_execution` turns them into `Options`."""
     for option in reversed(_EXECUTION):
         command = option(command)
     return command
@@ -80,7 +80,7 @@ PLUGIN = click.Option(
     expose_value=False,
     is_eager=True,
     callback=_known,
-    help="A file with a task or method of yours, known by the file's name (repeatable).",
+    help="File with a task or method of your own, named like the file (repeatable).",
 )
 
 

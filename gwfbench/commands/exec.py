@@ -15,16 +15,26 @@ from gwfbench.errors import require
 
 @click.command("exec")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--shard", default="1/1", show_default=True, help="Which part of how many: 2/5.")
-@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@click.option(
+    "--shard", default="1/1", show_default=True, help="Part of the plan to carry out: 2/5 is the second of five."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="Format of standard output.",
+)
 @execution
 @METRIC
 @OUT
 def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path, **how: Any) -> None:
-    """Carry out a plan that `run --plan FILE` wrote, or one part of it.
+    """Carry out a plan of `run --plan`, or one part of it.
 
-    All lines are checked before anything runs. What is finished under --out is not run again; the parts may run
-    anywhere, at once, and under one --out, where `report` finds their rows together. Exit codes are those of run.
+    All lines are checked before anything runs. Runs that are finished under --out are not repeated. Parts may run on
+    different machines at the same time and share one --out, where `report` finds all their rows. Exit codes are those
+    of `run`.
     """
     part, parts = _read_shard(shard)
     from gwfbench.runs import plan

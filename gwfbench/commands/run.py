@@ -23,19 +23,38 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--task", "tasks", multiple=True, help="name or name:key=value,key=value (repeatable).")
-@click.option("--method", "methods", multiple=True, help="name or name:key=value,key=value (repeatable).")
+@click.option("--task", "tasks", multiple=True, help="Task: NAME or NAME:KEY=VALUE,KEY=VALUE (repeatable).")
+@click.option("--method", "methods", multiple=True, help="Method: NAME or NAME:KEY=VALUE,KEY=VALUE (repeatable).")
 @click.option(
-    "--seeds", default="3", show_default=True, help="How many (3 means 0 1 2), or which: 3,5,8; one alone: 7,"
+    "--seeds",
+    default="3",
+    show_default=True,
+    help="Number of seeds (3: seeds 0, 1 and 2), or a list of seeds: 3,5,8; a list of one: 7,",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--dtype", default="float32", show_default=True, help="float32 or float64.")
+@click.option("--device", default="cpu", show_default=True, help="Device to compute on: cpu, cuda, cuda:1, ...")
 @click.option(
-    "--budget", default="", help="Of a run: seconds=60,steps=100,score_calls=1e6,log_prob_calls=,draw_calls=1e6."
+    "--dtype", default="float32", show_default=True, help="Precision of floating-point numbers: float32 or float64."
 )
-@click.option("--controls/--no-controls", default=True, show_default=True, help="Run exact and still too.")
-@click.option("--plan", type=click.Path(path_type=Path), help="Run nothing: write the runs into this file, for exec.")
-@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@click.option(
+    "--budget",
+    default="",
+    help="Limits on the training of each run, for example seconds=60,steps=100; names: seconds, "
+    "steps, score_calls, log_prob_calls, draw_calls.  [default: none]",
+)
+@click.option(
+    "--controls/--no-controls", default=True, show_default=True, help="Run the controls, exact and still, as well."
+)
+@click.option(
+    "--plan", type=click.Path(path_type=Path), help="File to write the runs into, for `exec`, instead of running them."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="Format of standard output.",
+)
 @execution
 @METRIC
 @OUT
@@ -45,9 +64,9 @@ def run(
 ) -> None:  # fmt: skip
     """Run methods on tasks, judge them, and print the leaderboard.
 
-    What is finished under --out is not run again, failures included: --retry says which; what was killed is always
-    taken up. Several commands may share --out. Exit code: 0 if every run ended well, 1 if one failed, 2 for a mistake
-    in the command, 130 for an interrupt.
+    Runs that are finished under --out are not repeated, failed ones included; --retry repeats failed ones, and killed
+    runs are always resumed. Several commands may share one --out. Exit code: 0 if every run ended well, 1 if a run
+    failed, 2 for a mistake in the command, 130 after an interrupt.
     """
     for name in tasks:  # a typing error need not wait for torch
         registry.find("task", registry.head(name))

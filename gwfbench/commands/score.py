@@ -14,14 +14,19 @@ from gwfbench.plugins import registry
 
 
 @click.command()
-@click.option("--metric", "name", required=True, help="Which metric, new or newer than the rows'.")
-@click.option("--task", "tasks", multiple=True, help="Only this task, name or name:key=value (repeatable).")
-@click.option("--method", "methods", multiple=True, help="Only this method, name or name:key=value (repeatable).")
+@click.option("--metric", "name", required=True, help="Metric to evaluate: a new one, or one that has changed.")
+@click.option(
+    "--task", "tasks", multiple=True, help="Task to score: NAME or NAME:KEY=VALUE (repeatable).  [default: all]"
+)
+@click.option(
+    "--method", "methods", multiple=True, help="Method to score: NAME or NAME:KEY=VALUE (repeatable).  [default: all]"
+)
 @OUT
 def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path) -> None:
-    """Evaluate a metric on the points that finished runs keep, without training; `report` shows it then.
+    """Evaluate a metric on the points that runs kept.
 
-    Exit code: 0 if a run was scored, or had values that count; 1 if none could be; 2 for a mistake in the command.
+    Nothing is trained again, and `report` shows the new values. Exit code: 0 if a run was scored or was up to date, 1
+    if none could be scored, 2 for a mistake in the command.
     """
     from gwfbench.audit import rescore
     from gwfbench.store import folders

@@ -18,16 +18,25 @@ if TYPE_CHECKING:
 
 AS_RUN = {"tasks", "methods", "seeds", "device", "dtype", "budget", "controls", "out"}
 SHARED = [one for one in run.params if one.name in AS_RUN]
-PLAN = click.Option(["--plan"], type=click.Path(path_type=Path), help="The runs of a file that `run --plan` wrote.")
-FORM = click.Option(["--format", "form"], type=click.Choice(["table", "json"]), default="table", show_default=True)
+PLAN = click.Option(
+    ["--plan"], type=click.Path(path_type=Path), help="Plan, written by `run --plan`, whose runs to look up."
+)
+FORM = click.Option(
+    ["--format", "form"],
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Format of standard output.",
+)
 
 
 @click.command(params=[*SHARED, PLAN, FORM])
 def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, out: Path, form: str, **rest: Any):
-    """How runs stand under --out, and how long those that are left will take.
+    """State of the runs, and an estimate of the time left.
 
-    The runs are those of the same words after `run`, or of a plan, or, with neither, all that were ever tried under
-    --out. Exit code: 0 if all are done, 1 if not, 2 for a mistake in the command.
+    Give the options of a `run` command, or a plan; with neither, all runs that were ever tried under --out are shown.
+    States: done, failed, stale (made by code that has changed since), killed, running, missing. Exit code: 0 if all are
+    done, 1 if not, 2 for a mistake in the command.
     """
     require(
         not (plan and (tasks or methods)), "--plan and --task or --method", "one of them", "the plan says which runs"
@@ -58,7 +67,7 @@ def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, 
 
 
 def summary(found: list[Standing]) -> str:
-    """How many runs are in which state, and the time that the rest will take, one after another."""
+    """Number of runs in each state, and the time that the rest will take, one after another."""
     from gwfbench.audit.status import LEFT
 
     counts = Counter(one.state for one in found)
@@ -69,7 +78,7 @@ def summary(found: list[Standing]) -> str:
     if known:
         text += f"; the rest will take about {_span(sum(known))}, one after another"
     if len(known) < len(left):
-        text += f"; nobody knows how long {len(left) - len(known)} of them take: their methods have not run yet"
+        text += f"; no estimate for {len(left) - len(known)} of them: their methods have never been run"
     return text
 
 

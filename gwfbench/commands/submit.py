@@ -21,29 +21,42 @@ if TYPE_CHECKING:
 @click.command(context_settings={"ignore_unknown_options": False})
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("words", nargs=-1, metavar="[-- OPTIONS OF EXEC]")
-@click.option("--shards", type=click.IntRange(1), required=True, help="How many parts, each a job of the array.")
-@click.option("--parallel", type=click.IntRange(1), help="How many at once; none: all.")
-@click.option("--partition", default="", help="None: the cluster's default.")
 @click.option(
-    "--time", "limit", default="4:00:00", show_default=True, help="Of a job, as Slurm writes it: 90, 4:00:00."
+    "--shards", type=click.IntRange(1), required=True, help="Number of parts of the plan, each one job of the array."
 )
-@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="Of a job.")
-@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="Of a job.")
-@click.option("--mem", default="", help="Of a job: 4G. None: the cluster's default.")
-@click.option("--slurm", "extra", multiple=True, help="Another option of sbatch: account=me, exclusive (repeatable).")
-@click.option("--wait", is_flag=True, help="Wait for the array, then report like run.")
-@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@click.option("--parallel", type=click.IntRange(1), help="Maximum number of jobs at once.  [default: all]")
+@click.option("--partition", default="", help="Slurm partition.  [default: the cluster's]")
+@click.option(
+    "--time",
+    "limit",
+    default="4:00:00",
+    show_default=True,
+    help="Time limit of each job, as Slurm writes it: 90 (minutes), 4:00:00.",
+)
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="Number of GPUs per job.")
+@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU cores per job.")
+@click.option("--mem", default="", help="Memory per job: 4G.  [default: the cluster's]")
+@click.option("--slurm", "extra", multiple=True, help="Further option of sbatch: account=me, exclusive (repeatable).")
+@click.option("--wait", is_flag=True, help="Wait until the array has ended, then report as `run` does.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="Format of standard output.",
+)
 @METRIC
 @OUT
 def submit(
     file: Path, words: tuple[str, ...], shards: int, parallel: int | None, partition: str, limit: str, gpus: int,
     cpus: int, mem: str, extra: tuple[str, ...], wait: bool, form: str, chosen: tuple[str, ...], out: Path,
 ) -> None:  # fmt: skip
-    """Carry out a plan as one Slurm job array; only what is neither finished nor queued is submitted.
+    """Carry out a plan as one Slurm job array.
 
-    A job that is preempted or out of time is put back into the queue and goes on from what it kept. Logs are in
-    slurm/ under --out, a folder that all nodes share. Exit code with --wait: that of run, and 1 if a run is not
-    finished.
+    Only runs that are neither finished nor queued are submitted. A job that is preempted or out of time goes back into
+    the queue and resumes from its last checkpoint. Logs are in slurm/ under --out, which must be a folder that all
+    nodes share. Exit code with --wait: that of `run`, and 1 if a run is not finished.
     """
     options = _read_words(file, words)
     from gwfbench.runs import plan, slurm

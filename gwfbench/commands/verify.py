@@ -13,19 +13,30 @@ from gwfbench.commands.report import collect, limit
 
 
 @click.command()
-@click.option("--count", type=click.IntRange(1), default=3, show_default=True, help="How many runs.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the choice of runs.")
-@click.option("--task", "tasks", multiple=True, help="Only this task, name or name:key=value (repeatable).")
-@click.option("--method", "methods", multiple=True, help="Only this method, name or name:key=value (repeatable).")
-@click.option("--rows", type=click.Path(path_type=Path), help="A CSV of points instead of --out, as results/rows.csv.")
+@click.option("--count", type=click.IntRange(1), default=3, show_default=True, help="Number of runs to repeat.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed for the choice of runs."
+)
+@click.option(
+    "--task", "tasks", multiple=True, help="Task to verify: NAME or NAME:KEY=VALUE (repeatable).  [default: all]"
+)
+@click.option(
+    "--method", "methods", multiple=True, help="Method to verify: NAME or NAME:KEY=VALUE (repeatable).  [default: all]"
+)
+@click.option(
+    "--rows",
+    type=click.Path(path_type=Path),
+    help="CSV of rows, such as results/ou/rows.csv, to take runs from instead of --out.",
+)
 @OUT
 def verify(
     count: int, seed: int, tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, out: Path
 ) -> None:
-    """Run finished runs again from their rows alone: identical, within tolerance, or different, and with which value.
+    """Repeat finished runs from their rows alone, and compare.
 
-    The verdicts are kept in verified.jsonl under --out, and `report` counts them. Exit code: 0 if all are identical or
-    within tolerance, 1 if one is different or could not be run, 2 for a mistake in the command.
+    The verdict on each is identical (every bit), within tolerance, or different, with the value that differs. Verdicts
+    are kept in verified.jsonl under --out, and `report` counts them. Exit code: 0 if all are identical or within
+    tolerance, 1 if one is different or could not be run, 2 for a mistake in the command.
     """
     from gwfbench.audit import verify as again
     from gwfbench.report import rows as kept_rows
