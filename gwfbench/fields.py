@@ -20,6 +20,7 @@ range of your own a name, as the ones below have.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import types
 import typing
@@ -73,8 +74,9 @@ def check_fields(plugin: Any) -> None:
     Raises:
         UserError: the first field whose value is outside.
     """
-    name = _name(type(plugin))
-    for field, (optional, choices, limits) in _rules(type(plugin)).items():
+    cls: type = plugin.__class__
+    name = _name(cls)
+    for field, (optional, choices, limits) in _rules(cls).items():
         value = getattr(plugin, field)
         if value is None and optional:
             continue
@@ -100,7 +102,7 @@ def refuse(plugin: Any, *names: str, when: bool, expected: str, fix: str = "") -
     """
     if when:
         got = ",".join(f"{name}={_text(getattr(plugin, name))}" for name in names)
-        raise UserError(f"{_name(type(plugin))}:{got}", expected, fix or f"change {names[0]}, or leave it out")
+        raise UserError(f"{_name(plugin.__class__)}:{got}", expected, fix or f"change {names[0]}, or leave it out")
 
 
 def ranges(cls: type) -> dict[str, tuple[Range, ...]]:
@@ -112,10 +114,10 @@ def ranges(cls: type) -> dict[str, tuple[Range, ...]]:
 def _rules(cls: type) -> dict[str, tuple[bool, tuple[Any, ...], tuple[Range, ...]]]:
     """By field: whether it may be None, the values of its `Literal`, its ranges."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    found = {}
+    found: dict[str, tuple[bool, tuple[Any, ...], tuple[Range, ...]]] = {}
     for field in dataclasses.fields(cls):
         parts = list(_parts(hints[field.name]))
-        choices = tuple(value for part in parts if isinstance(part, tuple) for value in part)
+        choices = tuple(itertools.chain.from_iterable(part for part in parts if type(part) is tuple))
         limits = tuple(part for part in parts if isinstance(part, Range))
         if choices or limits:
             found[field.name] = (type(None) in parts, choices, limits)
@@ -138,7 +140,7 @@ def _parts(hint: Any) -> Iterator[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return type(value) is not bool and isinstance(value, Real)
 
 
 _NAMES: dict[type, str] = {}  # of plug-ins that are not named after their file
