@@ -51,11 +51,15 @@ def test_make_demo_is_the_command_shown():
 def test_every_option_that_the_readme_names_exists():
     from gwfbench.cli import cli
 
+    commands = [
+        one for command in cli.commands.values() for one in (command, *getattr(command, "commands", {}).values())
+    ]
     options = {
         opt
-        for command in cli.commands.values()
+        for command in commands
         for param in command.params
         for opt in (*param.opts, *param.secondary_opts)
+        if not getattr(param, "hidden", False)
     }
     text = "\n".join(line for line in README.splitlines() if "make" not in line and "pytest" not in line)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= options

@@ -1,4 +1,4 @@
-"""Draws of laws that runs have kept, and beside them draws of P_0 and of the truth."""
+"""Draws that runs have kept of their laws, and draws of P_0 and of the truth to show with them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def folders(out: Path) -> dict[str, Path]:
 
 
 def read(folder: Path, most: int | None = None) -> Draws | None:
-    """The kept laws of one attempt; none if there are none, or they are not finite.
+    """The kept laws of one attempt; None if there are none, or they are not finite.
 
     Args:
-        most: laws, spread evenly over all.
+        most: largest number of laws, spread evenly over all; None: all.
     """
     try:
         run = store.read(folder)
@@ -47,12 +47,12 @@ def read(folder: Path, most: int | None = None) -> Draws | None:
         return None
     if not laws or not all(np.isfinite(law).all() for law in laws):
         return None
-    times = {point.step: point.t for point in run.rows}
+    times = {row.step: row.t for row in run.rows}
     return Draws(run, [f"step {step}" if times.get(step) is None else f"t = {times[step]:.3g}" for step in steps], laws)
 
 
 def ends(run: Run, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws of P_0, and of the truth at the last judged time where anybody has them.
+    """Draws of P_0, and of the truth at the last judged time; None where it can't be drawn.
 
     Raises:
         UserError: the task can't be built any more.

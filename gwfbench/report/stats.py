@@ -1,4 +1,4 @@
-"""What a board of a few seeds can tell: pairwise tests, tiers, detectable differences, scores over tasks, profiles.
+"""What a board of a few seeds can tell: intervals, pairwise tests, tiers, detectable differences, scores, profiles.
 
 A replicate is a seed, and seeds are paired: methods see the same problem and the same evaluation noise under one seed.
 
@@ -6,13 +6,20 @@ A replicate is a seed, and seeds are paired: methods see the same problem and th
                A permutation test's p is at least 2^(1 - S), 0.06 for five seeds: it could never tell two methods apart
     Holm       of all pairs on a board at once (Holm 1979), level 5 %
     tiers      letters: methods that share one are not told apart (compact letter display, Piepho 2004); all others are
-    failures   a failed seed counts as the worst value that anybody has on that board, `still` included
+    failures   a failed seed counts as the worst value on its board, `still` included
+    interval   percentile bootstrap of the median over S seeds, exactly and not by drawing: the sorted resample has
+                   P(x*_(k) <= x_i) = P(Bin(S, i/S) >= k)
+               and for even S = 2 m, where the median is the mean of the two in the middle,
+                   P(x*_(m) <= x_i, x*_(m+1) <= x_j)
+                       = P(Bin(S, i/S) > m) + C(S, m) (i/S)^m [(1 - i/S)^m - (1 - j/S)^m],   i <= j
+               (Efron 1979; Hutson and Ernst 2000)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from string import ascii_lowercase
 
@@ -161,3 +168,49 @@ def profile(costs: Mapping[str, Sequence[float]], factors: Iterable[float]) -> d
 def to_target(curve: Sequence[tuple[float, float]], target: float) -> float:
     """The least cost at which a curve of (cost, value), lower better, is at the target; inf if never."""
     return min((cost for cost, value in curve if value <= target), default=math.inf)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the median of sorted values, exact; none for one value."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    if len(values) % 2:
+        medians, chances = values, _odd(len(values))
+    else:
+        x = np.array(values)
+        medians, chances = ((x[:, None] + x) / 2).ravel().tolist(), _even(len(values))
+    ordered = sorted(zip(medians, chances, strict=True))
+    return _quantile(ordered, LEVEL / 2), _quantile(ordered, 1 - LEVEL / 2)
+
+
+def _quantile(ordered: Iterable[tuple[float, float]], share: float) -> float:
+    """The least value up to which the probabilities of ordered (value, probability) add up to this share."""
+    below = 0.0
+    for value, chance in ordered:
+        below += chance
+        if below >= share - 1e-9:
+            return value
+    raise ValueError(f"probabilities that add up to {below}, which is less than {share}")
+
+
+@cache
+def _odd(size: int) -> list[float]:
+    """P(the median of a resample is the i-th smallest), (S,)."""
+    return np.diff([_tail(size, (size + 1) // 2, i / size) for i in range(size + 1)]).tolist()
+
+
+@cache
+def _even(size: int) -> list[float]:
+    """P(the two in the middle of a resample are the i-th and the j-th smallest), (S * S,)."""
+    m = size // 2
+    both = np.zeros((size + 1, size + 1))
+    for i in range(size + 1):
+        for j in range(size + 1):
+            p, q = min(i, j) / size, j / size
+            both[i, j] = _tail(size, m + 1, p) + math.comb(size, m) * p**m * ((1 - p) ** m - (1 - q) ** m)
+    return np.diff(np.diff(both, axis=0), axis=1).ravel().tolist()
+
+
+def _tail(size: int, least: int, p: float) -> float:
+    """P(Bin(size, p) >= least)."""
+    return math.fsum(math.comb(size, k) * p**k * (1 - p) ** (size - k) for k in range(least, size + 1))
