@@ -112,7 +112,7 @@ def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
     """Write one self-contained HTML page to FILE.
 
     It has sortable leaderboards, plots, particles and images, and for every number the runs behind it. It needs no
-    network. With --rows there are no particles and no images. (Extra: report.)
+    network. With --rows there are no particles and no images. Needs: pip install 'gwfbench[report]'.
     """
     rows, facts = _checked(chosen, where)
     from gwfbench.report.page import build
@@ -128,10 +128,10 @@ def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
 @METRIC
 @selection
 def figures(folder: Path, chosen: tuple[str, ...], **where: Any) -> None:
-    """Draw figures for papers into FOLDER, one column wide, as PNG and PDF.
+    """Draw figures for papers into FOLDER (PNG and PDF).
 
-    For each task: quality against training time, and the curve along the flow or along training. Without --metric, of
-    each task's first metric. (Extra: report.)
+    For each task: quality against training time, and quality along the flow or along training; one column wide.
+    Without --metric, of each task's first metric. Needs: pip install 'gwfbench[report]'.
     """
     rows, _ = _checked(chosen, where)
     from gwfbench.report.figures.papers import draw
@@ -149,7 +149,7 @@ def pictures(folder: Path, **where: Any) -> None:
     """Draw the laws of runs into FOLDER, one PNG per task.
 
     In the plane: field, paths and last law of each method; of images, a grid for each method. This needs the points
-    that runs keep, and so the folder of the runs. (Extra: report.)
+    that runs keep, so there is no --rows. Needs: pip install 'gwfbench[report]'.
     """
     rows, _ = selected(csv=None, **where)
     from gwfbench.report.figures.flows import draw

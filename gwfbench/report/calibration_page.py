@@ -64,7 +64,7 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 def keep(plan: Plan, page: Path | None) -> Iterator[tuple[Row, bool]]:
     """`calibrate.measure`, each row written as soon as it is there; those of the page's CSV are not measured again."""
-    old = {(row.task, row.metric): row for row in read(beside(page))} if page else {}
+    old = {(row.task, row.metric): row for row in read(csv_of(page))} if page else {}
     for row, new in measure(plan, tuple(old.values())):
         old[row.task, row.metric] = row
         if page and new:
@@ -72,7 +72,7 @@ def keep(plan: Plan, page: Path | None) -> Iterator[tuple[Row, bool]]:
         yield row, new
 
 
-def beside(page: Path) -> Path:
+def csv_of(page: Path) -> Path:
     """The CSV of a page of this name.
 
     Raises:
@@ -85,8 +85,8 @@ def beside(page: Path) -> Path:
 
 def write(page: Path, rows: Iterable[Row]) -> None:
     """The CSV, whole or not at all, and then the page that is made from it."""
-    _put(beside(page), to_csv(rows))
-    _put(page, markdown(read(beside(page))))
+    _put(csv_of(page), to_csv(rows))
+    _put(page, markdown(read(csv_of(page))))
 
 
 def _put(path: Path, text: str) -> None:

@@ -3,8 +3,8 @@
     FOLDER/rows.csv, environments.json; verified.jsonl, page.toml where there are any
         -> FOLDER/leaderboard.md, leaderboard.csv, leaderboard.tex
     ROOT/*/rows.csv -> ROOT/leaderboard.md: the pages, and scores over all of their tasks
-                    -> ROOT/papers/*.md: published numbers beside these
-    README.md beside ROOT: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
+                    -> ROOT/papers/*.md: published numbers next to these
+    README.md next to ROOT: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
 
 page.toml: `title`, `metrics` (which, in this order), `pivot` (one table per metric, tasks side by side), `ablate`
 (key=value: also the effect of this field).

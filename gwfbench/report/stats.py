@@ -31,15 +31,15 @@ POWER = 0.8  # of a detectable difference
 Values = Mapping[str, Mapping[int, float]]  # by contestant and seed; nan or inf is a failure
 
 
-def on_scale(values: Values, beside: Iterable[float] = ()) -> tuple[dict[str, dict[int, float]], bool]:
+def on_scale(values: Values, others: Iterable[float] = ()) -> tuple[dict[str, dict[int, float]], bool]:
     """The values with failures made the worst on the board, and whether they are logarithms now.
 
     Args:
         values: lower must be better, here and below.
-        beside: values of others on the same board.
+        others: values of others (controls) on the same board.
     """
-    everybody = [*beside, *(value for seeds in values.values() for value in seeds.values())]
-    finite = [value for value in everybody if math.isfinite(value)]
+    every = [*others, *(value for seeds in values.values() for value in seeds.values())]
+    finite = [value for value in every if math.isfinite(value)]
     worst = max(finite, default=0.0)
     positive = bool(finite) and min(finite) > 0
     scale = math.log if positive else float
@@ -82,20 +82,20 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def told_apart(values: Values, beside: Iterable[float] = ()) -> set[frozenset[str]]:
+def told_apart(values: Values, others: Iterable[float] = ()) -> set[frozenset[str]]:
     """The pairs of contestants whose difference is no noise, at 5 % for all pairs together."""
-    scaled, _ = on_scale(values, beside)
+    scaled, _ = on_scale(values, others)
     pairs = list(combinations(scaled, 2))
     corrected = holm([differs(scaled[a], scaled[b]) for a, b in pairs])
     return {frozenset(pair) for pair, p in zip(pairs, corrected, strict=True) if p < LEVEL}
 
 
-def tiers(values: Values, beside: Iterable[float] = ()) -> dict[str, str]:
+def tiers(values: Values, others: Iterable[float] = ()) -> dict[str, str]:
     """Letters by contestant, best first: two that share a letter are not told apart, and two that don't are."""
-    scaled, _ = on_scale(values, beside)
+    scaled, _ = on_scale(values, others)
     order = sorted(scaled, key=lambda name: float(np.median(list(scaled[name].values()) or [math.inf])))
     groups = {frozenset(order)}
-    for pair in told_apart(values, beside):
+    for pair in told_apart(values, others):
         both = [group for group in groups if pair <= group]
         kept = groups.difference(both)
         split = {group - {name} for group in both for name in pair}
@@ -110,7 +110,7 @@ def _letter(i: int) -> str:
     return ascii_lowercase[i % 26] + (str(i // 26) if i >= 26 else "")
 
 
-def detectable(values: Values, beside: Iterable[float] = ()) -> tuple[float, bool]:
+def detectable(values: Values, others: Iterable[float] = ()) -> tuple[float, bool]:
     """The smallest difference of two methods on such a board that one test at 5 % sees in 80 % of cases, and whether it
     is a factor (of logarithms) or a difference; nan where no two methods share two seeds.
 
@@ -119,7 +119,7 @@ def detectable(values: Values, beside: Iterable[float] = ()) -> tuple[float, boo
     from scipy.optimize import root_scalar
     from scipy.stats import chi2, nct, t
 
-    scaled, logs = on_scale(values, beside)
+    scaled, logs = on_scale(values, others)
     found = []
     for a, b in combinations(scaled.values(), 2):
         gaps = [a[seed] - b[seed] for seed in a.keys() & b.keys()]

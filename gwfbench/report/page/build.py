@@ -2,7 +2,7 @@
 
 Everything that comes from rows is data: it stands in one JSON block, escaped by Jinja2, and the script puts it on the
 page as text. A policy in the page's head names the digests of its two scripts, so that a browser runs nothing else and
-sends no request. Plots are made by Plotly's basic bundle (MIT, from npm), a file beside the template: a quarter
+sends no request. Plots are made by Plotly's basic bundle (MIT, from npm), a file next to the template: a quarter
 of the whole Plotly in size, and in the time that a browser takes to read it.
 """
 
