@@ -39,7 +39,7 @@ def _moved(command: Callable[..., Any]) -> Callable[..., Any]:
         if value:
             name = option.opts[0]
             now = f"python -m gwfbench {MOVED[name].format(value)}"
-            raise UserError(f"report {name}", "a subcommand", f"write {now}")
+            raise UserError(f"report {name}", "a subcommand of report", f"write {now}")
 
     for name in MOVED:
         flag = name == "--check"

@@ -249,10 +249,7 @@ def _check(one: Number, where: str) -> None:
     for ok, expected in (
         (answered or bool(one.missing), "a value, a metric, a task, and run or method; or why they are missing"),
         (all(math.isfinite(value) for value in one.value), "finite values"),
-        (
-            min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1,
-            "errors that are not negative, and at least 1 seed",
-        ),
+        (min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1, "errors not negative, at least 1 seed"),
         (one.better in ("lower", "higher"), "better = lower or higher"),
         (one.scale in ("", "log10"), "scale = log10, or none"),
     ):
