@@ -1,4 +1,5 @@
 # make demo   a first comparison in about two minutes      make test   lint, types, tests
+# make quick  lint, and the tests that are over within a minute
 # make test-slurm  plans on a real Slurm, installed on this machine (Debian, root)
 # make bench  speed of the working tree, through asv       make clean  remove what the others made
 
@@ -6,13 +7,16 @@ PYTHON ?= python3
 BIN    := .venv/bin
 RUN    := $(BIN)/python -m gwfbench
 
-.PHONY: demo test test-slurm lint types bench clean
+.PHONY: demo test quick test-slurm lint types bench clean
 
 demo: .venv/ready
 	$(RUN) run --task ou --method vjko --method ula --seeds 2
 
 test: lint types .venv/ready
 	$(BIN)/python -m pytest -n 2
+
+quick: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slurm: .venv/ready
 	tests/slurm/run $(BIN)/python -m pytest -m slurm tests/test_cluster.py

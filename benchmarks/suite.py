@@ -10,16 +10,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import pandas as pd
 import torch
 
-from benchmarks import attempts
 from benchmarks.plain import PlainStep
-from gwfbench import metrics
 from gwfbench.budget import Budget
 from gwfbench.info import LogDensity
+from gwfbench.metrics import choose as choose_metrics
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.report import rows
@@ -30,6 +30,18 @@ from gwfbench.runs.options import Options
 from gwfbench.runs.order import Order
 from gwfbench.runs.scheduler import perform
 
+
+def of_tests(name: str) -> ModuleType:
+    """A helper that the tests have too."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"tests/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+attempts, failing = of_tests("attempts"), of_tests("failing")
 ITERATIONS = 100
 POOL = 102_400
 
@@ -173,7 +185,7 @@ class Evaluation:
         self.truth = task.build(streams.fork("task")).truth
         self.points = self.truth.draw(17, task.points, streams.fork("points"))
         self.log_prob = self.truth.log_prob(17, self.points)
-        self.metrics = metrics.choose(task.metrics)
+        self.metrics = choose_metrics(task.metrics)
         self.streams = streams
 
     def time_all_metrics(self, dim: int) -> None:
@@ -189,11 +201,6 @@ class Isolation:
     timeout = 300
 
     def setup(self) -> None:
-        spec = importlib.util.spec_from_file_location("failing", Path(__file__).parents[1] / "tests/failing.py")
-        assert spec is not None
-        assert spec.loader is not None
-        failing = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(failing)
         self.folder = tempfile.TemporaryDirectory()
         sys.path.insert(0, str(failing.install(Path(self.folder.name))))
         registry.plugins.cache_clear()

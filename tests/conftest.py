@@ -1,3 +1,4 @@
+import cProfile
 import signal
 import sys
 
@@ -53,6 +54,18 @@ def cli(tmp_path, monkeypatch, capsys):
         return code, done.out, done.err
 
     return call
+
+
+@pytest.fixture
+def calls():
+    """How many function calls a call makes, those of C included: work, whatever the machine."""
+
+    def count(function, *args):
+        profile = cProfile.Profile()
+        profile.runcall(function, *args)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    return count
 
 
 class Largest(TorchDispatchMode):

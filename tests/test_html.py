@@ -252,12 +252,11 @@ def test_grids_hold_the_images_in_their_places():
     assert (pixels[0:4, 5:9] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_page_and_figures(kept, cli, tmp_path):
     pytest.importorskip("matplotlib")
     out, _ = kept
-    code, _, err = cli("report", "html", "page.html", "--out", str(out))
-    assert code == 0
-    assert "wrote page.html" in err
+    assert cli("report", "html", "page.html", "--out", str(out))[0] == 0
     assert cli("report", "figures", "figures", "--out", str(out))[0] == 0
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == [f"toy2d-sliced_w2-{kind}.{ending}" for kind in ("cost", "curve") for ending in ("pdf", "png")]
@@ -270,7 +269,7 @@ def test_figures_are_the_same_bytes_from_the_same_rows(cli, tmp_path):
     for folder in ("one", "two"):
         code, _, err = cli("report", "figures", folder, "--rows", "rows.csv")
         assert code == 0
-        assert "no curve of w2 on ou: no method has one" in err
+        assert "no curve of w2 on ou" in err
     for ending in ("png", "pdf"):
         first, second = ((tmp_path / folder / f"ou-w2-cost.{ending}").read_bytes() for folder in ("one", "two"))
         assert first == second

@@ -362,6 +362,7 @@ def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
         assert f"{name}: not judged: no weights of torch-fidelity's Inception" in log
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cli, monkeypatch):
     pytest.importorskip("matplotlib", reason="the extra `report`")
     monkeypatch.setattr(folders, "KEPT_BYTES", 100 * 64 * 4 + 3)

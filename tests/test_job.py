@@ -61,6 +61,7 @@ def test_what_is_no_mapping_is_refused(words):
         Job.read(words)
 
 
+@pytest.mark.slow
 def test_an_infinite_field_is_kept_and_is_not_a_missing_one(tmp_path):
     """JSON has no infinity: as null, `step=inf` could not be read again, and its run was lost."""
     call = {"task": "toy2d", "method": "gwf:step=inf,steps=1,iterations=1,batch=8", "seeds": 1, "controls": False}

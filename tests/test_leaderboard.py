@@ -1,7 +1,6 @@
 import itertools
 import math
 import re
-import time
 
 import numpy as np
 import pandas as pd
@@ -188,8 +187,8 @@ def test_there_is_no_verdict_against_a_floor_at_another_n():
     assert "0.1 [0.1, 0.1] (n = 9)" in tables.markdown(boards(table_of(FLOOR, better)))
 
 
-def test_a_hundred_thousand_rows_take_seconds():
-    """Under a second on a quiet core; the bound is generous, for noisy ones. CPU time, not wall time."""
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_take_work_in_proportion(calls):
     names = [f"m{i}" for i in range(5)]
     lines = [
         line | {"task": f"ou:dim={task}", "metric": name, "run_key": f"{task} {line['run_key']}"}
@@ -200,9 +199,8 @@ def test_a_hundred_thousand_rows_take_seconds():
     ]
     data = pd.DataFrame(lines)
     assert len(data) == 100_000
-    start = time.process_time()
     assert len(leaderboard(data)) == 400
-    assert time.process_time() - start < 5
+    assert calls(leaderboard, data) <= 10 * calls(leaderboard, data[:10_000])
 
 
 def test_a_board_says_which_seeds_failed_and_how():

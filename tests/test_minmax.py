@@ -27,6 +27,7 @@ def test_adam_is_pytorch_s(weight_decay):
     torch.testing.assert_close(ours.flat, theirs.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", ["none", "cosine"])
 def test_the_loop_finds_a_saddle(decay):
     """min_t max_h  t h - h^2 / 2 + (t - 1)^2 has its saddle at t = 2/3, h = 2/3."""

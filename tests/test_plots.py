@@ -13,6 +13,7 @@ def flow(paired, shift=4.0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("end", ["png", "pdf"])
 def test_a_figure_is_written(tmp_path, paired, end):

@@ -29,6 +29,7 @@ def tutorial(tmp_path, monkeypatch):
     registry.plugins.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_tutorial_s_method_runs_and_is_good(tutorial):
     points = gwfbench.run("ou:horizon=0.2", "gaussian_flow", seeds=2)
     board = gwfbench.leaderboard(points).set_index("method")

@@ -9,7 +9,7 @@ from gwfbench.store import environment, fingerprint, folders, record
 from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Identity, Row, Run
 
-IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
+IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "float32", "cpu")
 POINT = Row(1, 0.05, "symkl", 1, "lower", "flow", "method", 0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
 
 
@@ -32,10 +32,10 @@ def test_the_key_depends_on_what_makes_the_run():
     keys = {IDENTITY.key}
     for change in (
         {"task_fields": {"dim": 3}}, {"seed": 1}, {"task_version": 2}, {"method_version": 2}, {"dtype": "float64"},
-        {"device": "cuda"}, {"track": "paper"}, {"method_fields": {"step": 0.2}},
+        {"device": "cuda"}, {"method_fields": {"step": 0.2}},
     ):  # fmt: skip
         keys.add(dataclasses.replace(IDENTITY, **change).key)
-    assert len(keys) == 9
+    assert len(keys) == 8
     reordered = dataclasses.replace(IDENTITY, task_fields=dict(reversed({"dim": 2}.items())))
     assert reordered.key == IDENTITY.key
     assert len(IDENTITY.key) == 16
@@ -76,7 +76,7 @@ def test_json_has_null_for_what_is_not_finite():
         (lambda folder: (folder / "run.json").unlink(), "no run.json"),
         (lambda folder: (folder / "draws.npz").unlink(), "no draws.npz"),
         (lambda folder: edit(folder / "run.json", '"seed": 5', '"seed": 6'), "does not agree"),
-        (lambda folder: edit(folder / "run.json", '"schema": 3', '"schema": 0'), "schema"),
+        (lambda folder: edit(folder / "run.json", '"schema": 4', '"schema": 0'), "schema"),
     ],
 )
 def test_what_is_not_whole_is_said_and_left_alone(tmp_path, harm, word):

@@ -10,6 +10,7 @@ from gwfbench.report import pages, rows
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_every_page_is_what_its_rows_give():
     assert list(pages.differences(pages.all_made(ROOT / "results"))) == []
 

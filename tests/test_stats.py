@@ -71,6 +71,7 @@ def test_letters_begin_with_the_best():
     assert stats.tiers(values) == {"m1": "a", "m0": "b", "m2": "c"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["normal", "t3", "skew"])
 @pytest.mark.parametrize("others", [(), (0.5, 1.0, 3.0, 5.0)])
 def test_two_identical_methods_share_a_tier(noise, others):

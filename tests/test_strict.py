@@ -9,7 +9,7 @@ import pytest
 from gwfbench.store import checked, record
 from gwfbench.store.record import Identity, Row, Run
 
-IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "default", "float32", "cpu")
+IDENTITY = Identity("ou", 1, {"dim": 2}, "ula", 1, {"step": 0.1}, 0, "float32", "cpu")
 POINT = Row(1, 0.05, "symkl", 1, "lower", "flow", "method", -0.1, None, 10, 1.0, 5, 0, 0, 0.1, 2.0)
 RUN = Run(IDENTITY, ("Initial",), "code", "env", "2026-01-01T00:00:00+00:00", {"seconds": 3.0})
 
@@ -47,7 +47,7 @@ def plain(run):
 
 
 def test_runs_round_trip():
-    assert Run.read(plain(RUN), [POINT]) == dataclasses.replace(RUN, points=[POINT])
+    assert Run.read(plain(RUN), [POINT]) == dataclasses.replace(RUN, rows=[POINT])
     assert Row.read([json.dumps(plain(POINT))] * 3) == [POINT] * 3
     assert Row.read([]) == []
 

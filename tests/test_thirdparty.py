@@ -61,6 +61,7 @@ def cli(place, tmp_path, monkeypatch, capsys):
     registry.plugins.cache_clear()
 
 
+@pytest.mark.slow
 def test_it_is_listed_in_another_process_and_the_broken_say_why(place):
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(place)])}
     command = [sys.executable, "-m", "gwfbench", "list", "--format", "json"]
@@ -84,6 +85,7 @@ def test_it_runs_beside_broken_ones_and_is_good(cli):
     assert value["exact"] < value["acme_particles"] < 0.1 * value["still"]
 
 
+@pytest.mark.slow
 def test_it_passes_every_check(cli):
     code, outcomes, err = cli("check", "method:acme_particles", "--task", "acme_shift")
     assert code == 0, err
@@ -103,4 +105,5 @@ def test_its_task_passes_every_check_beside_all_that_can_be_used(cli):
 def test_one_that_fails_when_imported_says_so(cli):
     code, _, err = cli("check", "method:loud")
     assert code == 2
-    assert "method 'loud' of acme-flows can't be imported: RuntimeError: boom" in err
+    assert "'loud'" in err
+    assert "RuntimeError: boom" in err

@@ -22,9 +22,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gwfbench import metrics
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.info import Initial
+from gwfbench.metrics import choose as choose_metrics
+from gwfbench.metrics import known as known_metrics
 from gwfbench.plugins import registry
 from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Task, Truth
@@ -84,7 +85,7 @@ class Plan:
         good = 0 <= self.power_seconds < math.inf
         fix = "write --power-seconds 0 for no power at all"
         require(good, f"--power-seconds {self.power_seconds:g}", "a number of seconds, 0 or more", fix)
-        known = set(metrics.known()).union(*(task.metrics for task in self.tasks))
+        known = set(known_metrics()).union(*(task.metrics for task in self.tasks))
         for name in self.metrics:
             if name not in known:
                 raise unknown("metric", name, known, see="the metrics of each task in its file")
@@ -99,8 +100,8 @@ class Plan:
     def blank(self, task: Task, metric: str) -> Row:
         """The row before anything is measured."""
         modules = [type(task).__module__]
-        if metric in metrics.known():
-            modules.append(metrics.known()[metric].evaluate.__module__)
+        if metric in known_metrics():
+            modules.append(known_metrics()[metric].evaluate.__module__)
         facts = environment.environment("cpu", 1)
         where = ", ".join(f"{key} {facts[key]}" for key in ("cpu", "threads", "python", "torch", "numpy", "commit"))
         return Row(
@@ -203,7 +204,7 @@ def _row(plan: Plan, task: Task, name: str, built: list[tuple[Instance, Streams]
     instance = built[0][0]
     last = instance.problem.times[-1]
     try:
-        metric = metrics.choose([name], instance.truth.metrics)[0]
+        metric = choose_metrics([name], instance.truth.metrics)[0]
     except UserError:
         return replace(blank, status="skipped", note="a metric of other tasks")
     blank = replace(blank, t=last if math.isfinite(last) else None, better=metric.better)
@@ -211,7 +212,7 @@ def _row(plan: Plan, task: Task, name: str, built: list[tuple[Instance, Streams]
     if reason:
         return replace(blank, status="skipped", note=reason)
     # a task's own metrics are built with the problem: each seed has its own
-    cells = [_cell(metrics.choose([name], one.truth.metrics)[0], task, one, rng) for one, rng in built]
+    cells = [_cell(choose_metrics([name], one.truth.metrics)[0], task, one, rng) for one, rng in built]
     try:
         return _power(plan, cells[0], _bracket(cells, blank))
     except (ValueError, ArithmeticError, RuntimeError) as error:

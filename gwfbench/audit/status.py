@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from gwfbench.audit.today import Today
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.runs.scheduler import finished
@@ -44,32 +45,24 @@ def survey(jobs: Iterable[Job], out: Path) -> list[Standing]:
 def survey_all(out: Path) -> list[Standing]:
     """How each run that was ever tried under `out` stands, as it was asked for last."""
     runs, _ = folders.attempts(out)
-    gone, jobs = [], []
+    gone: list[Standing] = []
+    jobs: list[Job] = []
+    today = Today()
     for run in {run.identity.key: run for run in runs}.values():
         try:
-            job = job_of(run)
-        except UserError as error:
-            gone.append(_stand(run.identity, "stale", run, f"it can't be built any more: {error.got}"))
-            continue
+            job = Job.of(run.identity, run.budget)
+        except UserError:
+            job = None
         # with other fields or versions today's run has another key, and has not been tried
-        if job.identity(run.identity.seed) == run.identity:
+        if job is not None and job.identity(run.identity.seed) == run.identity:
             jobs.append(job)
         else:
-            gone.append(_stand(run.identity, "stale", run, "the plug-in's fields or version have changed"))
+            gone.append(_stand(run.identity, "stale", run, today.why_stale(run)))
     return [*_look(jobs, runs, out), *gone]
 
 
 def job_of(run: Run) -> Job:
-    """The job of one run, from what it keeps of itself.
-
-    Raises:
-        UserError: it can't be built any more.
-    """
-    who = run.identity
-    return Job.read(
-        {"task": who.task, "method": who.method, "seeds": [who.seed], "device": who.device, "dtype": who.dtype,
-         "budget": dict(run.budget)}
-    )  # fmt: skip
+    return Job.of(run.identity, run.budget)
 
 
 def _look(jobs: Iterable[Job], runs: Sequence[Run], out: Path) -> Iterator[Standing]:

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 
-import torch
-
-from gwfbench.drive.controls import CONTROLS
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.plugins import registry
 from gwfbench.store.record import Identity, Run
 
 
-def is_stale(run: Run) -> bool:
-    """Whether today's code, fields or versions are not those that made the run, or its plug-in is gone."""
-    return staleness()(run)
+class Today:
+    """Code and fields as they are now. What depends on task and method alone is found out once, and not after that."""
 
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str, str], tuple[str, Identity] | str] = {}
 
-def staleness() -> Callable[[Run], bool]:
-    """`is_stale` for many runs: what depends on task and method alone is found out once, and not after that."""
-
-    @cache
-    def today(task: str, method: str, device: str, dtype: str) -> tuple[str, Identity] | None:
-        try:
-            contestant = CONTROLS[method] if method in CONTROLS else registry.parse("method", method)
-            job = Job(registry.parse("task", task), contestant, (0,), device, getattr(torch, dtype))
-            return job.code(), job.identity(0)
-        except UserError:
-            return None
-
-    def stale(run: Run) -> bool:
+    def why_stale(self, run: Run) -> str:
+        """Why today's code would not make this run again as it is; empty if it would."""
         who = run.identity
-        found = today(who.task, who.method, who.device, who.dtype)
-        return found is None or found[0] != run.code or replace(found[1], seed=who.seed) != who
+        key = who.task, who.method, who.device, who.dtype
+        if key not in self._known:
+            self._known[key] = _today(who)
+        known = self._known[key]
+        if isinstance(known, str):
+            return known
+        if replace(known[1], seed=who.seed) != who:
+            return "the plug-in's fields or version have changed"
+        return "" if known[0] == run.code else "the code has changed since"
 
-    return stale
+
+def _today(who: Identity) -> tuple[str, Identity] | str:
+    """Code and identity that the same words give today, or why they give none."""
+    try:
+        job = Job.of(who)
+        return job.code(), job.identity(who.seed)
+    except UserError as error:
+        return f"it can't be built any more: {error.got}"

@@ -14,11 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from gwfbench import metrics
 from gwfbench.check.outcome import Check, Failed, Skipped, expect
 from gwfbench.check.trial import Subject, unchanged
 from gwfbench.drive.shapes import SHAPES
 from gwfbench.info import Info
+from gwfbench.metrics import known as known_metrics
 from gwfbench.plugins.discovery import CAPABILITY, CHOICE, HOME, VARIABLES
 
 PLUGINS = ("tasks", "baselines")
@@ -88,7 +88,7 @@ def _of_task(cls: Any) -> None:
     expect(len(set(cls.metrics)) == len(cls.metrics), f"metrics = {cls.metrics!r}", "each name once", "drop one")
     good = type(cls.points) is int and cls.points >= 1000
     expect(good, f"points = {cls.points!r}", "how many points moment metrics see, 1000 or more", "try 100_000")
-    assert metrics.known()
+    assert known_metrics()
 
 
 def words(subject: Subject) -> None:

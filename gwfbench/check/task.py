@@ -10,14 +10,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gwfbench import metrics
 from gwfbench.check.outcome import Check, Skipped, expect
 from gwfbench.check.trial import SEEDS, Subject, lean, other_luck, unchanged
 from gwfbench.drive.controls import CONTROLS
-from gwfbench.drive.driver import execute
+from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.info import Field, Initial, LogDensity, TargetSamples
+from gwfbench.metrics import choose as choose_metrics
 from gwfbench.plugins import registry
 from gwfbench.protocol import Instance
 from gwfbench.rng import Streams
@@ -46,7 +46,7 @@ def gives_what_it_offers(subject: Subject) -> None:
     )
     good = isinstance(problem.shape, tuple) and all(type(size) is int and size > 0 for size in problem.shape)
     expect(good and len(problem.shape) in (1, 3), f"shape {problem.shape}", "(d,) or (c, h, w)", "see Problem")
-    metrics.choose(subject.cls.metrics, instance.truth.metrics)
+    choose_metrics(subject.cls.metrics, instance.truth.metrics)
     for dtype in (torch.float32, torch.float64):
         start = build(subject, dtype=dtype).problem[Initial]
         x = start.draw(10, Streams(SEEDS, dtype=dtype))
@@ -209,7 +209,7 @@ def controls_bracket_it(subject: Subject) -> None:
     """By the headline metric, exact draws of the truth are better than the law that never moves."""
     task, values = lean(subject.small), {}
     for name in ("exact", "still"):
-        (run,) = execute(Job(task, CONTROLS[name], (3,)), "check", None, lambda *_: None)
+        (run,) = execute(Job(task, CONTROLS[name], (3,)), Setting("check"), lambda *_: None)
         if run.status == "skipped":
             raise Skipped(f"{name}: {run.reason}")
         expect(run.status == "ok", f"{name}: status {run.status}: {run.reason}", "status ok", "see the reason")

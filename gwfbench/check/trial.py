@@ -18,7 +18,7 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.check.outcome import expect
 from gwfbench.drive import shapes
-from gwfbench.drive.driver import execute
+from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.info import Initial
 from gwfbench.plugins import registry
@@ -144,7 +144,7 @@ class Trial:
         key = (repr(method), budget, points)
         if key not in self._ended:
             job = Job(lean(self.task.small, points), method, (7,), budget=budget or Budget())
-            (self._ended[key],) = execute(job, "check", None, lambda *_: None)
+            (self._ended[key],) = execute(job, Setting("check"), lambda *_: None)
         return self._ended[key]
 
 

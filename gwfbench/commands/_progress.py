@@ -6,19 +6,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
-    from gwfbench.store.record import Run
+    from gwfbench.runs.scheduler import Event, Listener
 
-FOLDERS = ("left alone", "set aside", "closed")  # what is said of folders, not of a job
+SHOWN = ("end", "stale", "elsewhere", "folder")  # above a bar; the rest is in it
 
 
 @contextmanager
-def progress() -> Iterator[Any]:
+def progress() -> Iterator[Listener]:
     """What to call on every event: a bar where standard error is a terminal, plain lines elsewhere."""
     if sys.stderr.isatty():
         from rich.console import Console
@@ -38,23 +38,23 @@ def progress() -> Iterator[Any]:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             whole = bar.add_task("", total=1.0)
 
-            def draw(what: str, job: Job, run: Run | None, share: float) -> None:
-                bar.update(whole, completed=share, description=f"{who_is(job)} {what}")
-                if run is not None or what.startswith(("stale", "runs elsewhere", *FOLDERS)):
-                    bar.console.print(_line(what, job, run), markup=False, highlight=False)
+            def draw(event: Event) -> None:
+                bar.update(whole, completed=event.share, description=f"{who_is(event.job)} {event.text}")
+                if event.kind in SHOWN:
+                    bar.console.print(_line(event), markup=False, highlight=False)
 
             yield draw
         return
     start = time.monotonic()
     last: dict[str, float] = {}  # several run at once, and each is heard
 
-    def tell(what: str, job: Job, run: Run | None, share: float) -> None:
-        now = time.monotonic()
-        if what.startswith("t =") and now - last.get(who_is(job), now) < 30:
+    def tell(event: Event) -> None:
+        now, who, share = time.monotonic(), who_is(event.job), event.share
+        if event.kind == "progress" and now - last.get(who, now) < 30:
             return
-        last[who_is(job)] = now
+        last[who] = now
         left = f", {(now - start) * (1 - share) / share:.0f} s remaining" if share > 0.02 else ""
-        click.echo(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {_line(what, job, run)}", err=True)
+        click.echo(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {_line(event)}", err=True)
 
     yield tell
 
@@ -64,12 +64,15 @@ def who_is(job: Job) -> str:
     return f"{who.task} {who.method} seed {','.join(map(str, job.seeds))}"
 
 
-def _line(what: str, job: Job, run: Run | None) -> str:
+def _line(event: Event) -> str:
+    run = event.run
     if run is None:
-        return what if what.startswith(FOLDERS) else f"{who_is(job)}: {what}"
+        return event.text if event.kind == "folder" else f"{who_is(event.job)}: {event.text}"
     who, last = run.identity, run.rows[-1].step if run.rows else 0
     head = next((p for p in run.rows if p.step == last and p.value is not None), None)
     where = "" if head is None or head.t is None else f" at t = {head.t:.3g}"
     number = f", {head.metric} {head.value:.3g}{where}" if head else ""
     reason = f" ({run.reason})" if run.reason else ""
-    return f"{who.task} {who.method} seed {who.seed}: {what}: {run.status}{reason} after {run.seconds:.1f} s{number}"
+    return (
+        f"{who.task} {who.method} seed {who.seed}: {event.text}: {run.status}{reason} after {run.seconds:.1f} s{number}"
+    )

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gwfbench.commands._options import METRIC, OUT, check_metrics_of, execution, read_execution, show
-from gwfbench.commands._progress import FOLDERS, progress
+from gwfbench.commands._progress import progress
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
     from gwfbench.runs.options import Options
     from gwfbench.runs.order import Order
+    from gwfbench.runs.scheduler import Event
     from gwfbench.store.record import Run
 
 
@@ -121,11 +122,12 @@ def performed(
 
     done: list[Run] = []
     remarks: list[str] = []
-    with progress() as event:
+    with progress() as tell:
 
-        def tell_all(what: str, job: Job, run: Run | None, share: float) -> None:
-            remarks.extend([what] * what.startswith(FOLDERS))
-            event(what, job, run, share)
+        def tell_all(event: Event) -> None:
+            if event.kind == "folder":
+                remarks.append(event.text)
+            tell(event)
 
         for runs in perform(jobs, out, tell_all, options):
             done += runs

@@ -40,9 +40,9 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
         if one.skipped:
             skipped[one.skipped] += 1
             continue
-        count, values = count + 1, values + len(one.points)
-        n = ", ".join(sorted({str(point.n) for point in one.points}))
-        click.echo(f"{who.task} {who.method} seed {who.seed}: {name} of {len(one.points)} laws at n = {n}", err=True)
+        count, values = count + 1, values + len(one.rows)
+        n = ", ".join(sorted({str(point.n) for point in one.rows}))
+        click.echo(f"{who.task} {who.method} seed {who.seed}: {name} of {len(one.rows)} laws at n = {n}", err=True)
     click.echo(f"{name}: {count} runs scored, {values} values; {sum(skipped.values())} skipped")
     for reason, number in skipped.most_common():
         click.echo(f"skipped {number}: {reason}", err=True)
@@ -56,7 +56,7 @@ def select(runs: list, tasks: tuple[str, ...], methods: tuple[str, ...]) -> list
     def fits(text: str, words: tuple[str, ...]) -> bool:
         return not words or text in words or registry.head(text) in words
 
-    return [r for r in newest if r.points and fits(r.identity.task, tasks) and fits(r.identity.method, methods)]
+    return [r for r in newest if r.rows and fits(r.identity.task, tasks) and fits(r.identity.method, methods)]
 
 
 def _metrics_of(task: str) -> tuple[str, ...]:

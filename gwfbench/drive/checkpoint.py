@@ -1,16 +1,18 @@
-"""What a stopped run needs to go on: the method's state and all that the runner holds, in one file.
+"""What a stopped run needs to continue: the method's state and all that the driver holds, in one file.
 
-`checkpoint.npz` holds plain arrays (no pickle) and, under "facts", JSON with a SHA-256 of all the rest, so that a torn
-or edited file is refused. It is written beside its place and moved there.
+`checkpoint.pt` is a SHA-256 in hex, a new line, and what `torch.save` makes of a dict of tensors and plain values. It
+is read with `weights_only=True`, so that no code in it can run; a torn or edited file is refused. It is written next
+to its place and moved there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import io
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,15 +22,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench.budget import Counts
-from gwfbench.drive.judge import Seen
+from gwfbench.drive.judge import Seen, reason_of
 from gwfbench.drive.log import Log
+from gwfbench.drive.meter import Counts, Meter
+from gwfbench.drive.points import Cloud
+from gwfbench.drive.signals import Stops
 from gwfbench.protocol import State
 from gwfbench.store import folders
+from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Row, Run
 
-FORMAT = 1
+FORMAT = 2
+EVERY = 120.0  # seconds between two checkpoints
 RESUMED = frozenset({"killed", "timeout", "oom"})  # ends from outside: the same run may go further another time
+_OF_RUN = ("status", "reason", "sample_seconds", "judge_seconds")  # kept of each run, and its rows
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Checkpoint:
         seeds: of the batch; tensors have them first.
         path: flow times of the laws, 0 first.
         state: the method's.
-        cloud, cloud_log_prob: the runner's points, where laws are pushed.
+        cloud, cloud_log_prob: the driver's points, where laws are pushed.
         seen: the law, if it may still have to be judged.
         runs: of each seed: status, reason, rows, sample_seconds, judge_seconds.
         draws: of each seed: the kept points and log-densities by their names in draws.npz.
@@ -61,92 +68,135 @@ class Checkpoint:
     resumed: int
 
 
-def save(places: Sequence[Path], checkpoint: Checkpoint) -> None:
-    """Write it to the first place, and link it to the others.
+class Keeper:
+    """Keeps what is judged in the attempts' folders, and a checkpoint every `EVERY` seconds.
+
+    Args:
+        files: one per seed; None where nothing is written.
+        resumable: whether the method offers states.
+    """
+
+    def __init__(self, files: Sequence[Attempt | None], stops: Stops, log: Log, resumable: bool):
+        self.resumable = resumable and any(files)
+        self._files, self._stops, self._log = files, stops, log
+        self._began = time.monotonic()  # the last checkpoint
+
+    def due(self) -> bool:
+        return self.resumable and time.monotonic() - self._began >= EVERY
+
+    def started(self) -> None:
+        """The next checkpoint is due `EVERY` seconds from now."""
+        self._began = time.monotonic()
+
+    def judged(self, seen: Seen, runs: Sequence[Run], rows: Sequence[list[Row]]) -> None:
+        """Write the rows, the first points and their log-densities of each run that is still going."""
+        for i, (file, run) in enumerate(zip(self._files, runs, strict=True)):
+            if file is not None and run.status == "ok":
+                count = folders.most(seen.points[i, :1].nbytes)
+                density = None if seen.log_prob is None else _first(seen.log_prob[i], count)
+                file.judged(seen.step, rows[i], _first(seen.points[i], count), density)
+
+    def save(self, content: Checkpoint) -> None:
+        """Write a checkpoint into each folder; a full disk goes to the log.
+
+        Raises:
+            TypeError: the method's state has something other than tensors and numbers.
+        """
+        draws = tuple(file.draws if file else {} for file in self._files)
+        data = packed(content, draws)
+        try:
+            with self._stops.held():
+                _write([file.checkpoint for file in self._files if file], data)
+        except OSError as error:
+            self._log.write(f"no checkpoint at step {len(content.path) - 1}: {reason_of(error)}\n")
+
+    def restore(self, runs: Sequence[Run], draws: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Write into the new folders what the checkpoint has of the laws judged before."""
+        for file, run, kept in zip(self._files, runs, draws, strict=True):
+            for step in sorted(int(name[1:]) for name in kept if name[0] == "t"):
+                if file is not None:
+                    rows = [row for row in run.rows if row.step == step]
+                    file.judged(step, rows, kept[f"t{step}"], kept.get(f"l{step}"))
+
+
+def of(
+    runs: Sequence[Run], path: Sequence[float], state: State, cloud: Cloud, seen: Seen | None, meter: Meter, log: Log
+) -> Checkpoint:
+    """The checkpoint of a batch right after a law; its draws are left to the folders' keeper."""
+    return Checkpoint(
+        seeds=tuple(run.identity.seed for run in runs),
+        path=tuple(path),
+        state=state,
+        cloud=cloud.points,
+        cloud_log_prob=cloud.log_prob,
+        seen=seen,
+        seconds=meter.seconds,
+        training=meter.training,
+        sampling=meter.sampling,
+        runs=tuple({name: getattr(run, name) for name in (*_OF_RUN, "rows")} for run in runs),
+        draws=(),
+        log=log.getvalue(),
+        resumed=runs[0].resumed,
+    )
+
+
+def packed(content: Checkpoint, draws: Sequence[Mapping[str, np.ndarray]]) -> bytes:
+    """The bytes of a checkpoint.
 
     Raises:
         TypeError: the method's state has something other than tensors and numbers.
-        OSError: it can't be written; what was there stays.
     """
-    tensors: dict[str, Tensor] = {"path": torch.tensor(checkpoint.path, dtype=torch.float64)}
-    numbers: dict[str, int | float] = {}
-    for name, value in checkpoint.state.items():
-        if isinstance(value, Tensor):
-            tensors[f"state/{name}"] = value
-        elif type(value) in (int, float):
-            numbers[name] = value
-        else:
+    for name, value in content.state.items():
+        if not isinstance(value, Tensor) and type(value) not in (int, float):
             raise TypeError(f"its state has {name!r} of type {type(value).__name__}; expected Tensor, int or float")
-    seen = checkpoint.seen
-    points = None if seen is None or seen.points is checkpoint.cloud else seen.points
-    densities = None if seen is None or seen.log_prob is checkpoint.cloud_log_prob else seen.log_prob
-    own = {"cloud": checkpoint.cloud, "cloud_log_prob": checkpoint.cloud_log_prob}
-    for name, tensor in (own | {"seen/points": points, "seen/log_prob": densities}).items():
-        if tensor is not None:
-            tensors[name] = tensor
-    arrays = {name: _bytes(tensor) for name, tensor in tensors.items()}
-    for seed, draws in zip(checkpoint.seeds, checkpoint.draws, strict=True):
-        arrays |= {f"draws/{seed}/{name}": array for name, array in draws.items()}
-    plain = {name: tensor for name, tensor in vars(seen).items() if not isinstance(tensor, Tensor)} if seen else None
-    facts = {
+    seen = content.seen
+    plain = {
+        **vars(content),
         "format": FORMAT,
-        "seeds": checkpoint.seeds,
-        "numbers": numbers,
-        "tensors": {name: [str(t.dtype)[6:], list(t.shape), t.device.type] for name, t in tensors.items()},
-        "seen": plain and plain | {"counts": asdict(plain["counts"])},
-        "no_density": seen is not None and seen.log_prob is None,
-        "seconds": checkpoint.seconds,
-        "training": asdict(checkpoint.training),
-        "sampling": asdict(checkpoint.sampling),
-        "runs": [{**run, "rows": [asdict(row) for row in run["rows"]]} for run in checkpoint.runs],
-        "log": checkpoint.log,
-        "resumed": checkpoint.resumed,
+        "state": {name: _own(value) for name, value in content.state.items()},
+        "seen": None if seen is None else vars(seen) | {"counts": asdict(seen.counts)},
+        "training": asdict(content.training),
+        "sampling": asdict(content.sampling),
+        "runs": [{**run, "rows": [asdict(row) for row in run["rows"]]} for run in content.runs],
+        "draws": [{name: torch.from_numpy(array) for name, array in each.items()} for each in draws],
     }
-    text = json.dumps(facts, sort_keys=True)
-    text = json.dumps({"sha256": _digest(text, arrays), "facts": text})
-    _write(places, arrays | {"facts": np.frombuffer(text.encode(), dtype=np.uint8)})
+    stream = io.BytesIO()
+    torch.save(plain, stream)  # a tensor that is there twice (the cloud, and the law seen) is kept once
+    data = stream.getvalue()
+    return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+
+
+def _own(value: Tensor | float) -> Tensor | float:
+    """A tensor without its graph, and without what else lies in its memory."""
+    return value.detach().clone(memory_format=torch.contiguous_format) if isinstance(value, Tensor) else value
 
 
 def load(file: Path, device: torch.device) -> Checkpoint:
-    """What `save` wrote; tensors that were on an accelerator go to the device.
+    """What `Keeper.save` wrote; tensors that were on an accelerator go to the device.
 
     Raises:
         ValueError: it is torn or not a checkpoint.
         OSError: it can't be read.
     """
+    sha, _, data = file.read_bytes().partition(b"\n")
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as npz:
-            arrays = {name: npz[name] for name in npz.files}
-        outer = json.loads(arrays.pop("facts").tobytes())
-        if outer["sha256"] != _digest(outer["facts"], arrays):
+        if hashlib.sha256(data).hexdigest().encode() != sha:
             raise ValueError("its content does not match its hash")
-        facts = json.loads(outer["facts"])
-        if facts["format"] != FORMAT:
+        place = lambda storage, where: storage if where == "cpu" else storage.cuda(device.index)  # noqa: E731
+        plain = torch.load(io.BytesIO(data), map_location=place, weights_only=True)
+        if plain.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
-        tensors = {name: _tensor(arrays[name], kind, device) for name, kind in facts["tensors"].items()}
-        seen = facts["seen"]
-        if seen is not None:
-            points = tensors.get("seen/points", tensors.get("cloud"))
-            densities = None if facts["no_density"] else tensors.get("seen/log_prob", tensors.get("cloud_log_prob"))
-            seen = Seen(**seen | {"points": points, "log_prob": densities, "counts": Counts(**seen["counts"])})
+        seen = plain["seen"]
         return Checkpoint(
-            seeds=tuple(facts["seeds"]),
-            path=tuple(tensors["path"].tolist()),
-            state={n.removeprefix("state/"): t for n, t in tensors.items() if n.startswith("state/")}
-            | facts["numbers"],
-            cloud=tensors.get("cloud"),
-            cloud_log_prob=tensors.get("cloud_log_prob"),
-            seen=seen,
-            seconds=facts["seconds"],
-            training=Counts(**facts["training"]),
-            sampling=Counts(**facts["sampling"]),
-            runs=tuple({**run, "rows": [Row(**row) for row in run["rows"]]} for run in facts["runs"]),
-            draws=tuple(_under(arrays, f"draws/{seed}/") for seed in facts["seeds"]),
-            log=facts["log"],
-            resumed=facts["resumed"],
+            **plain
+            | {
+                "seen": seen and Seen(**seen | {"counts": Counts(**seen["counts"])}),
+                "training": Counts(**plain["training"]),
+                "sampling": Counts(**plain["sampling"]),
+                "runs": tuple({**run, "rows": [Row(**row) for row in run["rows"]]} for run in plain["runs"]),
+                "draws": tuple({name: array.numpy() for name, array in each.items()} for each in plain["draws"]),
+            }
         )
-    except OSError:
-        raise
     except Exception as error:  # a torn file can break anything on the way
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
@@ -192,47 +242,27 @@ def _same_machine(out: Path, one: str, other: str) -> bool:
     return first == second and None not in first
 
 
-def _write(places: Sequence[Path], arrays: Mapping[str, np.ndarray]) -> None:
-    beside = [place.with_name(f"{place.name}.{os.getpid()}") for place in places]
+def _write(places: Sequence[Path], data: bytes) -> None:
+    """Write it to the first place, and link it to the others; what was there stays if it can't be written."""
+    drafts = [place.with_name(f"{place.name}.{os.getpid()}") for place in places]
     try:
-        with beside[0].open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        with drafts[0].open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        for copy in beside[1:]:
+        for draft in drafts[1:]:
             try:
-                os.link(beside[0], copy)
+                os.link(drafts[0], draft)
             except OSError:  # a file system without links
-                shutil.copyfile(beside[0], copy)
-        for copy, place in zip(beside, places, strict=True):
-            copy.replace(place)
+                shutil.copyfile(drafts[0], draft)
+        for draft, place in zip(drafts, places, strict=True):
+            draft.replace(place)
     finally:
-        for copy in beside:
+        for draft in drafts:
             with contextlib.suppress(OSError):
-                copy.unlink(missing_ok=True)
+                draft.unlink(missing_ok=True)
 
 
-def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
-    sha = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        sha.update(array.reshape(-1).view(np.uint8).data)
-    return sha.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> np.ndarray:
-    """Its bytes: numpy does not know every dtype of torch."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def _tensor(data: np.ndarray, kind: tuple[str, list[int], str], device: torch.device) -> Tensor:
-    dtype, shape, was_on = kind
-    # into torch's own memory: numpy aligns less, and sums by vector instructions may round by alignment
-    own = torch.empty(shape, dtype=getattr(torch, dtype))
-    own.reshape(-1).view(torch.uint8).copy_(torch.from_numpy(data))
-    return own if was_on == "cpu" else own.to(device)
-
-
-def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+def _first(points: Tensor, count: int) -> np.ndarray:
+    """The first points, copied: the driver moves its cloud in place."""
+    return points[:count].to("cpu", copy=True).numpy()

@@ -14,7 +14,8 @@ from typing import Literal
 
 import torch
 
-from gwfbench.protocol import Drawn, Instance, Marginal, Problem, Pushed, Truth
+from gwfbench.protocol import Drawn, Instance, Marginal, Metric, Problem, Pushed, Truth
+from gwfbench.store.record import Role
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _exact_jko(instance: Instance) -> Iterator[Marginal]:
 def _draws(problem: Problem, truth: Truth) -> Iterator[Marginal]:
     draw, density = truth.draw, truth.log_prob
     if draw is None:
-        raise NoTruth("nobody knows this task's truth")
+        raise NoTruth("this task has no ground truth")
     for index, t in enumerate(problem.times):
         log_prob = None if density is None else (lambda x, index=index: density(index, x))
         yield Drawn(t, lambda n, rng, index=index: draw(index, n, rng), log_prob, truth.limit)
@@ -68,3 +69,13 @@ CONTROLS = {
         Control("still", "stays at the initial law", "jko", None, _still),
     )
 }
+
+
+def role(contestant: object, metric: Metric) -> Role:
+    """What a contestant's value of a metric is: the floor if it draws from what the metric compares with.
+
+    Where higher is better (accuracy on test data, say), the truth is a mark, not a bound: no floor.
+    """
+    if not isinstance(contestant, Control):
+        return "method"
+    return "floor" if contestant.floor == metric.law and metric.better == "lower" else "control"

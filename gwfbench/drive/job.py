@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -82,6 +83,16 @@ class Job:
         who = CONTROLS[method] if method in CONTROLS else registry.parse("method", method)
         budget = Budget.of(words["budget"])
         return Job(task, who, tuple(seeds), words["device"], kinds[words["dtype"]], budget)
+
+    @staticmethod
+    def of(who: Identity, budget: Mapping[str, float] | None = None) -> Job:
+        """The job of one run, from what is kept of it; the device is not looked for.
+
+        Raises:
+            UserError: it can't be built any more.
+        """
+        words = {"task": who.task, "method": who.method, "seeds": [who.seed], "device": who.device}
+        return Job.read({**words, "dtype": who.dtype, "budget": dict(budget or {})})
 
     def code(self) -> str:
         who = "gwfbench.drive.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from gwfbench import metrics
-from gwfbench.budget import Counts
-from gwfbench.drive.controls import Control
+from gwfbench.drive.controls import role
 from gwfbench.drive.job import Job
 from gwfbench.drive.log import Log
+from gwfbench.drive.meter import Counts
+from gwfbench.metrics import choose as choose_metrics
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need
 from gwfbench.rng import Streams
 from gwfbench.store import fingerprint
@@ -40,12 +40,24 @@ class Seen:
 
 
 class Judge:
-    """The metrics that can be had for one contestant on one instance; which not, and why, goes to the log."""
+    """The metrics that can judge one contestant on one instance; which can't, and why, goes to the log.
 
-    def __init__(self, job: Job, instance: Instance, streams: Streams, log: Log):
+    Args:
+        names: of the metrics; empty: all of the task.
+    """
+
+    def __init__(self, job: Job, instance: Instance, streams: Streams, log: Log, names: Sequence[str] = ()):
         self._job, self._instance, self._streams, self._log = job, instance, streams, log
-        self._chosen = self._choose()
-        self._codes = {metric.name: fingerprint.metric_code(metric) for metric in self._chosen}
+        self.chosen: list[Metric] = []
+        own = instance.truth.metrics
+        names = names or [*job.task.metrics, *(metric.name for metric in own)]
+        for metric in choose_metrics(dict.fromkeys(names), own):
+            reason = instance.truth.lacks(metric, job.contestant.clock)
+            if reason:
+                log.write(f"{metric.name}: not judged: {reason}\n")
+            else:
+                self.chosen.append(metric)
+        self._codes = {metric.name: fingerprint.metric_code(metric) for metric in self.chosen}
 
     def judge(self, seen: Seen, path: Sequence[float], runs: list[Run]) -> list[list[Row]]:
         """The rows of each run that is going; those that diverged are marked, and get none.
@@ -59,45 +71,35 @@ class Judge:
             if not good and not run.failed:
                 run.status, run.reason = "diverged", f"points are not finite{where or f' at step {seen.step}'}"
         if not finite.all():  # metrics see whole batches: a dead seed's points are blanked, and get no rows
-            points = torch.where(finite.view(-1, *[1] * (points.ndim - 1)), points, 0.0)
+            seen = replace(seen, points=torch.where(finite.view(-1, *[1] * (points.ndim - 1)), points, 0.0))
         rows: list[list[Row]] = [[] for _ in runs]
-        for metric in self._chosen:
+        for metric in self.chosen:
             if Need.LOG_PROB in metric.needs and seen.log_prob is None:
                 continue
-            estimate = self._estimate(metric, seen, points, path, where)
+            try:
+                estimate = self.estimate(metric, seen, path)
+            except (ValueError, ArithmeticError, RuntimeError) as error:
+                self._log.write(f"{metric.name}{where}: null: {reason_of(error)}\n")
+                nothing = torch.full((len(points),), math.nan)
+                estimate = Estimate(nothing, nothing, points[:, : metric.points].shape[1])
             for i, run in enumerate(runs):
                 if run.status == "ok":
-                    rows[i].append(self._point(seen, metric, estimate, i))
+                    rows[i].append(self.row(metric, seen, estimate, i))
         return rows
 
-    def _choose(self) -> list[Metric]:
-        truth, chosen = self._instance.truth, []
-        names = dict.fromkeys([*self._job.task.metrics, *(metric.name for metric in truth.metrics)])
-        for metric in metrics.choose(names, truth.metrics):
-            reason = truth.lacks(metric, self._job.contestant.clock)
-            if reason:
-                self._log.write(f"{metric.name}: not judged: {reason}\n")
-            else:
-                chosen.append(metric)
-        return chosen
+    def estimate(self, metric: Metric, seen: Seen, path: Sequence[float]) -> Estimate:
+        """The metric of a law; the same random numbers whenever it is asked for.
 
-    def _estimate(self, metric: Metric, seen: Seen, points: Tensor, path: Sequence[float], where: str) -> Estimate:
+        Raises:
+            ValueError, ArithmeticError, RuntimeError: the metric can't judge these points.
+        """
         truth, index = metric.against(self._instance.truth, tuple(path[: seen.step + 1]), seen.index)
-        part = points[:, : metric.points]
         log_prob = None if seen.log_prob is None else seen.log_prob[:, : metric.points]
         rng = self._streams.fork(f"metric/{metric.name}/{seen.index}")
-        try:
-            return metric.evaluate(Judged(part, log_prob, truth, index, rng))
-        except (ValueError, ArithmeticError, RuntimeError) as error:
-            self._log.write(f"{metric.name}{where}: null: {reason_of(error)}\n")
-            nothing = torch.full((len(points),), math.nan)
-            return Estimate(nothing, nothing, part.shape[1])
+        return metric.evaluate(Judged(seen.points[:, : metric.points], log_prob, truth, index, rng))
 
-    def _point(self, seen: Seen, metric: Metric, estimate: Estimate, i: int) -> Row:
-        who = self._job.contestant
-        # where higher is better (accuracy on test data, say), the truth is a mark, not a bound: no floor, no alarm
-        bound = isinstance(who, Control) and who.floor == metric.law and metric.better == "lower"
-        role = "method" if not isinstance(who, Control) else "floor" if bound else "control"
+    def row(self, metric: Metric, seen: Seen, estimate: Estimate, i: int) -> Row:
+        """The row of seed number i."""
         value, se = float(estimate.value[i]), float(estimate.se[i])
         return Row(
             step=seen.step,
@@ -106,7 +108,7 @@ class Judge:
             metric_version=metric.version,
             better=metric.better,
             law=metric.law,
-            role=role,
+            role=role(self._job.contestant, metric),
             value=value if math.isfinite(value) else None,
             se=se if math.isfinite(se) else None,
             n=estimate.n,
@@ -118,6 +120,14 @@ class Judge:
             sample_calls=seen.sample_calls,
             metric_code=self._codes[metric.name],
         )
+
+
+def judged_index(times: Sequence[float], clock: str, t: float | None) -> int | None:
+    """Which of the judged times this is; the last where only the limit counts; None if it is none of them."""
+    if t is None or clock == "none" or math.isinf(times[-1]):
+        return len(times) - 1
+    near = min(range(len(times)), key=lambda i: abs(times[i] - t))
+    return near if abs(times[near] - t) <= 1e-6 * max(1.0, t) else None
 
 
 def reason_of(error: BaseException) -> str:

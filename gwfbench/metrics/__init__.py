@@ -1,9 +1,11 @@
-"""The metrics: every `Metric` of the files of this folder, by name."""
+"""The metrics: every `Metric` of the files of this folder, by name. The package can be called: `gwfbench.metrics()`."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+import types
 from collections.abc import Iterable
 from functools import cache
 
@@ -33,3 +35,11 @@ def choose(names: Iterable[str], own: Iterable[Metric] = ()) -> tuple[Metric, ..
     if missing:
         raise unknown("metric", missing[0], at_hand)
     return tuple(at_hand[name] for name in names)
+
+
+class _Metrics(types.ModuleType):
+    def __call__(self) -> dict[str, Metric]:
+        return known()
+
+
+sys.modules[__name__].__class__ = _Metrics

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from gwfbench.drive.driver import execute, is_out_of_memory
+from gwfbench.drive.execute import Setting, execute, is_out_of_memory
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.plugins import registry
@@ -170,8 +170,8 @@ def _child(message: dict[str, Any], channel: int, log: int) -> int:
     try:
         _settle_in(message)
         job = Job.read(message["words"])
-        out, anew, curve = Path(message["out"]), message["anew"], message["curve"]
-        execute(job, message["env"], out, link.progress, link, link.why_stopped, anew, curve)  # type: ignore[arg-type]
+        setting = Setting(message["env"], Path(message["out"]), message["anew"], message["curve"])
+        execute(job, setting, link.progress, link, link.why_stopped)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         pass
     except BaseException as error:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
 
-from gwfbench.drive.driver import execute
+from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.drive.log import Log
@@ -19,15 +18,14 @@ from gwfbench.store.record import Status
 
 
 class Here:
-    """What `isolate.Pool` is, without processes: a run has ended when `start` returns."""
+    """What `pool.Pool` is, without processes: a run has ended when `start` returns."""
 
     def __init__(self, threads: int):
         self._threads, self._ended, self._count, self._interrupted = threads, list[tuple[int, End]](), 0, False
 
     def start(
-        self, job: Job, env: str, out: Path, claims: Sequence[int],
-        progress: Callable[[float, float | None], None], anew: bool = False, curve: bool = True,
-    ) -> int:  # fmt: skip
+        self, job: Job, setting: Setting, claims: Sequence[int], progress: Callable[[float, float | None], None]
+    ) -> int:
         log, end = Log(), End("error", "it was not closed", "")
         try:
             with _threads(self._threads):
@@ -35,7 +33,7 @@ class Here:
                 def tell(_: int, t: float, last: float) -> None:
                     progress(t, last if last < float("inf") else None)
 
-                execute(job, env, out, tell, log, anew=anew, curve=curve)
+                execute(job, setting, tell, log)
         except OSError as error:
             end = End("error", reason_of(error), log.getvalue())
         except KeyboardInterrupt:

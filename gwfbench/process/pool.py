@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gwfbench.drive.log import Log, last_lines
@@ -27,7 +26,8 @@ from gwfbench.process.messages import Lines, send
 from gwfbench.store.record import Status
 
 if TYPE_CHECKING:  # this module is light: a server may be started before torch is loaded here
-    from gwfbench.drive.job import Job
+    from gwfbench.drive.execute import Setting
+from gwfbench.drive.job import Job
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.25  # seconds between two looks at the memory
@@ -81,16 +81,13 @@ class Pool:
         return len(self._children)
 
     def start(
-        self, job: Job, env: str, out: Path, claims: Sequence[int],
-        progress: Callable[[float, float | None], None], anew: bool = False, curve: bool = True,
-    ) -> int:  # fmt: skip
+        self, job: Job, setting: Setting, claims: Sequence[int], progress: Callable[[float, float | None], None]
+    ) -> int:
         """Start a job; the number under which `wait` says that it has ended.
 
         Args:
             claims: descriptors that the child holds open, at most 200.
             progress: called from `wait` with (flow time, last judged time).
-            anew: from nothing, even where a checkpoint is.
-            curve: judge laws on the way, where only the limit counts.
         """
         if not self._server.alive:
             self._selector.unregister(self._server.socket)
@@ -101,10 +98,11 @@ class Pool:
         output, printed = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output, False)
         memory = self._limits.memory if job.device == "cpu" else None  # CUDA maps far more than it uses
+        assert setting.out is not None
         message = {
-            "run": number, "descriptors": 2 + len(claims), "words": job.words(), "env": env, "out": str(out.absolute()),
+            "run": number, "descriptors": 2 + len(claims), "words": job.words(),
+            "env": setting.env, "out": str(setting.out.absolute()), "anew": setting.anew, "curve": setting.curve,
             "folder": os.getcwd(), "path": sys.path, "threads": self._limits.threads, "memory": memory,
-            "anew": anew, "curve": curve,
         }  # fmt: skip
         child = _Child(ours, output, progress, out_of_memory_kills())
         self._children[number] = child

@@ -12,7 +12,7 @@ from gwfbench.audit import status
 from gwfbench.info import Initial
 from gwfbench.plugins.registry import name_of
 from gwfbench.rng import Streams
-from gwfbench.store import folders as store
+from gwfbench.store import folders
 from gwfbench.store.record import Run
 
 
@@ -25,11 +25,6 @@ class Draws:
     laws: list[np.ndarray]
 
 
-def folders(out: Path) -> dict[str, Path]:
-    """The folders of attempts under `out`, by attempt: their names end in -<attempt>."""
-    return {path.name[-8:]: path for path in out.iterdir() if path.is_dir()}
-
-
 def read(folder: Path, most: int | None = None) -> Draws | None:
     """The kept laws of one attempt; None if there are none, or they are not finite.
 
@@ -37,7 +32,7 @@ def read(folder: Path, most: int | None = None) -> Draws | None:
         most: largest number of laws, spread evenly over all; None: all.
     """
     try:
-        run = store.read(folder)
+        run = folders.read(folder)
         with np.load(folder / "draws.npz", allow_pickle=False) as file:
             steps = sorted(int(name[1:]) for name in file.files if name[0] == "t")
             places = np.linspace(0, len(steps) - 1, min(most or len(steps), len(steps))).round().astype(int)

@@ -29,7 +29,8 @@ from gwfbench.report import paper_page
 from gwfbench.report import rows as kept_rows
 from gwfbench.report.board import ablation, tables
 from gwfbench.report.board.across_tasks import overall
-from gwfbench.report.board.leaderboard import FINISHED, Board, boards, frame
+from gwfbench.report.board.cells import FINISHED
+from gwfbench.report.board.leaderboard import Board, boards, frame
 from gwfbench.store import checked
 from gwfbench.store.record import to_json
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from gwfbench.papers.ledger import KINDS, Answer, Number, Paper, Table, answers
-from gwfbench.report.board.leaderboard import NO_CELL, Line, Seeds, boards
+from gwfbench.report.board.cells import NO_CELL
+from gwfbench.report.board.leaderboard import Line, Seeds, boards
 
 if TYPE_CHECKING:
     import pandas as pd

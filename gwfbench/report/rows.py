@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gwfbench.audit import rescore
-from gwfbench.audit.today import staleness
+from gwfbench.audit.today import Today
 from gwfbench.errors import UserError
 from gwfbench.store import folders
 from gwfbench.store.rows import tidy
@@ -28,8 +28,9 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     """
     runs, unreadable = folders.attempts(out)
     remarks = [f"left alone: {text}" for text in unreadable]
-    is_stale = staleness()
-    newest = {run.identity.key: run for run in runs if not is_stale(run)}  # a newer stale attempt hides no fresh one
+    today = Today()
+    fresh = (run for run in runs if not today.why_stale(run))  # a newer stale attempt hides no fresh one
+    newest = {run.identity.key: run for run in fresh}
     stale = len({run.identity.key for run in runs}) - len(newest)
     if stale:
         remarks.append(f"left out: {stale} stale runs, made by other code than today's; run them again")

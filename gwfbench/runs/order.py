@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gwfbench import metrics
 from gwfbench.budget import Budget
 from gwfbench.drive.controls import CONTROLS, Control
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
+from gwfbench.metrics import known as known_metrics
 from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Task
 from gwfbench.store.record import Run
@@ -63,7 +63,7 @@ class Order:
     def jobs(self) -> Iterator[Job]:
         """Controls first, then the methods; seeds one by one on a CPU, together on a GPU where the method can."""
         for task in self.tasks:
-            known = metrics.known()  # a task's own metrics are known once it is built, and compare with the flow
+            known = known_metrics()  # a task's own metrics are known once it is built, and compare with the flow
             laws = {"flow"} | {known[name].law for name in task.metrics if name in known}
             own = [c for c in CONTROLS.values() if self.controls and (c.floor is None or c.floor in laws)]
             for who in dict.fromkeys([*own, *self.contestants]):

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from gwfbench.budget import Budget
-from gwfbench.drive.driver import begin
+from gwfbench.drive.execute import Setting, begin
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.errors import UserError
@@ -23,13 +24,36 @@ from gwfbench.store import environment, folders
 from gwfbench.store.locks import Claim, claim, holder
 from gwfbench.store.record import Run
 
-Event = Callable[[str, Job, Run | None, float], None]  # what, job, its run, share done
+Kind = Literal["folder", "stale", "elsewhere", "start", "progress", "end"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened, for whoever listens.
+
+    Args:
+        kind: "folder": something was done with a folder that is not a whole run; "stale": runs by other code are there;
+            "elsewhere": a living process has the run; "start", "progress", "end": of a run.
+        text: the same in words.
+        job: what it is about; of a folder, any.
+        run: that ended.
+        share: of all runs that is done.
+    """
+
+    kind: Kind
+    text: str
+    job: Job
+    run: Run | None
+    share: float
+
+
+Listener = Callable[[Event], None]
 
 BATCH = 200  # seeds a process: so many claims go with one message to the fork server
 AGAIN = 0.5  # seconds between two looks at a run that runs elsewhere
 
 
-def perform(jobs: Sequence[Job], out: Path | None, event: Event, options: Options) -> Iterator[list[Run]]:
+def perform(jobs: Sequence[Job], out: Path | None, tell: Listener, options: Options) -> Iterator[list[Run]]:
     """Execute what is not finished under `out`; each job's runs as soon as they are there, old or new.
 
     A run is finished when its newest attempt by the code as it is now ended in any way but a kill or one of
@@ -44,7 +68,7 @@ def perform(jobs: Sequence[Job], out: Path | None, event: Event, options: Option
     with contextlib.ExitStack() as stack:
         stack.enter_context(_sigterm_interrupts())
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwfbench-")))
-        yield from _Schedule(tuple(jobs), folder, event, options).go()
+        yield from _Schedule(tuple(jobs), folder, tell, options).go()
 
 
 def finished(run: Run, job: Job) -> bool:
@@ -72,8 +96,9 @@ class _Part:
 class _Schedule:
     """The jobs of one call, and how far they are."""
 
-    def __init__(self, jobs: tuple[Job, ...], out: Path, event: Event, options: Options):
-        self.jobs, self.out, self.event, self.options = jobs, out, event, options
+    def __init__(self, jobs: tuple[Job, ...], out: Path, tell: Listener, options: Options):
+        self.jobs, self.out, self.options = jobs, out, options
+        self._listener = tell
         self.slots = slots(jobs, options)
         self.env = ""
         self._done: list[dict[int, Run]] = [{} for _ in jobs]  # seed -> run
@@ -119,7 +144,7 @@ class _Schedule:
         with _writing(self.out):
             old, said = folders.sweep(self.out)
         for text in said:
-            self.event(text, self.jobs[0], None, 0.0)
+            self._tell("folder", text, self.jobs[0])
         self._old = {run.attempt for run in old}
         attempts: dict[str, list[Run]] = {}
         for run in old:
@@ -129,7 +154,7 @@ class _Schedule:
             missing = [seed for seed in job.seeds if not self._take(number, seed, at_hand[seed], "finished before")]
             stale = any(run.code != job.code() for seed in missing for run in at_hand[seed])
             if stale and not self.options.force:
-                self.event("stale: the code has changed since it last ran", job, None, self._share())
+                self._tell("stale", "stale: the code has changed since it last ran", job)
             for first in range(0, len(missing), BATCH):
                 seeds = tuple(missing[first : first + BATCH])
                 self._waiting.append(_Part(number, replace(job, seeds=seeds)))
@@ -149,12 +174,15 @@ class _Schedule:
         self._done[number][run.identity.seed] = run
         if len(self._done[number]) == len(self.jobs[number].seeds):
             self._ready.append(number)
-        self.event(what, job, run, self._share())
+        self._tell("end", what, job, run)
 
     def _hand_out(self) -> Iterator[list[Run]]:
         while self._ready:
             number = self._ready.pop(0)
             yield [self._done[number][seed] for seed in self.jobs[number].seeds]
+
+    def _tell(self, kind: Kind, text: str, job: Job, run: Run | None = None) -> None:
+        self._listener(Event(kind, text, job, run, self._share()))
 
     def _share(self) -> float:
         done = sum(map(len, self._done)) + sum(p.share * len(p.job.seeds) for p in self._running.values())
@@ -172,16 +200,16 @@ class _Schedule:
                 self._waiting.append(part)
             elif ours is not None:
                 ours.slot = slots.pop(0)
-                self.event("starts", ours.job, None, self._share())
+                self._tell("start", "starts", ours.job)
 
                 def progress(t: float, last: float | None, part: _Part = ours) -> None:
                     part.share = min(t / last, 1.0) if last else 0.0
-                    self.event(f"t = {t:.4g}", part.job, None, self._share())
+                    self._tell("progress", f"t = {t:.4g}", part.job)
 
                 placed = replace(ours.job, device=ours.slot)
                 files = [held.descriptor for held in ours.claims]
-                how = self.options.force, self.options.curve
-                self._running[engine.start(placed, self.env, self.out, files, progress, *how)] = ours
+                setting = Setting(self.env, self.out, anew=self.options.force, curve=self.options.curve)
+                self._running[engine.start(placed, setting, files, progress)] = ours
                 if not self.options.isolate:
                     return  # it has run: its end comes first
 
@@ -199,7 +227,7 @@ class _Schedule:
                     continue
                 self._held.append(held)
                 for folder in folders.partials(self.out, key):  # of a process that has died since we looked
-                    self.event(folders.close_dead(folder), part.job, None, self._share())
+                    self._tell("folder", folders.close_dead(folder), part.job)
                 attempts = folders.of_key(self.out, key)
             except OSError as error:
                 self._fail(part, seed, error)
@@ -216,7 +244,7 @@ class _Schedule:
             key = part.job.identity(elsewhere[0]).key
             if key not in self._told:
                 self._told.add(key)
-                self.event(f"runs elsewhere ({holder(self.out, key)}): waits for it", waits.job, None, self._share())
+                self._tell("elsewhere", f"runs elsewhere ({holder(self.out, key)}): waits for it", waits.job)
         if not seeds:
             return None
         return _Part(part.number, replace(part.job, seeds=tuple(seeds)), tuple(claims), frozenset(known))
@@ -249,7 +277,7 @@ class _Schedule:
             try:
                 return folders.close(folder, end.status, end.reason, end.log)
             except ValueError as error:
-                self.event(folders.set_aside(folder, str(error)), alone, None, self._share())
+                self._tell("folder", folders.set_aside(folder, str(error)), alone)
         (run,) = begin(alone, self.env, self.out)
         run.status, run.reason, run.batch = end.status, end.reason, batch
         folders.Attempt(self.out, run).finish(run, end.log)

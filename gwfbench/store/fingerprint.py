@@ -38,13 +38,7 @@ if TYPE_CHECKING:
 
 VERSIONED = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas", "ot": "pot",
              "sklearn": "scikit-learn", "gwfbench": "gwfbench"}  # fmt: skip  # modules, and their distributions
-DRIVER = (
-    "gwfbench.drive.driver",
-    "gwfbench.drive.points",
-    "gwfbench.drive.shapes",
-    "gwfbench.drive.judge",
-    "gwfbench.budget",
-)
+DRIVER = tuple(f"gwfbench.drive.{name}" for name in ("driver", "points", "shapes", "judge", "meter"))
 DATA = "files"  # a task's class variable: paths in its package or beside its file; a folder stands for all in it
 PROSE = frozenset({"reference", "source", "summary"})
 CHECKS = ("require", "refuse", "check_fields")
@@ -164,7 +158,9 @@ def _bindings(node: ast.AST, package: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _imported_by_name(node: ast.Call) -> bool:
-    return bool(node.args) and _is_text(node.args[0]) and ast.unparse(node.func).endswith("import_module")
+    """Whether it is `import_module` with the name as a literal."""
+    named = bool(node.args) and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
+    return named and ast.unparse(node.func).endswith("import_module")
 
 
 def _reached(node: ast.AST, roots: dict[str, str]) -> tuple[str, list[str]] | None:

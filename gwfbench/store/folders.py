@@ -19,7 +19,7 @@ from gwfbench.store.environment import env_hash
 from gwfbench.store.record import SCHEMA, Row, Run, Status, to_json
 
 WHOLE = frozenset({"rows.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
-CHECKPOINT = "checkpoint.npz"
+CHECKPOINT = "checkpoint.pt"
 KEPT = 4096  # points a judged time that stay in draws.npz, at most
 KEPT_BYTES = 2**24  # and of so many bytes: 1365 images of 3 x 32 x 32
 ASIDE = "aside"
@@ -33,7 +33,7 @@ class Attempt:
     """The folder of one attempt: written beside its place, row by row, and moved there when it ends.
 
     run.json, rows.jsonl, draws.npz (plain arrays t<step>, and l<step> where the law has a density), log.txt; of a
-    stopped run checkpoint.npz. A crash leaves the half-written folder under the
+    stopped run checkpoint.pt. A crash leaves the half-written folder under the
     name .partial-<key>-<attempt>: header.json (what the run is), and the rows so far.
 
     Raises:
@@ -42,6 +42,7 @@ class Attempt:
     """
 
     def __init__(self, out: Path, run: Run):
+        self.out = out
         self._folder, self._place = out / f"{locks.PARTIAL}{run.identity.key}-{run.attempt}", out / _name(run)
         self.checkpoint = self._folder / CHECKPOINT
         self.draws: dict[str, np.ndarray] = {}
@@ -256,6 +257,16 @@ def of_key(out: Path, key: str) -> list[Run]:
             except ValueError:
                 continue  # it is said where all attempts are read
     return sorted((run for run in runs if run.identity.key == key), key=_age)
+
+
+def places(out: Path) -> dict[str, Path]:
+    """The folders of attempts under `out`, by attempt."""
+    return {attempt: path for path in out.iterdir() if (attempt := attempt_of(path))}
+
+
+def attempt_of(folder: Path) -> str:
+    """The attempt that a folder is of, by its name; empty if it is of none."""
+    return folder.name[-8:] if _ATTEMPT.fullmatch(folder.name) else ""
 
 
 def checkpoint_of(out: Path, run: Run) -> Path:

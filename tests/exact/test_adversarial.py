@@ -83,6 +83,7 @@ def test_every_objective_has_a_case():
     assert CASES.keys() == SCALAR.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_at_the_best_critic_the_value_is_the_divergence_and_below_it_elsewhere(name):
     best, divergence, _ = CASES[name]

@@ -172,6 +172,7 @@ def test_integrand_averages_to_the_energy():
         assert ((values.mean(1) - truth.energy(5)).abs() < 5 * values.std(1) / 20_000**0.5).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("m", [1.05, 1.5, 2.0, 3.7, 20.0])
 @pytest.mark.parametrize("dim", [1, 2, 3, 64])

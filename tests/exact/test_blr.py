@@ -229,6 +229,7 @@ def test_certificates_pass_and_belong_to_their_files(data):
     assert hashlib.sha256(ast.get_source_segment(script, model).encode()).hexdigest() == paper["sha256"]["model"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", OFFLINE)
 def test_reference_draws_obey_the_posterior_s_identities(data):
     """E[score] = 0 and E[score x'] = -I for our posterior alone; moments of all draws and of those kept agree."""

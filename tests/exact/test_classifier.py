@@ -25,6 +25,7 @@ def c2st(shift, n=200, seeds=(0,), limit=None):
     return METRIC.evaluate(Judged(points, None, truth(limit), 0, rng))
 
 
+@pytest.mark.slow
 def test_equal_laws_can_t_be_told_apart():
     found = c2st(0.0, seeds=(0, 1))
     assert found.value.shape == found.se.shape == (2,)
@@ -43,12 +44,14 @@ def test_a_shifted_gaussian_comes_near_the_bayes_classifier_and_never_above():
     assert best - 0.02 - 5 * float(found.se) < float(found.value) < best + 5 * float(found.se)
 
 
+@pytest.mark.slow
 def test_the_same_streams_give_the_same_number_and_others_another():
     first, again, other = (c2st(0.3, n=60, seeds=(seed,)) for seed in (0, 0, 7))
     assert torch.equal(first.value, again.value)
     assert not torch.equal(first.value, other.value)
 
 
+@pytest.mark.slow
 def test_a_seed_s_number_does_not_depend_on_its_company():
     both, alone = c2st(0.3, n=60, seeds=(4, 9)), c2st(0.3, n=60, seeds=(9,))
     assert float(both.value[1]) == float(alone.value)

@@ -167,6 +167,7 @@ def test_the_squared_head_has_a_tail_in_place_of_its_zero():
     assert slope[0].tolist() == pytest.approx([2 / KNEE] * 4 + [2 / 0.5, 2 / 1.7])
 
 
+@pytest.mark.slow
 def test_a_critic_below_zero_at_some_points_comes_back():
     """Three seeds whose start is negative at half of P's points, at half, and everywhere: all learn dP/dmu."""
     raw = MLP((1, 16, 16, 1), Streams((0, 1, 2), dtype=torch.float64), prelu="hidden")

@@ -214,6 +214,7 @@ class Sobol:
         return self.nodes[self.k].expand(1, n, d)
 
 
+@pytest.mark.slow
 def test_parzen_kl_is_the_flow_of_the_smoothed_kl():
     """-h^2 grad of k * log(k*q / k*p), by Gauss-Hermite quadrature and autograd."""
     x, y = clouds(6, 5, seeds=(3,))

@@ -50,6 +50,7 @@ def test_a_very_short_step_holds_the_generator_where_it_is():
     assert moved[1] < 0.05 * moved[0]  # Adam trembles about it, by its rate
 
 
+@pytest.mark.slow
 def test_from_p0_a_very_short_step_learns_the_identity():
     words = "prior=initial,step=1e-4,iterations=250,batch=32,width=32,depth=2,steps=1,lr=4e-3"
     rng = Streams((3,), dtype=torch.float64)
@@ -76,6 +77,7 @@ def test_the_proximal_term_by_hand():
     assert default.tau == 24.0  # lambda2 = 1 of the authors: mean_d(.) = sum(.) / d, so 2 tau = d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_divergence_gives_finite_laws_that_move(divergence):
     for more in ("", ",step=inf") + ((",reverse=true",) if divergence in BOTH_WAYS else ()):
@@ -85,6 +87,7 @@ def test_every_divergence_gives_finite_laws_that_move(divergence):
         assert not torch.equal(laws[0], laws[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [
     "gwf:penalty=wgan", "gwf:penalty=r3gan,prior=normal", "gwf:divergence=mmd,kernel=imq,ema=0.9,critic_steps=2",
     "gwf:prior=initial,independent=2", "gan:iterations=6,every=2", "gan:loss=hinge", "gan:loss=wgan_gp", "gan:loss=sngan",
@@ -109,6 +112,7 @@ RESUMED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", RESUMED)
 def test_it_goes_on_bit_for_bit(words):
     method, rng = registry.parse("method", words), Streams((3, 7), dtype=torch.float64)
@@ -125,6 +129,7 @@ def test_it_goes_on_bit_for_bit(words):
     assert not torch.equal(whole[0][0], whole[-1][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", RESUMED)
 def test_seeds_do_not_know_each_other(words):
     together = points(words, (3, 5, 9))

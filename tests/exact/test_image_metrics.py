@@ -121,6 +121,7 @@ def test_the_same_images_twice():
 # ------------------------------------------------------------------------------------------------ KID and the others
 
 
+@pytest.mark.slow
 def test_kid_is_unbiased():
     """Mean over many splits of one law, and for two laws the closed form of E k(x, x') + E k(y, y') - 2 E k(x, y).
 
@@ -142,6 +143,7 @@ def test_kid_is_unbiased():
         assert abs(value - exact) < 5 * se
 
 
+@pytest.mark.slow
 def test_kid_s_error_is_of_the_size_of_its_spread():
     y = gaussian(500, [0.0, 0], np.eye(2), 1)
     found = np.array([values(gaussian(500, [0.4, 0], np.eye(2), seed), y, "kid")["kid"] for seed in range(10, 40)])
@@ -278,6 +280,7 @@ def weights(monkeypatch, tmp_path):
     return place
 
 
+@pytest.mark.slow
 def test_inception_is_used_where_its_weights_are_and_never_called_ours(weights):
     task = registry.parse("task", "images")
     before = torch.get_rng_state()

@@ -74,6 +74,7 @@ def gan(problem, loss, critic_steps, lr, rng):
     return t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("kind", ["vectors", "images"])
 def test_one_step_without_cost_is_a_gan(kind, loss):
@@ -153,6 +154,7 @@ def test_map_loss_descends_the_first_variation(loss):
     torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vectors", "images"])
 def test_goes_on_from_each_state_with_the_same_numbers(kind):
     problem = problem_of(kind)

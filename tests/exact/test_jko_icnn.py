@@ -83,6 +83,7 @@ def losses(task, seeds=(0, 4)):
     return net, x, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["ou:dim=3", "barenblatt:dim=3,t0=0.5"])
 def test_the_estimated_gradient_is_unbiased(task):
     _, _, gradient = losses(task)
@@ -134,6 +135,7 @@ def test_energies_add_up():
 # ---------------------------------------------------------------------------------------------- JKO steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("logdet", "tolerance"), [("exact", 0.01), ("cg", 0.015)])
 def test_one_step_of_a_gaussian_is_the_exact_one(logdet, tolerance):
     fields = f"logdet={logdet},iterations=200,batch=256,pool=51200,width=16,step=0.4,lr=0.02"
@@ -159,6 +161,7 @@ def walked(steps, x, log_p=None):
         x = after
 
 
+@pytest.mark.slow
 def test_one_step_of_the_porous_medium_is_the_exact_one():
     fields = "iterations=200,batch=256,pool=51200,width=16,step=0.1"
     instance, steps = laws(fields, "barenblatt:dim=2,t0=0.2,step=0.1,steps=1")
@@ -177,6 +180,7 @@ def test_one_step_of_the_porous_medium_is_the_exact_one():
     assert float(energies[1]) == pytest.approx(float(truth.energy(0)), rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_density_along_the_flow_integrates_to_one():
     instance, steps = laws(
         "iterations=40,batch=64,pool=640,width=8,steps=2,step=0.3,lr=0.02", "toy2d:shape=moons,start=0.7"
@@ -222,6 +226,7 @@ def test_one_step_of_an_attraction_is_the_exact_one():
 SMALL = "iterations=6,batch=64,pool=640,width=6"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["barenblatt:steps=3", "ou:horizon=0.15", "aggregation_diffusion"])
 @pytest.mark.parametrize("logdet", ["exact", "cg"])
 def test_it_goes_on_from_a_state_bitwise(task, logdet):

@@ -339,6 +339,7 @@ def test_noise_moves_where_the_field_is_read_and_is_halved(name):
         torch.testing.assert_close(last(f"{name}:{length}=0.7,noise=0.5,halving=1", j), x, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     ["mmd_flow:kernel=riesz", "mmd_flow:kernel=gaussian,width=1,step=1", "kale_flow:step=1", "drmmd:width=1,step=1"],

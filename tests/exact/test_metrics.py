@@ -151,6 +151,7 @@ def test_jackknife_keeps_its_digits_far_from_the_origin(streams):
     torch.testing.assert_close(near, far, rtol=1e-7, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n"), [("symkl", 2000), ("bures_w2", 2000), ("sliced_w2", 500), ("w2", 200)])
 def test_standard_errors_are_the_spread_over_repetitions(name, n):
     """Away from zero, where the delta method holds: mean reported error against the spread of 100 repetitions."""

@@ -218,6 +218,7 @@ def matrices(net):
     return {name: net.parameters.leaves[int(name[1:])].detach().flatten(2) for name in net.buffers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CRITICS)
 def test_normalised_weights_have_spectral_norm_one(kind):
     net, x = both("spectral", kind, streams(0, 1), width=8)  # the vectors are those of the weights before the move
@@ -273,6 +274,7 @@ def test_gradient_through_the_normalisation():
 # Gradients, starts, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "kind"), ROLES)
 def test_gradients_against_differences(role, kind):
     net, x = both(role, kind, streams(0), n=2, settled=200)  # u and v exact: their own change is of second order
@@ -388,6 +390,7 @@ def test_a_copy_stays_as_it_is():
     assert not torch.equal(net(x, frozen=True), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "kind"), ROLES)
 def test_half_precision_inside_float32_outside(role, kind, monkeypatch):
     """What a GPU does, bfloat16 and channels last, made to happen on the CPU."""

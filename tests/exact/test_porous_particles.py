@@ -82,6 +82,7 @@ def run(text, method, seed=3):
     return instance, [law.draw(law.limit, streams) for law in laws]
 
 
+@pytest.mark.slow
 def test_the_centre_of_mass_stays_and_the_variance_grows_as_barenblatt_s():
     """The growth of E|x - mean|^2 from the first judged time to the last, whose error from P_0's draw is small."""
     instance, path = run("barenblatt:dim=2,step=0.005,steps=5", "particles=400")
@@ -93,6 +94,7 @@ def test_the_centre_of_mass_stays_and_the_variance_grows_as_barenblatt_s():
     assert abs(float(growth / (exact[1] / exact[0])) - 1) < 0.03  # the bias of h; there is no noise after P_0
 
 
+@pytest.mark.slow
 def test_the_bias_falls_with_the_number_of_particles():
     """In three dimensions, where it is large: relative variance at the end, over that at the start, against the truth."""
     gaps = []

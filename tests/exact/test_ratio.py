@@ -100,6 +100,7 @@ def test_the_clip_holds_the_weight_and_not_the_gradient():
     torch.testing.assert_close(held[0, 1], free[0, 1])
 
 
+@pytest.mark.slow
 def test_a_trained_critic_is_near_the_true_ratio(streams):
     critic = Critic(2, streams.fork("critic"), width=16, lr=5e-3, updates=1)
     for k in range(400):

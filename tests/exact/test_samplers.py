@@ -132,6 +132,7 @@ def test_the_median_bandwidth_is_that_of_the_pairs(streams):
     torch.testing.assert_close(h[:, 0, 0], expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.slow
 def test_svgd_finds_a_gaussian(streams):
     instance = task("gaussian:dim=2,condition=4", streams)
     law = last(method("svgd:particles=200,steps=200").fit(instance.problem, Budget(), streams))
@@ -353,6 +354,7 @@ def test_gaussian_vi_is_of_second_order_in_its_step(streams):
     assert all(1.8 < order < 2.2 for order in orders), (errors, orders)
 
 
+@pytest.mark.slow
 def test_gaussian_vi_ends_where_the_flow_has_its_fixed_point(streams):
     """E s = 0 and E[s (x - m)'] = -I, by quadrature with 80 nodes, to the error of 4096 points."""
     import numpy as np
@@ -445,6 +447,7 @@ def two_modes(x):
     return torch.logaddexp(-(x - at).square().sum(-1), -(x + at).square().sum(-1))
 
 
+@pytest.mark.slow
 def test_ksd_descent_ends_at_a_small_discrepancy_and_one_particle_at_the_mode():
     streams = Streams((3,), dtype=torch.float64)
 
@@ -460,6 +463,7 @@ def test_ksd_descent_ends_at_a_small_discrepancy_and_one_particle_at_the_mode():
     assert (many.mean(1) - one[0]).abs().max() < 0.02
 
 
+@pytest.mark.slow
 def test_particles_on_a_plane_of_symmetry_never_leave_it():
     """The known failure: the same start, moved off the plane, finds both modes."""
     streams = Streams((3,), dtype=torch.float64)

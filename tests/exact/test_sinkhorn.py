@@ -39,6 +39,7 @@ def entropic(x, y, blur):
     return (plan * c).sum((1, 2)), plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "blur"), [(30, 30, 0.8), (17, 40, 1.0), (40, 17, 0.8), (1, 5, 0.3)])
 def test_the_velocity_is_the_gradient_of_the_debiased_divergence(streams, n, m, blur):
     x, y = clouds(streams, n, m)
@@ -98,6 +99,7 @@ def test_nothing_moves_at_the_target_and_a_translation_is_found_exactly(streams)
         torch.testing.assert_close(sinkhorn(x, x[:, order] + c, blur=blur, **TIGHT), c.expand_as(x), atol=1e-7, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_second_batch_stands_for_q(streams):
     x, y = clouds(streams, 20, 25)
     xx = streams.fork("xx").normal(30, 2)

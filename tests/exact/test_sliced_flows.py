@@ -100,6 +100,7 @@ def test_riesz_with_ties_counts_them_as_neither():
     torch.testing.assert_close(riesz(pile, y, UP[:1]), torch.full_like(pile, 7 / 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
 def test_the_mean_over_directions_is_the_unsliced_gradient(streams, d):
     x, y = clouds(streams, 12, 15, d)

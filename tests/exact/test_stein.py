@@ -106,6 +106,7 @@ def test_the_mixture_s_score_is_autograd_s():
     torch.testing.assert_close(mixture.score(0, x.detach()), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ksd", "ksd_imq"])
 @pytest.mark.parametrize("d", [2, 8, 64])
 def test_exact_mixture_draws_are_at_zero_and_shifted_ones_are_not(name, d):

@@ -61,6 +61,7 @@ def plane(shape):
     return edges, nodes, mass
 
 
+@pytest.mark.slow
 @every_shape
 def test_density_integrates_to_one(shape):
     assert float(plane(shape)[2].sum()) == pytest.approx(1, abs=1e-6)

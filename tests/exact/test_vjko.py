@@ -114,6 +114,7 @@ def test_crank_nicolson_is_of_second_order_and_the_printed_scheme_of_first():
 # --------------------------------------------------------------------------------------------------- steps as trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["linear", "icnn"])
 def test_one_step_is_the_exact_jko_step(chosen):
     """From N(0, I) to the exact step's mean and covariance: a pool of 8192 draws is off by 1/sqrt(8192) = 0.011 a moment."""
@@ -129,6 +130,7 @@ def test_one_step_is_the_exact_jko_step(chosen):
     assert off < min(0.06, 0.3 * still)
 
 
+@pytest.mark.slow
 def test_a_ring_grows_towards_its_radius():
     """P_0 has s = E|x|^2 = 1/2; each exact backward step of the mean square is towards 1/3 and does not pass it."""
     problem = problem_of("aggregation")
@@ -324,6 +326,7 @@ def test_the_bound_is_tight_at_the_density_ratio_to_a_student_law():
     assert (bound(0.2) < exact - 0.03).all()
 
 
+@pytest.mark.slow
 def test_with_a_student_proposal_long_tails_do_not_run_away():
     """P_0 with tails as blr's, a narrow target: the Gaussian proposal ends at infinity or far out, this one near."""
     task = registry.parse("task", "blr:data=banana").build(Streams((0,)).fork("task")).problem

@@ -21,7 +21,8 @@ from typing import Any
 import pandas as pd
 
 from gwfbench.report import stats
-from gwfbench.report.board.leaderboard import FINISHED, Board, boards
+from gwfbench.report.board.cells import FINISHED
+from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.report.board.tables import uses
 
 TARGET = 0.1

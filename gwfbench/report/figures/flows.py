@@ -69,7 +69,7 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
     except ImportError:
         fix = "pip install 'gwfbench[report]'"
         raise UserError("report pictures without matplotlib", "the extra `report`", fix) from None
-    places = kept_points.folders(out)
+    places = folders.places(out)
     runs = [run for run in folders.attempts(out)[0] if run.attempt in attempts and run.identity.method not in CONTROLS]
     if not runs:
         raise UserError("report pictures: no runs of a method", "at least one", "choose methods, not only controls")

@@ -17,7 +17,8 @@ from gwfbench.audit.verify import Verdict
 from gwfbench.budget import Budget
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.report.board.leaderboard import Board, Grade, Line, boards, grades, last_laws
+from gwfbench.report.board.cells import last_laws
+from gwfbench.report.board.leaderboard import Board, Grade, Line, boards, grades
 from gwfbench.report.board.tables import uses
 from gwfbench.report.stats import interval
 

@@ -20,6 +20,7 @@ from gwfbench.errors import UserError
 from gwfbench.report import kept_points
 from gwfbench.report.figures.flows import grid
 from gwfbench.report.kept_points import Draws
+from gwfbench.store import folders
 from gwfbench.store.record import Run
 
 POINTS = 512  # of a law, at most
@@ -78,7 +79,7 @@ def views(rows: pd.DataFrame, out: Path | None) -> Views:
     planes: list[tuple[str, np.ndarray | None, list[Draws]]] = []
     grids: list[Grid] = []
     notes: list[str] = []
-    places = kept_points.folders(out)
+    places = folders.places(out)
     methods = rows[rows["role"] == "method"]
     for task, part in methods.groupby("task", sort=False):
         kept = [draws for draws in _chosen(part, places) if draws]

@@ -1,0 +1,155 @@
+"""One job from its start to its end, whatever that is: runs are begun, driven, and closed with a status and a reason.
+
+A run that is stopped from outside (SIGTERM, Ctrl-C, a deadline) continues from its newest checkpoint: at the yield
+where the signal found it, or, if the method was at work, at most `checkpoint.EVERY` seconds and one law before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gwfbench.budget import BudgetSpent
+from gwfbench.drive import checkpoint
+from gwfbench.drive.checkpoint import Checkpoint
+from gwfbench.drive.controls import Control, NoTruth
+from gwfbench.drive.driver import Drive, Progress
+from gwfbench.drive.job import Job
+from gwfbench.drive.judge import reason_of
+from gwfbench.drive.log import Log
+from gwfbench.drive.points import BadLaw
+from gwfbench.drive.signals import Stopped, Stops
+from gwfbench.protocol import Resumable
+from gwfbench.store import folders
+from gwfbench.store.folders import Attempt
+from gwfbench.store.record import Run, Status
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a job runs; no number depends on it.
+
+    Args:
+        env: hash of the environment.
+        out: folder of the attempts, where a stopped one is found to continue from; None: nothing is written.
+        anew: start from the beginning, whatever checkpoint there is.
+        curve: judge the laws of `judge.ANYTIME` too where only the limit counts, not the last alone.
+    """
+
+    env: str
+    out: Path | None = None
+    anew: bool = False
+    curve: bool = True
+
+
+def begin(job: Job, env: str, out: Path | None) -> list[Run]:
+    """One run per seed, numbered after the attempts under `out`; nothing is written."""
+    who = job.contestant
+    needs = () if isinstance(who, Control) else tuple(sorted(need.__name__ for need in who.needs))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    code, budget = job.code(), job.budget.limits()
+    runs = []
+    for seed in job.seeds:
+        identity = job.identity(seed)
+        number = 1 + max((run.number for run in folders.of_key(out, identity.key)), default=0) if out else 1
+        runs.append(Run(identity, needs, code, env, now, budget, batch=len(job.seeds), number=number))
+    return runs
+
+
+def interrupted() -> tuple[Status, str]:
+    return "killed", "interrupted"
+
+
+def execute(
+    job: Job,
+    setting: Setting,
+    progress: Progress,
+    log: Log | None = None,
+    why_stopped: Callable[[], tuple[Status, str]] = interrupted,
+) -> list[Run]:
+    """Run the job to its end, whatever that is; every seed gets its run, with a status and a reason.
+
+    Args:
+        log: takes what the method prints and what the driver has to say.
+        why_stopped: asked after an interrupt for the status and the reason that the runs get.
+
+    Raises:
+        KeyboardInterrupt: after the runs were kept; on SIGTERM too.
+        OSError: they can't be kept.
+    """
+    asked, out, log = job.seeds, setting.out, log or Log()
+    runs = begin(job, setting.env, out)
+    saved = None
+    if out and not setting.anew and isinstance(job.contestant, Resumable):
+        saved = checkpoint.find(out, runs, torch.device(job.device), log)
+    if saved is not None and saved.seeds != asked:  # seeds that have ended ride along: the state has them all
+        job = replace(job, seeds=saved.seeds)
+        runs = begin(job, setting.env, out)
+    files = [Attempt(out, run) if out and run.identity.seed in asked else None for run in runs]
+    stop = None
+    with Stops() as stops, contextlib.redirect_stdout(log):  # a method that prints must not break --format json
+        drive = Drive(job, runs, files, log, stops, setting.curve)
+        try:
+            _to_an_end(drive, saved, progress)
+        except KeyboardInterrupt as error:
+            stop = error
+        with stops.held():
+            if stop is not None:
+                drive.save_at_the_end()
+                drive.end(*(("killed", str(stop)) if isinstance(stop, Stopped) else why_stopped()))
+            for run, file in zip(runs, files, strict=True):
+                _close(drive, run, file, resumed=saved is not None)
+    if stop is not None:
+        raise KeyboardInterrupt(*stop.args)
+    return [run for run in runs if run.identity.seed in asked]
+
+
+def _to_an_end(drive: Drive, saved: Checkpoint | None, progress: Progress) -> None:
+    """Every end but an interrupt becomes the runs' status and reason."""
+    spent = ""
+    try:
+        try:
+            drive.to_the_end(saved, progress)
+        except BudgetSpent as error:
+            spent = str(error)
+        drive.judge_last()
+        if spent:
+            drive.end("budget" if drive.steps else "timeout", spent)
+    except NoTruth as error:
+        drive.end("skipped", str(error))
+    except (Exception, SystemExit) as error:
+        with contextlib.suppress(Exception):
+            traceback.print_exc(file=drive.log)
+        if is_out_of_memory(error):
+            drive.end("oom", reason_of(error))
+            return
+        with contextlib.suppress(Exception):
+            drive.judge_last()
+        drive.end("error", str(error) if isinstance(error, BadLaw) else reason_of(error))
+
+
+def _close(drive: Drive, run: Run, file: Attempt | None, resumed: bool) -> None:
+    """Fill in what the run has cost, and move its folder into place."""
+    run.seconds, run.steps = drive.meter.seconds, drive.steps
+    run.information = tuple(sorted({*run.information, *drive.asked}))
+    if file is None:
+        return
+    ended = run.status not in checkpoint.RESUMED
+    if ended:
+        file.checkpoint.unlink(missing_ok=True)
+    file.finish(run, drive.log.getvalue())
+    if ended and resumed:
+        checkpoint.remove_all(file.out, run)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch has no class of its own for that on the CPU."""
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in "".join(map(str, error.args)):
+        return True
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
