@@ -53,9 +53,10 @@ def cells(final: pd.DataFrame) -> dict[Key, dict[str, Cell]]:
     """By (task, method), then metric: values of the newest version, at the n that most seeds have."""
     columns = ["task", "method", "metric", "role", "better", "metric_version", "n", "seed"]
     numbers = {name: pd.to_numeric(final[name]).astype(float) for name in ("value", "se")}
+    table: Any = final[columns].assign(**numbers)
     groups: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
     newest: dict[Key, int] = defaultdict(int)
-    for row in final[columns].assign(**numbers).itertuples(index=False):
+    for row in table.itertuples(index=False):
         groups[row.task, row.method, row.metric].append(row)
         newest[row.task, row.metric] = max(newest[row.task, row.metric], row.metric_version)
     floors: dict[Key, Cell] = {}

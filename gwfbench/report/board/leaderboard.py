@@ -111,7 +111,7 @@ def frame(made: Sequence[Board]) -> pd.DataFrame:
                     name: cell.value, f"{name}_low": cell.low, f"{name}_high": cell.high, f"{name}_n": cell.n,
                     f"{name}_left": cell.left, f"{name}_verdict": cell.verdict,
                 }  # fmt: skip
-            records.append(record | line.costs)
+            records.append(record | dict(line.costs))
     return pd.DataFrame(records) if records else pd.DataFrame(columns=["task", "method"])
 
 
