@@ -20,7 +20,6 @@ range of your own a name, as the ones below have.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import types
 import typing
@@ -117,15 +116,22 @@ def _rules(cls: type) -> dict[str, tuple[bool, tuple[Any, ...], tuple[Range, ...
     found: dict[str, tuple[bool, tuple[Any, ...], tuple[Range, ...]]] = {}
     for field in dataclasses.fields(cls):
         parts = list(_parts(hints[field.name]))
-        choices = tuple(itertools.chain.from_iterable(part for part in parts if type(part) is tuple))
+        choices = next((part.values for part in parts if isinstance(part, _Choices)), ())
         limits = tuple(part for part in parts if isinstance(part, Range))
         if choices or limits:
             found[field.name] = (type(None) in parts, choices, limits)
     return found
 
 
+@dataclass(frozen=True)
+class _Choices:
+    """The values of a `Literal`."""
+
+    values: tuple[Any, ...]
+
+
 def _parts(hint: Any) -> Iterator[Any]:
-    """Of a type: each Range, a tuple of values for each Literal, and the types that are left."""
+    """Of a type: each Range, the choices of each Literal, and the types that are left."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         yield from _parts(inside[0])
@@ -134,7 +140,7 @@ def _parts(hint: Any) -> Iterator[Any]:
         for choice in inside:
             yield from _parts(choice)
     elif origin is Literal:
-        yield inside
+        yield _Choices(inside)
     else:
         yield hint
 
