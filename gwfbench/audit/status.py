@@ -61,10 +61,6 @@ def survey_all(out: Path) -> list[Standing]:
     return [*_look(jobs, runs, out), *gone]
 
 
-def job_of(run: Run) -> Job:
-    return Job.of(run.identity, run.budget)
-
-
 def _look(jobs: Iterable[Job], runs: Sequence[Run], out: Path) -> Iterator[Standing]:
     of_key: dict[str, list[Run]] = defaultdict(list)
     for run in runs:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gwfbench.audit import status
+from gwfbench.drive.job import Job
 from gwfbench.info import Initial
 from gwfbench.plugins.registry import name_of
 from gwfbench.rng import Streams
@@ -52,7 +52,7 @@ def ends(run: Run, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         UserError: the task can't be built any more.
     """
-    job = status.job_of(run)
+    job = Job.of(run.identity, run.budget)
     streams = Streams((run.identity.seed,))
     with torch.no_grad():
         instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
