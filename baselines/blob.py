@@ -3,18 +3,22 @@
     x_i' = s(x_i) + v(x_i),   s = grad log pi,   rho(x) = sum_j k(x - x_j),   k(x) = exp(-|x|^2 / 2 h^2)
     v(x_i) = -sum_j (1 / rho(x_i) + 1 / rho(x_j)) grad k(x_i - x_j)
 
-the gradient flow of mean(log rho - log pi) over the particles (Carrillo, Craig and Patacchini 2019, equation 1.6 with
-m = 1). With `both` false the second term of v is left out, and v is minus the score of the kernel density estimate.
-h = width times the median distance between nearest neighbours, anew in each step: particles that repel each other end
-about on a lattice, on which rho is smooth once k reaches over the next few. On `gaussian`, `ou` and `gmm` in one and
-two dimensions width 2 is better than 1.5, in three and four, where h would be about as wide as the cloud, 1.5. No width
-mends the shares of `gmm`'s modes in the plane.
+This is the gradient flow of mean(log rho - log pi) over the particles (Carrillo, Craig and Patacchini 2019, equation
+1.6 with m = 1). With `both` false the second term of v is left out, and v is minus the score of the kernel density
+estimate.
 
-Explicit Euler steps dt <= step, dt <= cfl h^2 (the repulsion's stiffness is about 1 / h^2) and
+The bandwidth h is `width` times the median distance between nearest neighbours, anew in each step. Particles that repel
+each other end up roughly on a lattice, on which rho is smooth once k reaches over the next few neighbours. On
+`gaussian`, `ou` and `gmm`, width 2 is better than 1.5 in one and two dimensions; in three and four dimensions, where h
+would be about as wide as the cloud, 1.5 is better. No width corrects the shares of `gmm`'s modes in the plane.
+
+The steps are explicit Euler steps with dt <= step, dt <= cfl h^2 (the stiffness of the repulsion is about 1 / h^2) and
 dt <= reach h / max |x'|: however steep pi is at the start, no particle leaps over its neighbours. Where only the limit
-is judged these are `steps` steps, whatever flow time they reach. All of it rests on a density estimate: good in one and
-two dimensions; in many the particles end in a cloud that is too narrow. There is no noise, and repulsion reaches
-no farther than h: between modes far apart hardly any mass goes over.
+is judged there are `steps` such steps, whatever flow time they reach.
+
+Everything rests on a density estimate, which is good in one and two dimensions; in high dimension the particles end in
+a cloud that is too narrow. As there is no noise, and repulsion reaches no farther than h, hardly any mass moves between
+modes far apart.
 """
 
 from __future__ import annotations
@@ -23,13 +27,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Fraction, Positive, at_least, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -39,22 +43,22 @@ from gwfbench.velocity.movers import first
 
 @dataclass(frozen=True)
 class Blob:
-    particles: int = 1024
-    "n, all that there is to draw"
-    step: float = 0.01
-    "longest step, in flow time; shortened where it must hit a judged time"
-    steps: int = 1000
-    "how many, where only the limit is judged"
-    width: float | None = None
-    "h in units of the distance between neighbours; none: 2 in one and two dimensions, 1.5 in more"
-    bandwidth: float | None = None
-    "h; none: by `width`"
+    particles: Annotated[int, at_least(2)] = 1024
+    "number n of particles; a law has no more points than these"
+    step: Positive = 0.01
+    "longest step, in flow time; steps are shortened to hit the judged times"
+    steps: Count = 1000
+    "number of steps; used only when the limit alone is judged"
+    width: Positive | None = None
+    "kernel bandwidth h in units of the distance between neighbours; default: 2 in one and two dimensions, 1.5 in more"
+    bandwidth: Positive | None = None
+    "kernel bandwidth h; default: set by `width`"
     both: bool = True
-    "both terms of the energy's gradient, or the estimate's score alone"
-    cfl: float = 0.5
+    "whether to use both terms of the energy's gradient; false: the score of the density estimate alone"
+    cfl: Fraction = 0.5
     "longest step in units of h^2"
-    reach: float = 0.5
-    "longest way of a particle in a step, in units of h"
+    reach: Positive = 0.5
+    "longest move of a particle in one step, in units of h"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -65,17 +69,7 @@ class Blob:
   title={A blob method for diffusion}, author={Carrillo, Jos{\\'e} Antonio and Craig, Katy and Patacchini, Francesco
   S.}, journal={Calculus of Variations and Partial Differential Equations}, volume={58}, number={53}, year={2019}}"""
 
-    def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("particles", self.particles >= 2, "at least 2"),
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("steps", self.steps >= 1, "at least 1"),
-            ("width", self.width is None or 0 < self.width < math.inf, "a positive number, or none"),
-            ("bandwidth", self.bandwidth is None or 0 < self.bandwidth < math.inf, "a positive number, or none"),
-            ("cfl", 0 < self.cfl <= 1, "above 0, to 1"),
-            ("reach", 0 < self.reach < math.inf, "a positive number"),
-        ):
-            require(ok, f"blob:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.particles, rng.fork("particles"))

@@ -1,39 +1,42 @@
-"""Drifting: a generator (or particles) moved by mean shifts towards data and away from itself, and its readings.
+"""Drifting: a generator (or particles) moved by mean shifts towards data and away from itself, and variants of it.
 
     x <- x + h V(x; q, p)      generator: one Adam step on |G(z) - stop(G(z) + h V)|^2      (Deng et al. 2026)
 
-The field V is drifting's own as its text has it (`equation4`), as its appendix runs it (`algorithm2`) and as its code
-does (`official`); or one of the Wasserstein gradient flows that Gretton et al. 2026 set beside it. Formulas and sources
-are in gwfbench/velocity/drift.py; what is taken from elsewhere:
+The field V is drifting's own in one of three versions: that of the paper's text (`equation4`), of its appendix
+(`algorithm2`) or of its code (`official`). Or it is one of the Wasserstein gradient flows with which Gretton et al.
+2026 compare it. gwfbench/velocity/drift.py has the formulas and sources, except for these:
 
     sliced      half SW_2^2 on random lines (velocity/sliced.py)
-    sinkhorn    T_qp - T_qq, entropic barycentric maps (velocity/sinkhorn.py). A generator's points have the other
-                half of them as their negatives, so that none is its own (two batches, as W-Flow, Han et al. 2026).
-                Particles have themselves: lasting halves part, the difference of their means doubling with each step
-                of 1, and with halves drawn anew a lone outlier, matched to the edge of both p and q', feels nothing.
-    critic      grad log(p/q) by a logistic critic trained beside it (velocity/ratio.py)
+    sinkhorn    T_qp - T_qq, entropic barycentric maps (velocity/sinkhorn.py)
+    critic      grad log(p/q) by a logistic critic that is trained alongside (velocity/ratio.py)
 
-Temperatures count in mean distances between points and targets (the paper's A.6), or in `unit`. The authors' toy
-notebook is `drifting:temperature=0.05,unit=1,points=2048,batch=2048,steps=2000`; fewer points and steps are our default
-for a CPU, network and learning rate are the notebook's.
+With sinkhorn, each half of a generator's points has the other half as its negatives, so that no point is its own
+negative (two batches, as in W-Flow, Han et al. 2026). Particles are their own negatives. If their halves were fixed
+they would part, as the difference of the means doubles with each step of 1. If halves were drawn anew, a lone outlier,
+matched to the edge of both p and q', would feel nothing.
+
+Temperatures are in units of the mean distance between points and targets (the paper's A.6), or of `unit`. The authors'
+toy notebook is `drifting:temperature=0.05,unit=1,points=2048,batch=2048,steps=2000`. The default has fewer points and
+steps, for a CPU; network and learning rate are the notebook's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import UserError, require
+from gwfbench.errors import UserError
+from gwfbench.fields import Count, Positive, at_least, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity import drift
-from gwfbench.velocity.movers import Carrier, Network, Velocity, carry, require_positive
+from gwfbench.velocity.movers import Carrier, Network, Velocity, carry
 from gwfbench.velocity.pairs import Kernel, typical_distance
 from gwfbench.velocity.ratio import Critic
 from gwfbench.velocity.sinkhorn import sinkhorn
@@ -59,33 +62,36 @@ class Drifting:
         "sliced",
         "critic",
     ] = "algorithm2"
-    "which V"
+    "velocity field V"
     carrier: Carrier = "generator"
-    "what V moves"
+    "what the velocity field moves: particles, or the law of a generator"
     kernel: Literal["own", "laplace", "gaussian"] = "own"
-    "of equation4, algorithm2 and mmd, own: laplace; the others have no choice"
+    "kernel of equation4, algorithm2 and mmd; own: laplace. The other fields have no choice"
     temperature: str | None = None
-    "h of the kernel, blur of sinkhorn; official sums over several, written 0.02+0.05+0.2, its default; else 0.2"
-    unit: float | None = None
-    "length that temperatures are multiples of; none: mean distance of a step's points to its targets; official: none"
-    step: float | None = None
-    "h; none: 1, but 2 for algorithm2 (whose masses multiply to 1/2), 0.01 for official, 0.1 for critic, 2 for sliced"
-    steps: int | None = None
-    "how many; none: 300 with particles, 1000 with a generator"
-    points: int = 1024
-    "particles, or generated points a step"
-    batch: int = 1024
-    "fresh target points a step"
-    lines: int = 64
-    "random directions a step of sliced"
-    latent: int = 32
+    """bandwidth h of the kernel, or blur of sinkhorn; default: 0.2, and 0.02+0.05+0.2 for official, which sums
+    over several"""
+    unit: Positive | None = None
+    """length that temperatures are multiples of; default: mean distance of a step's points to its targets.
+    official has none"""
+    step: Positive | None = None
+    """step size h; default: 1, but 2 for sliced and for algorithm2 (whose masses multiply to 1/2), 0.01 for
+    official, 0.1 for critic"""
+    steps: Count | None = None
+    "number of steps; default: 300 with particles, 1000 with a generator"
+    points: Annotated[int, at_least(2)] = 1024
+    "number of particles, or of generated points per step"
+    batch: Count = 1024
+    "number of fresh target points per step"
+    lines: Count = 64
+    "number of random directions per step (sliced only)"
+    latent: Count = 32
     "dimension of the generator's noise"
-    width: int = 256
-    "of the generator's layers"
-    depth: int = 3
+    width: Count = 256
+    "width of the generator's hidden layers"
+    depth: Count = 3
     "number of the generator's hidden layers"
-    lr: float = 1e-3
-    "of the generator's Adam"
+    lr: Positive = 1e-3
+    "learning rate of the generator's Adam"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -101,29 +107,26 @@ class Drifting:
 @misc{han2026wflow, title={{W}-Flow}, author={Han, Jiaqi and others}, year={2026}, eprint={2605.11755}}"""
 
     def __post_init__(self) -> None:
-        for name, least in (("points", 2), ("batch", 1), ("lines", 1), ("latent", 1), ("width", 1), ("depth", 1)):
-            value = getattr(self, name)
-            require(value >= least, f"drifting:{name}={value}", f"{least} or more", f"leave {name} out for the default")
-        require(self.steps is None or self.steps >= 1, f"drifting:steps={self.steps}", "1 or more", "leave steps out")
-        require_positive(self, "step", "unit", "lr")
-        require(
-            self.kernel == "own" or self.field in FREE,
-            f"drifting:field={self.field},kernel={self.kernel}",
-            f"a kernel only with {', '.join(sorted(FREE))}",
-            "leave kernel out",
+        check_fields(self)
+        refuse(
+            self,
+            *("kernel", "field"),
+            when=self.kernel != "own" and self.field not in FREE,
+            expected=f"a kernel only with field={', '.join(sorted(FREE))}",
         )
         for name, without in (("temperature", BARE), ("unit", BARE | {"official"})):
-            require(
-                getattr(self, name) is None or self.field not in without,
-                f"drifting:field={self.field},{name}={getattr(self, name)}",
-                f"no {name}: {', '.join(sorted(without))} have none",
-                f"leave {name} out",
+            refuse(
+                self,
+                *(name, "field"),
+                when=getattr(self, name) is not None and self.field in without,
+                expected=f"no {name} with field={', '.join(sorted(without))}",
             )
-        require(
-            len(self.temperatures) == 1 or self.field == "official",
-            f"drifting:field={self.field},temperature={self.temperature}",
-            "one temperature; only official sums over several",
-            f"write, for example, drifting:field={self.field},temperature=0.05",
+        refuse(
+            self,
+            *("field", "temperature"),
+            when=len(self.temperatures) > 1 and self.field != "official",
+            expected="one temperature; only field=official sums over several",
+            fix=f"write, for example, drifting:field={self.field},temperature=0.05",
         )
 
     @property

@@ -3,12 +3,14 @@
     DrMMD(q || p) = (1 + lambda) |(Sigma_p + lambda)^{-1/2} (E_q k - E_p k)|^2,   v = -grad w
     w = 2 (1 + lambda) (Sigma_p + lambda)^{-1} (E_q k - E_p k),   Sigma_p = E_p k(y, .) (x) k(y, .)
 
-(Chen et al. 2024.) chi^2 as lambda -> 0; MMD^2 as lambda -> infinity, so that the flow is twice as fast as `mmd_flow`.
-The witness is one linear system in the target points. Particles move by step bandwidth^2 lambda / (1 + lambda) v, so
-that `step` has no unit; the authors' learning rate is step lambda. Their rings have lambda 0.001, bandwidth 0.15 and
-step 0.1, which is 4.4 here.
+(Chen et al. 2024.) It tends to chi^2 as lambda -> 0 and to MMD^2 as lambda -> infinity, so that the flow is then twice
+as fast as `mmd_flow`. The witness w is the solution of one linear system in the target points.
 
-With `adaptive`, lambda sqrt(D / D_0) is taken for lambda, D the divergence a step before and D_0 at the first.
+Particles move by step bandwidth^2 lambda / (1 + lambda) v, so that `step` has no unit; the authors' learning rate is
+step lambda. Their rings have lambda 0.001, bandwidth 0.15 and step 0.1, which is 4.4 here.
+
+With `adaptive`, lambda is replaced by lambda sqrt(D / D_0), where D is the divergence one step before and D_0 that at
+the first step.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
+from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import KERNELS, rms_distance
-from gwfbench.velocity.movers import Carrier, carry, require_positive
+from gwfbench.velocity.movers import Carrier, carry
 from gwfbench.velocity.witness import drmmd, drmmd_witness
 
 LEAST = 1e-3  # times `regularisation`: lambda may not reach 0, where the system is singular
@@ -34,25 +37,25 @@ LEAST = 1e-3  # times `regularisation`: lambda may not reach 0, where the system
 @dataclass(frozen=True)
 class DrMMD:
     carrier: Carrier = "particles"
-    "what the field moves"
-    step: float = 5.0
-    "in units of bandwidth^2 lambda / (1 + lambda)"
-    steps: int = 300
-    "of the particles; or Adam steps of the generator"
-    points: int = 1024
-    "particles; or generated points a step"
-    batch: int = 512
-    "fresh target points a step; as many unknowns"
-    regularisation: float = 0.1
-    "lambda"
+    "what the velocity field moves: particles, or the law of a generator"
+    step: Positive = 5.0
+    "step size in units of bandwidth^2 lambda / (1 + lambda)"
+    steps: Count = 300
+    "number of steps of the particles, or of Adam steps of the generator"
+    points: Count = 1024
+    "number of particles, or of generated points per step"
+    batch: Count = 512
+    "number of fresh target points per step, and of unknowns of the linear system"
+    regularisation: Positive = 0.1
+    "regularisation lambda"
     adaptive: bool = False
-    "lambda falls as the square root of the divergence"
+    "whether lambda falls in proportion to the square root of the divergence"
     kernel: Literal["gaussian", "imq", "laplace", "matern32", "matern52"] = "imq"
-    "k; imq reaches far"
-    bandwidth: float | None = None
-    "h of the kernel; none: `width` times the root mean square distance between the batch's target points"
-    width: float = 0.4
-    "in units of that distance; not used where `bandwidth` is a number"
+    "kernel k; imq has the longest range"
+    bandwidth: Positive | None = None
+    "kernel bandwidth h; default: `width` times the root mean square distance between the batch's target points"
+    width: Positive = 0.4
+    "kernel bandwidth in units of that distance; ignored if `bandwidth` is given"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -64,8 +67,7 @@ class DrMMD:
   Glaser, Pierre and Korba, Anna and Gretton, Arthur and Sriperumbudur, Bharath K.}, journal={arXiv:2409.14980},
   year={2024}}"""
 
-    def __post_init__(self) -> None:
-        require_positive(self, "step", "regularisation", "bandwidth", "width", "steps", "points", "batch")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         lam, first = (

@@ -10,7 +10,7 @@ The non-saturating generator follows the flow of KL((p + q)/2 | p), not of Jense
 its penalty is R1, without which it circles: gamma/2 = 0.1 for vectors, for images 5 with beta1 = 0, as Mescheder et al.
 (2018) have it (with 0.1 the digits fall to one image). Losses are in objectives/adversarial.py, the loop in
 training/generator_critic.py. There are no JKO steps: a law is yielded every `every` iterations. Rates are those of
-gwf; wgan_gp and sngan take 5 critic steps an iteration, as their authors do: with one, sngan lost modes of toy2d.
+gwf; wgan_gp and sngan take 5 critic steps per iteration, as their authors do: with one, sngan lost modes of toy2d.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, NonNegative, Positive, Share, at_least, check_fields, refuse
 from gwfbench.info import Info, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.adversarial import SCALAR
 from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
-from gwfbench.training.generator_critic import Rules, laws, require_duel
+from gwfbench.training.generator_critic import laws
+from gwfbench.training.rules import Defaults, Loop, Optim, Players, Rules
 
 LOSSES: dict[str, tuple[str, Penalty, float]] = {
     "nonsaturating": ("shannon", "real", 0.1),
@@ -36,44 +37,45 @@ LOSSES: dict[str, tuple[str, Penalty, float]] = {
     "wgan_gp": ("wasserstein1", "wgan", 10.0),
     "sngan": ("hinge", "none", 0.0),
 }
+IMAGE_WEIGHT = 5.0  # of the penalty at reals
 
 
 @dataclass(frozen=True)
 class GAN:
     loss: Literal["nonsaturating", "hinge", "wgan_gp", "sngan"] = "nonsaturating"
-    "of both players, with its penalty or normalisation of the critic"
-    iterations: int = 2500
-    "of the generator"
-    every: int = 500
+    "losses of both players, with the critic's penalty or normalisation"
+    iterations: Count = 2500
+    "generator updates in the whole run"
+    every: Count = 500
     "iterations from one law to the next"
-    critic_steps: int | None = None
-    "of Adam an iteration; none: 5 for wgan_gp and sngan, else 1"
-    batch: int = 256
-    "real, and generated, points of an Adam step"
-    weight: float | None = None
-    "of the penalty; none: 10 for wgan_gp, else 5 for images and 0.1 for vectors; 0: no penalty; sngan has none"
+    critic_steps: Count | None = None
+    "critic updates per iteration; default: 5 for wgan_gp and sngan, else 1"
+    batch: Annotated[int, at_least(2)] = 256
+    "real points, and generated points, per update"
+    weight: NonNegative | None = None
+    "weight of the penalty; default: 10 for wgan_gp, none for sngan, else 5 for images and 0.1 for vectors"
     prior: Literal["normal", "uniform"] = "normal"
-    "of the latent points: standard normal, or uniform on [-1, 1]"
-    latent: int | None = None
-    "its coordinates; none: 128 for images, else d"
+    "law of the latent points: standard normal, or uniform on [-1, 1]"
+    latent: Count | None = None
+    "latent coordinates; default: 128 for images, else d"
     network: Kind = "auto"
-    "of both players"
-    width: int | None = None
-    "of its layers; none: the network's"
-    depth: int | None = None
-    "of its layers; none: the network's"
-    lr: float | None = None
-    "of the generator's Adam; none: 2e-4 for images, else 1e-3"
-    critic_lr: float | None = None
-    "of the critic's; none: the generator's"
+    "architecture of the generator and the critic"
+    width: Count | None = None
+    "width of the layers of both players; default: the network's"
+    depth: Count | None = None
+    "number of layers of both players; default: the network's"
+    lr: Positive | None = None
+    "learning rate of the generator; default: 2e-4 for images, else 1e-3"
+    critic_lr: Positive | None = None
+    "learning rate of the critic; default: the generator's"
     decay: Literal["cosine", "none"] = "cosine"
-    "of both rates, over the whole run, to lr_end"
-    lr_end: float = 5e-5
-    "see decay"
-    beta1: float | None = None
-    "Adam's, of both; none: 0 for images, else 0.5; the second is 0.9"
-    ema: float = 0.0
-    "share of the running average that judged parameters keep; 0: none"
+    "schedule of both learning rates over the whole run, down to lr_end"
+    lr_end: Positive = 5e-5
+    "learning rate of both players at the last iteration (decay=cosine only)"
+    beta1: Share | None = None
+    "first beta of Adam, of both players; the second is 0.9; default: 0 for images, else 0.5"
+    ema: Share = 0.0
+    "fraction that the running average of the judged parameters keeps; 0: no average"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -91,14 +93,16 @@ class GAN:
   booktitle={ICLR}, year={2018}}"""
 
     def __post_init__(self) -> None:
-        require_duel(self, "gan", positive=("iterations", "every"))
-        for ok, got, expected, fix in (
-            (self.iterations % self.every == 0, f"iterations={self.iterations},every={self.every}",
-             "a whole number of laws", f"write gan:iterations={self.iterations},every={self.iterations}"),
-            (self.loss != "sngan" or not self.weight, f"loss=sngan,weight={self.weight}", "no penalty: its critic is "
-             "normalised", "leave weight out"),
-        ):  # fmt: skip
-            require(ok, f"gan:{got}", expected, fix)
+        check_fields(self)
+        refuse(
+            self, "every", "iterations", when=self.iterations % self.every > 0,
+            expected="a whole number of laws: iterations divisible by every",
+            fix=f"write gan:iterations={self.iterations},every={self.iterations}",
+        )  # fmt: skip
+        refuse(
+            self, "weight", "loss", when=self.loss == "sngan" and bool(self.weight),
+            expected="no penalty: the critic of sngan is normalised",
+        )  # fmt: skip
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return laws(self._rules(problem), problem, rng)
@@ -107,17 +111,16 @@ class GAN:
         return laws(self._rules(problem), problem, rng, state)
 
     def _rules(self, problem: Problem) -> Rules:
-        d, image = math.prod(problem.shape), len(problem.shape) > 1
         name, penalty, weight = LOSSES[self.loss]
-        weight = 5.0 if image and penalty == "real" else weight
-        lr = self.lr or (2e-4 if image else 1e-3)
+        if penalty == "real" and len(problem.shape) > 1:
+            weight = IMAGE_WEIGHT
+        latent = self.latent or Defaults.of(problem).latent or math.prod(problem.shape)
+        critic_steps = self.critic_steps or (5 if self.loss in ("wgan_gp", "sngan") else 1)
         return Rules(
-            objective=SCALAR[name], mixture=None, penalty="none" if self.weight == 0 else penalty,
-            weight=weight if self.weight is None else self.weight, tau=math.inf, prior=self.prior,
-            latent=self.latent or (128 if image else d), independent=0, blur=0.0, network=self.network,
-            spectral=self.loss == "sngan", width=self.width, depth=self.depth, outputs=1,
-            steps=self.iterations // self.every, iterations=self.every,
-            critic_steps=self.critic_steps or (5 if self.loss in ("wgan_gp", "sngan") else 1), batch=self.batch, lr=lr,
-            critic_lr=self.critic_lr or lr, lr_end=self.lr_end if self.decay == "cosine" else None,
-            betas=((0.0 if image else 0.5) if self.beta1 is None else self.beta1, 0.9), ema=self.ema,
-        )  # fmt: skip
+            SCALAR[name],
+            "none" if self.weight == 0 else penalty,
+            weight if self.weight is None else self.weight,
+            Players.of(self, latent, self.prior, spectral=self.loss == "sngan"),
+            Optim.of(self, problem, gan=True),
+            Loop(self.iterations // self.every, self.every, critic_steps, self.batch, math.inf),
+        )

@@ -1,20 +1,21 @@
-"""Gaussian variational inference: the flow of KL(. || pi) in Wasserstein space, held to the Gaussians N(m, C).
+"""Gaussian variational inference: the flow of KL(. || pi) in Wasserstein space, restricted to the Gaussians N(m, C).
 
     m' = E s(X),   C' = 2 I + E[s(X) (X - m)'] + E[(X - m) s(X)'],   X ~ N(m, C),   s = grad log pi
 
 (Lambert et al. 2022, equation 3: the Bures-Wasserstein gradient flow.) By Stein's identity E[s (X - m)'] = H C with
-H = E grad^2 log pi, so that no Hessian is asked for: H = E[s(m + R z) z'] R^-1, C = R R', z ~ N(0, I), made symmetric.
+H = E grad^2 log pi, so that no Hessian is needed: H = E[s(m + R z) z'] R^-1 with C = R R', z ~ N(0, I), symmetrised.
 
-A step h treats s as the linear field s0 + H (x - c), whose flow is Ornstein-Uhlenbeck's and known in closed form:
+A step of size h treats s as the linear field s0 + H (x - c), whose flow is an Ornstein-Uhlenbeck flow in closed form:
 
     m <- m + h phi(h H) (s0 + H (m - c)),   C <- e^{hH} C e^{hH} + 2 h phi(2 h H),   phi(z) = (e^z - 1) / z
 
-first for h / 2 with s0, H at c = m, then for h, from the same start, with s0, H at that midpoint. It is exact where pi
-is Gaussian, of second order elsewhere, and C stays positive for any h, however stiff pi is. The points z are the same
-in all steps: pairs z, -z with covariance I exactly, so that all means are exact if s is a polynomial of degree 2. Else
-the limit is the best Gaussian as these points see it.
+This is done first for h / 2 with s0 and H at c = m, then for h, from the same start, with s0 and H at that midpoint.
+The step is exact if pi is Gaussian and of second order otherwise, and C stays positive for any h, however stiff pi is.
 
-On a Gaussian P_0 and pi this is the KL flow itself; P_0's mean and covariance are those of `start` draws.
+The points z are the same in all steps: pairs z, -z whose covariance is exactly I, so that all means are exact if s is a
+polynomial of degree 2. Otherwise the limit is the best Gaussian as judged by these points.
+
+If P_0 and pi are Gaussian this is the KL flow itself. P_0's mean and covariance are those of `start` draws.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
 from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, at_least, check_fields, refuse
 from gwfbench.info import Draw, Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -38,14 +40,14 @@ CHUNK = 65536  # draws of P_0 at once
 
 @dataclass(frozen=True)
 class GaussianVI:
-    step: float = 0.05
-    "h, in flow time; shortened where it must hit a judged time"
-    steps: int = 200
-    "how many, where only the limit is judged"
-    samples: int = 512
-    "points at which the score is asked for, twice a step"
-    start: int = 2**20
-    "draws of P_0 for its mean and covariance"
+    step: Positive = 0.05
+    "step size h, in flow time; steps are shortened to hit the judged times"
+    steps: Count = 200
+    "number of steps; used only when the limit alone is judged"
+    samples: Annotated[int, at_least(4)] = 512
+    "number of points at which the score is evaluated, twice per step; even, and more than twice the dimension"
+    start: Annotated[int, at_least(2)] = 2**20
+    "number of draws of P_0 that give its mean and covariance"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -57,13 +59,8 @@ class GaussianVI:
   Francis and Bonnabel, Silv{\\`e}re and Rigollet, Philippe}, booktitle={NeurIPS}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("steps", self.steps >= 1, "at least 1"),
-            ("samples", self.samples >= 4 and self.samples % 2 == 0, "an even number from 4"),
-            ("start", self.start >= 2, "at least 2"),
-        ):
-            require(ok, f"gaussian_vi:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+        check_fields(self)
+        refuse(self, "samples", when=self.samples % 2 == 1, expected="an even number", fix="add 1")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         m, c = _moments(problem[Initial].draw, self.start, rng.fork("start"))

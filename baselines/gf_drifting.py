@@ -4,68 +4,73 @@
 
     KL(q|p)  w = 1     KL(p|q)  w = 1 / r     chi^2(q|p)  w = 2 r      MMD  E_p[k (y - x)] - E_q[k (x' - x)]
 
-gwfbench/velocity/kde.py has the formulas, and what they are the flow of. A time of 1 is a flow time of h^2. r is held
-to [1/cut, cut] in w: both weights are unbounded where one cloud is alone. On the sphere kernel, shifts and steps are
-geodesic (velocity/sphere.py). Bandwidths, steps and cuts of the paper's figures are not disclosed: all are ours.
+gwfbench/velocity/kde.py has the formulas and the functionals whose flows they are. A time of 1 is a flow time of h^2.
+In w, the ratio r is clamped to [1/cut, cut], because both weights are unbounded where only one of the clouds is.
+
+On the sphere the kernel, the shifts and the steps are geodesic (velocity/sphere.py). The paper does not give the
+bandwidths, steps and cuts of its figures: all values are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
 from gwfbench.errors import require
+from gwfbench.fields import Count, NonNegative, Positive, Range, at_least, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity import sphere
 from gwfbench.velocity.kde import kde_flow
-from gwfbench.velocity.movers import Carrier, Manifold, Network, carry, require_positive
+from gwfbench.velocity.movers import Carrier, Manifold, Network, carry
 from gwfbench.velocity.pairs import typical_distance
 from gwfbench.velocity.ratio import Divergence
 
+Cut = Annotated[float, Range(lambda v: v >= 1, "at least 1, or inf", 10.0)]
 BANDWIDTH = 0.2  # in mean distances of points to targets
 
 
 @dataclass(frozen=True)
 class GradientFlowDrifting:
-    kl: float = 1.0
-    "weight of KL(q|p), which they call forward"
-    reverse_kl: float = 0.0
+    kl: NonNegative = 1.0
+    "weight of KL(q|p), which the paper calls forward"
+    reverse_kl: NonNegative = 0.0
     "weight of KL(p|q)"
-    chi2: float = 0.0
+    chi2: NonNegative = 0.0
     "weight of chi^2(q|p)"
-    mmd: float = 0.0
+    mmd: NonNegative = 0.0
     "weight of half the squared MMD, kernel exp(-|x - y|^2 / 2 h^2), times h^2"
     manifold: Literal["euclidean", "sphere"] = "euclidean"
-    "space of points, kernel and steps; sphere: the unit one"
+    "space of points, kernel and steps; sphere: the unit sphere"
     carrier: Carrier = "particles"
-    "what v moves"
-    bandwidth: float | None = None
-    "h, an angle on the sphere; none: a fifth of the mean distance of a step's points to its targets"
-    cut: float = 10.0
-    "r is held to [1/cut, cut] in the weights of KL(p|q) and chi^2"
-    step: float | None = None
-    "of x + step v, in units of h^2 of flow time; none: one over the largest weight that the cut leaves possible"
-    steps: int = 300
-    "how many"
-    points: int = 1024
-    "particles, or generated points a step"
-    batch: int = 1024
-    "fresh target points a step"
-    latent: int = 32
+    "what the velocity field moves: particles, or the law of a generator"
+    bandwidth: Positive | None = None
+    """kernel bandwidth h, an angle on the sphere; default: a fifth of the mean distance of a step's points to
+    its targets"""
+    cut: Cut = 10.0
+    "bound on the density ratio r: it is clamped to [1/cut, cut] in the weights of KL(p|q) and chi^2"
+    step: Positive | None = None
+    "step size in units of h^2 of flow time; default: one over the largest weight that the cut allows"
+    steps: Count = 300
+    "number of steps"
+    points: Annotated[int, at_least(2)] = 1024
+    "number of particles, or of generated points per step"
+    batch: Count = 1024
+    "number of fresh target points per step"
+    latent: Count = 32
     "dimension of the generator's noise"
-    width: int = 256
-    "of the generator's layers"
-    depth: int = 3
+    width: Count = 256
+    "width of the generator's hidden layers"
+    depth: Count = 3
     "number of the generator's hidden layers"
-    lr: float = 1e-3
-    "of the generator's Adam"
+    lr: Positive = 1e-3
+    "learning rate of the generator's Adam"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -77,20 +82,14 @@ class GradientFlowDrifting:
   Divergences},  author={Cao, Jiarui and Wei, Zixuan and Liu, Yuxin}, year={2026}, eprint={2603.10592}}"""
 
     def __post_init__(self) -> None:
-        weights = {name: getattr(self, name) for name in ("kl", "reverse_kl", "chi2", "mmd")}
-        require(
-            all(0 <= value < float("inf") for value in weights.values()) and any(weights.values()),
-            f"gf_drifting:{','.join(f'{name}={value}' for name, value in weights.items())}",
-            "weights of 0 or more, not all 0",
-            "write, for example, gf_drifting:kl=0,chi2=1",
+        check_fields(self)
+        refuse(
+            self,
+            *("kl", "reverse_kl", "chi2", "mmd"),
+            when=not (self.kl or self.reverse_kl or self.chi2 or self.mmd),
+            expected="weights that are not all 0",
+            fix="write, for example, gf_drifting:kl=0,chi2=1",
         )
-        for name, least in (("points", 2), ("batch", 1), ("steps", 1), ("latent", 1), ("width", 1), ("depth", 1)):
-            value = getattr(self, name)
-            require(
-                value >= least, f"gf_drifting:{name}={value}", f"{least} or more", f"leave {name} out for the default"
-            )
-        require_positive(self, "bandwidth", "step", "lr")
-        require(self.cut >= 1, f"gf_drifting:cut={self.cut}", "1 or more", "leave cut out for the default")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         on_sphere = self.manifold == "sphere"

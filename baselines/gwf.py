@@ -26,10 +26,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, StepOrInf, at_least, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.adversarial import SCALAR, Objective, reversed_
@@ -37,7 +37,8 @@ from gwfbench.objectives.embedding import FIXED, KernelName, Mixture, embedded
 from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
-from gwfbench.training.generator_critic import Prior, Rules, laws, require_duel
+from gwfbench.training.generator_critic import laws
+from gwfbench.training.rules import Defaults, Loop, Optim, Players, Prior, Rules
 
 Divergence = Literal[
     "kl", "kl_centered", "kl_dv", "chi2", "chi2_tight", "shannon", "js", "wasserstein1", "mmd", "immd", "smmd", "ckmmd"
@@ -45,59 +46,60 @@ Divergence = Literal[
 EMBEDDED = ("mmd", "immd", "smmd", "ckmmd")
 PENALTIES: dict[str, tuple[Penalty, float]] = {
     **dict.fromkeys(("kl", "kl_centered", "kl_dv", "chi2", "chi2_tight", "shannon", "js"), ("real", 0.2)),
-    "wasserstein1": ("interpolated", 1.0),  # WGAN-GP's, with one critic step an iteration, diverged on toy2d
+    "wasserstein1": ("interpolated", 1.0),  # WGAN-GP's, with one critic step per iteration, diverged on toy2d
     **dict.fromkeys(("mmd", "immd", "smmd", "ckmmd"), ("interpolated", 10.0)),
 }
+WEIGHTS: dict[str, float] = {"none": 0.0, "real": 0.2, "interpolated": 10.0, "wgan": 10.0, "r3gan": 0.2}
 
 
 @dataclass(frozen=True)
 class GWF:
     divergence: Divergence = "kl_dv"
-    "F"
+    "functional F"
     reverse: bool = False
-    "F(p|q) in place of F(q|p), p the data's law: kl, kl_centered, kl_dv, chi2 and chi2_tight"
-    step: float | None = None
-    "tau, length of a JKO step; inf: no proximal term; none: d/2, the authors' lambda2 = 1"
-    steps: int = 5
-    "JKO steps"
-    iterations: int = 500
-    "a JKO step"
-    critic_steps: int = 1
-    "of Adam an iteration"
-    batch: int = 256
-    "real, and generated, points of an Adam step"
+    "F(p|q) in place of F(q|p), p the data's law (kl, kl_centered, kl_dv, chi2 and chi2_tight only)"
+    step: StepOrInf | None = None
+    "JKO step size tau; inf: no proximal term; default: d/2, the authors' lambda2 = 1"
+    steps: Count = 5
+    "number of JKO steps"
+    iterations: Count = 500
+    "generator updates per JKO step"
+    critic_steps: Count = 1
+    "critic updates per iteration"
+    batch: Annotated[int, at_least(2)] = 256
+    "real points, and generated points, per update"
     penalty: Literal["auto", "none", "real", "interpolated", "wgan", "r3gan"] = "auto"
-    "of the critic's gradient; auto: by divergence, with its weight"
-    weight: float | None = None
-    "of the penalty; none: by penalty and divergence"
+    "penalty of the critic's gradient; auto: by divergence, with its weight"
+    weight: NonNegative | None = None
+    "weight of the penalty; default: by penalty and divergence"
     kernel: KernelName = "mixture"
-    "that compares embeddings: learnt mixture, or a fixed one; of mmd, immd, smmd and ckmmd"
-    outputs: int | None = None
-    "of the critic as embedding; none: 128 for images, else 8; ckmmd has as many as latent coordinates"
+    "kernel on embeddings (mmd, immd, smmd and ckmmd only): a learnt mixture, or a fixed kernel"
+    outputs: Count | None = None
+    "outputs of the critic as embedding; default: 128 for images, else 8; as many as latent coordinates for ckmmd"
     prior: Prior = "uniform"
-    "of the latent points: on [-1, 1], standard normal, or points of P_0"
-    latent: int | None = None
-    "its coordinates; none: 128 for images, else d; with prior=initial d and the independent ones"
-    independent: int = 0
-    "latent coordinates that G_{k-1} has of its own, as S-JKO's"
+    "law of the latent points: uniform on [-1, 1], standard normal, or that of P_0"
+    latent: Count | None = None
+    "latent coordinates; default: 128 for images, else d; with prior=initial d and the independent ones"
+    independent: Natural = 0
+    "latent coordinates drawn anew for G_{k-1}, as S-JKO's auxiliary ones"
     network: Kind = "auto"
-    "of both players"
-    width: int | None = None
-    "of its layers; none: the network's"
-    depth: int | None = None
-    "of its layers; none: the network's"
-    lr: float | None = None
-    "of the generator's Adam; none: 2e-4 for images, else 1e-3"
-    critic_lr: float | None = None
-    "of the critic's; none: 1e-4 for images, else the generator's"
+    "architecture of the generator and the critic"
+    width: Count | None = None
+    "width of the layers of both players; default: the network's"
+    depth: Count | None = None
+    "number of layers of both players; default: the network's"
+    lr: Positive | None = None
+    "learning rate of the generator; default: 2e-4 for images, else 1e-3"
+    critic_lr: Positive | None = None
+    "learning rate of the critic; default: 1e-4 for images, else the generator's"
     decay: Literal["cosine", "none"] = "cosine"
-    "of both rates, over the whole run, to lr_end"
-    lr_end: float = 5e-5
-    "see decay"
-    beta1: float = 0.5
-    "Adam's, of both; the second is 0.9"
-    ema: float = 0.0
-    "share of the running average that judged parameters keep; 0: none"
+    "schedule of both learning rates over the whole run, down to lr_end"
+    lr_end: Positive = 5e-5
+    "learning rate of both players at the last iteration (decay=cosine only)"
+    beta1: Share = 0.5
+    "first beta of Adam, of both players; the second is 0.9"
+    ema: Share = 0.0
+    "fraction that the running average of the judged parameters keeps; 0: no average"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -110,25 +112,30 @@ class GWF:
   and Korba, Anna}, booktitle={ICML}, year={2026}}"""
 
     def __post_init__(self) -> None:
-        require_duel(self, "gwf", positive=("steps", "iterations"), natural=("independent",))
+        check_fields(self)
         if self.reverse:
             reversed_(self.divergence)  # says which have another direction
         embeds, initial = self.divergence in EMBEDDED, self.prior == "initial"
-        for ok, got, expected, fix in (
-            (self.kernel == "mixture" or embeds, f"divergence={self.divergence},kernel={self.kernel}",
-             f"a kernel only with {', '.join(EMBEDDED)}", "leave kernel out"),
-            (self.outputs is None or (embeds and self.divergence != "ckmmd"),
-             f"divergence={self.divergence},outputs={self.outputs}", "outputs only with mmd, immd and smmd",
-             "leave outputs out"),
-            (not initial or self.latent is None, f"prior=initial,latent={self.latent}",
-             "no latent: it is a point of P_0 and the independent coordinates", "leave latent out"),
-            (initial or self.independent < (self.latent or math.inf),
-             f"latent={self.latent},independent={self.independent}", "fewer independent coordinates than latent ones",
-             "leave independent out"),
-            (self.penalty != "none" or not self.weight, f"penalty=none,weight={self.weight}", "no weight without one",
-             "leave weight out"),
-        ):  # fmt: skip
-            require(ok, f"gwf:{got}", expected, fix)
+        refuse(
+            self, "kernel", "divergence", when=self.kernel != "mixture" and not embeds,
+            expected=f"a kernel only with {', '.join(EMBEDDED)}",
+        )  # fmt: skip
+        refuse(
+            self, "outputs", "divergence", when=self.outputs is not None and (not embeds or self.divergence == "ckmmd"),
+            expected="outputs only with mmd, immd and smmd",
+        )  # fmt: skip
+        refuse(
+            self, "latent", "prior", when=initial and self.latent is not None,
+            expected="no latent: it is a point of P_0 and the independent coordinates",
+        )  # fmt: skip
+        refuse(
+            self, "independent", "latent", when=not initial and self.independent >= (self.latent or math.inf),
+            expected="fewer independent coordinates than latent ones",
+        )  # fmt: skip
+        refuse(
+            self, "weight", "penalty", when=self.penalty == "none" and bool(self.weight),
+            expected="no weight without a penalty",
+        )  # fmt: skip
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return laws(self._rules(problem, rng), problem, rng)
@@ -137,33 +144,31 @@ class GWF:
         return laws(self._rules(problem, rng), problem, rng, state)
 
     def _rules(self, problem: Problem, rng: Streams) -> Rules:
-        require(
-            self.prior != "initial" or any(isinstance(offered, Initial) for offered in problem.infos),
-            "gwf:prior=initial on a task without P_0", "a task that offers Initial", "leave prior out",
+        initial = self.prior == "initial"
+        refuse(
+            self, "prior", when=initial and not any(isinstance(offered, Initial) for offered in problem.infos),
+            expected="a task that offers Initial: this one has no P_0",
         )  # fmt: skip
-        d, image = math.prod(problem.shape), len(problem.shape) > 1
-        latent = d + self.independent if self.prior == "initial" else self.latent or (128 if image else d)
+        d, default = math.prod(problem.shape), Defaults.of(problem)
+        latent = d + self.independent if initial else self.latent or default.latent or d
         objective, mixture = self._objective(rng)
+        outputs = {"one": 1, "embedding": self.outputs or default.outputs, "latent": latent}[objective.outputs]
         penalty, weight = PENALTIES[self.divergence]
-        if self.penalty != "auto" and self.penalty != penalty:
+        if self.penalty not in ("auto", penalty):
             penalty, weight = self.penalty, WEIGHTS[self.penalty]
-        lr = self.lr or (2e-4 if image else 1e-3)
-        sizes = {"one": 1, "embedding": self.outputs or (128 if image else 8), "latent": latent}
+        tau = d / 2 if self.step is None else self.step
         return Rules(
-            objective=objective, mixture=mixture and mixture.parameters, penalty=penalty,
-            weight=weight if self.weight is None else self.weight, tau=d / 2 if self.step is None else self.step,
-            prior=self.prior, latent=latent, independent=self.independent, blur=0.0, network=self.network,
-            spectral=False, width=self.width, depth=self.depth, outputs=sizes[objective.outputs], steps=self.steps,
-            iterations=self.iterations, critic_steps=self.critic_steps, batch=self.batch, lr=lr,
-            critic_lr=self.critic_lr or (1e-4 if image else lr), lr_end=self.lr_end if self.decay == "cosine" else None,
-            betas=(self.beta1, 0.9), ema=self.ema,
-        )  # fmt: skip
+            objective,
+            penalty,
+            weight if self.weight is None else self.weight,
+            Players.of(self, latent, self.prior, independent=self.independent, outputs=outputs),
+            Optim.of(self, problem),
+            Loop(self.steps, self.iterations, self.critic_steps, self.batch, tau),
+            mixture and mixture.parameters,
+        )
 
     def _objective(self, rng: Streams) -> tuple[Objective, Mixture | None]:
         if self.divergence not in EMBEDDED:
             return reversed_(self.divergence) if self.reverse else SCALAR[self.divergence], None
         mixture = Mixture(rng) if self.kernel == "mixture" else None
         return embedded(self.divergence, mixture or FIXED[self.kernel]), mixture
-
-
-WEIGHTS: dict[str, float] = {"none": 0.0, "real": 0.2, "interpolated": 10.0, "wgan": 10.0, "r3gan": 0.2}

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -36,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, Share, StepOrInf, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn import networks
 from gwfbench.nn.adam import Adam
@@ -46,8 +47,9 @@ from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
 from gwfbench.training.jko_step import batches
 from gwfbench.training.minmax import Decay, alternate
+from gwfbench.training.states import below, joined
 
-POOL = 2**26  # numbers in the pool of a seed, if its size is left out: 256 MB
+POOL = 2**26  # numbers in the pool per seed, if its size is left out: 256 MB
 DRAWN = 2**20  # of the target's numbers drawn at once: a call costs more than they do
 CHUNK = 2**21  # numbers pushed at once
 
@@ -70,45 +72,64 @@ LOSSES: dict[str, tuple[Value, Callable[[Tensor], Tensor]]] = {
 
 
 @dataclass(frozen=True)
+class _Defaults:
+    loss: Literal["js", "nonsaturating", "hinge"]
+    step: float
+    batch: int
+    critic: Kind
+    spectral: bool
+    lr: float
+    decay: Decay
+
+    @staticmethod
+    def of(problem: Problem) -> _Defaults:
+        return IMAGES if len(problem.shape) > 1 else VECTORS
+
+
+VECTORS = _Defaults("js", step=0.5, batch=256, critic="mlp", spectral=False, lr=1e-3, decay="cosine")
+IMAGES = _Defaults("hinge", step=5.0, batch=128, critic="resnet", spectral=True, lr=2e-4, decay="none")
+
+
+@dataclass(frozen=True)
 class JKOFlow:
     loss: Literal["auto", "js", "nonsaturating", "hinge"] = "auto"
-    "what stands for F; auto: hinge for images, else js"
-    step: float | None = None
-    "JKO step a, in flow time; inf: no transport cost; none: 5 for images, else 0.5"
-    steps: int = 10
-    "how many JKO steps, where only the limit is judged"
-    iterations: int = 500
-    "J1, a JKO step"
-    critic_steps: int = 5
-    "J2, critic steps an iteration"
-    map_steps: int = 1
-    "J3, map steps an iteration"
-    batch: int | None = None
-    "points of an Adam step; none: 128 for images, else 256"
-    pool: int | None = None
-    "particles that stand for P_k, rounded down to whole batches; none: 65,536, fewer of large images"
+    "losses that stand for F; auto: hinge for images, else js"
+    step: StepOrInf | None = None
+    "JKO step size a, in flow time; inf: no transport cost; default: 5 for images, else 0.5"
+    steps: Count = 10
+    "number of JKO steps, if only the limit is judged"
+    iterations: Count = 500
+    "outer iterations J1 per JKO step"
+    critic_steps: Count = 5
+    "critic updates J2 per iteration"
+    map_steps: Count = 1
+    "map updates J3 per iteration"
+    batch: Count | None = None
+    "points per update; default: 128 for images, else 256"
+    pool: Count | None = None
+    "particles that stand for P_k, rounded down to whole batches; default: 65,536, fewer for large images"
     network: Kind = "auto"
-    "T: unet or mlp; auto: by shape"
-    width: int | None = None
-    "of T; none: the network's"
-    depth: int | None = None
-    "of T; none: the network's"
+    "architecture of T: unet or mlp; auto: by shape"
+    width: Count | None = None
+    "width of T's layers; default: the network's"
+    depth: Count | None = None
+    "number of T's layers; default: the network's"
     critic: Kind = "auto"
-    "D: resnet, dcgan or mlp; auto: resnet for images, else mlp"
-    critic_width: int | None = None
-    "of D; none: the network's"
-    critic_depth: int | None = None
-    "of D; none: the network's"
+    "architecture of D: resnet, dcgan or mlp; auto: resnet for images, else mlp"
+    critic_width: Count | None = None
+    "width of D's layers; default: the network's"
+    critic_depth: Count | None = None
+    "number of D's layers; default: the network's"
     spectral: bool | None = None
-    "normalise D's weights; none: for images"
-    lr: float | None = None
-    "of T's Adam; none: 2e-4 for images, else 1e-3"
-    critic_lr: float | None = None
-    "of D's; none: lr"
-    beta1: float = 0.0
-    "Adam's, of both; the second is 0.9"
+    "spectral normalisation of D's weights; default: for images only"
+    lr: Positive | None = None
+    "learning rate of T; default: 2e-4 for images, else 1e-3"
+    critic_lr: Positive | None = None
+    "learning rate of D; default: lr"
+    beta1: Share = 0.0
+    "first beta of Adam, for T and D; the second is 0.9"
     decay: Literal["auto", "none", "cosine"] = "auto"
-    "of both rates within each JKO step; auto: cosine for vectors, none for images"
+    "schedule of both learning rates within each JKO step; auto: cosine for vectors, none for images"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"
@@ -123,30 +144,17 @@ class JKOFlow:
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        for names, ok, expected, example in (
-            (("step",), lambda v: v > 0, "a positive number, or inf", 0.5),
-            (("lr", "critic_lr"), lambda v: 0 < v < math.inf, "a positive number", 2e-4),
-            (("beta1",), lambda v: 0 <= v < 1, "at least 0 and below 1", 0.5),
-            (("steps", "iterations", "critic_steps", "map_steps", "batch", "pool", "width", "depth", "critic_width",
-              "critic_depth"), lambda v: v >= 1, "at least 1", 8),
-        ):  # fmt: skip
-            for name in names:
-                value = getattr(self, name)
-                require(
-                    value is None or ok(value), f"jko_flow:{name}={value}", expected, f"write jko_flow:{name}={example}"
-                )
-        require(
-            self.pool is None or self.batch is None or self.pool >= self.batch,
-            f"jko_flow:pool={self.pool},batch={self.batch}",
-            "a pool of at least one batch",
-            f"write jko_flow:pool={self.batch}",
-        )
+        check_fields(self)
+        refuse(
+            self, "pool", "batch", when=self.pool is not None and self.pool < (self.batch or 1),
+            expected="a pool of at least one batch",
+        )  # fmt: skip
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
-        batch, d = self._batch(problem), math.prod(problem.shape)
-        size = self.pool or max(batch, min(65_536, POOL // d))
-        pool = problem[Initial].draw(size // batch * batch, rng.fork("pool")).contiguous()
-        yield from self._laws(_Pair(self, problem, rng), problem, pool, 0)
+        pair = _Pair(self, problem, rng)
+        size = self.pool or max(pair.batch, min(65_536, POOL // math.prod(problem.shape)))
+        pool = problem[Initial].draw(size // pair.batch * pair.batch, rng.fork("pool")).contiguous()
+        yield from self._laws(pair, problem, pool, 0)
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
         pair = _Pair(self, problem, rng)
@@ -155,46 +163,51 @@ class JKOFlow:
 
     def _laws(self, pair: _Pair, problem: Problem, pool: Tensor, done: int) -> Iterator[Marginal]:
         """The laws after the first `done`; the pool is moved in place."""
-        step = self.step or (5.0 if len(problem.shape) > 1 else 0.5)
+        step = self.step or _Defaults.of(problem).step
         free = math.isinf(step)
-        grid = problem.grid(1.0 if free and math.isinf(problem.times[-1]) else step, self.steps)
-        for k in range(done, len(grid)):
-            pair.train(pool, k, math.inf if free else grid[k] - (grid[k - 1] if k else 0.0))
-            pool.copy_(pair.push(pool))
-            kept = lambda k=k: {"k": k + 1, "pool": pool.clone(), **pair.state()}  # noqa: E731
-            yield Pushed(grid[k], lambda x, _noise: pair.push(x), state=kept)
+        grid = (0.0, *problem.grid(1.0 if free and math.isinf(problem.times[-1]) else step, self.steps))
 
-    def _batch(self, problem: Problem) -> int:
-        return self.batch or (128 if len(problem.shape) > 1 else min(256, self.pool or 256))
+        def state(k: int) -> State:
+            return {"k": k, "pool": pool.clone(), **pair.state()}
+
+        def push(x: Tensor, _noise: Streams) -> Tensor:
+            return pair.push(x)
+
+        for k in range(done + 1, len(grid)):
+            pair.train(pool, k, math.inf if free else grid[k] - grid[k - 1])
+            pool.copy_(pair.push(pool))
+            yield Pushed(grid[k], push, state=partial(state, k))
 
 
 class _Pair:
     """T and D, each with its optimiser, from one JKO step to the next."""
 
-    def __init__(self, fields: JKOFlow, problem: Problem, rng: Streams):
-        own, shape, images = fields, problem.shape, len(problem.shape) > 1
-        self._fields, self._problem, self._rng, self._batch = own, problem, rng, own._batch(problem)
-        self._loss = own.loss if own.loss != "auto" else "hinge" if images else "js"
-        self._decay: Decay = own.decay if own.decay != "auto" else "none" if images else "cosine"
-        self._map = networks.transport(own.network, shape, own.width, own.depth, rng.fork("map"))
+    def __init__(self, method: JKOFlow, problem: Problem, rng: Streams):
+        self._method, self._problem, self._rng = method, problem, rng
+        default = _Defaults.of(problem)
+        self.batch = method.batch or min(default.batch, method.pool or default.batch)
+        self._loss = default.loss if method.loss == "auto" else method.loss
+        self._decay: Decay = default.decay if method.decay == "auto" else method.decay
+        self._map = networks.transport(method.network, problem.shape, method.width, method.depth, rng.fork("map"))
         self._critic = networks.critic(
-            "resnet" if images and own.critic == "auto" else own.critic, shape, 1, own.critic_width, own.critic_depth,
-            rng.fork("critic"), images if own.spectral is None else own.spectral,
+            default.critic if method.critic == "auto" else method.critic, problem.shape, 1, method.critic_width,
+            method.critic_depth, rng.fork("critic"), default.spectral if method.spectral is None else method.spectral,
         )  # fmt: skip
-        lr, betas = own.lr or (2e-4 if images else 1e-3), (own.beta1, 0.9)
+        lr, betas = method.lr or default.lr, (method.beta1, 0.9)
         self._adams = {
             "map": Adam(self._map.parameters, lr, betas),
-            "critic": Adam(self._critic.parameters, own.critic_lr or lr, betas),
+            "critic": Adam(self._critic.parameters, method.critic_lr or lr, betas),
         }
 
-    def state(self) -> dict[str, Tensor | int]:
-        kept = {f"{name}/{key}": part for name, adam in self._adams.items() for key, part in adam.state().items()}
-        return kept | {f"buffers/{name}": part.clone() for name, part in self._critic.buffers.items()}
+    def state(self) -> State:
+        parts: dict[str, State] = {name: adam.state() for name, adam in self._adams.items()}
+        parts["buffers"] = {name: part.clone() for name, part in self._critic.buffers.items()}
+        return joined(parts)
 
     def load(self, state: State) -> None:
         for name, adam in self._adams.items():
-            adam.load(_below(name, state))
-        self._critic.load_buffers(_below("buffers", state))
+            adam.load(below(name, state))
+        self._critic.load_buffers(below("buffers", state))
 
     @torch.no_grad()
     def push(self, x: Tensor) -> Tensor:
@@ -203,8 +216,8 @@ class _Pair:
         return torch.cat([self._map(part, frozen=True) for part in x.split(rows, 1)], 1)
 
     def train(self, pool: Tensor, k: int, a: float) -> None:
-        """JKO step number k, counted from 0, of length a, on the pool."""
-        own, noise = self._fields, self._rng.fork(f"step/{k}")
+        """JKO step k, counted from 1, of length a, on the pool."""
+        method, noise = self._method, self._rng.fork(f"step/{k - 1}")
         critic_value, map_value = LOSSES[self._loss]
 
         def critic_loss(y: Tensor, z: Tensor) -> Tensor:
@@ -215,21 +228,17 @@ class _Pair:
             value = map_value(self._critic(y, frozen=True).squeeze(-1))
             return value if math.isinf(a) else value + (x - y).flatten(2).square().sum(-1).mean(1) / (2 * a)
 
-        reals = self._reals(own.iterations * own.critic_steps, noise)
+        reals = self._reals(method.iterations * method.critic_steps, noise)
         alternate(
-            batches(pool, self._batch, noise.fork("shuffle")), lambda: next(reals), self._map, critic_loss, map_loss,
-            critic=self._adams["critic"], map_=self._adams["map"], iterations=own.iterations,
-            critic_steps=own.critic_steps, map_steps=own.map_steps, decay=self._decay,
+            batches(pool, self.batch, noise.fork("shuffle")), lambda: next(reals), self._map, critic_loss, map_loss,
+            critic=self._adams["critic"], map_=self._adams["map"], iterations=method.iterations,
+            critic_steps=method.critic_steps, map_steps=method.map_steps, decay=self._decay,
         )  # fmt: skip
 
     def _reals(self, rounds: int, noise: Streams) -> Iterator[Tensor]:
         """`rounds` batches of the target."""
-        draw, batch = self._problem[TargetSamples].draw, self._batch
+        draw, batch = self._problem[TargetSamples].draw, self.batch
         together = max(1, DRAWN // (batch * math.prod(self._problem.shape)))
         for first in range(0, rounds, together):
             count = min(together, rounds - first)
             yield from draw(count * batch, noise.fork(f"real/{first}")).split(batch, 1)
-
-
-def _below(name: str, state: State) -> dict[str, Tensor | int | float]:
-    return {key.removeprefix(f"{name}/"): part for key, part in state.items() if key.startswith(f"{name}/")}

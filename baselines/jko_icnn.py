@@ -11,14 +11,14 @@ All that the task offers are summed:
     InternalEnergy      w/(m-1) int (T#P)^m:         w/(m-1) E (p_k(x) / det H(x))^{m-1}
     InteractionEnergy   1/2 E W(T(x) - T(x')):       over pairs of the batch
 
-`exact` builds H in closed form, O(w d^2) a point and layer, and its Cholesky factor, O(d^3) (JKO-ICNN-d of Fan et al.
-2022). `cg` has only the gradient of log det H, by Hutchinson's estimator with conjugate gradients (Huang et al. 2020;
-JKO-ICNN-a):
+`exact` builds H in closed form, O(w d^2) per point and layer, and its Cholesky factor, O(d^3) (JKO-ICNN-d of Fan et
+al. 2022). `cg` has only the gradient of log det H, by Hutchinson's estimator with conjugate gradients (Huang et al.
+2020; JKO-ICNN-a):
 
     d log det H = tr(H^-1 dH) = E_v[(H^-1 v)^T dH v],   v of independent signs,
 
-O(w d) a point and conjugate gradient step. An internal energy weighs that gradient with det H itself, which is exact in
-both. P_k is a pool of particles, pushed once a step, with p_k where F has an internal energy; the judged law is
+O(w d) per point and conjugate gradient step. An internal energy weighs that gradient with det H itself, which is exact
+in both. P_k is a pool of particles, pushed once per step, with p_k where F has an internal energy; the judged law is
 T_k o ... o T_1 on fresh points, never the pool.
 
 T starts near the identity, and each step where the one before left it. Mokrov et al. pretrain it to the identity by
@@ -29,62 +29,67 @@ one, symkl_jko on ou ended at 7e-4 (step 10), not 2e-5.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import UserError, require
+from gwfbench.errors import require
+from gwfbench.fields import Count, Natural, Positive, Share, check_fields, refuse
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.conjugate import conjugate_gradients
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
+from gwfbench.training.jko_step import batches, offered
+from gwfbench.training.minmax import cosine
+from gwfbench.training.states import below, joined
 
 BLOCK = 2048  # points pushed at once
 
 
 @dataclass(frozen=True)
 class JKOICNN:
-    step: float = 0.05
-    "JKO step a, in flow time; shortened where it must hit a judged time"
-    steps: int = 40
-    "how many JKO steps, where only the limit is judged"
-    iterations: int = 500
-    "Adam steps a JKO step"
-    batch: int = 512
-    "points an iteration"
-    pool: int = 256_000
-    "particles that stand for P_k; rounded down to whole batches"
-    width: int = 64
-    "units a layer of the convex network"
-    depth: int = 2
-    "its layers"
-    rank: int = 1
-    "of the quadratic form of each unit"
-    strong: float = 0.1
-    "c, the strong convexity of psi"
+    step: Positive = 0.05
+    "JKO step size a, in flow time; shortened where it must hit a judged time"
+    steps: Count = 40
+    "number of JKO steps, if only the limit is judged"
+    iterations: Count = 500
+    "Adam updates per JKO step"
+    batch: Count = 512
+    "points per iteration"
+    pool: Count = 256_000
+    "particles that stand for P_k, rounded down to whole batches"
+    width: Count = 64
+    "units per layer of the convex network"
+    depth: Count = 2
+    "number of layers of the convex network"
+    rank: Count = 1
+    "rank of the quadratic form of each unit"
+    strong: Share = 0.1
+    "strong convexity c of psi"
     smooth: Literal["celu", "softplus"] = "celu"
     "activation: celu as in the papers, or softplus, whose second derivative is continuous"
-    lr: float = 5e-3
-    "Adam's learning rate"
+    lr: Positive = 5e-3
+    "learning rate of Adam"
     decay: Literal["none", "cosine"] = "cosine"
-    "of the learning rate inside each JKO step"
+    "schedule of the learning rate within each JKO step"
     logdet: Literal["exact", "cg"] = "exact"
     "gradient of log det H: exact, or estimated with conjugate gradients"
-    cg_steps: int = 10
-    "cg: most conjugate gradient steps"
-    probes: int = 1
-    "cg: vectors v a point"
-    partners: int = 32
-    "interaction energy: pairs a point of the batch"
-    pretrain: int = 0
-    "Adam steps on |T(x) - x|^2 before the first JKO step"
+    cg_steps: Count = 10
+    "maximal number of conjugate gradient steps (logdet=cg only)"
+    probes: Count = 1
+    "random vectors v per point (logdet=cg only)"
+    partners: Count = 32
+    "partners of each point of the batch in the interaction energy"
+    pretrain: Natural = 0
+    "Adam updates on |T(x) - x|^2 before the first JKO step"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial})
     one_of: ClassVar[frozenset[type[Info]]] = frozenset({LogDensity, InternalEnergy, InteractionEnergy})
@@ -92,13 +97,8 @@ class JKOICNN:
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {
-        "iterations": 10,
-        "batch": 128,
-        "pool": 1024,
-        "width": 16,
-        "steps": 2,
-        "step": 2.0,
-    }
+        "iterations": 10, "batch": 128, "pool": 1024, "width": 16, "steps": 2, "step": 2.0,
+    }  # fmt: skip
     reference: ClassVar[str] = """@inproceedings{mokrov2021large,
   title={Large-Scale {W}asserstein Gradient Flows}, author={Mokrov, Petr and Korotin, Alexander and Li, Lingxiao and
   Genevay, Aude and Solomon, Justin and Burnaev, Evgeny}, booktitle={NeurIPS}, year={2021}}
@@ -111,98 +111,90 @@ class JKOICNN:
   year={2021}}"""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "iterations", "batch", "pool", "width", "depth", "rank", "cg_steps", "probes", "partners")
-        for name in ("step", "lr", *counts):
-            value = getattr(self, name)
-            require(
-                0 < value < math.inf,
-                f"jko_icnn:{name}={value}",
-                "a positive number",
-                f"leave {name} out for its default",
-            )
-        require(
-            0 < self.strong < 1, f"jko_icnn:strong={self.strong}", "a number in (0, 1)", "write jko_icnn:strong=0.1"
-        )
-        require(
-            self.pretrain >= 0, f"jko_icnn:pretrain={self.pretrain}", "0 or more", "write jko_icnn:pretrain=0 for none"
-        )
-        require(
-            self.pool >= self.batch,
-            f"jko_icnn:pool={self.pool},batch={self.batch}",
-            "a pool of at least one batch",
-            f"write jko_icnn:pool={self.batch}",
-        )
-        require(
-            self.partners < self.batch,
-            f"jko_icnn:partners={self.partners},batch={self.batch}",
-            "fewer partners than points in a batch",
-            "write a larger batch or fewer partners",
-        )
+        check_fields(self)
+        refuse(self, "strong", when=self.strong == 0, expected="above 0 and below 1")
+        refuse(self, "pool", "batch", when=self.pool < self.batch, expected="a pool of at least one batch")
+        wrong = self.partners >= self.batch
+        refuse(self, "partners", "batch", when=wrong, expected="fewer partners than points in a batch")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
-        energy, net, adam = self._made(problem, rng)
-        start = problem[Initial]
+        solver, start = _Solver(self, problem, rng), problem[Initial]
         pool = start.draw(self.pool // self.batch * self.batch, rng.fork("pool")).contiguous()
-        log_p = start.log_prob(pool) if energy.density and start.log_prob else None
+        log_p = start.log_prob(pool) if solver.energy.density and start.log_prob else None
         if self.pretrain:
-            _to_identity(net, _batches(pool, None, self.batch, rng.fork("pretrain")), self.pretrain, self.lr)
-        yield from self._laws(problem, rng, energy, net, adam, pool, log_p, 0)
+            solver.to_identity(batches(pool, self.batch, rng.fork("pretrain")), self.pretrain)
+        yield from solver.laws(pool, log_p, 0)
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
-        energy, net, adam = self._made(problem, rng)
-        adam.load({key.removeprefix("map/"): part for key, part in state.items() if key.startswith("map/")})
-        pool, log_p = (torch.as_tensor(state[key]).clone() if key in state else None for key in ("pool", "log_p"))
-        assert pool is not None
-        yield from self._laws(problem, rng, energy, net, adam, pool, log_p, int(state["k"]))
+        solver = _Solver(self, problem, rng)
+        solver.adam.load(below("map", state))
+        pool = torch.as_tensor(state["pool"]).clone()
+        log_p = torch.as_tensor(state["log_p"]).clone() if "log_p" in state else None
+        yield from solver.laws(pool, log_p, int(state["k"]))
 
-    def _made(self, problem: Problem, rng: Streams) -> tuple[_Energy, DenseICNN, Adam]:
-        require(
-            len(problem.shape) == 1,
-            f"jko_icnn on points of shape {problem.shape}",
-            "vectors",
-            "take a task of points in R^d",
-        )
-        energy, smooth = _Energy.of(problem, self.partners), self.smooth == "softplus"
-        net = DenseICNN(problem.shape[0], self.width, self.depth, rng.fork("map"), self.rank, self.strong, smooth)
-        return energy, net, Adam(net.parameters, self.lr)
 
-    def _laws(
-        self, problem: Problem, rng: Streams, energy: _Energy, net: DenseICNN, adam: Adam, pool: Tensor,
-        log_p: Tensor | None, done: int,
-    ) -> Iterator[Marginal]:  # fmt: skip
+class _Solver:
+    """psi with its optimiser, from one JKO step to the next."""
+
+    def __init__(self, method: JKOICNN, problem: Problem, rng: Streams):
+        self._method, self._problem, self._rng = method, problem, rng
+        self.energy = _Energy.of(problem, method.partners)
+        (d,) = problem.shape
+        smooth = method.smooth == "softplus"
+        self.net = DenseICNN(d, method.width, method.depth, rng.fork("map"), method.rank, method.strong, smooth)
+        self.adam = Adam(self.net.parameters, method.lr)
+
+    def laws(self, pool: Tensor, log_p: Tensor | None, done: int) -> Iterator[Marginal]:
         """The laws after JKO step `done`; the pool and its log-densities are moved in place."""
-        grid = (0.0, *problem.grid(self.step, self.steps))
-        for k in range(done + 1, len(grid)):
-            a, probes = grid[k] - grid[k - 1], rng.fork(f"probes/{k}")
-            batches = _batches(pool, log_p, self.batch, rng.fork(f"shuffle/{k}"))
-            for j, (x, part) in zip(range(self.iterations), batches, strict=False):
-                adam.descend(self._loss(net, energy, x, part, a, probes), _rate(self.decay, j, self.iterations))
-            law = net.copy()  # the runner may pull points back when training has gone on
-            push, volume = (
-                _blockwise(lambda x, law=law: law(x, True)),
-                _blockwise(lambda x, law=law: law.log_det(x, True)),
-            )
-            if log_p is not None:
-                log_p -= volume(pool)
-            pool.copy_(push(pool))
+        times = (0.0, *self._problem.grid(self._method.step, self._method.steps))
 
-            def state(k: int = k, log_p: Tensor | None = log_p) -> State:
-                density = {} if log_p is None else {"log_p": log_p.clone()}
-                return {"k": k, "pool": pool.clone(), **density, **_prefixed(adam.state())}
+        def state(k: int) -> State:
+            density = {} if log_p is None else {"log_p": log_p.clone()}
+            return {"k": k, "pool": pool.clone(), **density, **joined({"map": self.adam.state()})}
 
-            yield Pushed(grid[k], lambda x, _noise, push=push: push(x), volume, _blockwise(law.inverse), state)
+        for k in range(done + 1, len(times)):
+            self._train(pool, log_p, k, times[k] - times[k - 1])
+            law = _law(times[k], self.net.copy(), partial(state, k))
+            if log_p is not None and law.log_det is not None:
+                log_p -= law.log_det(pool)
+            pool.copy_(law.push(pool, self._rng))
+            yield law
 
-    def _loss(self, net: DenseICNN, energy: _Energy, x: Tensor, log_p: Tensor | None, a: float, rng: Streams) -> Tensor:
+    def _train(self, pool: Tensor, log_p: Tensor | None, k: int, a: float) -> None:
+        method, probes, shuffle = self._method, self._rng.fork(f"probes/{k}"), f"shuffle/{k}"
+        xs = batches(pool, method.batch, self._rng.fork(shuffle))
+        densities = repeat(None)
+        if log_p is not None:
+            densities = batches(log_p, method.batch, self._rng.fork(shuffle))  # in the order of the points
+        for j, x, density in zip(range(method.iterations), xs, densities, strict=False):
+            rate = cosine(j, method.iterations) if method.decay == "cosine" else 1.0
+            self.adam.descend(self.loss(x, density, a, probes), rate)
+
+    def loss(self, x: Tensor, log_p: Tensor | None, a: float, rng: Streams) -> Tensor:
         """The step's objective, summed over seeds, up to a constant; with `cg` only its gradient is right."""
+        method, net, energy = self._method, self.net, self.energy
         if not energy.volume:
             y, log_volume = net(x), None
-        elif self.logdet == "exact":
+        elif method.logdet == "exact":
             y, log_volume = net.with_log_det(x)
         else:
-            y, slope = _hutchinson(net, x, self.probes, self.cg_steps, rng)
+            y, slope = _hutchinson(net, x, method.probes, method.cg_steps, rng)
             value = net.log_det(x, True) if energy.density else 0.0
             log_volume = slope - slope.detach() + value
         return ((x - y).square().sum(-1).mean(1) / (2 * a) + energy.value(y, log_p, log_volume)).sum()
+
+    def to_identity(self, xs: Iterator[Tensor], steps: int) -> None:
+        """Train |T(x) - x|^2, by an optimiser of its own, whose rate falls to zero."""
+        adam = Adam(self.net.parameters, self._method.lr)
+        for j, x in zip(range(steps), xs, strict=False):
+            adam.descend((self.net(x) - x).square().sum(-1).mean(1).sum(), cosine(j, steps))
+
+
+def _law(t: float, net: DenseICNN, state: Callable[[], State]) -> Pushed:
+    """The law pushed by a network that no longer changes: it may be pulled back when training has gone on."""
+    push = _blockwise(partial(net, frozen=True))
+    volume = _blockwise(partial(net.log_det, frozen=True))
+    return Pushed(t, lambda x, _noise: push(x), volume, _blockwise(net.inverse), state)
 
 
 @dataclass(frozen=True)
@@ -216,22 +208,21 @@ class _Energy:
 
     @staticmethod
     def of(problem: Problem, partners: int) -> _Energy:
-        offered = {type(info) for info in problem.infos}
-        log_q = problem[LogDensity].log_prob if LogDensity in offered else None
-        internal = problem[InternalEnergy] if InternalEnergy in offered else None
-        interaction = problem[InteractionEnergy] if InteractionEnergy in offered else None
-        if log_q is None and internal is None and interaction is None:
-            raise UserError(
-                f"jko_icnn on a task that offers {', '.join(sorted(info.__name__ for info in offered))}",
-                "one of LogDensity, InternalEnergy, InteractionEnergy",
-                "take a method that learns from samples; see: python -m gwfbench list",
-            )
-        if internal is not None and problem[Initial].log_prob is None:
-            raise UserError(
-                "jko_icnn with an internal energy on a task whose P_0 has no density",
-                "a log_prob in Initial, as the density is carried along",
-                "give the task's Initial a log_prob",
-            )
+        density, internal = offered(problem, LogDensity), offered(problem, InternalEnergy)
+        interaction = offered(problem, InteractionEnergy)
+        require(
+            bool(density or internal or interaction),
+            f"jko_icnn on a task that offers {', '.join(sorted(type(info).__name__ for info in problem.infos))}",
+            "one of LogDensity, InternalEnergy, InteractionEnergy",
+            "take a method that learns from samples; see: python -m gwfbench list",
+        )
+        require(
+            internal is None or problem[Initial].log_prob is not None,
+            "jko_icnn with an internal energy on a task whose P_0 has no density",
+            "a log_prob in Initial, as the density is carried along",
+            "give the task's Initial a log_prob",
+        )
+        log_q = density and density.log_prob
         return _Energy(log_q, internal, interaction, partners)
 
     @property
@@ -265,13 +256,6 @@ class _Energy:
         return total
 
 
-def _to_identity(net: DenseICNN, batches: Iterator[tuple[Tensor, Tensor | None]], steps: int, lr: float) -> None:
-    """Train |T(x) - x|^2, by an optimizer of its own, whose rate falls to zero."""
-    adam = Adam(net.parameters, lr)
-    for j, (x, _) in zip(range(steps), batches, strict=False):
-        adam.descend((net(x) - x).square().sum(-1).mean(1).sum(), _rate("cosine", j, steps))
-
-
 def _pairs(kernel: Callable[[Tensor], Tensor], y: Tensor, partners: int) -> Tensor:
     """Mean of W(y_i - y_j) over j = i + 1 ... i + partners, cyclically: unbiased, (S,)."""
     ring = torch.cat([y, y[:, :partners]], 1)
@@ -294,29 +278,10 @@ def _hutchinson(net: DenseICNN, x: Tensor, probes: int, steps: int, rng: Streams
 
 
 def _blockwise(field: Field) -> Field:
-    """The same field, without gradients, on blocks of points whose Hessians fit the cache."""
+    """The same field, without gradients, on blocks of points whose Hessians fit into the cache."""
 
     def apply(x: Tensor) -> Tensor:
         with torch.no_grad():
             return torch.cat([field(part) for part in x.split(BLOCK, 1)], 1)
 
     return apply
-
-
-def _rate(decay: str, j: int, iterations: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * j / iterations)) if decay == "cosine" else 1.0
-
-
-def _prefixed(state: Mapping[str, Tensor | int]) -> dict[str, Tensor | int]:
-    return {f"map/{key}": part for key, part in state.items()}
-
-
-def _batches(pool: Tensor, log_p: Tensor | None, size: int, rng: Streams) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches (S, size, d) without end, with log-densities (S, size): the pool's consecutive blocks, which are
-    independent draws, in a new random order at each pass."""
-    blocks = pool.unflatten(1, (-1, size))
-    seeds = torch.arange(len(pool), device=pool.device)
-    while True:
-        for column in rng.uniform(blocks.shape[1]).argsort(1).unbind(1):
-            density = None if log_p is None else log_p.unflatten(1, (-1, size))[seeds, column]
-            yield blocks[seeds, column], density

@@ -3,22 +3,23 @@
     KSD^2 = 1/n^2 sum_ij k_pi(x_i, x_j),   s = grad log pi,   k(x, y) = exp(-|x - y|^2 / (2 sigma))
     k_pi(x, y) = k [s(x).s(y) + (s(x) - s(y)).(x - y) / sigma + d / sigma - |x - y|^2 / sigma^2]
 
-(Korba et al. 2021, equations 3 and 4, Algorithm 2; sigma is not squared, as in their code.) Its gradient needs second
-derivatives of log pi, here by autograd through log_prob. The optimiser is PyTorch's L-BFGS with a strong Wolfe search,
-which keeps its memory between laws and runs in the problem's precision on its device, where SciPy's would copy each
-iterate to the host. A law is `inner` iterations; there are fewer laws where the gradient falls below `tolerance`.
+(Korba et al. 2021, equations 3 and 4, Algorithm 2; sigma is not squared, as in their code.) The gradient needs second
+derivatives of log pi, here by autograd through log_prob.
 
-The KSD has stationary points that are no good: particles on a hyperplane about which pi is symmetric stay there for
-ever (their Lemma 11), and near one many end on it. Of far modes each may be found with a wrong share, as
-the KSD hardly sees shares.
+The optimiser is PyTorch's L-BFGS with a strong Wolfe search. It keeps its memory between laws and runs in the problem's
+precision on its device, whereas SciPy's would copy each iterate to the host. A law is `inner` iterations; there are
+fewer laws if the gradient falls below `tolerance`.
 
-Its limit is all that counts: where a task is judged at finite times, the last law is compared with the flow at the
-last of them, which it passes by.
+The KSD has bad stationary points: particles on a hyperplane about which pi is symmetric stay there for ever (their
+Lemma 11), and many that start near one end on it. Modes far apart may all be found, but with wrong shares, to which the
+KSD is almost blind.
+
+Only its limit is meaningful: where a task is judged at finite times, the last law is compared with the flow at the last
+of them, which the descent does not stop at.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
@@ -37,18 +38,18 @@ from gwfbench.velocity.movers import first
 
 @dataclass(frozen=True)
 class KSDDescent:
-    particles: int = 256
-    "n, all that there is to draw; a step costs n^2"
-    sigma: float = 1.0
-    "of the kernel: the square of a length"
-    laws: int = 50
-    "at most how many"
-    inner: int = 10
-    "iterations a law, each of one evaluation or a few"
-    history: int = 10
-    "pairs of steps and gradients that L-BFGS remembers"
-    tolerance: float = 1e-7
-    "largest entry of the gradient at which it ends"
+    particles: Count = 256
+    "number n of particles; a law has no more points than these. An iteration costs n^2"
+    sigma: Positive = 1.0
+    "kernel parameter sigma, the square of a length"
+    laws: Count = 50
+    "largest number of laws"
+    inner: Count = 10
+    "number of L-BFGS iterations per law, each of one or a few evaluations"
+    history: Count = 10
+    "number of pairs of steps and gradients that L-BFGS remembers"
+    tolerance: Positive = 1e-7
+    "largest entry of the gradient at which the descent ends"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -59,18 +60,7 @@ class KSDDescent:
   title={Kernel {S}tein Discrepancy Descent}, author={Korba, Anna and Aubin-Frankowski, Pierre-Cyril and Majewski,
   Szymon and Ablin, Pierre}, booktitle={ICML}, year={2021}}"""
 
-    def __post_init__(self) -> None:
-        for name in ("particles", "laws", "inner", "history"):
-            value = getattr(self, name)
-            require(value >= 1, f"ksd_descent:{name}={value}", "at least 1", f"leave {name} out for its default")
-        for name in ("sigma", "tolerance"):
-            value = getattr(self, name)
-            require(
-                0 < value < math.inf,
-                f"ksd_descent:{name}={value}",
-                "a positive number",
-                f"leave {name} out for its default",
-            )
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         log_prob = problem[LogDensity].log_prob

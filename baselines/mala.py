@@ -1,29 +1,33 @@
-"""Metropolis-adjusted Langevin algorithm: independent chains from P_0, each of whose steps leaves the target as it is.
+"""Metropolis-adjusted Langevin algorithm: independent chains from P_0, each of whose steps leaves the target invariant.
 
     y = x + b(x) + sqrt(2 h) xi,   b = h s min(1, sqrt(d) / |sqrt(h / 2) s|),   s = grad log pi,   xi ~ N(0, I)
     x <- y with probability min(1, r),   log r = log pi(y) - log pi(x) + log q(x | y) - log q(y | x)
     log q(x | y) - log q(y | x) = (|xi|^2 - |xi'|^2) / 2,   xi' = (x - y - b(y)) / sqrt(2 h)
 
-(Roberts and Tweedie 1996.) The drift b is theirs truncated: no longer than the noise is, so that it is h s wherever pi
-has its mass. With h s itself chains that start far out, where s is large, leap across pi, are rejected, and stay there
-for ever: more than a quarter of them did on blr:data=twonorm.
+(Roberts and Tweedie 1996.) The drift b is their truncated one: it is never longer than the noise, and equals h s
+wherever pi has its mass. With h s itself, chains that start far out, where s is large, leap across pi, are rejected,
+and stay there for ever; more than a quarter of them did on blr:data=twonorm.
 
-Each judged point is a chain of its own, pushed with fresh noise; a law is `inner` steps, so that pi and s at a point
-are asked for once a law and once a step. h is learnt on pilot chains, which start from P_0 too and go along step by
-step: log h grows by 2 j^(-1/2) (accepted share - `accept`) after their j-th step of that kind. Every second step of the
-warm-up is another: with all of h s and with 10 h in turn. The first bring home chains that P_0's tails start hundreds
-of standard deviations away: one of 4096 on `blr`, but enough to spoil a variance (and where P_0 puts one a thousand
-away, as some seeds do, it is not home in time, and `symkl` shows it). The second take chains over to other modes. With
-`scaled`, h is a vector in proportion to the pilots' variance in each coordinate, anew after each law. After `warmup`
-laws all is frozen. No judged chain has a say in h, so each of its steps is exactly reversible, also while h changes.
+Judged points. Each judged point is a chain of its own, pushed with fresh noise. A law is `inner` steps, so that pi and
+s at a point are evaluated once per law and once per step.
 
-Frozen, the pilots go on until they have forgotten where they were at the end of the warm-up: each coordinate's
-correlation over the pilots, then with now, is below `forget`. If that took m laws, there are 3 m after the warm-up. So
-chains take steps where a target needs them: about 110 on a posterior with one mode, all that `laws` allows where
-chains hardly cross between modes. A mode that no pilot has found is not missed.
+Step size. h is learnt on pilot chains, which also start from P_0 and advance step by step: after their j-th regular
+step, log h grows by 2 j^(-1/2) (accepted share - `accept`). With `scaled`, h is a vector proportional to the pilots'
+variance in each coordinate, updated after each law. After `warmup` laws all of this is frozen. No judged chain
+influences h, so each of its steps is exactly reversible, also while h changes.
 
-Its limit is the target, its time is not the flow's: where a task is judged at finite times, its last law is compared
-with the flow at the last of them, which it passes by. Chains do not cross between far modes.
+Warm-up. Every second step of the warm-up is special: one with all of h s and one with 10 h, in turn. The first kind
+brings home chains that P_0's tails start hundreds of standard deviations away. On `blr` that is one of 4096, but enough
+to spoil a variance. (If P_0 puts a chain a thousand deviations away, as for some seeds, it is not home in time, and
+`symkl` shows it.) The second kind takes chains over to other modes.
+
+Length. After the freeze, the pilots continue until they have forgotten where they were at the end of the warm-up: in
+each coordinate, the correlation over the pilots between then and now is below `forget`. If that took m laws, there are
+3 m laws after the warm-up. So the number of steps follows the target: about 110 on a posterior with one mode, and all
+that `laws` allows where chains hardly cross between modes. A mode that no pilot has found is not missed by this test.
+
+The limit is the target, but the time is not that of the flow: where a task is judged at finite times, the last law is
+compared with the flow at the last of them, which the chains do not stop at. Chains do not cross between far modes.
 """
 
 from __future__ import annotations
@@ -31,13 +35,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Interior, Natural, Positive, Share, at_least, check_fields
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
@@ -48,22 +52,23 @@ AFTER = 3  # 0.3 after m laws is 0.3^3 = 0.03 after 3 m, if it decays at one rat
 
 @dataclass(frozen=True)
 class MALA:
-    laws: int = 30
-    "at most how many laws; each is `inner` steps"
-    inner: int = 10
-    "steps a law"
-    step: float = 0.01
-    "h at first, in flow time"
-    accept: float = 0.574
-    "share of accepted proposals that h is led to; 0.574 is the best in high dimension (Roberts and Rosenthal 1998)"
-    warmup: int = 8
-    "laws after which h is frozen; 0: h stays as it is at first"
-    forget: float = 0.3
-    "largest correlation of pilots that have forgotten; its noise is 1 / sqrt(pilots); 0: there are `laws` laws"
-    pilots: int = 256
-    "chains that h and the number of laws are learnt on"
+    laws: Count = 30
+    "largest number of laws, each of `inner` steps"
+    inner: Count = 10
+    "number of steps per law"
+    step: Positive = 0.01
+    "initial step size h, in flow time"
+    accept: Interior = 0.574
+    "acceptance rate that h is tuned to; 0.574 is optimal in high dimension (Roberts and Rosenthal 1998)"
+    warmup: Natural = 8
+    "number of laws after which h is frozen; 0: h keeps its initial value"
+    forget: Share = 0.3
+    """largest correlation at which pilots count as having forgotten their start, with noise 1 / sqrt(pilots);
+    0: always `laws` laws"""
+    pilots: Annotated[int, at_least(2)] = 256
+    "number of chains on which h and the number of laws are tuned"
     scaled: bool = True
-    "h of each coordinate in proportion to the pilots' variance in it; or equal in all"
+    "whether h of each coordinate is proportional to the pilots' variance in it; false: the same h in all coordinates"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -77,17 +82,7 @@ class MALA:
   title={Optimal scaling of discrete approximations to {L}angevin diffusions}, author={Roberts, Gareth O. and Rosenthal,
   Jeffrey S.}, journal={Journal of the Royal Statistical Society B}, volume={60}, pages={255--268}, year={1998}}"""
 
-    def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("laws", self.laws >= 1, "at least 1"),
-            ("inner", self.inner >= 1, "at least 1"),
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("accept", 0 < self.accept < 1, "between 0 and 1"),
-            ("warmup", self.warmup >= 0, "0 or more"),
-            ("forget", 0 <= self.forget < 1, "from 0 to below 1"),
-            ("pilots", self.pilots >= 2, "at least 2"),
-        ):
-            require(ok, f"mala:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.pilots, rng.fork("pilots"))

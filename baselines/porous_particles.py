@@ -1,21 +1,24 @@
-"""Deterministic particles for porous-medium flows: the blob method, with attraction between particles where there is.
+"""Deterministic particles for porous-medium flows: the blob method, with attraction if the task has an interaction.
 
     x_i' = -n grad_{x_i} F,   F = w/(n (m - 1)) sum_i rho(x_i)^(m - 1) + 1/(2 n^2) sum_ij W(x_i - x_j)
     rho(x) = 1/n sum_j k(x - x_j),   k the normal density of standard deviation h
 
-(Carrillo, Craig and Patacchini 2019, section 4.) F's first part is w/(m - 1) int rho^m with one density smoothed; for
-m = 2 it is an interaction energy with kernel w k. h = width sigma n^(-0.99/d), sigma^2 the mean variance of a
-coordinate, anew after each law, so that h grows with a cloud that spreads; at width 4 it is about the distance between
-neighbours in a Barenblatt profile. The power 0.99 is theirs: h must vanish more slowly than that distance. Between two
-laws all is the gradient flow of one energy, which falls; W being even, the centre of mass stays.
+(Carrillo, Craig and Patacchini 2019, section 4.) The first part of F is w/(m - 1) int rho^m with one density smoothed;
+for m = 2 it is an interaction energy with kernel w k.
 
-Explicit midpoint steps, dt <= cfl h^2 / (w m max rho^(m-1)) and dt <= cfl h / max |x'|, shortened where they must hit
-judged times. The second is needed where W moves particles faster than they spread.
+The bandwidth is h = width sigma n^(-0.99/d), where sigma^2 is the mean variance of a coordinate. It is updated after
+each law, so that h grows with a cloud that spreads; at width 4 it is about the distance between neighbours in a
+Barenblatt profile. The power 0.99 is the authors': h must vanish more slowly than that distance. Between two laws this
+is the gradient flow of one energy, which therefore falls. As W is even, the centre of mass does not move.
 
-P_0's particles are draws, not a grid as in the paper, so that rho starts with the noise of a density estimate. The
+The steps are explicit midpoint steps with dt <= cfl h^2 / (w m max rho^(m-1)) and dt <= cfl h / max |x'|, shortened to
+hit the judged times. The second bound is needed where W moves particles faster than they spread.
+
+P_0's particles are draws and not a grid as in the paper, so that rho starts with the noise of a density estimate. The
 smoothed density is flatter than the true one, and so the spread is too slow. On `barenblatt` with 1024 particles the
-variance ends at 0.99 of the truth in dimension 2 and 0.93 in 3; with 2048 in dimension 6, where h is 1.1 sigma,
-at 0.69 (0.87 with width=2), and more particles hardly help: there n^(-1/d) is near 1 for any n.
+variance ends at 0.99 of the truth in dimension 2 and 0.93 in dimension 3. In dimension 6, with 2048 particles, h is
+1.1 sigma and the variance ends at 0.69 of the truth (0.87 with width=2). More particles hardly help there, because
+n^(-1/d) is near 1 for any n.
 """
 
 from __future__ import annotations
@@ -24,13 +27,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Fraction, Positive, at_least, check_fields
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -44,16 +47,16 @@ Velocity = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> x' and rho^(m - 1)
 
 @dataclass(frozen=True)
 class PorousParticles:
-    particles: int = 1024
-    "n, all that there is to draw"
-    width: float = 4.0
-    "of k: h in units of sigma n^(-0.99/d)"
-    cfl: float = 0.5
-    "steps in units of what the smallest scale h allows"
-    step: float = 0.05
+    particles: Annotated[int, at_least(2)] = 1024
+    "number n of particles; a law has no more points than these"
+    width: Positive = 4.0
+    "kernel bandwidth h in units of sigma n^(-0.99/d)"
+    cfl: Fraction = 0.5
+    "steps in units of the longest that the smallest scale h allows"
+    step: Positive = 0.05
     "longest step, in flow time"
-    steps: int = 1000
-    "how many, where only the limit is judged"
+    steps: Count = 1000
+    "number of steps; used only when the limit alone is judged"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InternalEnergy})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -64,15 +67,7 @@ class PorousParticles:
   title={A blob method for diffusion}, author={Carrillo, Jos{\\'e} Antonio and Craig, Katy and Patacchini, Francesco
   S.}, journal={Calculus of Variations and Partial Differential Equations}, volume={58}, number={53}, year={2019}}"""
 
-    def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("particles", self.particles >= 2, "at least 2"),
-            ("width", 0 < self.width < math.inf, "a positive number"),
-            ("cfl", 0 < self.cfl <= 1, "above 0, to 1"),
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("steps", self.steps >= 1, "at least 1"),
-        ):
-            require(ok, f"porous_particles:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.particles, rng.fork("particles"))

@@ -2,9 +2,9 @@
 
     x <- x + h V,   V <- mu V + v,   v = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
 
-(Hertrich et al. 2024, whose image flows have momentum too.) The kernel has no bandwidth and a long range, and
-v is of order 1 whatever the data's scale, so h is a length: a share of the root mean square distance of two target
-points of the batch.
+(Hertrich et al. 2024, whose image flows also have momentum.) The kernel has no bandwidth and a long range. As v is of
+order 1 whatever the scale of the data, h is a length: `step` times the root mean square distance of two target points
+of the batch.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, Share, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import rms_distance
-from gwfbench.velocity.movers import Carrier, carry, require_positive
+from gwfbench.velocity.movers import Carrier, carry
 from gwfbench.velocity.sliced import directions, riesz
 
 
 @dataclass(frozen=True)
 class RieszFlow:
     carrier: Carrier = "particles"
-    "what the field moves: particles, or the law of a generator"
-    step: float = 0.1
-    "h, in units of the root mean square distance of two target points"
-    steps: int = 600
-    "how many"
-    points: int = 1024
-    "particles; or generated points a step"
-    batch: int = 1024
-    "fresh target points a step"
-    lines: int = 32
-    "directions a step"
-    momentum: float | None = None
-    "mu; none: 0.8 for particles, 0 for a generator, whose points have no past"
+    "what the velocity field moves: particles, or the law of a generator"
+    step: Positive = 0.1
+    "step size h in units of the root mean square distance of two target points"
+    steps: Count = 600
+    "number of steps"
+    points: Count = 1024
+    "number of particles, or of generated points per step"
+    batch: Count = 1024
+    "number of fresh target points per step"
+    lines: Count = 32
+    "number of random directions per step"
+    momentum: Share | None = None
+    "momentum mu; default: 0.8 for particles, 0 for a generator, whose points have no past"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -52,12 +52,12 @@ class RieszFlow:
   Altekr{\\"u}ger, Fabian and Hagemann, Paul}, booktitle={ICLR}, year={2024}}"""
 
     def __post_init__(self) -> None:
-        require_positive(self, "step", "steps", "points", "batch", "lines")
-        require(
-            self.momentum is None or (0 <= self.momentum < 1 and (self.momentum == 0 or self.carrier == "particles")),
-            f"riesz_flow:carrier={self.carrier},momentum={self.momentum}",
-            "a number from 0 to below 1, and 0 for a generator, whose points have no past",
-            "leave momentum out, or carrier=particles",
+        check_fields(self)
+        refuse(
+            self,
+            *("momentum", "carrier"),
+            when=self.carrier == "generator" and bool(self.momentum),
+            expected="no momentum for a generator, whose points have no past",
         )
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:

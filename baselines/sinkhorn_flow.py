@@ -3,7 +3,7 @@
     x <- x + h (T_qp(x) - T_qq(x)),   T the entropic transport maps
 
 (Feydy et al. 2019; W-Flow moves a generator by the same field.) Both plans are solved anew at each step, between the
-moving points and a fresh batch of the target; a plan that is not within the tolerance ends the run with an error.
+moving points and a fresh batch of the target. A plan that does not reach the tolerance ends the run with an error.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import rms_distance
-from gwfbench.velocity.movers import Carrier, carry, require_positive
+from gwfbench.velocity.movers import Carrier, carry
 from gwfbench.velocity.sinkhorn import sinkhorn
 
 
 @dataclass(frozen=True)
 class SinkhornFlow:
     carrier: Carrier = "particles"
-    "what the field moves: particles, or the law of a generator"
-    step: float = 0.3
-    "h"
-    steps: int = 50
-    "how many"
-    points: int = 1024
-    "particles; or generated points a step"
-    batch: int = 1024
-    "fresh target points a step"
-    blur: float | None = None
-    "root of epsilon, a length; none: a tenth of the root mean square distance of two target points of the batch"
-    tolerance: float = 0.01
-    "mean relative error of the plans' column sums"
-    rounds: int = 200
-    "of 8 Sinkhorn updates, the most for one plan"
+    "what the velocity field moves: particles, or the law of a generator"
+    step: Positive = 0.3
+    "step size h"
+    steps: Count = 50
+    "number of steps"
+    points: Count = 1024
+    "number of particles, or of generated points per step"
+    batch: Count = 1024
+    "number of fresh target points per step"
+    blur: Positive | None = None
+    """square root of the entropic regularisation, a length; default: a tenth of the root mean square distance
+    of two target points of the batch"""
+    tolerance: Positive = 0.01
+    "largest mean relative error of the plans' column sums"
+    rounds: Count = 200
+    "largest number of rounds per plan, each of 8 Sinkhorn updates"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -53,14 +54,7 @@ class SinkhornFlow:
   S{\\'e}journ{\\'e}, Thibault and Vialard, Fran{\\c{c}}ois-Xavier and Amari, Shun-ichi and Trouv{\\'e}, Alain and
   Peyr{\\'e}, Gabriel}, booktitle={AISTATS}, year={2019}}"""
 
-    def __post_init__(self) -> None:
-        require_positive(self, "step", "steps", "points", "batch", "tolerance", "rounds")
-        require(
-            self.blur is None or 0 < self.blur < float("inf"),
-            f"sinkhorn_flow:blur={self.blur}",
-            "a positive length, or none",
-            "leave blur out for a tenth of the target's spread",
-        )
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:

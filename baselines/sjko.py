@@ -21,15 +21,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gwfbench.budget import Budget
+from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, StepOrInf, at_least, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.adversarial import SCALAR
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
-from gwfbench.training.generator_critic import Rules, laws, require_duel
+from gwfbench.training.generator_critic import laws
+from gwfbench.training.rules import Defaults, Loop, Optim, Players, Rules
 
 CONJUGATES = {"kl": "kl_centered", "chi": "chi", "softplus": "softplus", "jsd": "shannon"}
 
@@ -37,41 +39,41 @@ CONJUGATES = {"kl": "kl_centered", "chi": "chi", "softplus": "softplus", "jsd": 
 @dataclass(frozen=True)
 class SJKO:
     divergence: Literal["kl", "chi", "softplus", "jsd"] = "softplus"
-    "F by its conjugate phi*"
-    step: float | None = None
-    "tau, length of a phase; inf: no proximal term; none: d, the authors' h = 1"
-    steps: int = 5
-    "phases"
-    iterations: int = 500
-    "a phase"
-    critic_steps: int = 1
-    "of Adam an iteration"
-    batch: int = 256
-    "real, and generated, points of an Adam step"
-    weight: float = 0.1
-    "of the penalty at real points, the authors' lambda/2; 0: none"
-    blur: float = 1 / 32
-    "standard deviation of the noise on real points in phase 1; in phase k it is a k-th of it"
-    auxiliary: int | None = None
-    "latent coordinates beside the point of P_0; none: 100 for images, else d"
+    "functional F by its conjugate phi*"
+    step: StepOrInf | None = None
+    "phase length tau; inf: no proximal term; default: d, the authors' h = 1"
+    steps: Count = 5
+    "number of phases"
+    iterations: Count = 500
+    "generator updates per phase"
+    critic_steps: Count = 1
+    "critic updates per iteration"
+    batch: Annotated[int, at_least(2)] = 256
+    "real points, and generated points, per update"
+    weight: NonNegative = 0.1
+    "weight of the penalty at real points, the authors' lambda/2; 0: no penalty"
+    blur: NonNegative = 1 / 32
+    "standard deviation of the noise on real points in phase 1; divided by k in phase k"
+    auxiliary: Natural | None = None
+    "latent coordinates in addition to the point of P_0; default: 100 for images, else d"
     network: Kind = "auto"
-    "of both players"
-    width: int | None = None
-    "of its layers; none: the network's"
-    depth: int | None = None
-    "of its layers; none: the network's"
-    lr: float | None = None
-    "of the generator's Adam; none: 2e-4 for images, else 1e-3"
-    critic_lr: float | None = None
-    "of the critic's; none: 1e-4 for images, else the generator's"
+    "architecture of the generator and the critic"
+    width: Count | None = None
+    "width of the layers of both players; default: the network's"
+    depth: Count | None = None
+    "number of layers of both players; default: the network's"
+    lr: Positive | None = None
+    "learning rate of the generator; default: 2e-4 for images, else 1e-3"
+    critic_lr: Positive | None = None
+    "learning rate of the critic; default: 1e-4 for images, else the generator's"
     decay: Literal["cosine", "none"] = "cosine"
-    "of both rates, over the whole run, to lr_end"
-    lr_end: float = 5e-5
-    "see decay"
-    beta1: float = 0.5
-    "Adam's, of both; the second is 0.9"
-    ema: float = 0.0
-    "share of the running average that judged parameters keep; 0: none"
+    "schedule of both learning rates over the whole run, down to lr_end"
+    lr_end: Positive = 5e-5
+    "learning rate of both players at the last iteration (decay=cosine only)"
+    beta1: Share = 0.5
+    "first beta of Adam, of both players; the second is 0.9"
+    ema: Share = 0.0
+    "fraction that the running average of the judged parameters keeps; 0: no average"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -83,8 +85,7 @@ class SJKO:
   title={Scalable {W}asserstein Gradient Flow for Generative Modeling through Unbalanced Optimal Transport},
   author={Choi, Jaemoo and Choi, Jaewoong and Kang, Myungjoo}, booktitle={ICML}, year={2024}}"""
 
-    def __post_init__(self) -> None:
-        require_duel(self, "sjko", positive=("steps", "iterations"), natural=("auxiliary",))
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return laws(self._rules(problem), problem, rng)
@@ -93,15 +94,15 @@ class SJKO:
         return laws(self._rules(problem), problem, rng, state)
 
     def _rules(self, problem: Problem) -> Rules:
-        d, image = math.prod(problem.shape), len(problem.shape) > 1
-        auxiliary = (100 if image else d) if self.auxiliary is None else self.auxiliary
-        lr = self.lr or (2e-4 if image else 1e-3)
+        d, auxiliary = math.prod(problem.shape), self.auxiliary
+        if auxiliary is None:
+            auxiliary = Defaults.of(problem).auxiliary or d
+        tau = d if self.step is None else self.step
         return Rules(
-            objective=SCALAR[CONJUGATES[self.divergence]], mixture=None, penalty="real" if self.weight else "none",
-            weight=self.weight, tau=d if self.step is None else self.step, prior="initial", latent=d + auxiliary,
-            independent=auxiliary, blur=self.blur, network=self.network, spectral=False, width=self.width,
-            depth=self.depth, outputs=1, steps=self.steps, iterations=self.iterations,
-            critic_steps=self.critic_steps, batch=self.batch, lr=lr,
-            critic_lr=self.critic_lr or (1e-4 if image else lr),
-            lr_end=self.lr_end if self.decay == "cosine" else None, betas=(self.beta1, 0.9), ema=self.ema,
-        )  # fmt: skip
+            SCALAR[CONJUGATES[self.divergence]],
+            "real" if self.weight else "none",
+            self.weight,
+            Players.of(self, d + auxiliary, "initial", independent=auxiliary),
+            Optim.of(self, problem),
+            Loop(self.steps, self.iterations, self.critic_steps, self.batch, tau, self.blur),
+        )

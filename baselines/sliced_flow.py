@@ -1,9 +1,10 @@
-"""Sliced Wasserstein flow: the flow of half SW_2^2, with the entropy's noise as in the paper.
+"""Sliced Wasserstein flow: the flow of half SW_2^2, with the noise of the paper's entropy term.
 
     x <- x + h E_theta theta (F^-1_{theta#p} F_{theta#q}(theta.x) - theta.x) + sqrt(2 lambda h) Z
 
-(Liutkus et al. 2019.) Directions are drawn anew at each step, as in the paper; the authors' code keeps
-them by default, takes 100 quantiles where this has all, and adds lambda Z / sqrt(d), without the root of h.
+(Liutkus et al. 2019.) Directions are drawn anew at each step, as in the paper. The authors' code differs: it keeps the
+directions by default, takes 100 quantiles where this method has all, and adds lambda Z / sqrt(d), without the root
+of h.
 """
 
 from __future__ import annotations
@@ -15,30 +16,31 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, NonNegative, Positive, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.movers import Carrier, carry, require_positive
+from gwfbench.velocity.movers import Carrier, carry
 from gwfbench.velocity.sliced import directions, sliced
 
 
 @dataclass(frozen=True)
 class SlicedFlow:
     carrier: Carrier = "particles"
-    "what the field moves: particles, or the law of a generator"
-    step: float = 1.0
-    "h"
-    steps: int = 300
-    "how many"
-    points: int = 1024
-    "particles; or generated points a step"
-    batch: int = 1024
-    "fresh target points a step"
-    lines: int = 64
-    "directions a step"
-    entropy: float = 0.0
-    "lambda, the weight of the negative entropy beside half SW_2^2, which blurs the limit; the paper's toy has 1e-4"
+    "what the velocity field moves: particles, or the law of a generator"
+    step: Positive = 1.0
+    "step size h"
+    steps: Count = 300
+    "number of steps"
+    points: Count = 1024
+    "number of particles, or of generated points per step"
+    batch: Count = 1024
+    "number of fresh target points per step"
+    lines: Count = 64
+    "number of random directions per step"
+    entropy: NonNegative = 0.0
+    """weight lambda of the negative entropy added to half SW_2^2, which blurs the limit; the paper's toy
+    example has 1e-4"""
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -51,12 +53,12 @@ class SlicedFlow:
   Fabian-Robert}, booktitle={ICML}, year={2019}}"""
 
     def __post_init__(self) -> None:
-        require_positive(self, "step", "steps", "points", "batch", "lines")
-        require(
-            0 <= self.entropy < float("inf") and (self.entropy == 0 or self.carrier == "particles"),
-            f"sliced_flow:carrier={self.carrier},entropy={self.entropy}",
-            "a number from 0, and 0 for a generator, which averages noise away",
-            "carrier=particles, or leave entropy out",
+        check_fields(self)
+        refuse(
+            self,
+            *("entropy", "carrier"),
+            when=self.carrier == "generator" and self.entropy > 0,
+            expected="no entropy for a generator, which averages the noise away",
         )
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:

@@ -3,20 +3,21 @@
     x_i <- x_i + step_k * phi(x_i) / (fudge + sqrt(g_i)),   phi(x) = 1/n sum_j [k(x_j, x) s(x_j) + grad_{x_j} k(x_j, x)]
     g <- decay g + (1 - decay) phi^2,   g = phi^2 at first
 
-with s = grad log pi, k(x, y) = exp(-|x - y|^2 / 2 h^2) and h^2 = med(|x - y|^2) / (2 log(n + 1)) (Liu and Wang 2016,
-Algorithm 1 and section 5; their text calls the step Adagrad, their code has the moving mean above). The median is over
-the pairs of the first 256 particles.
+Here s = grad log pi, k(x, y) = exp(-|x - y|^2 / 2 h^2) and h^2 = med(|x - y|^2) / (2 log(n + 1)) (Liu and Wang 2016,
+Algorithm 1 and section 5; their text calls the step Adagrad, but their code has the moving mean above). The median is
+over the pairs of the first 256 particles.
 
-A scaled step doesn't shrink near the limit: with one size all particles end up shaking to and fro in step, farther than
-a narrow target is wide. So step_k falls geometrically, from `step` to `last` times it, in units of each coordinate's
-standard deviation in P_0 (of 256 draws). By default particles can go 29 such units, and end up to 1/5000 exact. Liu
-and Wang's step was the same all the time (0.05 in their logistic regression): write step=0.05,last=1, in our units.
+A scaled step doesn't shrink near the limit: with a constant step size all particles end up oscillating in phase, by
+more than a narrow target is wide. So step_k falls geometrically, from `step` to `last` times it, in units of each
+coordinate's standard deviation in P_0 (from 256 draws). By default particles can travel 29 such units, and end up
+accurate to 1/5000 of one. Liu and Wang's step is constant (0.05 in their logistic regression): for it write
+step=0.05,last=1, in our units.
 
-One particle climbs to the mode; n particles are a set that quadrature likes, not draws. The variance comes out too
-small in high dimension (Ba et al. 2022): in 21 dimensions (blr:data=german) 512 particles have about half of it.
+One particle climbs to the mode. n particles are good quadrature points rather than draws: in high dimension the
+variance comes out too small (Ba et al. 2022). In 21 dimensions (blr:data=german) 512 particles have about half of it.
 
-Its limit is all that counts: where a task is judged at finite times, the particles at the end of all steps are compared
-with the flow at the last of them, which they pass by.
+Only its limit is meaningful: where a task is judged at finite times, the particles after all steps are compared with
+the flow at the last of these times, which they do not stop at.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import UserError, require
+from gwfbench.errors import UserError
+from gwfbench.fields import Count, Fraction, Positive, Share, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -43,22 +45,22 @@ SAMPLE = 256  # particles whose median distance stands for all, 30 000 pairs; an
 
 @dataclass(frozen=True)
 class SVGD:
-    particles: int = 1024
-    "n, all that there is to draw"
-    step: float = 0.2
-    "of the scaled steps at first: about how far a coordinate moves in one, in units of its spread in P_0"
-    last: float = 0.001
-    "the last step over the first; between them each is shorter than the one before by the same factor"
-    steps: int = 1000
-    "how many"
-    decay: float = 0.9
-    "of the moving mean of squares"
-    fudge: float = 1e-6
-    "added to its root"
-    bandwidth: float | None = None
-    "h; none: by the median distance, anew in each step"
-    rows: int | None = None
-    "data rows a step, drawn afresh; none: all"
+    particles: Count = 1024
+    "number n of particles; a law has no more points than these"
+    step: Positive = 0.2
+    "initial step size, scaled: roughly how far a coordinate moves in one step, in units of its spread in P_0"
+    last: Fraction = 0.001
+    "ratio of the last step size to the first; step sizes fall geometrically"
+    steps: Count = 1000
+    "number of steps"
+    decay: Share = 0.9
+    "decay rate of the moving mean of squares"
+    fudge: Positive = 1e-6
+    "constant added to the square root of that mean"
+    bandwidth: Positive | None = None
+    "kernel bandwidth h; default: from the median distance, anew in each step"
+    rows: Count | None = None
+    "number of data rows per step, drawn anew; default: all"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -69,18 +71,7 @@ class SVGD:
   title={Stein Variational Gradient Descent: A General Purpose {B}ayesian Inference Algorithm}, author={Liu, Qiang and
   Wang, Dilin}, booktitle={NeurIPS}, year={2016}}"""
 
-    def __post_init__(self) -> None:
-        for name, ok, expected in (
-            ("particles", self.particles >= 1, "at least 1"),
-            ("step", 0 < self.step < math.inf, "a positive number"),
-            ("last", 0 < self.last <= 1, "above 0, to 1"),
-            ("steps", self.steps >= 1, "at least 1"),
-            ("decay", 0 <= self.decay < 1, "from 0 to below 1"),
-            ("fudge", 0 < self.fudge < math.inf, "a positive number"),
-            ("bandwidth", self.bandwidth is None or 0 < self.bandwidth < math.inf, "a positive number, or none"),
-            ("rows", self.rows is None or self.rows >= 1, "at least 1, or none"),
-        ):
-            require(ok, f"svgd:{name}={getattr(self, name)}", expected, f"leave {name} out for its default")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         x = problem[Initial].draw(self.particles, rng.fork("particles"))

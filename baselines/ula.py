@@ -2,8 +2,8 @@
 
     x <- x + h grad log pi(x) + sqrt(2 h) xi,   xi ~ N(0, I)
 
-The law after k steps is the flow's at t = k h up to O(h). Nothing is trained: all its cost is in moving points, which
-the board shows as seconds and score calls a point.
+The law after k steps is the flow's at t = k h up to O(h). Nothing is trained: the whole cost is that of moving points,
+which the leaderboard shows as seconds and score calls per point.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
@@ -23,10 +23,10 @@ from gwfbench.rng import Streams
 
 @dataclass(frozen=True)
 class ULA:
-    step: float = 0.005
-    "h, in flow time; shortened where it must hit a judged time"
-    steps: int = 1000
-    "how many, where only the limit is judged"
+    step: Positive = 0.005
+    "step size h, in flow time; steps are shortened to hit the judged times"
+    steps: Count = 1000
+    "number of steps; used only when the limit alone is judged"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -37,13 +37,7 @@ class ULA:
   title={Exponential convergence of {L}angevin distributions and their discrete approximations}, author={Roberts, Gareth
   O. and Tweedie, Richard L.}, journal={Bernoulli}, volume={2}, number={4}, pages={341--363}, year={1996}}"""
 
-    def __post_init__(self) -> None:
-        require(
-            0 < self.step < float("inf"),
-            f"ula:step={self.step}",
-            "a positive number",
-            "write, for example, ula:step=0.005",
-        )
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return self.resume(problem, budget, rng, {"k": 0})

@@ -15,38 +15,40 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from gwfbench.budget import Budget
+from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import rms_distance
-from gwfbench.velocity.movers import Carrier, carry, require_positive
+from gwfbench.velocity.movers import Carrier, carry
 from gwfbench.velocity.ratio import Critic, Divergence
 
 
 @dataclass(frozen=True)
 class VGrow:
     carrier: Carrier = "particles"
-    "what the field moves: particles, or the law of a generator"
-    step: float = 0.02
-    "h, in units of the mean variance of a target coordinate"
-    steps: int = 300
-    "how many"
-    points: int = 1024
-    "particles; or generated points a step"
-    batch: int = 1024
-    "fresh target points a step"
+    "what the velocity field moves: particles, or the law of a generator"
+    step: Positive = 0.02
+    "step size h in units of the mean variance of a target coordinate"
+    steps: Count = 300
+    "number of steps"
+    points: Count = 1024
+    "number of particles, or of generated points per step"
+    batch: Count = 1024
+    "number of fresh target points per step"
     divergence: Divergence = "kl"
-    "kl: KL(q|p); reverse_kl: KL(p|q); js; logd: KL((p + q)/2|p); jeffreys: both KL; chi2: chi^2(q|p)"
-    width: int = 64
-    "of the critic's layers"
-    depth: int = 2
-    "of the critic"
-    lr: float = 3e-3
-    "of the critic's Adam"
-    updates: int = 5
-    "critic steps a move"
-    clip: float = 3.0
-    "within the weight, log(p/q) is held to [-clip, clip]"
+    """f-divergence of the flow. kl: KL(q|p); reverse_kl: KL(p|q); js; logd: KL((p + q)/2|p); jeffreys: both
+    KL; chi2: chi^2(q|p)"""
+    width: Count = 64
+    "width of the critic's hidden layers"
+    depth: Count = 2
+    "number of the critic's hidden layers"
+    lr: Positive = 3e-3
+    "learning rate of the critic's Adam"
+    updates: Count = 5
+    "number of critic updates per step"
+    clip: Positive = 3.0
+    "bound on log(p/q): it is clamped to [-clip, clip] in the weight"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -57,8 +59,7 @@ class VGrow:
   title={Deep Generative Learning via Variational Gradient Flow}, author={Gao, Yuan and Jiao, Yuling and Wang, Yang and
   Wang, Yao and Yang, Can and Zhang, Shunkang}, booktitle={ICML}, year={2019}}"""
 
-    def __post_init__(self) -> None:
-        require_positive(self, "step", "steps", "points", "batch", "width", "depth", "lr", "updates", "clip")
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         """In coordinates of unit variance, estimated from one batch: so h and the critic know no units."""

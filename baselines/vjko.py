@@ -8,14 +8,14 @@ One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by 
 `proposal=student` mu_k is a Student law: where P_k has long tails (blr) a Gaussian is wider than its bulk, log mu falls
 faster outwards than a critic can make up for, and T runs away (german: at every setting that was tried). The pair term
 is there where the task offers an interaction energy, alone too. T and h start where the step before left them. P_k is a
-pool of particles, pushed once a step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
+pool of particles, pushed once per step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
 
     backward           the step above
     forward_backward   x <- x - a grad(W * P_k)(x) first, then the step without the pair term (Section C)
     crank_nicolson     1/2 F(P) + 1/2 E[grad dF/dP(P_k)(x) . T(x)] for F: the trapezoidal rule, of second order
     section_b          1/2 F(P) + 1/2 E[dF/dP(P_k)(T(x))] for F, as printed (Section B): its slope is taken at T(x) and
                        not at x, so it is of first order, and for a potential energy no other than backward
-    forward            x <- x - a grad(W * P_k)(x) alone; a seed of which a point jumps too far ends as diverged
+    forward            x <- x - a grad(W * P_k)(x) alone; a seed ends as diverged when a point jumps too far
 
 dF/dP(P_k) comes from the critic of the step before, for P_0 from its density.
 
@@ -41,98 +41,102 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial, reduce
+from functools import partial
 from itertools import accumulate
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, at_least, check_fields, refuse
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity, TargetSamples
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
-from gwfbench.objectives import variational
-from gwfbench.objectives.variational import Energy
-from gwfbench.protocol import Marginal, Problem, Pushed, State
+from gwfbench.objectives.variational import HEADS, TABLE, entropy
+from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
-from gwfbench.training.jko_step import Critic, Frame, Shift, Transport, batches, move, quadratic, step_loss
+from gwfbench.training.jko_step import (
+    Functional,
+    Shift,
+    Transport,
+    batches,
+    gaussian,
+    move,
+    offered,
+    on_rows,
+    pushed,
+    step_loss,
+)
 from gwfbench.training.minmax import Decay, Decaying, alternate
-from gwfbench.training.proposals import Box, Gaussian, Student
+from gwfbench.training.proposals import Box, Gaussian, Matched, Student
+from gwfbench.training.states import below, joined
 
-MAPS = ("linear", "prelu", "icnn")  # by their number in a state
-NEEDS: dict[str, type[Info]] = {
-    "kl": LogDensity, "kl_samples": TargetSamples, "kl_dv": TargetSamples, "js": TargetSamples,
-    "entropy": InternalEnergy, "interaction": InteractionEnergy,
-}  # fmt: skip
-AUTO = {LogDensity: "kl", InternalEnergy: "entropy", TargetSamples: "js", InteractionEnergy: "interaction"}
-HEADS = {"squared": variational.squared, "exp1": variational.exp_minus_one, "plain": variational.plain}
-START = {"squared": 1.0, "exp1": 20 / 3 * math.log(math.log(2) / (20 - math.log(2))), "plain": 0.0}  # h = 1
-CRANK_NICOLSON = ("crank_nicolson", "section_b")
-ENERGIES = {"kl": variational.KL, "kl_samples": variational.KL, "kl_dv": variational.KL_DV, "js": variational.JS}
+MAPS = {"linear": ResidualLinear, "prelu": ResidualMLP, "icnn": DenseICNN}  # by their number in a state
+PROPOSALS = {"iid": Gaussian, "matched": Matched, "student": Student}
+Proposal = Gaussian | Student | Box
 
 
 @dataclass(frozen=True)
 class VJKO:
     energy: Literal["auto", "kl", "kl_samples", "kl_dv", "js", "entropy", "interaction"] = "auto"
-    "F, beside the interaction energy; auto: by what the task offers"
+    "functional F, in addition to the interaction energy; auto: chosen by what the task offers"
     scheme: Literal["backward", "forward_backward", "crank_nicolson", "section_b", "forward"] = "backward"
-    "of a step in time"
-    step: float | None = None
-    "JKO step a, in flow time; none: 0.05, or a 40th (steps) of the last judged time if longer; 0.1 towards a limit"
-    steps: int = 40
-    "how many JKO steps, where only the limit is judged"
-    iterations: int = 500
-    "J1, outer iterations a JKO step"
-    critic_steps: int = 3
-    "J2, critic steps an iteration"
-    map_steps: int = 1
-    "J3, map steps an iteration"
-    batch: int = 1024
-    "points an iteration"
-    pool: int | None = None
-    "particles that stand for P_k, rounded down to whole batches; none: 512,000 for a linear map, else 131,072"
+    "time discretisation of one step"
+    step: Positive | None = None
+    "JKO step size a, in flow time; default: max(0.05, last judged time / steps), or 0.1 if only the limit is judged"
+    steps: Count = 40
+    "number of JKO steps, if only the limit is judged"
+    iterations: Count = 500
+    "outer iterations J1 per JKO step"
+    critic_steps: Count = 3
+    "critic updates J2 per iteration"
+    map_steps: Count = 1
+    "map updates J3 per iteration"
+    batch: Count = 1024
+    "points per iteration"
+    pool: Count | None = None
+    "particles that stand for P_k, rounded down to whole batches; default: 512,000 for a linear map, else 131,072"
     map: Literal["auto", "linear", "prelu", "icnn"] = "auto"
-    "T: residual, without activations or with PReLU; or the gradient of a strongly convex DenseICNN"
+    "transport map T: residual, without activations or with PReLU; or the gradient of a strongly convex DenseICNN"
     head: Literal["auto", "squared", "exp1", "plain"] = "auto"
-    "h from the critic's output: its square, exp(20 sigmoid(3x/20)) - 1, or itself (js and kl_dv)"
-    width: int = 64
-    "neurons a hidden layer, of T and h"
-    depth: int = 2
-    "hidden layers, of T and h"
-    lr: float = 5e-3
-    "Adam's learning rate, of T and h"
-    critic_width: int | None = None
-    "of h alone; none: width"
-    critic_depth: int | None = None
-    "of h alone; none: depth"
-    critic_lr: float | None = None
-    "of h alone; none: lr"
+    "critic h from its network's output x: x^2, exp(20 sigmoid(3x/20)) - 1, or x itself (js and kl_dv)"
+    width: Count = 64
+    "units per hidden layer, of T and h"
+    depth: Count = 2
+    "number of hidden layers, of T and h"
+    lr: Positive = 5e-3
+    "learning rate of Adam, for T and h"
+    critic_width: Count | None = None
+    "units per hidden layer of h; default: width"
+    critic_depth: Count | None = None
+    "number of hidden layers of h; default: depth"
+    critic_lr: Positive | None = None
+    "learning rate for h; default: lr"
     decay: Decay = "cosine"
-    "of the learning rates inside each JKO step"
-    halve_after: int | None = None
-    "JKO steps after which the learning rates are multiplied by late_lr and, towards a limit, the step by late_step"
-    late_lr: float = 0.4
-    "see halve_after"
-    late_step: float = 0.5
-    "see halve_after"
-    weight_decay: float = 0.0
-    "of Adam, added to the gradient, for T and h"
-    dropout: float = 0.0
-    "share of T's hidden units (prelu) left out in training"
+    "schedule of the learning rates within each JKO step"
+    halve_after: Natural | None = None
+    "JKO steps after which late_lr and late_step apply; default: never"
+    late_lr: Positive = 0.4
+    "factor of the learning rates after halve_after steps"
+    late_step: Positive = 0.5
+    "factor of the step size after halve_after steps, if only the limit is judged"
+    weight_decay: NonNegative = 0.0
+    "weight decay of Adam, added to the gradient, for T and h"
+    dropout: Share = 0.0
+    "fraction of T's hidden units dropped in training (map=prelu only)"
     proposal: Literal["iid", "matched", "student"] = "iid"
-    "mu_k of kl: Gaussian, its batches independent or moment-matched; or a Student law, for P_k with long tails"
-    box: float = 1.5
-    "entropy: half a side of the box, in units of the largest coordinate of P_k"
-    warmup: int | None = None
-    "iterations of the critic alone before the first step; none: 0 for a linear map, else as many as iterations"
-    rows: int | None = None
-    "of the data that each map step's likelihood sees, drawn anew each time; none: all"
-    partners: int = 16
-    "of each point in the interaction's pair term"
-    forces: int = 2048
+    "law mu_k (energy=kl only): Gaussian, its batches independent or moment-matched; or Student, for long tails"
+    box: Annotated[float, at_least(1)] = 1.5
+    "half the side of the box, in units of the largest coordinate of P_k (energy=entropy only)"
+    warmup: Natural | None = None
+    "iterations of the critic alone before the first step; default: 0 for a linear map, else iterations"
+    rows: Count | None = None
+    "data rows, drawn anew, that each evaluation of the likelihood sees (energy=kl only); default: all"
+    partners: Count = 16
+    "partners of each point in the interaction's pair term"
+    forces: Count = 2048
     "particles of P_k that give the force of a forward step"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial})
@@ -148,250 +152,198 @@ class VJKO:
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        for names, ok, expected, example in (
-            (("step", "lr", "critic_lr", "late_lr", "late_step"), lambda v: 0 < v < math.inf, "a positive number", .1),
-            (("steps", "iterations", "critic_steps", "map_steps", "batch", "pool", "width", "depth", "critic_width",
-              "critic_depth", "rows", "partners", "forces"), lambda v: v >= 1, "at least 1", 8),
-            (("warmup", "halve_after"), lambda v: v >= 0, "at least 0", 20),
-            (("weight_decay",), lambda v: 0 <= v < math.inf, "a number that is not negative", 1e-7),
-            (("dropout",), lambda v: 0 <= v < 1, "a share, at least 0 and below 1", 0.04),
-            (("box",), lambda v: 1 <= v < math.inf, "a number from 1", 1.5),
-        ):  # fmt: skip
-            for name in names:
-                value = getattr(self, name)
-                require(value is None or ok(value), f"vjko:{name}={value}", expected, f"write vjko:{name}={example}")
-        require(
-            self.pool is None or self.pool >= self.batch,
-            f"vjko:pool={self.pool},batch={self.batch}",
-            "a pool of at least one batch",
-            f"write vjko:pool={self.batch}",
-        )
-        for field, value, fit, fix in (
-            ("dropout", self.dropout, not self.dropout or self.map in ("auto", "prelu"), "map=prelu"),
-            ("rows", self.rows, self.rows is None or self.energy in ("auto", "kl"), "energy=kl"),
-        ):
-            require(
-                fit, f"vjko:{field}={value},map={self.map},energy={self.energy}", fix, f"write {fix}, or no {field}"
-            )
+        check_fields(self)
+        small = self.pool is not None and self.pool < self.batch
+        refuse(self, "pool", "batch", when=small, expected="a pool of at least one batch")
+        refuse(self, "dropout", "map", when=self.dropout > 0 and self.map in ("linear", "icnn"), expected="map=prelu")
+        wrong = self.rows is not None and self.energy not in ("auto", "kl")
+        refuse(self, "rows", "energy", when=wrong, expected="energy=kl")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
-        chosen = _settled(self, problem, rng)
-        size = chosen.forces if self.scheme == "forward" else (chosen.pool or 0) // self.batch * self.batch
-        pool = problem[Initial].draw(size, rng.fork("pool")).contiguous()
-        yield from chosen._laws(problem, rng, pool, {"k": 0})
+        settled = _settled(self, problem, rng)
+        size = self.pool or (512_000 if settled.map == "linear" else max(131_072, self.batch))
+        size = self.forces if self.scheme == "forward" else size // self.batch * self.batch
+        pool = problem[Initial].draw(size, rng.fork("pool")).contiguous()  # stands for P_k
+        yield from settled._laws(problem, rng, pool, {"k": 0})
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
-        chosen = _settled(replace(self, map=MAPS[int(state["map"])]), problem, rng)
-        yield from chosen._laws(problem, rng, torch.as_tensor(state["pool"]).clone(), state)
+        settled = _settled(replace(self, map=list(MAPS)[int(state["map"])]), problem, rng)
+        yield from settled._laws(problem, rng, torch.as_tensor(state["pool"]).clone(), state)
 
     def _laws(self, problem: Problem, rng: Streams, pool: Tensor, state: State) -> Iterator[Marginal]:
-        """The laws after the state's; the pool is moved in place."""
-        grid, kernel = self._grid(problem), None
-        if _offers(problem, InteractionEnergy):
-            kernel = problem[InteractionEnergy].kernel
-        pair = None if self.scheme == "forward" else _Pair(self, problem, rng, state)
-        forward = self.scheme in ("forward", "forward_backward")
-        for k in range(int(state["k"]) + 1, len(grid)):
-            a, pushes, transport = grid[k] - grid[k - 1], [], None
-            if kernel is not None and forward:
-                pushes.append(Shift(a, kernel, pool[:, : self.forces].clone()))
-                move(pool, pushes[-1])
-            if pair is not None:
-                transport = pair.step(pool, None if forward else kernel, k, a)
-                pushes.append(transport)
-                move(pool, transport)
-            kept = partial(self._state, k, pool, pair)
-            push = lambda x, _noise, pushes=pushes: reduce(lambda y, one: one(y), pushes, x)  # noqa: E731
-            if forward or transport is None:  # the density of a forward step can't be had (Section D)
-                yield Pushed(grid[k], push, state=kept)
-            else:
-                own = transport.kept()
-                yield Pushed(grid[k], push, own.log_det, own.inverse, kept)
+        """The laws after the state's; each stage of the scheme moves the pool."""
+        times = self._times(problem)
+        stages = [stage(self, problem, rng, state) for stage in STAGES.get(self.scheme, (_Backward,))]
 
-    def _state(self, k: int, pool: Tensor, pair: _Pair | None) -> State:
-        return {"k": k, "map": MAPS.index(self.map), "pool": pool.clone(), **(pair.state() if pair else {})}
+        def kept(k: int) -> State:
+            parts = {key: part for stage in stages for key, part in stage.state().items()}
+            return {"k": k, "map": list(MAPS).index(self.map), "pool": pool.clone(), **parts}
 
-    def _grid(self, problem: Problem) -> tuple[float, ...]:
+        for k in range(int(state["k"]) + 1, len(times)):
+            maps = []
+            for stage in stages:
+                maps.append(stage.solve(pool, k, times[k] - times[k - 1]))
+                move(pool, maps[-1])
+            yield pushed(times[k], maps, partial(kept, k))
+
+    def _times(self, problem: Problem) -> tuple[float, ...]:
+        """Flow times of the JKO sequence, 0 first."""
         last = problem.times[-1]
-        step = self.step or (0.1 if math.isinf(last) else max(0.05, last / self.steps))
-        if math.isfinite(last) or self.halve_after is None:
+        if math.isfinite(last):
+            return (0.0, *problem.grid(self.step or max(0.05, last / self.steps), self.steps))
+        step, late = self.step or 0.1, self.halve_after
+        if late is None:
             return (0.0, *problem.grid(step, self.steps))
-        sizes = [step if k < self.halve_after else step * self.late_step for k in range(self.steps)]
-        return tuple(accumulate(sizes, initial=0.0))
+        return tuple(accumulate((step if k < late else step * self.late_step for k in range(self.steps)), initial=0.0))
 
 
-def _offers(problem: Problem, info: type[Info]) -> bool:
-    return any(isinstance(offered, info) for offered in problem.infos)
-
-
-def _settled(fields: VJKO, problem: Problem, rng: Streams) -> VJKO:
-    """The same with every auto and none decided.
+def _settled(method: VJKO, problem: Problem, rng: Streams) -> VJKO:
+    """The same with energy, head and map decided.
 
     Raises:
-        UserError: the choice of energy, head or scheme does not go with the task, or with one another.
+        UserError: they don't go with the task, or with one another.
     """
-    energy = fields.energy
+    pairs, energy, chosen = offered(problem, InteractionEnergy), method.energy, method.map
     if energy == "auto":
-        energy = next((name for info, name in AUTO.items() if _offers(problem, info)), "auto")
-    free = energy in ("kl_dv", "js")
-    head = fields.head if fields.head != "auto" else "plain" if free else "squared" if energy == "kl" else "exp1"
-    _require_fit(replace(fields, energy=energy, head=head), problem)
-    chosen = fields.map
+        energy = next((name for name, row in TABLE.items() if offered(problem, row.needs)), "kl")
+    row = TABLE[energy]
+    head = row.heads[0] if method.head == "auto" and row.heads else method.head
+    _require_fit(replace(method, energy=energy, head=head), problem)
     if chosen == "auto":
-        known = energy == "kl" and not fields.dropout and not _offers(problem, InteractionEnergy)
-        linear = known and _gaussian(problem, rng.fork("probe"))
-        chosen = "linear" if linear else "icnn" if energy == "entropy" else "prelu"
-    simple = chosen == "linear"
-    return replace(
-        fields, energy=energy, head=head, map=chosen,
-        pool=fields.pool or (512_000 if simple else max(131_072, fields.batch)),
-        warmup=fields.warmup if fields.warmup is not None else 0 if simple else fields.iterations,
-        critic_width=fields.critic_width or fields.width, critic_depth=fields.critic_depth or fields.depth,
-        critic_lr=fields.critic_lr or fields.lr,
-    )  # fmt: skip
+        plain = energy == "kl" and not method.dropout and pairs is None
+        chosen = "linear" if plain and gaussian(problem, rng.fork("probe")) else row.map
+    return replace(method, energy=energy, head=head, map=chosen)
 
 
-def _require_fit(chosen: VJKO, problem: Problem) -> None:
-    energy, scheme = chosen.energy, chosen.scheme
-    offered = ", ".join(type(info).__name__ for info in problem.infos)
-    require(energy != "auto", f"a task that offers {offered}", "one with a target or an energy", "see gwfbench list")
-    free, alone, pairs = energy in ("kl_dv", "js"), energy == "interaction", _offers(problem, InteractionEnergy)
-    starts = energy in ("kl", "entropy") and problem[Initial].log_prob is not None
-    fits_rows = chosen.rows is None or (energy == "kl" and problem[LogDensity].batch is not None)
-    for ok, got, expected, fix in (
-        (_offers(problem, NEEDS[energy]), f"energy={energy} on a task that offers {offered}",
-         f"a task that offers {NEEDS[energy].__name__}", "leave energy out"),
-        (alone or (chosen.head == "plain") == free, f"energy={energy},head={chosen.head}",
-         "plain for kl_dv and js, squared or exp1 for the others", "leave head out"),
-        (scheme not in ("forward", "forward_backward") or pairs, f"scheme={scheme} on a task that offers {offered}",
-         "a task that offers InteractionEnergy", "write vjko:scheme=backward"),
-        (scheme != "forward" or alone, f"scheme=forward,energy={energy}",
-         "an interaction energy alone: the others have no forward step", "write vjko:scheme=forward_backward"),
-        (scheme != "forward_backward" or not alone, f"scheme=forward_backward,energy={energy}",
-         "an energy for the backward step beside the interaction energy", "write vjko:scheme=forward"),
-        (scheme not in CRANK_NICOLSON or alone or starts, f"scheme={scheme},energy={energy}",
-         "kl or entropy, and a log-density of P_0, for dF/dP(P_0)", "write vjko:scheme=backward"),
-        (energy == "kl" or chosen.proposal == "iid", f"proposal={chosen.proposal},energy={energy}",
-         "energy kl: the others draw from the target or a box", "leave proposal out"),
-        (fits_rows, f"rows={chosen.rows},energy={energy} on a task that offers {offered}",
-         "energy kl of a target made of data rows (blr)", "leave rows out"),
+def _require_fit(method: VJKO, problem: Problem) -> None:
+    """Raise unless the task has what the settled energy and the scheme need, and both allow the other fields."""
+    row, scheme = TABLE[method.energy], method.scheme
+    offers = f"this one offers {', '.join(type(info).__name__ for info in problem.infos)}"
+    starts = row.starts and problem[Initial].log_prob is not None
+    alone, data = method.energy == "interaction", offered(problem, LogDensity)
+    for names, when, expected in (
+        (("energy",), offered(problem, row.needs) is None, f"a task that offers {row.needs.__name__}; {offers}"),
+        (("head", "energy"), not alone and method.head not in row.heads, f"head={' or '.join(row.heads)}"),
+        (("scheme",), scheme in STAGES and offered(problem, InteractionEnergy) is None,
+         f"a task that offers InteractionEnergy; {offers}"),
+        (("scheme", "energy"), scheme == "forward" and not alone, "energy=interaction, or scheme=forward_backward"),
+        (("scheme", "energy"), scheme == "forward_backward" and alone, "a further energy, or scheme=forward"),
+        (("scheme", "energy"), scheme in TRAPEZOIDS and not (alone or starts),
+         "energy=kl or entropy, and a log-density of P_0, for dF/dP(P_0)"),
+        (("proposal", "energy"), method.proposal != "iid" and method.energy != "kl",
+         "energy=kl: the others draw from the target or a box"),
+        (("rows", "energy"), method.rows is not None and not (method.energy == "kl" and data and data.batch),
+         f"energy=kl of a target made of data rows (blr); {offers}"),
     ):  # fmt: skip
-        require(ok, f"vjko:{got}", expected, fix)
+        refuse(method, *names, when=when, expected=expected)
 
 
-def _gaussian(problem: Problem, rng: Streams) -> bool:
-    """Whether P_0 and the target are, for all seeds, to what their log-densities between points of P_0 tell."""
-    start, log_q = problem[Initial], problem[LogDensity].log_prob
-    x, y = start.draw(64, rng.fork("from")), start.draw(64, rng.fork("to"))
-    return start.log_prob is not None and quadratic(start.log_prob, x, y) and quadratic(log_q, x, y)
+class _Forward:
+    """x - a grad(W * P_k)(x), with particles of the pool for P_k."""
+
+    def __init__(self, method: VJKO, problem: Problem, rng: Streams, state: State):
+        self._kernel, self._forces = problem[InteractionEnergy].kernel, method.forces
+
+    def state(self) -> State:
+        return {}
+
+    def solve(self, pool: Tensor, k: int, a: float) -> Shift:
+        return Shift(a, self._kernel, pool[:, : self._forces].clone())
 
 
-class _Pair:
-    """T and the network under h, each with its optimizer, from one JKO step to the next."""
+class _Backward:
+    """T and the network under h, each with its optimiser, from one JKO step to the next."""
 
-    def __init__(self, fields: VJKO, problem: Problem, rng: Streams, state: State):
-        self._fields, self._problem, self._rng = fields, problem, rng
+    def __init__(self, method: VJKO, problem: Problem, rng: Streams, state: State):
+        self._method, self._problem, self._rng = method, problem, rng
+        self._row = TABLE[method.energy]
+        pairs = None if method.scheme == "forward_backward" else offered(problem, InteractionEnergy)
+        self._kernel = pairs and pairs.kernel
+        self._last: Proposal | None = None  # the proposal of the step before, for dF/dP(P_k)
         (d,) = problem.shape
-        make = {"linear": ResidualLinear, "prelu": ResidualMLP, "icnn": DenseICNN}[fields.map]
-        self._net = make(d, fields.width, fields.depth, rng.fork("map"))
-        self._adams = {"map": self._adam(self._net, fields.lr)}
-        self._before: Gaussian | Student | Box | None = None  # the proposal of the step before
-        self._fitted = Student if fields.proposal == "student" else Gaussian
-        if fields.energy != "interaction":
-            sizes = (d, *[fields.critic_width or 0] * (fields.critic_depth or 0), 1)
-            self._raw = MLP(sizes, rng.fork("critic"), prelu="all" if fields.head == "squared" else "hidden")
+        self._net = MAPS[method.map](d, method.width, method.depth, rng.fork("map"))
+        self._adams = {"map": self._adam(self._net, method.lr)}
+        if self._row.heads:
+            hidden = [method.critic_width or method.width] * (method.critic_depth or method.depth)
+            self._raw = MLP((d, *hidden, 1), rng.fork("critic"), prelu="all" if method.head == "squared" else "hidden")
             with torch.no_grad():  # start at h = 1, which is right for T = id and Gaussian P_k
-                self._raw.layers()[-1][1].fill_(START[fields.head])
-            self._adams["critic"] = self._adam(self._raw, fields.critic_lr or fields.lr)
+                self._raw.layers()[-1][1].fill_(HEADS[method.head][1])
+            self._adams["critic"] = self._adam(self._raw, method.critic_lr or method.lr)
         if state["k"]:
-            for name, adam in self._adams.items():
-                adam.load(_below(name, state))
-            kept = {key: torch.as_tensor(part) for key, part in _below("before", state).items()}
-            if kept:
-                self._before = (Box if fields.energy == "entropy" else self._fitted)(**kept)
+            self._load(state)
 
     def _adam(self, net: ResidualLinear | ResidualMLP | DenseICNN | MLP, lr: float) -> Adam:
-        decay = self._fields.weight_decay
+        decay = self._method.weight_decay
         return Adam(Decaying(net.parameters, decay) if decay else net.parameters, lr)
 
-    def state(self) -> dict[str, Tensor | int]:
-        parts = {name: adam.state() for name, adam in self._adams.items()}
-        if self._fields.scheme in CRANK_NICOLSON and self._before is not None:
-            parts["before"] = {each.name: getattr(self._before, each.name) for each in fields(self._before)}
-        return {f"{name}/{key}": part for name, state in parts.items() for key, part in state.items()}
+    def _load(self, state: State) -> None:
+        for name, adam in self._adams.items():
+            adam.load(below(name, state))
+        kept = {name: torch.as_tensor(part) for name, part in below("before", state).items()}
+        if kept:
+            self._last = (Box if self._method.energy == "entropy" else PROPOSALS[self._method.proposal])(**kept)
 
-    def step(self, pool: Tensor, kernel: Field | None, k: int, a: float) -> Transport:
-        """Train T and h for JKO step k, of length a, on the pool; the kernel's pair term is in it, if there is one."""
-        own, mu, rng = self._fields, self._fitted.fitted(pool), self._rng
-        transport = Transport(self._net, None if own.map == "linear" else Frame.of(mu))
-        proposal = Box.around(pool, own.box) if own.energy == "entropy" else mu
+    def state(self) -> State:
+        last = self._last
+        kept = {} if last is None else {field.name: getattr(last, field.name) for field in fields(last)}
+        return joined({**{name: adam.state() for name, adam in self._adams.items()}, "before": kept})
+
+    def solve(self, pool: Tensor, k: int, a: float) -> Transport:
+        """Algorithm 1: train T and h for JKO step k, of length a, on the pool."""
+        method, rng = self._method, self._rng
+        mu = PROPOSALS[method.proposal].fitted(pool)
+        gamma = Box.around(pool, method.box) if method.energy == "entropy" else mu
+        transport = Transport.of(self._net, None if method.map == "linear" else mu)
         critic_loss = now = before = None
-        if own.energy != "interaction":
-            log_q = self._log_q(rng.fork(f"rows/{k}"))
-            energy, h, now = self._variation(self._raw, proposal, log_q)
-            before = self._variation_before(energy, proposal, log_q) if own.scheme in CRANK_NICOLSON else None
-            critic_loss = lambda y, z: energy.critic_loss(*h.at_both(y, z))  # noqa: E731
-        late = own.halve_after is not None and k > own.halve_after
+        if self._row.heads:
+            log_q = None
+            if method.energy == "kl":
+                log_q = on_rows(self._problem[LogDensity], method.rows, rng.fork(f"rows/{k}"))
+            energy = self._functional(gamma, log_q)
+            critic_loss, now = energy.critic_loss(self._raw), energy.variation(self._raw)
+            if method.scheme in TRAPEZOIDS:
+                before, self._last = self._before(energy), gamma
+        late = method.halve_after is not None and k > method.halve_after
         train = partial(
-            alternate, critic_loss=critic_loss, map_loss=step_loss(a, now, before, kernel, own.partners, own.scheme),
-            critic=self._adams.get("critic"), map_=self._adams["map"],
-            critic_steps=own.critic_steps, rate=own.late_lr if late else 1.0,
+            alternate, critic_loss=critic_loss, critic=self._adams.get("critic"), map_=self._adams["map"],
+            map_loss=step_loss(a, now, before, self._kernel, method.partners, method.scheme),
+            critic_steps=method.critic_steps, rate=method.late_lr if late else 1.0,
         )  # fmt: skip
-        if k == 1 and own.warmup and critic_loss:
-            train(
-                batches(pool, own.batch, rng.fork("warmup/shuffle")), self._draw(proposal, rng.fork("warmup/proposal")),
-                lambda x: x, iterations=own.warmup, map_steps=0,
-            )  # fmt: skip
-        noise = rng.fork(f"dropout/{k}")
-        push = partial(transport.dropped, share=own.dropout, noise=noise) if own.dropout else transport
-        train(
-            batches(pool, own.batch, rng.fork(f"shuffle/{k}")), self._draw(proposal, rng.fork(f"proposal/{k}")), push,
-            iterations=own.iterations, map_steps=own.map_steps, decay=own.decay,
-        )  # fmt: skip
-        self._before = proposal
+        warmup = 0 if method.map == "linear" else method.iterations
+        warmup = warmup if method.warmup is None else method.warmup
+        if k == 1 and warmup and critic_loss:
+            noise = rng.fork("warmup")
+            xs, zs = batches(pool, method.batch, noise.fork("shuffle")), self._draws(gamma, noise.fork("proposal"))
+            train(xs, zs, lambda x: x, iterations=warmup, map_steps=0)
+        push = transport
+        if method.dropout:
+            push = partial(transport.dropped, share=method.dropout, noise=rng.fork(f"dropout/{k}"))
+        xs, zs = batches(pool, method.batch, rng.fork(f"shuffle/{k}")), self._draws(gamma, rng.fork(f"proposal/{k}"))
+        train(xs, zs, push, iterations=method.iterations, map_steps=method.map_steps, decay=method.decay)
         return transport
 
-    def _draw(self, proposal: Gaussian | Student | Box, rng: Streams) -> Callable[[], Tensor]:
-        """Draws of Gamma: the proposal, or the target where that has samples alone."""
-        own = self._fields
-        if NEEDS[own.energy] is TargetSamples:
-            return lambda: self._problem[TargetSamples].draw(own.batch, rng)
-        if isinstance(proposal, Gaussian):
-            return lambda: proposal.draw(own.batch, rng, own.proposal == "matched")
-        return lambda: proposal.draw(own.batch, rng)
-
-    def _variation(self, raw: MLP, proposal: Gaussian | Student | Box, log_q: Field) -> tuple[Energy, Critic, Field]:
-        """The energy, h, and dF/dP by h with its parameters frozen."""
-        own, energy = self._fields, ENERGIES.get(self._fields.energy)
-        h = Critic(raw, HEADS[own.head], None if own.map == "linear" else proposal.white)
-        if energy is None:
+    def _functional(self, proposal: Proposal, log_q: Field | None) -> Functional:
+        bound = self._row.bound
+        if bound is None:
             assert isinstance(proposal, Box)
             internal = self._problem[InternalEnergy]
-            energy = variational.entropy(internal.m, internal.weight, proposal.volume)
-        if own.energy == "kl":
-            assert not isinstance(proposal, Box)
-            return energy, h, lambda y: energy.rate(h(y, frozen=True)) + proposal.log_prob(y) - log_q(y)
-        return energy, h, lambda y: energy.rate(h(y, frozen=True))
+            bound = entropy(internal.m, internal.weight, proposal.volume)
+        head, _ = HEADS[self._method.head]
+        return Functional(bound, head, proposal, self._method.map != "linear", log_q)
 
-    def _variation_before(self, energy: Energy, proposal: Gaussian | Student | Box, log_q: Field) -> Field:
+    def _before(self, energy: Functional) -> Field:
         """dF/dP at P_k: by the critic as the step before has left it, or by the density of P_0."""
-        if self._before is not None:
-            return self._variation(copy.deepcopy(self._raw), self._before, log_q)[2]
+        if self._last is not None:
+            return self._functional(self._last, energy.log_q).variation(copy.deepcopy(self._raw))
         log_p = self._problem[Initial].log_prob
         assert log_p is not None
-        if isinstance(proposal, Box):
-            return lambda y: energy.rate(log_p(y).exp() * proposal.volume[:, None])
-        return lambda y: log_p(y) - log_q(y)
+        return energy.variation_at(log_p)
 
-    def _log_q(self, rng: Streams) -> Field:
-        """The target's log-density, on fresh rows of the data at each call if so chosen."""
-        rows = self._fields.rows
-        if rows is None:
-            return lambda y: self._problem[LogDensity].log_prob(y)
-        batch = self._problem[LogDensity].batch
-        assert batch is not None
-        return lambda y: batch(rows, rng).log_prob(y)
+    def _draws(self, proposal: Proposal, rng: Streams) -> Callable[[], Tensor]:
+        """Draws of Gamma: the target where only its samples are known, else the proposal."""
+        gamma = self._problem[TargetSamples] if self._row.needs is TargetSamples else proposal
+        return lambda: gamma.draw(self._method.batch, rng)
 
 
-def _below(name: str, state: State) -> dict[str, Tensor | int | float]:
-    return {key.removeprefix(f"{name}/"): part for key, part in state.items() if key.startswith(f"{name}/")}
+STAGES = {"forward": (_Forward,), "forward_backward": (_Forward, _Backward)}  # of other schemes: _Backward alone
+TRAPEZOIDS = ("crank_nicolson", "section_b")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -171,8 +171,9 @@ Marginal = Drawn | Pushed
 class Task(Protocol):
     """A problem with a known answer: a frozen dataclass whose fields are its parameters, a string below each field.
 
-    offers: types of `info.py`.    metrics: names, headline first.    points: how many points moment metrics see.
+    offers: types of `info.py`.    metrics: names, headline first.    points: number of points that moment metrics see.
     version: raised when numbers change.    reference: BibTeX.    smoke: fields of a copy that ends in seconds.
+    It may also have `files`, see `Defaults`.
     """
 
     offers: ClassVar[frozenset[type[Info]]]
@@ -190,6 +191,7 @@ class Method(Protocol):
 
     clock: "jko" (each yield is one JKO step of length its advance in t), "flow" (t is the flow's time), or "none" (only
     the last law means anything).    seeds: "batched" if S > 1 trains at once, else "looped" (then S is 1).
+    It may also have `one_of` and `shapes`, see `Defaults`.
     """
 
     needs: ClassVar[frozenset[type[Info]]]
@@ -200,6 +202,26 @@ class Method(Protocol):
     smoke: ClassVar[Mapping[str, object]]
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]: ...
+
+
+class Defaults:
+    """Class variables that a plug-in may leave out, and what then holds; `setting` reads them.
+
+    files: paths of the data that a task's numbers depend on, in its package or next to its file. A folder stands for
+    all files in it. They are part of the identity of a run's code.
+    one_of: types of `info.py` of which a method needs at least one, besides all of `needs`; it sees all that there are.
+    shapes: "vectors" if a method knows only points (S, n, d), so that images reach it flat and what it yields is put
+    back into shape; "any" if it gets points as the task has them.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ()
+    one_of: ClassVar[frozenset[type[Info]]] = frozenset()
+    shapes: ClassVar[Literal["vectors", "any"]] = "vectors"
+
+
+def setting(plugin: object, name: str) -> Any:
+    """A class variable of `Defaults`, as a task or method, or its class, has it."""
+    return getattr(plugin, name, getattr(Defaults, name))
 
 
 @runtime_checkable

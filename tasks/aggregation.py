@@ -4,15 +4,17 @@
 
 "ring" (Fan et al. 2022, C.2, example 1): W = |x|^4 / 4 - |x|^2 / 2 in the plane, from N(0, I / 4). For a centred
 isotropic rho with s = E|x|^2 the velocity is -grad(W * rho) = (1 - 2 s - |x|^2) x, so every radius tends to the R that
-solves R^2 = 1 - 2 R^2: the limit is the uniform ring of radius R = 1 / sqrt(3) = 0.577, energy -1/12 (Balague et al.
-2013 have R for all powers). The paper says 0.5: there a ring would still grow. With s = tr C,
-    F = 1/2 [E|x|^4 / 2 + s^2 / 2 + |C|_F^2 - s]   for every centred law,
-so any law on that ring with mean 0 and covariance I / 6 has the least energy, three points too: F does not tell when
-a ring falls to pieces, as the paper's does (Fig. 8d); distances do, and so lead here.
+solves R^2 = 1 - 2 R^2. The limit is the uniform ring of radius R = 1 / sqrt(3) = 0.577 with energy -1/12 (Balague et
+al. 2013 have R for all powers). The paper says 0.5, but a ring of that radius would still grow. With s = tr C,
 
-"semicircle" (example 2): W = x^2 / 2 - log|x| on the line, from N(0, 1). Limit sqrt(2 - x^2)_+ / pi, where W * rho is
-3/4 + log(2) / 2, so F = 3/8 + log(2) / 4; the only minimum. |x| below 1e-12 counts as 1e-12: pairs rounded onto each
-other, and a particle with itself, have a finite energy and no force.
+    F = 1/2 [E|x|^4 / 2 + s^2 / 2 + |C|_F^2 - s]   for every centred law,
+
+so any law on that ring with mean 0 and covariance I / 6 has the least energy, even three points. F can't tell when a
+ring falls to pieces, as the paper's does (Fig. 8d). Distances can, and are therefore the headline here.
+
+"semicircle" (example 2): W = x^2 / 2 - log|x| on the line, from N(0, 1). The limit is sqrt(2 - x^2)_+ / pi, where
+W * rho is 3/4 + log(2) / 2, so F = 3/8 + log(2) / 4; it is the only minimum. |x| below 1e-12 counts as 1e-12, so that
+pairs rounded onto each other, and a particle with itself, have a finite energy and no force.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import check_fields
 from gwfbench.info import Field, Info, Initial, InteractionEnergy
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
 from gwfbench.rng import Streams
@@ -37,7 +39,7 @@ RADIUS = 1 / math.sqrt(3)
 @dataclass(frozen=True)
 class Aggregation:
     case: Literal["ring", "semicircle"] = "ring"
-    "attraction with repulsion of power 4 and 2 in the plane, or with logarithmic repulsion on the line"
+    "interaction kernel W; ring: powers 4 and 2 in the plane; semicircle: logarithmic repulsion on the line"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InteractionEnergy})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "energy_gap", "radial_w2", "mmd", "energy_distance", "w2")
@@ -51,13 +53,7 @@ class Aggregation:
   title={Dimensionality of local minimizers of the interaction energy}, author={Balagu{\\'e}, D. and Carrillo, J. A. and
   Laurent, T. and Raoul, G.}, journal={Archive for Rational Mechanics and Analysis}, volume={209}, year={2013}}"""
 
-    def __post_init__(self) -> None:
-        require(
-            self.case in ("ring", "semicircle"),
-            f"aggregation:case={self.case}",
-            "ring or semicircle",
-            "write, for example, aggregation:case=ring",
-        )
+    __post_init__ = check_fields
 
     def build(self, rng: Streams) -> Instance:
         ring = self.case == "ring"

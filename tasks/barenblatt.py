@@ -4,24 +4,25 @@
     k = 1 / (n (m - 1) + 2),   beta = (m - 1) k / (2 m)
 
 (Barenblatt 1952; Fan et al. 2022, section 5.4 and F.5, with alpha = n k and C = beta R_1^2). With q = 1 / (m - 1) and
-V = pi^{n/2} Gamma(q + 1) / Gamma(n/2 + q + 1) the mass is (beta / t)^q R_t^{n + 2q} V. Here it is 1, which fixes R_1:
-a law is known by its age t alone, the flow starts at age t0, and at flow time s it has age t0 + s.
+V = pi^{n/2} Gamma(q + 1) / Gamma(n/2 + q + 1) the mass is (beta / t)^q R_t^{n + 2q} V. Here it is 1, which fixes R_1.
+A law is then determined by its age t alone: the flow starts at age t0, and at flow time s it has age t0 + s.
 
 The exact JKO sequence stays in the family. Optimality of the map R/R' x, (x' - x)/a = -grad(m/(m - 1) p'^{m-1}), is
-linear in x and asks for R' = R + a k R' / t': implicit Euler for dR/dt = k R / t, so JKO lags behind the flow.
+linear in x and requires R' = R + a k R' / t'. This is implicit Euler for dR/dt = k R / t, so JKO lags behind the flow.
 
-Draws, at any n and m and with no rejection: |x|^2 / R^2 is Beta(n/2, q + 1), the direction is uniform. For even n
-1 - |x|^2 / R^2 is the product of U_j^{1/(q + j)}, j = 1 ... n/2, U_j uniform (Beta(b, i) is one of Beta(b + j, 1) =
-U^{1/(b + j)}); an odd n is the projection from n + 1 dimensions, where q is less by 1/2.
+Draws need no rejection, at any n and m: |x|^2 / R^2 is Beta(n/2, q + 1), and the direction is uniform. For even n,
+1 - |x|^2 / R^2 is the product of U_j^{1/(q + j)}, j = 1 ... n/2, with U_j uniform (Beta(b, i) is one of Beta(b + j, 1)
+= U^{1/(b + j)}). An odd n is the projection from n + 1 dimensions, where q is less by 1/2.
 
-The authors' C comes from a radius R at age t0, not from mass 1: u has mass M (0.858 for n = 3, R = 0.4; 0.678 for
+The authors' C comes from a radius R at age t0, not from mass 1. Their u has mass M (0.858 for n = 3, R = 0.4; 0.678 for
 n = 6, R = 0.6), so their truth u / M obeys p_t = M^{m-1} Laplacian(p^m) and is not the flow of F.
-`convention=authors` starts from the same law u / M, rightly clocked: in the flow of F it has age M^{m-1} t0. At flow
-time s the truth is then their u / M at t0 + s / M^{m-1}, where the authors compare with t0 + s.
+`convention=authors` starts from the same law u / M with the right clock: in the flow of F it has age M^{m-1} t0. At
+flow time s the truth is then their u / M at t0 + s / M^{m-1}, whereas the authors compare with t0 + s.
 
 SymKL by densities (their Fig. 5) is not among the metrics. It is infinite as soon as one law has mass outside the
-other's support, which is so for JKO's own exact sequence; with densities clamped at 1e-45 each such point counts 103
-nats. `jsd` and `outside` stand in for it: finite, and right, whatever the supports. `kl` is null where it is infinite.
+other's support, which happens even for the exact JKO sequence; with densities clamped at 1e-45 each such point counts
+103 nats. `jsd` and `outside` replace it: they are finite and correct whatever the supports. `kl` is null where it is
+infinite.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, between, check_fields, refuse
 from gwfbench.info import Info, Initial, InternalEnergy
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Problem, Truth
 from gwfbench.rng import Streams
@@ -44,20 +45,20 @@ RADII = {3: 0.4, 6: 0.6}  # the authors' own, by dimension
 
 @dataclass(frozen=True)
 class Barenblatt:
-    dim: int = 3
+    dim: Annotated[int, between(1, 1000)] = 3
     "dimension n"
-    m: float = 2.0
+    m: Annotated[float, between(1.001, 100)] = 2.0
     "exponent of the porous medium"
-    t0: float = 1e-3
+    t0: Positive = 1e-3
     "age of the profile at flow time 0"
-    step: float = 5e-4
+    step: Positive = 5e-4
     "distance between judged times, in flow time"
-    steps: int = 50
+    steps: Count = 50
     "number of judged times"
     convention: Literal["unit", "authors"] = "unit"
-    "the start at age t0: the profile of mass 1, or the authors' of a given radius, divided by its mass"
-    radius: float | None = None
-    "the authors' radius at age t0; none: 0.4 in dimension 3, 0.6 in dimension 6"
+    "profile at age t0; unit: the one of mass 1; authors: the one of a given radius, divided by its mass"
+    radius: Positive | None = None
+    "radius of the profile at age t0, for convention=authors; default: 0.4 in dimension 3, 0.6 in dimension 6"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, InternalEnergy})
     metrics: ClassVar[tuple[str, ...]] = (
@@ -72,32 +73,28 @@ class Barenblatt:
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        for name, value, ok, expected, example in (
-            ("dim", self.dim, 1 <= self.dim <= 1000, "a dimension from 1 to 1000", "6"),
-            ("m", self.m, 1.001 <= self.m <= 100, "a number above 1, from 1.001 to 100", "2"),
-            ("t0", self.t0, 0 < self.t0 < math.inf, "a positive number", "0.001"),
-            ("step", self.step, 0 < self.step < math.inf, "a positive number", "0.0005"),
-            ("steps", self.steps, self.steps >= 1, "a whole number from 1", "50"),
-            ("radius", self.radius, self.radius is None or 0 < self.radius < math.inf, "a positive number", "0.4"),
-        ):
-            require(ok, f"barenblatt:{name}={value}", expected, f"write, for example, barenblatt:{name}={example}")
-        require(
-            self.radius is None or self.convention == "authors",
-            f"barenblatt:convention=unit,radius={self.radius}",
-            "no radius, as mass 1 fixes it",
-            f"leave it out, or write barenblatt:convention=authors,radius={self.radius}",
+        check_fields(self)
+        authors = self.convention == "authors"
+        refuse(
+            self,
+            *("convention", "radius"),
+            when=self.radius is not None and not authors,
+            expected="no radius, because mass 1 fixes it",
+            fix=f"leave radius out, or write barenblatt:convention=authors,radius={self.radius}",
         )
-        require(
-            self.convention == "unit" or self.radius is not None or self.dim in RADII,
-            f"barenblatt:dim={self.dim},convention=authors",
-            "a radius, as the authors have one for dimensions 3 and 6 only",
-            f"write, for example, barenblatt:dim={self.dim},convention=authors,radius=0.5",
+        refuse(
+            self,
+            *("dim", "convention"),
+            when=authors and self.radius is None and self.dim not in RADII,
+            expected="a radius, because the authors have one for dimensions 3 and 6 only",
+            fix=f"write, for example, barenblatt:dim={self.dim},convention=authors,radius=0.5",
         )
-        require(
-            self.convention == "unit" or abs(self._log_age()) < 500,  # the age goes as radius^(n (m - 1) + 2)
-            f"barenblatt:dim={self.dim},m={self.m},convention=authors,radius={self.radius}",
-            "a radius whose age is a float64",
-            "take one nearer to the radius at mass 1, or write convention=unit",
+        refuse(
+            self,
+            *("dim", "m", "convention", "radius"),
+            when=authors and abs(self._log_age()) >= 500,  # the age goes as radius^(n (m - 1) + 2)
+            expected="a radius whose age is a float64",
+            fix="take one nearer to the radius at mass 1, or write convention=unit",
         )
 
     def build(self, rng: Streams) -> Instance:

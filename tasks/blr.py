@@ -5,21 +5,24 @@
                       - alpha |w|^2 / 2 + (k / 2) log alpha - b alpha + log alpha + const
 
 The last log alpha is the Jacobian of alpha -> log alpha. Fan et al. 2022 (section 5.3, F.4, Tables 2, 5, 6) take the
-model of Gershman et al. 2012 through Liu and Wang 2016: no intercept, split 4:1, quality by the posterior predictive
-law on the test part with at most 4096 draws of x. P_0 is the prior; the log alpha of its draws is clipped to
-[-8, 8], which touches one draw in 300 000 and so is left out of its density.
+model of Gershman et al. 2012 via Liu and Wang 2016: no intercept, a split of 4:1, and quality by the posterior
+predictive law on the test part with at most 4096 draws of x. P_0 is the prior. The log alpha of its draws is clipped to
+[-8, 8]; this affects one draw in 300 000 and is therefore left out of its density.
 
-posterior=authors is what their code has instead: without (k / 2) log alpha and the Jacobian, and with rate b = 100.
+posterior=authors is what their code has instead, without (k / 2) log alpha and the Jacobian, and with rate b = 100:
+
     log p(x) = sum_i log sigmoid(y_i w . f_i) - alpha |w|^2 / 2 - 100 alpha
-It tends to a constant as log alpha -> -inf, so it is no probability law and has no truth. Their clamps inside the
-density (log alpha to [-8, 8], probabilities to 1e-5) are left out: they would make it non-differentiable. The clip of
-P_0 touches 3.3 % of its draws here, so its density is not offered.
 
-Data: gwfbench/data/blr/README.md says for each set where it comes from, how it was made like the paper's, and what
-still differs. One split serves all seeds: rows permuted by NumPy's default_rng(42), the first int(0.8 N) for training.
+It tends to a constant as log alpha -> -inf, so it is not a probability law and has no truth. Their clamps inside the
+density (log alpha to [-8, 8], probabilities to 1e-5) are left out, because they would make it non-differentiable. The
+clip of P_0 affects 3.3 % of its draws here, so its density is not offered.
 
-Truth: 4096 thinned draws of a long NUTS run (scripts/blr_reference.py) that passed the checks in its certificate;
-moments from all of its draws. None for covtype, which scikit-learn downloads, and for posterior=authors.
+Data: gwfbench/data/blr/README.md gives, for each set, its source, how it was prepared to match the paper's, and the
+remaining differences. All seeds share one split: rows permuted by NumPy's default_rng(42), the first int(0.8 N) for
+training.
+
+Truth: 4096 thinned draws of a long NUTS run (scripts/blr_reference.py) that passed the checks in its certificate, with
+moments from all of its draws. There is no truth for covtype, which scikit-learn downloads, and for posterior=authors.
 """
 
 from __future__ import annotations
@@ -42,13 +45,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gwfbench.errors import UserError, require
+from gwfbench.fields import check_fields, refuse
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
 from gwfbench.rng import Streams
 
 CLIP = 8.0  # of log alpha in P_0's draws
 BLOCKS = 50  # of the jackknife
-CHUNK = 2**22  # points x rows of one slice of the logits, a seed
+CHUNK = 2**22  # points x rows of one slice of the logits, per seed
 FOLDER = files("gwfbench") / "data" / "blr"
 
 
@@ -57,11 +61,11 @@ class BLR:
     data: Literal["banana", "german", "diabetis", "image", "splice", "twonorm", "ringnorm", "waveform", "covtype"] = (
         "german"
     )
-    "data set; covtype is downloaded by scikit-learn"
+    "data set; scikit-learn downloads covtype"
     posterior: Literal["derived", "authors"] = "derived"
-    "the model's posterior, or what the code of Fan et al. has (improper; no truth)"
+    "log-density; derived: the model's posterior; authors: what the code of Fan et al. has (improper, no truth)"
     data_root: str | None = None
-    "covtype only: scikit-learn's data folder; None is its default"
+    "scikit-learn's data folder, for covtype only; default: its own"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
@@ -77,11 +81,12 @@ class BLR:
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        require(
-            self.data_root is None or self.data == "covtype",
-            f"blr:data={self.data},data_root={self.data_root}",
-            "a data_root with covtype only; the other sets come with the package",
-            "leave data_root out",
+        check_fields(self)
+        refuse(
+            self,
+            *("data_root", "data"),
+            when=self.data_root is not None and self.data != "covtype",
+            expected="a data_root with covtype only; the other sets come with the package",
         )
 
     def build(self, rng: Streams) -> Instance:
@@ -160,7 +165,7 @@ def _posterior(prior: _Prior, rows: Tensor, scale: float = 1.0) -> LogDensity:
         return prior.score(x) + scale * likelihood
 
     def batch(count: int, rng: Streams) -> LogDensity:
-        """From `count` rows a seed without replacement; from all rows if there are no more."""
+        """From `count` rows per seed without replacement; from all rows if there are no more."""
         size = len(rows)
         if count >= size:
             return LogDensity(log_prob, score)

@@ -2,10 +2,12 @@
 
     C = Q diag(l) Q',   l_i = condition^(-i / (d - 1)), i = 0 ... d - 1 (log-spaced, the largest 1),   b ~ N(0, I)
 
-with Q a random orthogonal basis (Haar), all from the seed; in one dimension C = 1. The flow is Ornstein-Uhlenbeck's
-with A = C^-1, and task `ou` judges such flows on their way; this one is for calibration, so it judges the limit
-alone, where all of it is closed form: draws, density, score, moments and the energy, 0. A method needs time of order 1
-to converge along the widest axis, and, if explicit, steps of order 1 / condition to be stable along the narrowest.
+Q is a random orthogonal basis (Haar). Q and b come from the seed; in one dimension C = 1. The flow is that of an
+Ornstein-Uhlenbeck process with A = C^-1, and task `ou` judges such flows on their way. This task is for calibration, so
+it judges the limit alone, where everything is known in closed form: draws, density, score, moments and the energy, 0.
+
+A method needs time of order 1 to converge along the widest axis and, if it is explicit, steps of order 1 / condition to
+be stable along the narrowest.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import between, check_fields
 from gwfbench.info import Info, Initial, LogDensity, TargetSamples
 from gwfbench.protocol import Instance, Problem, Truth
 from gwfbench.rng import Streams
@@ -28,10 +30,10 @@ CHUNK = 16384  # points that the truth takes to float64 at once
 
 @dataclass(frozen=True)
 class Gaussian:
-    dim: int = 2
+    dim: Annotated[int, between(1, 1000)] = 2
     "dimension d"
-    condition: float = 10.0
-    "ratio of the largest to the smallest eigenvalue of C"
+    condition: Annotated[float, between(1, 1e6)] = 10.0
+    "ratio of the largest to the smallest eigenvalue of C; beyond 1e6, float32 can't resolve the narrowest axis"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = (
@@ -45,19 +47,7 @@ class Gaussian:
   title={Sampling as optimization in the space of measures: The {L}angevin dynamics as a composite optimization
   problem}, author={Wibisono, Andre}, booktitle={COLT}, year={2018}}"""
 
-    def __post_init__(self) -> None:
-        require(
-            1 <= self.dim <= 1000,
-            f"gaussian:dim={self.dim}",
-            "a dimension from 1 to 1000",
-            "write, for example, gaussian:dim=8",
-        )
-        require(
-            1 <= self.condition <= 1e6,
-            f"gaussian:condition={self.condition}",
-            "a number from 1 to 1e6 (beyond, float32 can't tell the narrowest axis)",
-            "write, for example, gaussian:condition=100",
-        )
+    __post_init__ = check_fields
 
     def build(self, rng: Streams) -> Instance:
         host, d = rng.fork("target").host(), self.dim

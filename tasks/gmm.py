@@ -5,10 +5,11 @@
     mean = average of mu_k,   covariance = s^2 I + covariance of the mu_k (divided by K)
 
 Fan et al. 2022, sections 5.1 and F.2: K = 10, s = 1, and a side l by dimension from Table 4. Their text draws the means
-from [-l/2, l/2]^d, their code from [-l, l]^d, twice as wide, and the published curves are the code's. `spread` is the
-half-width of the box; its default is Table 4's l, which is the code's box. For the text's box write half of it:
-`gmm:dim=2,spread=2.5`. A dimension that Table 4 lacks takes the l of the nearest smaller one there (dimension 1: that
-of 2). The draws of the means are ours: the authors' are not to be had from the paper.
+from [-l/2, l/2]^d, their code from [-l, l]^d, twice as wide, and the published curves are the code's.
+
+`spread` is the half-width of the box. Its default is Table 4's l, which gives the code's box; for the text's box write
+half of it: `gmm:dim=2,spread=2.5`. A dimension that Table 4 lacks takes the l of the nearest smaller one in the table
+(dimension 1: that of 2). The draws of the means are ours, because the paper does not contain the authors'.
 
 The energy at the limit is 0. `mode_coverage` compares the shares of the components (gwfbench/metrics/modes.py).
 """
@@ -18,12 +19,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import NonNegative, Positive, between, check_fields
 from gwfbench.info import Info, Initial, LogDensity, TargetSamples
 from gwfbench.metrics.modes import mode_coverage
 from gwfbench.protocol import Instance, Problem, Truth
@@ -35,15 +36,16 @@ CHUNK = 16384  # points that the truth takes to float64 at once
 
 @dataclass(frozen=True)
 class GMM:
-    dim: int = 2
+    dim: Annotated[int, between(1, 1000)] = 2
     "dimension d"
-    components: int = 10
-    "number K of components, all of one weight"
-    spread: float | None = None
-    "half-width of the box of the means; none: Table 4's l, as in the authors' code (their text's box is half of it)"
-    scale: float = 1.0
+    components: Annotated[int, between(1, 1000)] = 10
+    "number K of components, all of equal weight"
+    spread: NonNegative | None = None
+    """half-width of the box of the means; default: Table 4's l, as in the authors' code (the box of their text
+    is half as wide)"""
+    scale: Positive = 1.0
     "standard deviation s of each component"
-    start: float = 4.0
+    start: Positive = 4.0
     "standard deviation of P_0"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity, TargetSamples})
@@ -58,21 +60,7 @@ class GMM:
   title={Variational {W}asserstein gradient flow}, author={Fan, Jiaojiao and Zhang, Qinsheng and Taghvaei, Amirhossein
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
 
-    def __post_init__(self) -> None:
-        for name in ("dim", "components"):
-            value = getattr(self, name)
-            require(1 <= value <= 1000, f"gmm:{name}={value}", "from 1 to 1000", f"write, for example, gmm:{name}=8")
-        for name in ("scale", "start"):
-            value = getattr(self, name)
-            require(
-                0 < value < math.inf, f"gmm:{name}={value}", "a positive number", f"write, for example, gmm:{name}=2"
-            )
-        require(
-            self.spread is None or 0 <= self.spread < math.inf,
-            f"gmm:spread={self.spread}",
-            "a number that is not negative, or none",
-            "leave spread out for Table 4's, or write, for example, gmm:spread=2.5",
-        )
+    __post_init__ = check_fields
 
     @property
     def half_width(self) -> float:

@@ -2,21 +2,22 @@
 
     x = u / 127.5 - 1,   u in 0 ... 255 a pixel of a training image, (c, h, w)
 
-so black is -1 and white is 1: rounding turns it back exactly, and a network that ends in tanh reaches all of it.
-Metrics round what they judge to u first, as images would be saved.
+so that black is -1 and white is 1. Rounding inverts this exactly, and a network that ends in tanh reaches all of it.
+Metrics first round the points that they judge to u, as if the images were saved.
 
-The target's samples are the training part, drawn with replacement, mirrored with probability 1/2 if `flip`. Nobody
-knows the law that the images are from, so the truth is images that no method gets: metrics compare with the test part,
-and `exact` draws from the training part (without replacement, never mirrored): its value is the train-test floor of
-the metric. A method that merely repeats its training images is at that floor, by all of these metrics.
+The target's samples are the training part, drawn with replacement, and mirrored with probability 1/2 if `flip`. The law
+that the images come from is unknown, so the truth consists of images that no method gets. Metrics compare with the test
+part, and the control `exact` draws from the training part (without replacement, never mirrored): its value is the
+train-test floor of the metric. A method that merely repeats its training images reaches that floor, by all of these
+metrics.
 
 FID, KID, inception score, precision and recall use the features of torch-fidelity's Inception if the file of its
-weights is where torch-fidelity puts it, and then are called `fid` and so on; else those of a small classifier that
-comes with gwfbench (digits, fashion_mnist), and then have its name and hash, as `fid_digits@ab12`. `mmd`, `sliced_w2`
-and `w2` are of the pixels. All use at most as many points as the test part has images.
+weights is where torch-fidelity puts it; they are then called `fid` and so on. Otherwise they use those of a small
+classifier that comes with gwfbench (digits, fashion_mnist) and have its name and hash, as in `fid_digits@ab12`. `mmd`,
+`sliced_w2` and `w2` are computed on the pixels. All metrics use at most as many points as the test part has images.
 
-A run's identity has the fields below and the code, not the files of a folder of one's own: give changed images another
-folder's name.
+The identity of a run covers the fields below and the code, but not the files of a folder of your own: put changed
+images into a folder with another name.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor
 
 from gwfbench.datasets import images
-from gwfbench.errors import require
+from gwfbench.fields import check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.metrics.image import Lens, absent, floats, metrics
 from gwfbench.nn.classifier import Classifier
@@ -45,13 +46,13 @@ FOLDER = files("gwfbench") / "data" / "images"
 @dataclass(frozen=True)
 class Images:
     data: Literal["digits", "fashion_mnist", "mnist", "cifar10", "folder"] = "digits"
-    "data set; folder is PNG or JPEG files of one size in data_root"
+    "data set; folder: PNG or JPEG files of one size in `data_root`"
     data_root: str | None = None
-    "folder of its files; none: that of GWFBENCH_DATA, then ~/.cache/gwfbench, then Debian's"
+    "folder of the data set's files; default: that of GWFBENCH_DATA, then ~/.cache/gwfbench, then Debian's"
     download: bool = False
-    "fetch what is missing, Inception's weights included"
+    "whether to download missing files, including Inception's weights"
     flip: bool = False
-    "mirror half of the target's samples, left to right"
+    "whether half of the target's samples are mirrored left to right"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "w2")
@@ -65,17 +66,19 @@ class Images:
   year={2017}}"""
 
     def __post_init__(self) -> None:
-        require(
-            self.data != "digits" or self.data_root is None,
-            f"images:data=digits,data_root={self.data_root}",
-            "no data_root: the digits come with scikit-learn",
-            "leave data_root out",
+        check_fields(self)
+        refuse(
+            self,
+            *("data_root", "data"),
+            when=self.data == "digits" and self.data_root is not None,
+            expected="no data_root, because the digits come with scikit-learn",
         )
-        require(
-            self.data != "folder" or self.data_root is not None,
-            "images:data=folder",
-            "a data_root: the folder that has the images",
-            "write images:data=folder,data_root=FOLDER",
+        refuse(
+            self,
+            "data",
+            when=self.data == "folder" and self.data_root is None,
+            expected="a data_root: the folder that contains the images",
+            fix="write images:data=folder,data_root=FOLDER",
         )
 
     def build(self, rng: Streams) -> Instance:

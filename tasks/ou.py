@@ -6,9 +6,9 @@
 The exact JKO sequence is Gaussian too: in A's basis, per eigenvalue l and step a, mean and standard deviation solve
     m' = (m + a l b) / (1 + a l),   (1/a + l) s'^2 - s s'/a - 1 = 0.
 
-The covariance's eigenvalues are uniform on [0.5, 1] in a random orthogonal basis, b ~ N(0, I), all from the seed
-(the authors' code of Fan et al. 2022; Mokrov et al. 2021 use scikit-learn's make_spd_matrix instead, so that the two
-papers' curves are not on one problem). Fan et al. judge at k = 18 steps of a = 0.05 (section 5.2, Fig. 4).
+The covariance's eigenvalues are uniform on [0.5, 1] in a random orthogonal basis, and b ~ N(0, I), all from the seed,
+as in the code of Fan et al. 2022. (Mokrov et al. 2021 use scikit-learn's make_spd_matrix instead, so the curves of the
+two papers are not for the same problem.) Fan et al. judge at k = 18 steps of a = 0.05 (section 5.2, Fig. 4).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import Positive, between, check_fields, refuse
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Instance, Problem, Truth
 from gwfbench.rng import Streams
@@ -31,14 +31,14 @@ Sample = Callable[[int, int, Streams], Tensor]  # n, d -> standard normal (S, n,
 
 @dataclass(frozen=True)
 class OU:
-    dim: int = 2
+    dim: Annotated[int, between(1, 1000)] = 2
     "dimension d"
-    step: float = 0.05
+    step: Positive = 0.05
     "distance between judged times, in flow time"
-    horizon: float = 0.9
-    "last judged time, a multiple of step"
+    horizon: Positive = 0.9
+    "last judged time, a multiple of `step`"
     cloud: Literal["iid", "matched"] = "iid"
-    "starting clouds: independent draws, or moment-matched in blocks of 1024 (judging and training alike)"
+    "starting points, in training and judging alike; iid: independent draws; matched: moment-matched in blocks of 1024"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = ("symkl", "symkl_jko", "kl", "bures_w2", "sliced_w2", "w2")
@@ -50,18 +50,14 @@ class OU:
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
 
     def __post_init__(self) -> None:
-        require(
-            1 <= self.dim <= 1000, f"ou:dim={self.dim}", "a dimension from 1 to 1000", "write, for example, ou:dim=8"
-        )
-        require(
-            0 < self.step < math.inf, f"ou:step={self.step}", "a positive number", "write, for example, ou:step=0.05"
-        )
-        whole = 0 < self.horizon < math.inf and abs(self.horizon / self.step - round(self.horizon / self.step)) < 1e-6
-        require(
-            whole and self.horizon > 0.5 * self.step,
-            f"ou:horizon={self.horizon},step={self.step}",
-            "a horizon that is a positive multiple of the step",
-            "write, for example, ou:horizon=0.9,step=0.05",
+        check_fields(self)
+        count = self.horizon / self.step
+        refuse(
+            self,
+            *("horizon", "step"),
+            when=count < 0.5 or abs(count - round(count)) >= 1e-6,
+            expected="a horizon that is a positive multiple of the step",
+            fix="write, for example, ou:horizon=0.9,step=0.05",
         )
 
     def build(self, rng: Streams) -> Instance:

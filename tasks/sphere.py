@@ -2,15 +2,16 @@
 
     p(x) = sum_k w_k C exp(kappa mu_k . x),   log C = (d/2 - 1) log kappa - d/2 log 2 pi - log I_{d/2 - 1}(kappa)
 
-with respect to surface area; w_k in proportion to 1, 2, ..., K, and mu_k uniform. Mean of a component A_d(kappa) mu_k,
-A_d = I_{d/2} / I_{d/2 - 1} (Mardia and Jupp 2000, sections 9.3 and 10.3).
+with respect to surface area. The weights w_k are proportional to 1, 2, ..., K, and the mu_k are uniform. The mean of a
+component is A_d(kappa) mu_k with A_d = I_{d/2} / I_{d/2 - 1} (Mardia and Jupp 2000, sections 9.3 and 10.3).
 
-A draw is t mu + sqrt(1 - t^2) times a uniform tangent direction. t has density proportional to (1 - t^2)^{(d - 3)/2}
-e^{kappa t}: for d = 3 its distribution function is inverted, t = 1 + log(u + (1 - u) e^{-2 kappa}) / kappa; else Wood's
-rejection (1994), after Ulrich 1984, as many proposals for all seeds.
+A draw is t mu + sqrt(1 - t^2) times a uniform tangent direction, where t has density proportional to
+(1 - t^2)^{(d - 3)/2} e^{kappa t}. For d = 3 its distribution function is inverted:
+t = 1 + log(u + (1 - u) e^{-2 kappa}) / kappa. Otherwise Wood's rejection sampler (1994, after Ulrich 1984) is used,
+with the same number of proposals for all seeds.
 
-The law lives in R^d but has no density there: no LogDensity is offered. On the sphere kappa mu.x is
--kappa |x - mu|^2 / 2 but for a constant: `mode_coverage` with scale kappa^{-1/2} takes the exact posterior of the
+The law lives in R^d but has no density there, so no LogDensity is offered. On the sphere kappa mu.x is
+-kappa |x - mu|^2 / 2 up to a constant, so `mode_coverage` with scale kappa^{-1/2} has the exact posterior of the
 components. `off_sphere` is the mean of ||x| - 1|.
 """
 
@@ -19,14 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from scipy.special import ive
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gwfbench.errors import require
+from gwfbench.fields import between, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.metrics.modes import mode_coverage
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
@@ -38,12 +39,12 @@ NODES = 2000  # of the quadrature for the rate of acceptance
 
 @dataclass(frozen=True)
 class Sphere:
-    dim: int = 3
-    "dimension d of the space around; the sphere has d - 1"
-    components: int = 6
-    "number K of components; the k-th has weight in proportion to k"
-    concentration: float = 50.0
-    "kappa of each component"
+    dim: Annotated[int, between(2, 100)] = 3
+    "dimension d of the space around the sphere, which itself has d - 1"
+    components: Annotated[int, between(1, 1000)] = 6
+    "number K of components; the k-th has weight proportional to k"
+    concentration: Annotated[float, between(0.01, 1e4)] = 50.0
+    "concentration kappa of each component"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = (
@@ -58,20 +59,7 @@ class Sphere:
   journal={Communications in Statistics - Simulation and Computation}, volume={23}, number={1}, pages={157--164},
   year={1994}}"""
 
-    def __post_init__(self) -> None:
-        for name, value, least, most in (("dim", self.dim, 2, 100), ("components", self.components, 1, 1000)):
-            require(
-                least <= value <= most,
-                f"sphere:{name}={value}",
-                f"from {least} to {most}",
-                f"write, for example, sphere:{name}=3",
-            )
-        require(
-            0.01 <= self.concentration <= 1e4,
-            f"sphere:concentration={self.concentration}",
-            "a number from 0.01 to 10000",
-            "write, for example, sphere:concentration=50",
-        )
+    __post_init__ = check_fields
 
     def build(self, rng: Streams) -> Instance:
         host = rng.fork("target").host()

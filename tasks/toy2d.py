@@ -1,6 +1,6 @@
 """Two-dimensional shapes: the toy targets of the field, each with exact draws, density, score and moments.
 
-All but the last are Y + s Z with Y on points, curves or squares and Z ~ N(0, I), so that each has a density
+All except the last are Y + s Z with Y on points, curves or squares and Z ~ N(0, I), so that each has a density
 p(x) = E exp(-|x - Y|^2 / 2 s^2) / (2 pi s^2) and, by Tweedie's formula, the score (E[Y | x] - x) / s^2:
 
     eight_gaussians  (cos, sin)(k pi/4), s = 0.1 (Caucheteux et al. 2026, authors' code)
@@ -18,9 +18,9 @@ p(x) = E exp(-|x - Y|^2 / 2 s^2) / (2 pi s^2) and, by Tweedie's formula, the sco
                      first energy of Rezende and Mohamed 2015, Table 1. Fan et al. 2022, F.2, sample "two moons" but
                      give no formula, nor has their code one; this is the usual target of that name.
 
-Circles have Bessel functions: exp(-(|x| - r)^2 / 2 s^2) I0e(r |x| / s^2) / (2 pi s^2); squares, normal distribution
-functions; half-circles and spirals, Gauss-Legendre sums, whose error in log p is below 1e-9 for |x| < 8. The flow's
-start is ours, N(0, start^2 I).
+The densities of circles are Bessel functions: exp(-(|x| - r)^2 / 2 s^2) I0e(r |x| / s^2) / (2 pi s^2). Those of squares
+are normal distribution functions, and those of half-circles and spirals are Gauss-Legendre sums, whose error in log p
+is below 1e-9 for |x| < 8. The flow's start is ours, N(0, start^2 I).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gwfbench.errors import require
+from gwfbench.fields import Positive, between, check_fields, refuse
 from gwfbench.info import Draw, Field, Info, Initial, LogDensity, TargetSamples
 from gwfbench.metrics.modes import mode_coverage
 from gwfbench.protocol import Instance, Metric, Problem, Truth
@@ -58,9 +58,10 @@ class Toy2D:
         "two_moons",
     ] = "eight_gaussians"
     "target law"
-    noise: float | None = None
-    "standard deviation of the Gaussian noise (moons: before scaling by 3); none: the shape's own; two_moons has none"
-    start: float = 1.0
+    noise: Annotated[float, between(0.005, 10)] | None = None
+    """standard deviation of the Gaussian noise (moons: before scaling by 3); default: the shape's own;
+    two_moons has none"""
+    start: Positive = 1.0
     "standard deviation of P_0"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity, TargetSamples})
@@ -80,17 +81,12 @@ class Toy2D:
   author={Rezende, Danilo Jimenez and Mohamed, Shakir}, booktitle={ICML}, year={2015}}"""
 
     def __post_init__(self) -> None:
-        require(
-            self.noise is None or (self.shape != "two_moons" and 0.005 <= self.noise <= 10),
-            f"toy2d:shape={self.shape},noise={self.noise}",
-            "a number from 0.005 to 10 (without noise there is no density), and none for two_moons",
-            f"write toy2d:shape={self.shape} for its own noise",
-        )
-        require(
-            0 < self.start < math.inf,
-            f"toy2d:start={self.start}",
-            "a positive number",
-            "write, for example, toy2d:start=4",
+        check_fields(self)
+        refuse(
+            self,
+            *("noise", "shape"),
+            when=self.noise is not None and self.shape == "two_moons",
+            expected="no noise: the density of two_moons is given",
         )
 
     def build(self, rng: Streams) -> Instance:
@@ -350,7 +346,7 @@ def _two_moons(device: torch.device) -> _Law:
     rate = float(z) / (2 * math.exp(0.02) * 2 * math.pi * 0.4 * math.sqrt(2 * math.pi) * bound)
 
     def draw(n: int, rng: Streams) -> Tensor:
-        # As many for all seeds, so that a seed's next draw does not depend on its company; too few: below 1e-30.
+        # As many for all seeds, so that a seed's next draw does not depend on the other seeds; too few: below 1e-30.
         tries = math.ceil((n + 12 * math.sqrt(n) + 150) / rate)
         r = 2.08 + 0.4 * rng.normal(tries)
         x = _polar(r, 2 * math.pi * rng.uniform(tries))

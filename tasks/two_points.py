@@ -3,12 +3,14 @@
     target = s N(+a e, noise^2 I) + (1 - s) N(-a e, noise^2 I),   e the first axis, s = share
     P_0    = N(0, start^2 I); or, with start_share, N(+-a e, start^2 I) with that share at +a
 
-With start = 0 all particles sit at 0, where every mean shift to two equal masses vanishes: a fixed point of drifting
-though q is not p (V(0) = 0 for p = (delta_a + delta_-a) / 2). Particles that coincide get one velocity from any field
-of x, so they can't part: batches of targets, never quite balanced, make them fall to one point together where the field
-is unstable. Only fields that tell equal points apart by their place (sliced) split them.
-With start > 0 a field must still see a distance of a from where q's own points are near. With start_share other than
-share all points are at modes and what is wrong is only how many: fields whose affinities are local do not see that.
+With start = 0 all particles sit at 0, where every mean shift to two equal masses vanishes. This is a fixed point of
+drifting although q is not p (V(0) = 0 for p = (delta_a + delta_-a) / 2). Particles that coincide have the same velocity
+under any field that depends on x alone, so they can't separate: batches of targets, never quite balanced, make them
+fall to one point together wherever the field is unstable. Only fields that tell equal points apart by their rank
+(sliced) split them.
+
+With start > 0 a field must still see a distance of a from where q's own points are near. With a start_share other than
+share all points are at modes, and only the masses are wrong: fields whose affinities are local do not see that.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import Interior, NonNegative, Positive, between, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.metrics.modes import mode_coverage
 from gwfbench.protocol import Instance, Problem, Truth
@@ -30,18 +32,18 @@ from gwfbench.rng import Streams
 
 @dataclass(frozen=True)
 class TwoPoints:
-    dim: int = 2
-    "dimension"
-    distance: float = 2.0
-    "a, half the distance between the two points"
-    noise: float = 0.05
-    "standard deviation of the target about each point"
-    share: float = 0.5
+    dim: Annotated[int, between(1, 1000)] = 2
+    "dimension d"
+    distance: Positive = 2.0
+    "half the distance a between the two points"
+    noise: Positive = 0.05
+    "standard deviation of the target around each point"
+    share: Interior = 0.5
     "mass of the target at +a"
-    start: float = 0.0
-    "standard deviation of P_0 about its point or points"
-    start_share: float | None = None
-    "mass of P_0 at +a, the rest being at -a; none: all of it is at 0"
+    start: NonNegative = 0.0
+    "standard deviation of P_0 around its point or points"
+    start_share: Annotated[float, between(0, 1)] | None = None
+    "mass of P_0 at +a, the rest being at -a; default: all of it at 0"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = (
@@ -56,21 +58,7 @@ class TwoPoints:
   Kevin and Galashov, Alexandre and Thornton, James and De Bortoli, Valentin and Doucet, Arnaud}, year={2026},
   eprint={2605.05118}}"""
 
-    def __post_init__(self) -> None:
-        require(1 <= self.dim <= 1000, f"two_points:dim={self.dim}", "from 1 to 1000", "write two_points:dim=2")
-        for name in ("distance", "noise"):
-            value = getattr(self, name)
-            require(
-                0 < value < math.inf, f"two_points:{name}={value}", "a positive number", f"leave {name} out for its own"
-            )
-        require(0 <= self.start < math.inf, f"two_points:start={self.start}", "0 or more", "write two_points:start=0.1")
-        require(0 < self.share < 1, f"two_points:share={self.share}", "between 0 and 1", "write two_points:share=0.5")
-        require(
-            self.start_share is None or 0 <= self.start_share <= 1,
-            f"two_points:start_share={self.start_share}",
-            "from 0 to 1, or none",
-            "write, for example, two_points:start_share=0.9",
-        )
+    __post_init__ = check_fields
 
     def build(self, rng: Streams) -> Instance:
         seeds, d, share = len(rng.seeds), self.dim, self.share

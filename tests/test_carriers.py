@@ -1,8 +1,10 @@
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import pytest
 import torch
 
+from gwfbench.budget import Budget
+from gwfbench.drive import shapes
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.nn.silu import SiLU
 from gwfbench.protocol import Problem
@@ -22,11 +24,21 @@ def pull(x, y, _noise):
     return y.mean(1, keepdim=True) - x
 
 
-def run(carrier, seeds=(3,), shape=(2,), steps=50, step=0.1):
+@dataclass(frozen=True)
+class Pull:
+    carrier: str = "particles"
+    step: float | None = 0.1
+    steps: int = 50
+    points: int = 64
+    batch: int = 32
+
+    def fit(self, problem, budget, rng):
+        return carry(self, problem, rng, pull, network=Network(latent=4, width=16, depth=2, lr=1e-2))
+
+
+def run(carrier, seeds=(3,), shape=(2,), steps=50):
     rng = Streams(seeds, dtype=torch.float64)
-    network = Network(latent=4, width=16, depth=2, lr=1e-2)
-    method = SimpleNamespace(carrier=carrier, step=step, steps=steps, points=64, batch=32)
-    laws = carry(method, problem(shape), rng, pull, network=network)
+    laws = shapes.laws(Pull(carrier, steps=steps), problem(shape), Budget(), rng)
     return [(law, law.draw(64, rng.fork("judge"))) for law in laws]
 
 
@@ -46,7 +58,7 @@ def test_the_generator_learns_where_the_field_points():
     assert laws[-1][0].limit is None
 
 
-def test_points_keep_their_shape():
+def test_images_are_carried_as_vectors_and_keep_their_shape():
     for carrier in ("particles", "generator"):
         assert run(carrier, shape=(1, 2, 3), steps=2)[-1][1].shape == (1, 64, 1, 2, 3)
 
@@ -83,3 +95,8 @@ def test_no_more_particles_than_there_are():
     law, _ = run("particles", steps=1)[0]
     with pytest.raises(ValueError, match="65 points asked of 64 particles"):
         law.draw(65, Streams((3,)))
+
+
+def test_without_a_step_nothing_is_carried():
+    with pytest.raises(ValueError, match="default for step"):
+        Pull(step=None).fit(problem(), Budget(), Streams((3,)))

@@ -22,6 +22,7 @@ from typing import ClassVar
 
 import torch
 
+from gwfbench.fields import Share, check_fields, refuse
 from gwfbench.info import Initial, LogDensity
 from gwfbench.protocol import Drawn, Pushed
 from gwfbench.rng import Streams
@@ -29,8 +30,10 @@ from gwfbench.rng import Streams
 
 @dataclass(frozen=True)
 class Shrink:
-    rate: float = 0.5
+    rate: Share = 0.5
     "how fast"
+
+    __post_init__ = check_fields
 
     needs: ClassVar = frozenset({Initial, LogDensity})
     clock: ClassVar = "flow"
@@ -68,13 +71,20 @@ LARGE = (
 )
 BAD_METHODS = [  # what is replaced, by what, the check that must see it, its words
     ("(frozen=True)", "", "class variables", "expected: a frozen dataclass"),
-    ("rate: float = 0.5", "rate: float", "class variables", "no default for rate"),
+    ("rate: Share = 0.5", "rate: Share", "class variables", "no default for rate"),
     ('clock: ClassVar = "flow"', 'clock: ClassVar = "sun"', "class variables", "clock = 'sun'"),
     ("version: ClassVar = 1", "version: ClassVar = 0", "class variables", "version = 0"),
     ('{"rate": 0.25}', '{"speed": 1}', "class variables", "smoke = {'speed': 1}"),
     ("@misc{shrink, title={Shrink}}", "Shrink, 1999", "class variables", "a BibTeX entry"),
     ("frozenset({Initial, LogDensity})", "frozenset([Initial, LogDensity][:1])", "class variables", "in the source"),
-    ('    "how fast"\n', "", "words", "no words for rate"),
+    ('    reference: ClassVar', '    shapes: ClassVar = "flat"\n    reference: ClassVar', "class variables", "shapes = 'flat'"),
+    ('    reference: ClassVar', '    one_of: ClassVar = frozenset([Initial, LogDensity][:1])\n    reference: ClassVar', "class variables", "one_of reads"),
+    ("rate: Share", "rate: float", "numbers have ranges", "no range for rate"),
+    ("rate: Share", "rate: int | None", "numbers have ranges", "no range for rate"),
+    ("    __post_init__ = check_fields\n", "", "values outside are refused", "rate=nan is accepted"),
+    ("__post_init__ = check_fields", "__post_init__ = lambda self: refuse(self, 'needs', when=not 0 <= self.rate < 1, expected='else')", "values outside are refused", "an error in three parts that names rate"),
+    ("__post_init__ = check_fields", "__post_init__ = lambda self: refuse(self, 'rate', when=not 0 <= self.rate < 1, expected='')", "values outside are refused", "an error in three parts that names rate"),
+    ('    "how fast"\n', "", "documentation", "no text for rate"),
     ("import torch\n", "import torch\nfrom gwfbench.drive.controls import CONTROLS\n", "imports", "imports gwfbench.drive.controls"),
     ("import torch\n", "import torch\nimport gwfbench.baselines.ula\n", "imports", "imports gwfbench.baselines.ula"),
     ("@dataclass", "torch.set_num_threads(torch.get_num_threads() + 1)\n\n\n@dataclass", "stands alone", "the number of threads"),
@@ -111,6 +121,8 @@ TASK = (Path(__file__).parent / "thirdparty" / "acme_flows" / "shift.py").read_t
 BAD_TASKS = [
     ('("symkl", "bures_w2")', '["symkl"]', "class variables", "metrics = ['symkl']"),
     ("20_000", "20", "class variables", "points = 20"),
+    ("    points: ClassVar", '    files: ClassVar = "data"\n    points: ClassVar', "class variables", "files = 'data'"),
+    ("dim: Annotated[int, between(1, 100)]", "dim: int", "numbers have ranges", "no range for dim"),
     ("from gwfbench.rng", "from gwfbench.drive.execute import execute\nfrom gwfbench.rng", "imports", "imports gwfbench.drive.execute"),
     ('("symkl", "bures_w2")', '("symkl", "beauty")', "gives what it offers", "no metric 'beauty'"),
     ("(start, target))", "(start,))", "gives what it offers", "a problem with Initial"),
@@ -200,7 +212,7 @@ def test_the_command(plugin, tmp_path, monkeypatch, capsys):
     only(monkeypatch, "yields finite laws")
     code, out, _ = command(monkeypatch, capsys, *words)
     assert code == 1
-    assert "failed  mine:rate=0.3 beside ou:horizon=0.1: yields finite laws\n  got: points not finite" in out
+    assert "failed  mine:rate=0.3 with ou:horizon=0.1: yields finite laws\n  got: points not finite" in out
     assert out.endswith("0 passed, 1 failed, 0 skipped\n")
     code, out, _ = command(monkeypatch, capsys, *words, "--format", "json")
     assert code == 1
@@ -215,7 +227,7 @@ def test_the_command(plugin, tmp_path, monkeypatch, capsys):
         (["check", "method:ula:step=x"], "ula:step=x"),
         (["check", "method:ula", "--task", "barenblatt"], "needs Initial, LogDensity"),
         (["check", "task:ou", "--task", "ou"], "--task"),
-        (["check", "method:ula", "--plugin", "nowhere.py"], "nowhere.py: there is no such file"),
+        (["check", "method:ula", "--plugin", "nowhere.py"], "nowhere.py: no such file"),
     ],
 )
 def test_mistakes_end_with_2(plugin, monkeypatch, capsys, words, got):

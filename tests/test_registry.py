@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -7,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from gwfbench import fields
 from gwfbench.errors import UserError
 from gwfbench.plugins import registry
 
@@ -52,12 +55,31 @@ def test_fields_by_type():
     assert [registry.configure(Stranger, "s", {"one": text}).one for text in ("a", "none")] == ["a", None]
     for values, expected in (
         ({"on": "1"}, "true or false"),
-        ({"sizes": "1"}, "can't be typed"),
+        ({"sizes": "1"}, "a field that can be typed"),
         ({"word": "bad"}, "accepts"),
         ({"one": "c"}, "one of a, b"),
     ):
         with pytest.raises(UserError, match=expected):
             registry.configure(Stranger, "s", values)
+
+
+def test_the_source_says_the_ranges_of_the_class():
+    for kind in ("task", "method"):
+        for plugin in registry.plugins(kind).values():
+            known = fields.ranges(plugin.load())
+            for field in plugin.fields:
+                words = " and ".join(limit.words for limit in known.get(field.name, ()))
+                assert field.range == words, f"{plugin.name}.{field.name}"
+
+
+def test_list_shows_ranges(cli):
+    code, out, _ = cli("list", "--method", "svgd")
+    assert code == 0
+    assert re.search(r"particles .*int, at least 1 .*1024", out)
+    assert re.search(r"bandwidth .*float or none, a positive number .*none", out)
+    code, out, _ = cli("list", "--method", "svgd", "--format", "json")
+    field = json.loads(out.splitlines()[-1])["fields"]["rows"]
+    assert (field["type"], field["range"], field["default"]) == ("int | None", "at least 1", "None")
 
 
 def test_controls_have_their_names():
@@ -73,11 +95,19 @@ BROKEN = {
         '''
         """A foreign method."""
         from dataclasses import dataclass
+        EVEN = Range(lambda v: v % 2 == 0, "an even number", 4)
+        MODE = Literal["a", "b"]
         from typing import ClassVar
         @dataclass(frozen=True)
         class Method:
-            speed: float = 1.0
-            "how fast"
+            speed: fields.Positive | None = 1.0
+            "speed of the flow"
+            size: Annotated[int, at_least(2), EVEN] = 4
+            "number of points"
+            own: Annotated[float, Range(lambda v: v > 3, words="above 3", example=4)] = 4.0
+            "weight"
+            mode: MODE = "a"
+            "which"
             needs: ClassVar = frozenset({Initial})
             clock: ClassVar = "flow"
             seeds: ClassVar = "batched"
@@ -124,9 +154,13 @@ def test_entry_points_are_listed_and_the_broken_ones_say_why(foreign):
         assert plugin.origin == "foreign-flows"
         assert problem in plugin.problem
         assert bool(problem) == bool(plugin.problem)
-    assert foreign["foreign_good"].fields[0].doc == "how fast"
+    speed, size, own, mode = foreign["foreign_good"].fields
+    assert (speed.type, speed.range, speed.doc) == ("float | None", "a positive number", "speed of the flow")
+    assert (size.type, size.range, size.default) == ("int", "at least 2 and an even number", "4")
+    assert (own.type, own.range) == ("float", "above 3")
+    assert (mode.type, mode.range) == ("Literal['a', 'b']", "")
     assert "no module" in foreign["foreign_gone"].problem
-    with pytest.raises(UserError, match=r"unavailable: SyntaxError[\s\S]*fix: mend or uninstall foreign-flows"):
+    with pytest.raises(UserError, match=r"unavailable: SyntaxError[\s\S]*fix: fix or uninstall foreign-flows"):
         foreign["foreign_syntax"].load()
 
 

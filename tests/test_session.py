@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import gwfbench
+from gwfbench.drive import execute
 from gwfbench.plugins import registry
 from gwfbench.runs.options import Options
 from gwfbench.runs.order import Order

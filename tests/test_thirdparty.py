@@ -18,7 +18,7 @@ BROKEN = {  # name: source, and why it is unavailable; None: that shows when it 
     "torn": (GOOD + "\ndef (", "SyntaxError"),
     "lonely": (
         GOOD.replace("import Tensor", "import Tensor\nimport acme_engine"),
-        "imports acme_engine, not installed",
+        "it imports acme_engine, which is not installed",
     ),
     "clockless": (GOOD.replace("    clock: ClassVar", "    # clock"), "has no class variable clock"),
     "loud": (GOOD + "\nraise RuntimeError('boom')", None),
@@ -71,7 +71,9 @@ def test_it_is_listed_in_another_process_and_the_broken_say_why(place):
     assert (method["origin"], method["problem"], task["origin"], task["problem"]) == ("acme-flows", None) * 2
     assert "acme_shift" in method["fits"]
     assert {"acme_particles", "vjko"} <= set(task["fits"])
-    assert method["fields"]["particles"]["doc"] == "how many there are, and can be drawn"
+    assert method["fields"]["particles"]["doc"] == "number of particles; a law has no more points than these"
+    assert (method["fields"]["particles"]["type"], method["fields"]["particles"]["range"]) == ("int", "at least 1")
+    assert task["fields"]["dim"]["range"] == "from 1 to 100"
     for name, (_, problem) in BROKEN.items():
         assert found[name]["problem"] is problem or problem in found[name]["problem"]
     assert "the name is taken twice, by gwfbench and by acme-flows" in found["ula"]["problem"]

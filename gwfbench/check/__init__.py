@@ -1,5 +1,5 @@
-"""The conformance kit: what every task and every method must pass, over any plug-in, with no exception by name.
+"""The conformance kit: checks that every task and every method must pass, without exceptions for any of them.
 
-`outcome` says what a check is, `trial` runs a method under a magnifying glass, `plugin`, `task` and `method` hold the
-checks, `kit` applies them.
+`outcome` defines a check and its result, `trial` runs a method step by step, `plugin`, `task`, `method` and `laws` hold
+the checks, and `kit` applies them.
 """

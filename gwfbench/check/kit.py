@@ -1,4 +1,4 @@
-"""All checks of one plug-in, beside every partner that fits."""
+"""All checks of one plug-in, with every partner that fits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gwfbench.plugins import registry
 
 @dataclass(frozen=True)
 class Plan:
-    """One plug-in, and the partners beside which it is checked.
+    """One plug-in, and the partners with which it is checked.
 
     Raises:
         UserError: there is no such plug-in, or a partner does not fit.
@@ -22,11 +22,11 @@ class Plan:
 
     subject: Subject
     partners: tuple[Subject, ...]
-    left_out: tuple[tuple[str, str], ...] = ()  # partners that can't be used, and why
+    left_out: tuple[tuple[str, str], ...] = ()  # partners that can't be used, with reasons
 
     @staticmethod
     def read(text: str, partners: Iterable[str] = ()) -> Plan:
-        """From `method:name:key=value` or `task:name:key=value`; no partners: all that fit and can be used."""
+        """From `method:name:key=value` or `task:name:key=value`; without partners: all that fit and can be used."""
         kind, colon, rest = text.partition(":")
         if kind not in ("method", "task") or not colon or not rest:
             raise UserError(f"check {text}", "method:NAME or task:NAME", "python -m gwfbench check method:ula")
@@ -44,14 +44,14 @@ class Plan:
                 continue
             try:
                 built.append(Subject.read(other, each.name))
-            except UserError as error:  # a partner that nobody asked for may be broken
+            except UserError as error:  # a partner that the user did not name may be broken
                 left_out.append((each.name, error.got))
         for each in (each for each in (subject, *built) if registry.typed(each.text)):
             registry.parse(each.plugin.kind, each.text)  # a wrong field is the user's mistake, not a failed check
         return Plan(subject, tuple(built), tuple(left_out))
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Each check as it ends. A class that is not what it should be is not run."""
+        """The result of each check, as it ends. Nothing is run if the class itself is wrong."""
         name, kind = self.subject.text, self.subject.plugin.kind
         for check in plugin.CHECKS:
             outcome = apply(check, self.subject, name)
@@ -64,7 +64,7 @@ class Plan:
         for partner, reason in self.left_out:
             yield Outcome("runs to the end", name, partner, "skipped", reason)
         if not self.partners:
-            yield Outcome("runs to the end", name, "", "skipped", "nothing that can be used fits it")
+            yield Outcome("runs to the end", name, "", "skipped", "no usable partner fits it")
         for partner in self.partners:
             trial = Trial(*((self.subject, partner) if kind == "task" else (partner, self.subject)))
             for check in pair:

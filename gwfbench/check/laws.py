@@ -1,4 +1,4 @@
-"""Checks of each law while its method waits at the yield, in float64."""
+"""Checks of each law while its method is suspended at the yield, in float64."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from gwfbench.protocol import Drawn, Marginal, Pushed
 from gwfbench.rng import Streams
 
 STEP = 1e-5  # of central differences: error about 1e-10 times the third derivative, and 1e-11 of rounding
-WIDE = 64  # dimensions beyond which a Jacobian is too dear
-FEW = 8  # points of a Jacobian
+WIDE = 64  # largest dimension for which a Jacobian is affordable
+FEW = 8  # points at which the Jacobian is computed
 
 
 def laws_are_functions(trial: Trial) -> None:
-    """Till the method goes on, a law gives the same points for the same noise, and leaves its argument alone."""
+    """Until the method goes on, a law gives the same points for the same noise and does not change its argument."""
     with torch.no_grad():
         x = _start(trial)
         for number, step in enumerate(trial.walk((7,), torch.float64), 1):
             given = x.clone()
             first = _sample(step.law, given).clone()
-            expect(torch.equal(given, x), f"law {number} changes its argument", "a new tensor", "work out of place")
+            expect(torch.equal(given, x), f"law {number} changes its argument", "a new tensor", "don't work in place")
             expect(
                 torch.equal(first, _sample(step.law, x.clone())),
                 f"law {number} gives other points when asked again",
                 "the same points for the same noise",
-                "draw noise from the streams given to the law alone, and change nothing when it is asked",
+                "draw noise only from the streams given to the law, and change no state when it is asked",
             )
             field = step.law.log_prob if isinstance(step.law, Drawn) else step.law.log_det
             if field is not None:
@@ -43,7 +43,7 @@ def _check_field(field: Field, x: Tensor, number: int) -> None:
     expect(
         torch.equal(first, second), f"law {number} gives other log-densities again", "the same", "make it a function"
     )
-    expect(not bool(first.isnan().any()), f"log-densities that are NaN at law {number}", "numbers", "see its domain")
+    expect(not bool(first.isnan().any()), f"log-densities that are NaN at law {number}", "numbers", "check its domain")
 
 
 def draws_no_more_than_it_has(trial: Trial) -> None:
@@ -53,20 +53,25 @@ def draws_no_more_than_it_has(trial: Trial) -> None:
         if not isinstance(step.law, Drawn) or step.law.limit is None:
             continue
         found, limit = True, step.law.limit
-        expect(type(limit) is int and limit > 0, f"limit {limit!r} at law {number}", "a positive int", "say how many")
+        expect(
+            type(limit) is int and limit > 0,
+            f"limit {limit!r} at law {number}",
+            "a positive int",
+            "give the number of particles",
+        )
         with torch.no_grad():
             x = step.law.draw(limit, Streams((7,)))
             got, different = x.shape[1], len(x[0].flatten(1).unique(dim=0))
-            expect(got == limit, f"{got} points of a limit of {limit}", str(limit), "draw as many as are asked for")
+            expect(got == limit, f"{got} points of a limit of {limit}", str(limit), "give as many as are asked for")
             expect(
                 different == limit,
                 f"{different} different points of {limit} at law {number}",
                 "draws without replacement",
-                "repeated points spoil every two-sample metric",
+                "never repeat points: that spoils every two-sample metric",
             )
             try:
                 more = step.law.draw(limit + 1, Streams((7,)))
-            except Exception:  # the contract does not say which
+            except Exception:  # the protocol does not specify its type
                 continue
             expect(False, f"{tuple(more.shape)} when asked for {limit + 1} of {limit}", "an error", "raise ValueError")
     if not found:
@@ -74,7 +79,7 @@ def draws_no_more_than_it_has(trial: Trial) -> None:
 
 
 def log_det_and_inverse_are_those_of_the_push(trial: Trial) -> None:
-    """`log_det` is that of the push's Jacobian, by central differences; `inverse` undoes it, also when it went on."""
+    """`log_det` is that of the push's Jacobian (central differences); `inverse` undoes the push, also later on."""
     x, done, kept = _start(trial), set(), []
     d = x.shape[2:].numel()
     with torch.no_grad():
@@ -89,7 +94,7 @@ def log_det_and_inverse_are_those_of_the_push(trial: Trial) -> None:
             if law.inverse is not None:
                 kept.append((number, law.inverse, pushed, x))
             x = pushed
-        for number, inverse, pushed, before in kept:  # an inverse stays valid when the method has gone on
+        for number, inverse, pushed, before in kept:  # an inverse stays valid after the method resumes
             done.add("inverse")
             _compare("inverse", inverse(pushed), before, number)
     if not done:
@@ -99,11 +104,11 @@ def log_det_and_inverse_are_those_of_the_push(trial: Trial) -> None:
 def _compare(what: str, got: Tensor, wanted: Tensor, number: int) -> None:
     gap = float((got - wanted).abs().max())
     limit = 1e-6 * (1 + float(wanted.abs().max()))
-    expect(gap <= limit, f"{what} of law {number} is off by {gap:.1e}", f"within {limit:.1e}", "see its formula")
+    expect(gap <= limit, f"{what} of law {number} is off by {gap:.1e}", f"within {limit:.1e}", "check its formula")
 
 
 def _jacobian(law: Pushed, x: Tensor) -> Tensor:
-    """Of the push at each point, (S, n, d, d), d flattened: a push moves points one by one, so all at once."""
+    """Of the push at each point, (S, n, d, d), d flattened. A push moves points independently, so all go at once."""
     shape, columns = x.shape, []
     for j in range(shape[2:].numel()):
         move = torch.zeros_like(x).flatten(2)

@@ -1,4 +1,4 @@
-"""Checks of a method on a task: what its laws are, what it may not touch, how it ends."""
+"""Checks of a method on a task: its laws, its side effects, and how it ends."""
 
 from __future__ import annotations
 
@@ -20,44 +20,49 @@ from gwfbench.protocol import Resumable
 
 SECONDS = 0.3  # of the budget that must end it
 GRACE = 5.0  # beyond it, for a busy machine and the slowest single operation
-STATES = 6  # laws to resume from
+STATES = 6  # number of laws to resume from
 
 
 def runs_to_the_end(trial: Trial) -> None:
-    """The real runner's run ends well, has judged a finite value, and has spent what the method says that it needs."""
+    """A run by the real driver ends well, has a finite value of a metric, and has called the oracles it needs."""
     run = trial.execute(trial.method.small)
     expect(run.status == "ok", f"status {run.status}: {run.reason}", "status ok", "see the reason")
     last = run.rows[-1] if run.rows else None
-    expect(last is not None and last.value is not None, "no finite value of a metric", "one", "see its rows")
+    expect(last is not None and last.value is not None, "no finite value of a metric", "at least one", "see its rows")
     assert last is not None
     spent = last.score_calls + last.log_prob_calls + last.draw_calls + last.sample_calls
-    counts = bool({LogDensity, TargetSamples} & trial.method.cls.needs)  # one that chooses may do without
+    counts = bool({LogDensity, TargetSamples} & trial.method.cls.needs)  # a method with one_of may do without
     expect(
         spent > 0 or not counts,
         "no call of an oracle was counted",
         "the target used through problem[LogDensity] or problem[TargetSamples]",
-        "take the oracles from the problem, or need less",
+        "take the oracles from the problem, or remove the info from `needs`",
     )
 
 
 def yields_finite_laws(trial: Trial) -> None:
-    """It needs no other info than it says; every law gives finite points (S, n, ...) without gradients."""
+    """It uses only the infos it declares; every law gives finite points (S, n, ...) without gradients."""
     steps, shape = trial.steps(), trial.problem((7,)).shape
-    expect(bool(steps), "fit yielded nothing", "at least one law", "yield each law that it moves to")
+    expect(bool(steps), "fit yielded nothing", "at least one law", "yield the law after each step")
     for number, step in enumerate(steps, 1):
         got, wanted = tuple(step.cloud.shape), (1, step.cloud.shape[1], *shape)
         expect(got == wanted, f"points {got} at law {number}", f"(S, n, ...) = {wanted}", "keep seeds first")
-        expect(bool(step.cloud.isfinite().all()), f"points not finite at law {number}", "finite", "see its step size")
+        expect(
+            bool(step.cloud.isfinite().all()),
+            f"points not finite at law {number}",
+            "finite points",
+            "check its step size",
+        )
         expect(not step.cloud.requires_grad, f"points that require gradients at law {number}", "none", "detach them")
 
 
 def time_grows_to_the_last_judged(trial: Trial) -> None:
-    """Flow times grow and reach the last judged one, for a method with a clock."""
+    """Flow times increase and reach the last judged time, for a method with a clock."""
     if trial.method.cls.clock == "none":
         raise Skipped("its clock is none: only the last law means anything")
     times, last = [step.law.t for step in trial.steps()], trial.problem((7,)).times[-1]
     good = all(0 < t < math.inf for t in times) and times == sorted(set(times))
-    expect(good, f"flow times {times[:5]} ...", "positive ones that grow", "yield the flow's time so far")
+    expect(good, f"flow times {times[:5]} ...", "positive, increasing times", "yield the flow time reached so far")
     expect(
         math.isinf(last) or abs(times[-1] - last) <= 1e-6 * last,
         f"it ended at t = {times[-1]:g}",
@@ -67,25 +72,27 @@ def time_grows_to_the_last_judged(trial: Trial) -> None:
 
 
 def keeps_precision_and_device(trial: Trial) -> None:
-    """float64 in, float64 out; float32 in, float32 out; points stay on the device of the streams."""
+    """Points have the dtype of the problem (float32 or float64) and stay on the device of the streams."""
     for dtype in (torch.float32, torch.float64):
         for step in trial.steps(dtype=dtype):
             got = f"{step.cloud.dtype} on {step.cloud.device}"
-            expect(got == f"{dtype} on cpu", got, f"{dtype} on cpu", "make tensors like those given, or by `rng`")
+            expect(
+                got == f"{dtype} on cpu", got, f"{dtype} on cpu", "create tensors like the given ones, or with `rng`"
+            )
 
 
 def twice_is_the_same(trial: Trial) -> None:
-    """The same seed gives the same bits again, whatever the global random states are; another seed gives others."""
+    """The same seed gives the same bits, whatever the global random states are; another seed gives other points."""
     first = trial.steps()
     with other_luck():
         second = trial.steps(again=1)
     same = len(first) == len(second) and all(map(_equal, first, second))
-    expect(same, "other points in a second run of one seed", "the same bits", "draw all noise from `rng`")
+    expect(same, "other points in a second run of the same seed", "the same bits", "draw all noise from `rng`")
     other = trial.steps((8,))
     expect(
         not torch.allclose(first[-1].cloud, other[-1].cloud),
         "the same points from seeds 7 and 8",
-        "a seed's own numbers",
+        "different points per seed",
         "draw from `rng`, not from a generator of its own",
     )
 
@@ -95,17 +102,22 @@ def _equal(one: Step, other: Step) -> bool:
 
 
 def seeds_do_not_see_each_other(trial: Trial) -> None:
-    """A seed among three gives the numbers that it gives alone, in float64.
+    """Each of three seeds gives the same numbers as it does alone, in float64.
 
-    A batched product rounds differently from a single one, and training may amplify that without end (a critic whose
-    log has a pole, say). So: to 1e-8, or no more than a nudge of one rounding error does.
+    A batched product rounds differently from a single one, and training may amplify that without bound (for example, a
+    critic whose log has a pole). The tolerance is 1e-8, or the effect of a perturbation by one rounding error.
     """
     if trial.method.cls.seeds == "looped":
         raise Skipped("it trains one seed at a time")
     among = trial.steps(SEEDS, torch.float64)
     for row, seed in enumerate(SEEDS):
         alone = trial.steps((seed,), torch.float64)
-        expect(len(alone) == len(among), f"{len(among)} laws, alone {len(alone)}", "as many", "plan without the batch")
+        expect(
+            len(alone) == len(among),
+            f"{len(among)} laws, alone {len(alone)}",
+            "as many",
+            "choose the steps per seed, not from the batch",
+        )
         for number, (one, other) in enumerate(zip(among, alone, strict=True), 1):
             gap, size = _gap(one.cloud[row], other.cloud[0])
             if gap <= 1e-8 * (1 + size):
@@ -114,9 +126,9 @@ def seeds_do_not_see_each_other(trial: Trial) -> None:
             rounding = 1000 * _gap(nudged[number - 1].cloud, other.cloud)[0]
             expect(
                 gap <= rounding,
-                f"seed {seed} differs by {gap:.1e} at law {number} from what it is alone",
+                f"seed {seed} differs by {gap:.1e} at law {number} from its run alone",
                 f"no more than rounding, {max(1e-8 * (1 + size), rounding):.1e}",
-                "sum losses over seeds, clip a seed at a time, and let no statistic mix them",
+                "sum losses over seeds, clip gradients per seed, and let no statistic mix seeds",
             )
 
 
@@ -125,18 +137,18 @@ def _gap(one: Tensor, other: Tensor) -> tuple[float, float]:
 
 
 def leaves_the_process_alone(trial: Trial) -> None:
-    """No global random state, dtype, gradient mode, number of threads, folder or variable is changed, at any yield."""
+    """No global state has changed at any yield: random states, dtype, gradient mode, threads, folder, environment."""
     unchanged(lambda: list(trial.walk((7,))))
     before = surroundings()
     for number, step in enumerate(trial.walk((7,)), 1):
-        expect(step.gradients, f"gradients off at law {number}", "gradients on", "close no_grad before the yield")
+        expect(step.gradients, f"gradients off at law {number}", "gradients on", "leave no_grad before the yield")
         now = surroundings()
         changed = [name for name, value in now.items() if value != before[name]]
-        expect(not changed, f"it changed {', '.join(changed)} by law {number}", "the process as it was", "restore it")
+        expect(not changed, f"it changed {', '.join(changed)} by law {number}", "an unchanged process", "restore it")
 
 
 def obeys_seconds(trial: Trial) -> None:
-    """As typed, not the small copy, it ends soon after a budget of seconds."""
+    """With its own fields, not those of the small copy, it ends soon after a budget of seconds."""
     run = trial.execute(trial.method.given, Budget(seconds=SECONDS), POINTS)
     good = run.status in ("ok", "budget", "timeout")
     expect(good, f"status {run.status}: {run.reason}", "ok, budget or timeout", "let BudgetSpent pass")
@@ -149,7 +161,7 @@ def obeys_seconds(trial: Trial) -> None:
 
 
 def obeys_counts(trial: Trial) -> None:
-    """With one oracle call or step less than it spends otherwise, it ends there, and well."""
+    """With a budget of one oracle call or step less than it needs, it stops there without an error."""
     whole = trial.execute(trial.method.small)
     last = whole.rows[-1] if whole.rows else None
     spent = {"steps": whole.steps} | {
@@ -163,39 +175,46 @@ def obeys_counts(trial: Trial) -> None:
         good = run.status in ("ok", "budget", "timeout")
         expect(good, f"{name}={limit}: status {run.status}: {run.reason}", "budget or timeout", "let BudgetSpent pass")
         points = [getattr(point, name) for point in run.rows] if name != "steps" else [run.steps]
-        expect(max(points, default=0) <= limit, f"{max(points, default=0)} {name}", f"at most {limit}", "obey it")
+        expect(
+            max(points, default=0) <= limit,
+            f"{max(points, default=0)} {name}",
+            f"at most {limit}",
+            "stop when the budget is spent",
+        )
 
 
 def resumes(trial: Trial) -> None:
-    """From the state of a law, kept in a file of plain arrays, the later laws are bitwise those of an unbroken run."""
+    """Resumed from a law's state, saved as plain arrays, the later laws are bitwise those of an uninterrupted run."""
     seeds = trial.company
     unbroken = list(trial.walk(seeds, states=True))
     can, has = isinstance(trial.method.small, Resumable), any(step.state is not None for step in unbroken)
     if not can and not has:
-        raise Skipped("it gives no state and no resume")
-    expect(can == has, "state without resume" if has else "resume without state", "both or neither", "add the other")
+        raise Skipped("it has no state and no resume")
+    expect(
+        can == has, "state without resume" if has else "resume without state", "both or neither", "add the other one"
+    )
     plain = trial.steps(seeds)
     harmless = all(map(_equal, plain, unbroken))
-    expect(harmless, "other points if states are asked for", "the same", "a state is a copy, and drawing it is free")
+    expect(harmless, "other points if states are asked for", "the same", "make `state` a copy, and draw nothing for it")
     at = range(0, len(unbroken) - 1, max(1, (len(unbroken) - 1) // STATES))
     for index in at:
         state = unbroken[index].state
-        expect(state is not None, f"law {index + 1} has no state", "one for each law, or none", "add it")
+        expect(state is not None, f"law {index + 1} has no state", "a state for each law, or for none", "add it")
         assert state is not None
         later = list(trial.walk(seeds, after=(index + 1, unbroken[index].cloud.clone(), through_a_file(state))))
         expect(
             len(later) == len(unbroken) - index - 1 and all(map(_equal, later, unbroken[index + 1 :])),
             f"other laws after a resume from law {index + 1}",
-            "bitwise those of an unbroken run",
-            "put all that later laws depend on into the state; fork the noise by step",
+            "bitwise those of an uninterrupted run",
+            "put everything that later laws depend on into the state; fork the noise by step",
         )
 
 
 def through_a_file(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state as it comes back from an npz file without pickles.
+    """The state as read back from an npz file without pickles.
 
     Raises:
-        Failed: it has values of other types than tensors, whole numbers and floats.
+        Failed: a value is not a tensor, an int or a float.
     """
     for name, value in state.items():
         good = type(name) is str and (isinstance(value, Tensor) or type(value) in (int, float))

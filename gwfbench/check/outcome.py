@@ -1,4 +1,4 @@
-"""One check, and how it ended."""
+"""One check, and its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gwfbench.errors import UserError
 
 
 class Failed(Exception):
-    """The plug-in does not keep a promise: got, expected, how to fix."""
+    """The plug-in breaks a promise: got, expected, how to fix."""
 
     def __init__(self, got: str, expected: str, fix: str):
         super().__init__(got, expected, fix)
@@ -32,7 +32,7 @@ def expect(ok: bool, got: str, expected: str, fix: str) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """A function that raises `Failed` or `Skipped`, or returns; its docstring says what it checks."""
+    """A function that returns, or raises `Failed` or `Skipped`. Its docstring says what it checks."""
 
     run: Callable[[Any], None]
 
@@ -43,20 +43,20 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one check of one plug-in, beside one partner or alone, ended."""
+    """The result of one check of one plug-in, alone or with one partner."""
 
     check: str
     plugin: str
-    partner: str  # empty if the check needs none
+    partner: str  # empty if the check needs no partner
     status: Literal["passed", "failed", "skipped"]
-    got: str = ""  # why, where skipped
+    got: str = ""  # the reason, if skipped
     expected: str = ""
     fix: str = ""
     seconds: float = 0.0
 
 
 def apply(check: Check, subject: Any, plugin: str, partner: str = "") -> Outcome:
-    """Run the check; whatever the plug-in raises is a failure of the plug-in."""
+    """Run the check. Any exception that the plug-in raises counts as its failure."""
     start = time.perf_counter()
 
     def ended(status: Literal["passed", "failed", "skipped"], *words: str) -> Outcome:
@@ -74,6 +74,9 @@ def apply(check: Check, subject: Any, plugin: str, partner: str = "") -> Outcome
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         return ended(
-            "failed", f"{type(error).__name__}: {error} ({where})", "no exception", "mend it, or what it calls"
+            "failed",
+            f"{type(error).__name__}: {error} ({where})",
+            "no exception",
+            "fix the plug-in, or the code that it calls",
         )
     return ended("passed")

@@ -1,4 +1,4 @@
-"""Checks of a plug-in alone, task or method: its class, its words, its imports."""
+"""Checks of a plug-in alone, task or method: its class, its fields, its documentation, its imports."""
 
 from __future__ import annotations
 
@@ -6,32 +6,38 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import math
 import multiprocessing
 import os
 import sys
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from gwfbench import fields
 from gwfbench.check.outcome import Check, Failed, Skipped, expect
 from gwfbench.check.trial import Subject, unchanged
-from gwfbench.drive.shapes import SHAPES
+from gwfbench.errors import UserError
 from gwfbench.info import Info
 from gwfbench.metrics import known as known_metrics
-from gwfbench.plugins.discovery import CAPABILITY, CHOICE, HOME, VARIABLES
+from gwfbench.plugins.discovery import CAPABILITY, HOME, VARIABLES
+from gwfbench.protocol import setting
 
 PLUGINS = ("tasks", "baselines")
-# What of gwfbench a plug-in may import, from below to above: nothing that knows the truth.
+# The packages of gwfbench that a plug-in may import, from below to above. None of them knows the truth.
 ALLOWED = (
     *("errors", "fields", "rng", "info", "budget", "protocol", "nn", "datasets", "objectives", "velocity", "training"),
     "metrics",
 )
-CHOICES = {"clock": ("jko", "flow", "none"), "seeds": ("batched", "looped")}
+CHOICES = {"clock": ("jko", "flow", "none"), "seeds": ("batched", "looped"), "shapes": ("vectors", "any")}
+TRIED = (math.nan, -math.inf, math.inf, -(10**9), -1, 0, 1, 2, 0.5, 1.5, 10**9)  # values that may be outside a range
 
 
 def class_variables(subject: Subject) -> None:
-    """A frozen dataclass with the kind's class variables, each of its type."""
+    """The class is a frozen dataclass that has all class variables of its kind, each of the right type."""
     cls, kind = subject.cls, subject.plugin.kind
     settings = getattr(cls, "__dataclass_params__", None)
     expect(
@@ -42,34 +48,36 @@ def class_variables(subject: Subject) -> None:
     )
     missing = sorted(name for name in VARIABLES[kind] if getattr(cls, name, None) is None)
     expect(not missing, f"no {', '.join(missing)}", f"class variables {', '.join(sorted(VARIABLES[kind]))}", "add them")
-    fields = {field.name for field in dataclasses.fields(cls)}
-    listed = fields & VARIABLES[kind]
+    names = {field.name for field in dataclasses.fields(cls)}
+    listed = names & VARIABLES[kind]
     expect(not listed, f"{', '.join(sorted(listed))} as fields", "class variables", "annotate them with ClassVar")
     bare = [field.name for field in dataclasses.fields(cls) if _bare(field)]
-    expect(not bare, f"no default for {', '.join(bare)}", "a default for every field", "the name alone must run")
+    expect(
+        not bare,
+        f"no default for {', '.join(bare)}",
+        "a default for every field",
+        "give it one: the plug-in's name alone must run",
+    )
     infos, variable = getattr(cls, CAPABILITY[kind]), CAPABILITY[kind]
     good = isinstance(infos, frozenset) and all(isinstance(info, type) and issubclass(info, Info) for info in infos)
     expect(good and bool(infos), f"{variable} = {infos!r}", "a frozenset of types of gwfbench.info", "import them")
-    for choice in getattr(cls, CHOICE, frozenset()):
-        expect(choice.__name__ in subject.plugin.one_of, f"{CHOICE} has {choice!r}", "types by name", f"mend {CHOICE}")
-    said = {info.__name__ for info in infos}
-    expect(
-        said == subject.plugin.capabilities,
-        f"{variable} reads {sorted(subject.plugin.capabilities)} in the source and is {sorted(said)}",
-        "a literal frozenset({Initial, ...}), as `list` reads it without importing",
-        f"write the types into {variable} by name",
-    )
+    for name, read in ((variable, subject.plugin.capabilities), ("one_of", subject.plugin.one_of)):
+        named = {info.__name__ for info in (infos if name == variable else setting(cls, name))}
+        expect(
+            named == read,
+            f"{name} reads {sorted(read)} in the source and is {sorted(named)}",
+            "a literal frozenset({Initial, ...}), which `list` can read without importing",
+            f"write the types into {name} by name",
+        )
     expect(
         type(cls.version) is int and cls.version >= 1, f"version = {cls.version!r}", "1, 2, ...", "start with version 1"
     )
-    good = isinstance(cls.smoke, Mapping) and set(cls.smoke) <= fields
-    expect(
-        good, f"smoke = {cls.smoke!r}", f"values for some of {', '.join(sorted(fields))}", "name fields of the class"
-    )
+    good = isinstance(cls.smoke, Mapping) and set(cls.smoke) <= names
+    expect(good, f"smoke = {cls.smoke!r}", f"values for some of {', '.join(sorted(names))}", "use fields of the class")
     good = isinstance(cls.reference, str) and cls.reference.lstrip().startswith("@") and "title" in cls.reference
     expect(good, f"reference = {cls.reference!r}", "a BibTeX entry with a title", "cite the source")
     (_of_task if kind == "task" else _of_method)(cls)
-    assert subject.small is not None  # built: its fields were accepted
+    assert subject.small is not None  # it can be built
 
 
 def _bare(field: dataclasses.Field[Any]) -> bool:
@@ -77,35 +85,82 @@ def _bare(field: dataclasses.Field[Any]) -> bool:
 
 
 def _of_method(cls: Any) -> None:
-    for name, choices in {**CHOICES, SHAPES: ("vectors", "any")}.items():
-        value = getattr(cls, name, "vectors")  # SHAPES alone may be left out
+    for name, choices in CHOICES.items():
+        value = getattr(cls, name) if name in VARIABLES["method"] else setting(cls, name)
         expect(value in choices, f"{name} = {value!r}", f"one of {', '.join(choices)}", "see gwfbench/protocol.py")
 
 
 def _of_task(cls: Any) -> None:
     good = isinstance(cls.metrics, tuple) and cls.metrics and all(isinstance(name, str) for name in cls.metrics)
     expect(bool(good), f"metrics = {cls.metrics!r}", "a tuple of names, headline first", "see gwfbench/metrics")
-    expect(len(set(cls.metrics)) == len(cls.metrics), f"metrics = {cls.metrics!r}", "each name once", "drop one")
+    expect(len(set(cls.metrics)) == len(cls.metrics), f"metrics = {cls.metrics!r}", "each name once", "remove one")
+    files = setting(cls, "files")
+    good = isinstance(files, tuple) and all(isinstance(path, str) for path in files)
+    expect(good, f"files = {files!r}", "a tuple of paths, as text", "see Defaults in gwfbench/protocol.py")
     good = type(cls.points) is int and cls.points >= 1000
-    expect(good, f"points = {cls.points!r}", "how many points moment metrics see, 1000 or more", "try 100_000")
+    expect(
+        good, f"points = {cls.points!r}", "the number of points that moment metrics see, at least 1000", "try 100_000"
+    )
     assert known_metrics()
 
 
-def words(subject: Subject) -> None:
-    """A line that says what it is, and a string below every field, as `list` shows them."""
+def numbers_have_ranges(subject: Subject) -> None:
+    """Every int or float field declares a range."""
+    hints, known = typing.get_type_hints(subject.cls), fields.ranges(subject.cls)
+    names = [field.name for field in dataclasses.fields(subject.cls) if field.name not in known]
+    bare = [name for name in names if _is_numeric(hints[name])]
+    expect(
+        not bare,
+        f"no range for {', '.join(bare)}",
+        "a range for every int and float field",
+        "annotate it with Count, Positive or another range of gwfbench.fields",
+    )
+
+
+def _is_numeric(hint: Any) -> bool:
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return any(map(_is_numeric, typing.get_args(hint))) if union else hint in (int, float)
+
+
+def values_outside_are_refused(subject: Subject) -> None:
+    """A number outside its field's range is refused with a UserError: got, expected, how to fix."""
+    known = fields.ranges(subject.cls)
+    if not known:
+        raise Skipped("it has no field with a range")
+    for name, limits in known.items():
+        outside = [value for value in TRIED if not all(limit.holds(value) for limit in limits)]
+        for value in outside:
+            try:
+                dataclasses.replace(subject.small, **{name: value})
+            except UserError as error:
+                got = f"{name}={value} refused with {error.args!r}"
+                good = name in error.got and all(part.strip() for part in error.args)
+                expect(good, got, f"an error in three parts that names {name}", "use check_fields of gwfbench.fields")
+            else:
+                words = " and ".join(limit.words for limit in limits)
+                expect(False, f"{name}={value} is accepted", words, "write __post_init__ = check_fields in the class")
+
+
+def documentation(subject: Subject) -> None:
+    """A docstring whose first line is a summary, and a string below every field, both shown by `list`."""
     plugin = subject.plugin
     expect(bool(plugin.summary), "no docstring", "a module docstring, its first line a summary", "write one")
     mute = [field.name for field in plugin.fields if not field.doc.strip()]
     expect(
-        not mute, f"no words for {', '.join(mute)}", "a string literal below each field", "write what the field means"
+        not mute, f"no text for {', '.join(mute)}", "a string literal below each field", "describe what the field means"
     )
     here = [field.name for field in plugin.fields]
     there = [field.name for field in dataclasses.fields(subject.cls)]
-    expect(here == there, f"fields {here} in the source, {there} in the class", "the same", "declare them in the class")
+    expect(
+        here == there,
+        f"fields {here} in the source, {there} in the class",
+        "the same",
+        "declare them in the class body",
+    )
 
 
 def imports(subject: Subject) -> None:
-    """Its source imports no task, no baseline and nothing that knows the truth, directly or through its own package."""
+    """Its source imports no task, no baseline and nothing that knows the truth, directly or via its own package."""
     todo, seen = [subject.plugin.module], set()
     top = subject.plugin.module.partition(".")[0]
     while todo:
@@ -119,14 +174,14 @@ def imports(subject: Subject) -> None:
                 not bad,
                 f"{module} imports {name}",
                 f"of gwfbench only {', '.join(ALLOWED)}",
-                "a plug-in knows the protocol and never another plug-in, the controls or the runner",
+                "use the protocol alone: a plug-in never imports another plug-in, the controls or the driver",
             )
             if top != "gwfbench" and parts[0] == top and name not in seen:
                 todo.append(name)
 
 
 def _imported(module: str) -> Iterator[str]:
-    """The modules that a module's source names in imports, those for types alone left out."""
+    """The modules that a module's source imports, except for those under TYPE_CHECKING."""
     found = importlib.util.find_spec(module)
     if found is None or not found.origin or not found.origin.endswith(".py"):
         return
@@ -151,7 +206,7 @@ def _exists(name: str) -> bool:
 
 
 def stands_alone(subject: Subject) -> None:
-    """It imports in a fresh process, brings no other plug-in with it and changes no global setting there."""
+    """It can be imported in a fresh process, imports no other plug-in there and changes no global setting."""
     try:
         context = multiprocessing.get_context("forkserver")
     except ValueError:
@@ -163,16 +218,21 @@ def stands_alone(subject: Subject) -> None:
     child.start()
     there.close()
     try:
-        problem = here.recv_bytes().decode() if here.poll(120) else "the import did not end in two minutes"
+        problem = here.recv_bytes().decode() if here.poll(120) else "the import takes more than two minutes"
     except EOFError:
-        problem = "the process ended in the import"
+        problem = "the process ended during the import"
     child.kill()
     child.join()
-    expect(not problem, problem, "a quiet import", "import what it needs itself, and do nothing else at import time")
+    expect(
+        not problem,
+        problem,
+        "an import without side effects",
+        "import only what it needs, and do nothing else at import time",
+    )
 
 
 def _import(pipe: Connection, environ: dict[str, str], kind: Any, module: str, name: str) -> None:
-    """In the child: what is wrong with the import, in words; empty if nothing."""
+    """In the child process: send what is wrong with the import, in words; empty if nothing is."""
     os.environ.clear()
     os.environ.update(environ)
     from gwfbench.plugins import registry
@@ -192,4 +252,5 @@ def _import(pipe: Connection, environ: dict[str, str], kind: Any, module: str, n
     pipe.send_bytes(problem.encode(errors="replace"))
 
 
-CHECKS = tuple(map(Check, (class_variables, words, imports, stands_alone)))
+ALONE = (class_variables, numbers_have_ranges, values_outside_are_refused, documentation, imports, stands_alone)
+CHECKS = tuple(map(Check, ALONE))

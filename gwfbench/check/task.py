@@ -1,4 +1,4 @@
-"""Checks of a task: the problem that it gives, the truth that it keeps, and how the two agree."""
+"""Checks of a task: its problem, its truth, and whether the two agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gwfbench.protocol import Instance
 from gwfbench.rng import Streams
 from gwfbench.runs.order import Order
 
-SECONDS = 60.0  # most that the small copy may take to build and draw, on a busy machine
+SECONDS = 60.0  # limit for building and drawing from the small copy, on a busy machine
 
 
 def build(subject: Subject, seeds: tuple[int, ...] = SEEDS, dtype: torch.dtype = torch.float32) -> Instance:
@@ -32,17 +32,20 @@ def build(subject: Subject, seeds: tuple[int, ...] = SEEDS, dtype: torch.dtype =
 
 
 def gives_what_it_offers(subject: Subject) -> None:
-    """The problem's infos are those of `offers`, P_0 among them; times grow; metrics are known."""
+    """The problem's infos are those of `offers`, including P_0; times increase; metrics are known."""
     instance = build(subject)
     problem, offers = instance.problem, subject.cls.offers
     got, wanted = (sorted(info.__name__ for info in infos) for infos in ({type(i) for i in problem.infos}, offers))
     expect(got == wanted, f"a problem with {', '.join(got)}", f"its offers {', '.join(wanted)}", "make them equal")
-    expect(Initial in offers, "no Initial among offers", "P_0, from which every flow starts", "add Initial")
-    expect(len(problem.infos) == len(offers), "an info twice", "one of each type", "drop one")
+    expect(Initial in offers, "no Initial among offers", "P_0, where every flow starts", "add Initial")
+    expect(len(problem.infos) == len(offers), "an info twice", "one of each type", "remove one")
     times = problem.times
     good = bool(times) and all(a < b for a, b in zip((0.0, *times), times, strict=False))
     expect(
-        good and (all(map(math.isfinite, times)) or times == (math.inf,)), f"times {times}", "increasing", "sort them"
+        good and (all(map(math.isfinite, times)) or times == (math.inf,)),
+        f"times {times}",
+        "increasing times",
+        "sort them",
     )
     good = isinstance(problem.shape, tuple) and all(type(size) is int and size > 0 for size in problem.shape)
     expect(good and len(problem.shape) in (1, 3), f"shape {problem.shape}", "(d,) or (c, h, w)", "see Problem")
@@ -58,7 +61,7 @@ def gives_what_it_offers(subject: Subject) -> None:
 def _points(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, what: str) -> None:
     got, wanted = f"{tuple(x.shape)} {x.dtype}", f"{shape} {dtype}"
     expect(got == wanted, f"{what} gives {got}", wanted, "seeds first, in the precision of the streams")
-    expect(bool(x.isfinite().all()), f"{what} is not finite", "finite points", "see its formula")
+    expect(bool(x.isfinite().all()), f"{what} is not finite", "finite points", "check its formula")
 
 
 def _field(value: Tensor, x: Tensor, what: str) -> None:
@@ -67,11 +70,11 @@ def _field(value: Tensor, x: Tensor, what: str) -> None:
 
 
 def truth_draws_what_it_says(subject: Subject) -> None:
-    """Draws have their shape and precision, and mean and covariance where the truth knows them (5 standard errors)."""
+    """Draws have the right shape and precision, and the truth's mean (within 5 standard errors) if it is known."""
     instance = build(subject)
     problem, truth = instance.problem, instance.truth
     if truth.draw is None:
-        raise Skipped("nobody knows this task's truth")
+        raise Skipped("this task has no ground truth")
     n, d = min(2000, truth.limit or 2000), math.prod(problem.shape)
     for index in (0, len(problem.times) - 1):
         x = truth.draw(index, n, Streams(SEEDS).fork("x"))
@@ -79,16 +82,16 @@ def truth_draws_what_it_says(subject: Subject) -> None:
         if truth.log_prob is not None:
             value = truth.log_prob(index, x)
             _field(value, x, "the truth's log_prob")
-            expect(bool(value.isfinite().all()), "a draw of density zero", "finite log-densities", "see its support")
+            expect(bool(value.isfinite().all()), "a draw of density zero", "finite log-densities", "check its support")
         if truth.score is not None:
             _points(truth.score(index, x), tuple(x.shape), torch.float32, "the truth's score")
         if truth.energy is not None:
-            expect(tuple(truth.energy(index).shape) == (3,), "energy not (S,)", "(S,)", "one for each seed")
+            expect(tuple(truth.energy(index).shape) == (3,), "energy not (S,)", "(S,)", "give one value per seed")
         if truth.moments is not None:
             mean, covariance = truth.moments(index)
             got = tuple(mean.shape), tuple(covariance.shape), mean.dtype, covariance.dtype
             wanted = (3, d), (3, d, d), torch.float64, torch.float64
-            expect(got == wanted, f"moments {got}", str(wanted), "float64 always")
+            expect(got == wanted, f"moments {got}", str(wanted), "use float64 always")
             se = covariance.diagonal(dim1=-2, dim2=-1).sqrt() / n**0.5
             off = float(((x.flatten(2).double().mean(1) - mean).abs() / se).max())
             expect(
@@ -97,7 +100,7 @@ def truth_draws_what_it_says(subject: Subject) -> None:
 
 
 def draws_go_on(subject: Subject) -> None:
-    """Two draws from one stream are other points: a fork by name inside a draw would give the first ones again."""
+    """Two draws from one stream give different points. (A fork by name inside a draw would repeat the first ones.)"""
     problem = build(subject).problem
     for info in problem.infos:
         if isinstance(info, Initial | TargetSamples):
@@ -107,14 +110,14 @@ def draws_go_on(subject: Subject) -> None:
             what = f"{type(info).__name__}.draw"
             expect(
                 share < 0.5,
-                f"{share:.0%} of the points of a second {what} are those of the first",
+                f"{share:.0%} of the points of a second {what} repeat the first",
                 "new points at each call",
-                "draw from the streams given, not from a fork of them",
+                "draw from the given streams, not from a fork of them",
             )
 
 
 def twice_is_the_same(subject: Subject) -> None:
-    """Built again, under other global random states, it gives the same bits; the process is left as it was."""
+    """Built again, under other global random states, it gives the same bits. The process is left unchanged."""
 
     def sample() -> list[Tensor]:
         instance = build(subject)
@@ -130,7 +133,7 @@ def twice_is_the_same(subject: Subject) -> None:
 
 
 def seeds_do_not_see_each_other(subject: Subject) -> None:
-    """A seed's problem and draws do not depend on the seeds beside it, and differ from theirs."""
+    """A seed's problem and draws do not depend on the other seeds, and differ from theirs."""
     among = _draws(build(subject, dtype=torch.float64), SEEDS)
     for row, seed in enumerate(SEEDS):
         alone = _draws(build(subject, (seed,), torch.float64), (seed,))
@@ -138,12 +141,15 @@ def seeds_do_not_see_each_other(subject: Subject) -> None:
             gap = float((x[row] - alone[what][0]).abs().max())
             expect(gap <= 1e-8, f"{what} of seed {seed} differs by {gap:.1e} alone", "the same", "fork by name")
             expect(
-                not torch.allclose(x[row], x[row - 1]), f"{what} is the same for two seeds", "own draws", "use `rng`"
+                not torch.allclose(x[row], x[row - 1]),
+                f"{what} is the same for two seeds",
+                "different draws per seed",
+                "use `rng`",
             )
 
 
 def _draws(instance: Instance, seeds: tuple[int, ...]) -> dict[str, Tensor]:
-    """50 points a seed of every law that can be drawn."""
+    """50 points per seed of every law that can be drawn."""
     rng = Streams(seeds, dtype=torch.float64)
     found = {"P_0": instance.problem[Initial].draw(50, rng.fork("start"))}
     if instance.truth.draw is not None:
@@ -176,20 +182,20 @@ def scores_are_gradients(subject: Subject) -> None:
                 y = x.clone().requires_grad_()
                 (gradient,) = torch.autograd.grad(log_prob(y).sum(), y)
             gap, size = float((gradient - score(x)).abs().max()), float(gradient.abs().max())
-            expect(gap <= 1e-8 * (1 + size), f"{what} score is off by {gap:.1e}", "the gradient", "see its formula")
+            expect(gap <= 1e-8 * (1 + size), f"{what} score is off by {gap:.1e}", "the gradient", "check its formula")
 
 
 def density_has_mass_one(subject: Subject) -> None:
     """The truth's log_prob is normalised: by importance sampling in up to three dimensions (6 standard errors).
 
-    Proposals: half Gaussians of a quarter of the draws' deviation around 200 draws, half of the whole one.
+    The proposals are Gaussians around 200 draws: half with a quarter of the draws' deviation, half with all of it.
     """
     instance = build(subject, (7,), torch.float64)
     truth, (d, *rest) = instance.truth, instance.problem.shape
     if truth.draw is None or truth.log_prob is None:
         raise Skipped("its truth has no draws or no density")
     if rest or d > 3:
-        raise Skipped(f"in {math.prod(instance.problem.shape)} dimensions that would be dear")
+        raise Skipped(f"in {math.prod(instance.problem.shape)} dimensions this is too expensive")
     rng, index, n = Streams((7,), dtype=torch.float64).fork("mass"), len(instance.problem.times) - 1, 20_000
     centers = truth.draw(index, 200, rng.fork("centers"))[0]
     widths = centers.std() * torch.tensor([0.25, 1.0], dtype=torch.float64)
@@ -201,12 +207,12 @@ def density_has_mass_one(subject: Subject) -> None:
     weights = (truth.log_prob(index, x[None])[0] - proposal).exp()
     mass, se = float(weights.mean()), float(weights.std()) / n**0.5
     if se > 0.05:
-        raise Skipped(f"importance sampling is too rough here: mass {mass:.2f}, standard error {se:.2f}")
+        raise Skipped(f"importance sampling is too inaccurate here: mass {mass:.2f}, standard error {se:.2f}")
     expect(abs(mass - 1) <= 6 * se + 1e-3, f"mass {mass:.4f}, standard error {se:.4f}", "1", "normalise Truth.log_prob")
 
 
 def controls_bracket_it(subject: Subject) -> None:
-    """By the headline metric, exact draws of the truth are better than the law that never moves."""
+    """By the headline metric, exact draws of the truth beat the law that never moves."""
     task, values = lean(subject.small), {}
     for name in ("exact", "still"):
         (run,) = execute(Job(task, CONTROLS[name], (3,)), Setting("check"), lambda *_: None)
@@ -214,18 +220,18 @@ def controls_bracket_it(subject: Subject) -> None:
             raise Skipped(f"{name}: {run.reason}")
         expect(run.status == "ok", f"{name}: status {run.status}: {run.reason}", "status ok", "see the reason")
         points = [point for point in run.rows if point.metric == task.metrics[0] and point.value is not None]
-        expect(bool(points), f"{name}: no value of {task.metrics[0]}", "a finite one", "see what the metric needs")
+        expect(bool(points), f"{name}: no value of {task.metrics[0]}", "a finite value", "see what the metric needs")
         values[name] = (points[-1].value or 0.0) * (-1 if points[-1].better == "higher" else 1)
     expect(
         values["still"] > values["exact"],
         f"{task.metrics[0]}: exact {values['exact']:.3g}, still {values['still']:.3g}",
         "exact better than still",
-        "compare Truth.draw with what the metric compares to",
+        "compare Truth.draw with the law that the metric compares to",
     )
 
 
 def can_be_ordered(subject: Subject) -> None:
-    """With every method that fits, and with the controls; `exact_jko` where symkl_jko is among the metrics."""
+    """It can be run with every method that fits and with the controls, `exact_jko` included if it has symkl_jko."""
     methods = registry.plugins("method").values()
     fitting = [other.name for other in methods if registry.fits(subject.plugin, other) and _usable(other)]
     order = Order.read([subject.text], fitting or ["still"], 2)
@@ -237,13 +243,13 @@ def can_be_ordered(subject: Subject) -> None:
 def _usable(plugin: registry.Plugin) -> bool:
     try:
         plugin.load()
-    except UserError:  # a method that is broken is not this task's fault
+    except UserError:  # a broken method is not this task's fault
         return False
     return True
 
 
 def small_copy_is_quick(subject: Subject) -> None:
-    """Its smoke fields give a copy that is built and drawn from in seconds."""
+    """The copy with its smoke fields is built and drawn from within a minute."""
     start = time.perf_counter()
     instance = build(subject, (7,))
     instance.problem[Initial].draw(1000, Streams((7,)))

@@ -1,4 +1,4 @@
-"""A method on a task, run as the runner does but watched: its laws, its points, and what it does to the process."""
+"""A method on a task, run step by step: its laws, its points, and its side effects on the process."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.info import Initial
 from gwfbench.plugins import registry
-from gwfbench.plugins.discovery import CHOICE
-from gwfbench.protocol import Drawn, Marginal, Problem, Pushed
+from gwfbench.protocol import Drawn, Marginal, Problem, Pushed, setting
 from gwfbench.rng import Streams
 from gwfbench.store.record import Run
 
 SEEDS = (2, 7, 11)
-POINTS = 64  # a seed, pushed along or drawn
+POINTS = 64  # per seed, pushed along or drawn
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A plug-in as a user typed it, and its small copy: the `smoke` fields, but for those that were typed."""
+    """A plug-in as the user typed it, and its small copy, with the `smoke` fields except for those that were typed."""
 
     plugin: registry.Plugin
     text: str
@@ -43,7 +42,7 @@ class Subject:
         """From `name:key=value`.
 
         Raises:
-            UserError: there is none of that name, or it is unavailable.
+            UserError: there is no plug-in of that name, or it is unavailable.
         """
         plugin = registry.find(kind, registry.head(text))
         plugin.load()
@@ -65,7 +64,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Step:
-    """A law, the points that it gave, and whether gradients were on when it was yielded."""
+    """A law, its points, and whether gradients were on when it was yielded."""
 
     law: Marginal
     cloud: Tensor
@@ -75,7 +74,7 @@ class Step:
 
 @dataclass
 class Trial:
-    """One pair, and its runs so far: checks share them."""
+    """One pair of a task and a method, and its runs so far, which checks share."""
 
     task: Subject
     method: Subject
@@ -84,17 +83,17 @@ class Trial:
 
     @property
     def company(self) -> tuple[int, ...]:
-        """The seeds that the method may train at once."""
+        """The seeds that the method can train at once."""
         return SEEDS if self.method.cls.seeds == "batched" else SEEDS[1:2]
 
     def problem(self, seeds: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Problem:
-        """All that the task's small copy gives."""
+        """The problem of the task's small copy."""
         return self.task.small.build(Streams(seeds, dtype=dtype).fork("task")).problem
 
     def steps(
         self, seeds: tuple[int, ...] = (7,), dtype: torch.dtype = torch.float32, nudge: float = 0.0, again: int = 0
     ) -> list[Step]:
-        """The laws of a whole run of the small copies; `again` tells runs of the same apart."""
+        """The laws of a whole run of the small copies. Another `again` repeats a run."""
         key = (seeds, dtype, nudge, again)
         if key not in self._kept:
             self._kept[key] = list(self.walk(seeds, dtype, nudge))
@@ -108,18 +107,18 @@ class Trial:
         states: bool = False,
         after: tuple[int, Tensor, Mapping[str, Any]] | None = None,
     ) -> Iterator[Step]:
-        """Step by step. The method gets only the infos that it names, with P_0's draws times 1 + nudge.
+        """A run, step by step. The method gets only the infos that it declares, with P_0's draws times 1 + nudge.
 
         Args:
-            states: ask each law for its state.
-            after: go on from this many laws, their points and the method's state.
+            states: whether to ask each law for its state.
+            after: where to resume: the number of laws so far, the points and the method's state.
         """
         streams = Streams(seeds, dtype=dtype)
         whole = self.problem(seeds, dtype)
         start = whole[Initial]
         nudged = replace(start, draw=lambda n, rng: (1 + nudge) * start.draw(n, rng))
         infos = (nudged if info is start and nudge else info for info in whole.infos)
-        named = self.method.cls.needs | getattr(self.method.cls, CHOICE, frozenset())
+        named = self.method.cls.needs | setting(self.method.cls, "one_of")
         seen = replace(whole, infos=tuple(info for info in infos if type(info) in named))
         rng, number, cloud = streams.fork("method"), 0, (1 + nudge) * start.draw(POINTS, streams.fork("start"))
         if after is None:
@@ -140,7 +139,7 @@ class Trial:
             yield Step(law, cloud, gradients, state)
 
     def execute(self, method: Any, budget: Budget | None = None, points: int = 1024) -> Run:
-        """The real runner's run of one seed, on the small task judged by its headline metric on few points."""
+        """A run of one seed by the real driver, on the small task, judged by its headline metric on few points."""
         key = (repr(method), budget, points)
         if key not in self._ended:
             job = Job(lean(self.task.small, points), method, (7,), budget=budget or Budget())
@@ -149,16 +148,16 @@ class Trial:
 
 
 def points(law: Marginal, cloud: Tensor, noise: Streams) -> Tensor:
-    """The law's points: the cloud pushed on, or as many drawn.
+    """The law's points: the cloud pushed one step, or fresh draws.
 
     Raises:
-        Failed: it is no law.
+        Failed: it is not a law.
     """
     expect(
         isinstance(law, Drawn | Pushed),
         f"fit yielded a {type(law).__name__}",
         "Drawn or Pushed of gwfbench.protocol",
-        "yield a law each time that it has moved on",
+        "yield a law after each step",
     )
     if isinstance(law, Pushed):
         return law.push(cloud, noise)
@@ -166,7 +165,7 @@ def points(law: Marginal, cloud: Tensor, noise: Streams) -> Tensor:
 
 
 def lean(task: Any, points: int | None = None) -> Any:
-    """The task, judged by its headline metric alone (and those that only it has), on fewer points."""
+    """The task, judged only by its headline metric and its own metrics, on fewer points."""
     cls = type(task)
     changes = {
         "metrics": cls.metrics[:1],
@@ -178,7 +177,7 @@ def lean(task: Any, points: int | None = None) -> Any:
 
 
 def surroundings() -> dict[str, Any]:
-    """What a plug-in must leave as it was, in comparable values."""
+    """The global state that a plug-in must leave unchanged, as comparable values."""
     return {
         "PyTorch's global random state": torch.get_rng_state().numpy().tobytes(),
         "NumPy's global random state": str(np.random.get_state()),  # noqa: NPY002
@@ -193,10 +192,10 @@ def surroundings() -> dict[str, Any]:
 
 
 def unchanged(what: Callable[[], object]) -> None:
-    """Call it.
+    """Call a function.
 
     Raises:
-        Failed: it left the process other than it was.
+        Failed: it has changed the global state of the process.
     """
     before = surroundings()
     what()
@@ -204,14 +203,14 @@ def unchanged(what: Callable[[], object]) -> None:
     expect(
         not changed,
         f"it changed {', '.join(changed)}",
-        "the process as it was",
-        "draw from `rng`; make tensors like those given, and use no global setting",
+        "an unchanged process",
+        "draw from `rng`; create tensors like the given ones, and change no global setting",
     )
 
 
 @contextmanager
 def other_luck() -> Iterator[None]:
-    """Other states of all global random generators, for the block."""
+    """Change the states of all global random generators for the block."""
     kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     for draw in (lambda: torch.rand(1), np.random.random, random.random):
         draw()

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("what", metavar="method:NAME | task:NAME")
-@click.option("--task", "tasks", multiple=True, help="Check a method beside this task alone (repeatable).")
-@click.option("--method", "methods", multiple=True, help="Check a task beside this method alone (repeatable).")
+@click.option("--task", "tasks", multiple=True, help="Check a method with this task only (repeatable).")
+@click.option("--method", "methods", multiple=True, help="Check a task with this method only (repeatable).")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def check(what: str, tasks: tuple[str, ...], methods: tuple[str, ...], form: str) -> None:
-    """Whether a method or task keeps the protocol's promises, with its smoke fields, beside all that fit.
+    """Check that a method or task keeps the protocol's promises, with its smoke fields and every partner that fits.
 
-    NAME is as in `run`, with :key=value. Exit code: 0 if nothing failed, 1 if something did, 2 for a mistake in the
-    command.
+    NAME may have fields, as in `run`: NAME:key=value. Exit code: 0 if nothing failed, 1 if something did, 2 if the
+    command is wrong.
     """
     from gwfbench.errors import require
 
     kind, _, name = what.partition(":")
-    if kind in ("task", "method") and name:  # a typing error need not wait for torch
+    if kind in ("task", "method") and name:  # report a typing error before torch is loaded
         registry.find(kind, registry.head(name))
     require(
         not (tasks if kind == "task" else methods),
         f"check {what} --{kind}",
-        "--task beside a method, --method beside a task",
-        "leave it out",
+        "--task with a method, or --method with a task",
+        f"leave --{kind} out",
     )
     from dataclasses import asdict
 
@@ -49,7 +49,7 @@ def check(what: str, tasks: tuple[str, ...], methods: tuple[str, ...], form: str
 
 
 def _line(outcome: Outcome) -> str:
-    where = f"{outcome.plugin} beside {outcome.partner}" if outcome.partner else outcome.plugin
+    where = f"{outcome.plugin} with {outcome.partner}" if outcome.partner else outcome.plugin
     head = f"{outcome.status:7} {where}: {outcome.check}"
     if outcome.status == "skipped":
         return f"{head}: {outcome.got}"

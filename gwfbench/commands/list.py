@@ -14,11 +14,11 @@ from gwfbench.plugins import registry
 
 
 @click.command("list")
-@click.option("--task", help="Show one task: its fields, and the methods that fit.")
-@click.option("--method", help="Show one method: its fields, and the tasks that it fits.")
+@click.option("--task", help="Show one task, its fields and the methods that fit it.")
+@click.option("--method", help="Show one method, its fields and the tasks that it fits.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "bibtex"]), default="table", show_default=True)
 def list_(task: str | None, method: str | None, form: str) -> None:
-    """Tasks, methods, their fields, and which pairs are valid."""
+    """Show tasks, methods, their fields, and which of them fit together."""
     tasks = [registry.find("task", task)] if task else list(registry.plugins("task").values())
     methods = [registry.find("method", method)] if method else list(registry.plugins("method").values())
     if task and not method:
@@ -39,22 +39,36 @@ def list_(task: str | None, method: str | None, form: str) -> None:
     console.print(_listing("methods", "needs", [(m, tasks) for m in methods]))
     for plugin in [*tasks, *methods]:
         if plugin.fields:
-            rows = [[f.name, f.type, f.default, f.doc] for f in plugin.fields]
-            console.print(_table(f"fields of {plugin.kind} {plugin.name}", ["field", "type", "default", "what"], rows))
+            rows = [[f.name, _values(f), _typed(f.default), f.doc] for f in plugin.fields]
+            head = ["field", "values", "default", "meaning"]
+            console.print(_table(f"fields of {plugin.kind} {plugin.name}", head, rows))
     console.print(
-        f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Configure with name:key=value,key=value.",
+        f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Set fields with name:key=value,key=value.",
         style="dim",
     )
 
 
 def _bibliography(plugins: Iterable[registry.Plugin]) -> list[str]:
-    """What to cite for these, each entry once."""
+    """The BibTeX entries of these plug-ins, each once."""
     found: dict[str, str] = {}
     for plugin in plugins:
         if not plugin.problem:
             for entry in re.split(r"(?m)^(?=@)", plugin.load().reference):
                 found.setdefault(entry.partition(",")[0], entry.strip())
     return [entry for entry in found.values() if entry]
+
+
+def _values(field: registry.FieldText) -> str:
+    """What a field may be: `int, at least 1`, `float or none, a positive number`, or its choices."""
+    kind = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), field.type).replace(
+        " | None", " or none"
+    )
+    return f"{kind}, {field.range}" if field.range else kind
+
+
+def _typed(default: str) -> str:
+    """A default as one would type it on the command line."""
+    return {"None": "none", "True": "true", "False": "false"}.get(default, default.strip("'\""))
 
 
 def _partners(plugin: registry.Plugin, others: list[registry.Plugin]) -> list[str]:
@@ -76,7 +90,7 @@ def _listing(title: str, verb: str, rows: list[tuple[registry.Plugin, list[regis
                     " ".join(_partners(plugin, others)),
                 ]
             )
-    return _table(title, ["name", "what", verb, "fits"], body)
+    return _table(title, ["name", "summary", verb, "fits"], body)
 
 
 def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, Any]:
@@ -90,7 +104,9 @@ def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, 
         verb: sorted(plugin.capabilities),
         **({"one_of": sorted(plugin.one_of)} if plugin.one_of else {}),
         "fits": _partners(plugin, others),
-        "fields": {f.name: {"type": f.type, "default": f.default, "doc": f.doc} for f in plugin.fields},
+        "fields": {
+            f.name: {"type": f.type, "range": f.range, "default": f.default, "doc": f.doc} for f in plugin.fields
+        },
     }
 
 

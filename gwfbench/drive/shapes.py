@@ -14,10 +14,8 @@ from torch import Tensor
 
 from gwfbench.budget import Budget
 from gwfbench.info import Draw, Field, Info, Initial, InteractionEnergy, LogDensity, TargetSamples
-from gwfbench.protocol import Drawn, Marginal, Method, Problem, Pushed, Resumable, State
+from gwfbench.protocol import Drawn, Marginal, Method, Problem, Pushed, Resumable, State, setting
 from gwfbench.rng import Streams
-
-SHAPES = "shapes"  # a method's further class variable, if it has it: "vectors" or "any"
 
 
 def laws(
@@ -25,7 +23,7 @@ def laws(
 ) -> Iterator[Marginal]:
     """The laws of `fit`, or of `resume` from a state, in the problem's own shape."""
     shape = problem.shape
-    plain = len(shape) == 1 or getattr(method, SHAPES, "vectors") == "any"
+    plain = len(shape) == 1 or setting(method, "shapes") == "any"
     if not plain:
         infos = tuple(_flat(info, shape) for info in problem.infos)
         problem = replace(problem, shape=(math.prod(shape),), infos=infos)

@@ -57,7 +57,7 @@ class Objective:
         critic_loss: what the critic descends.
         generator_loss: what the generator descends; D at real points is cut from the gradient there.
         constant: F is its difference to the least critic loss.
-        head: D from the network's output (S, n, outputs) and the latent points beside it, (S, n, latent).
+        head: D from the network's output (S, n, outputs) and the latent points, (S, n, latent).
         reals: whether the generator's loss depends on D at real points.
         outputs: of the network: one, an embedding's, or as many as there are latent coordinates.
         scaled: both losses are divided by 1 + 10 E_p |grad D|^2 (Arbel et al. 2018).

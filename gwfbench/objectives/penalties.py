@@ -1,6 +1,6 @@
 """Gradient penalties of critics, and the critic at both laws in as few passes as they allow.
 
-g(x) is the gradient at x of the *sum* of the critic's outputs, not a Jacobian's norm; no factor 1/2 but r3gan's:
+g(x) is the gradient at x of the *sum* of the critic's outputs, not a Jacobian's norm; no factor 1/2 except for r3gan's:
 
     real           E |g(y)|^2 at real points                     R1; Mescheder et al. 2018, with half this weight
     interpolated   E |g(u y + (1 - u) x)|^2, u ~ U[0, 1]         centred at 0; Caucheteux et al. 2026, their code
@@ -59,7 +59,7 @@ def _sloped(critic: Field, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def jacobian_norm(critic: Field, points: Tensor, rng: Streams) -> Tensor:
-    """E |grad D|^2, squared Frobenius norms of Jacobians, with one random direction a point: unbiased; (S,)."""
+    """E |grad D|^2, squared Frobenius norms of Jacobians, with one random direction per point: unbiased; (S,)."""
     leaf = points.detach().requires_grad_()
     outputs = critic(leaf)
     signs = 2 * rng.integers(2, *outputs.shape[1:]).to(outputs) - 1

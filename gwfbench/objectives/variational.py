@@ -2,8 +2,8 @@
 
     F(P) = sup_h { E_P[A_h(y)] - B(h) },   dF/dP = A_h at the best h
 
-Gamma is a law that can be drawn: a proposal, or the target. Critic values are (S, n); results (S, n), or one
-number a seed, (S,). A target or a proposal whose density is known adds its logarithm to A outside.
+Gamma is a law that can be drawn: a proposal, or the target. Critic values are (S, n); results are (S, n), or one number
+per seed, (S,). A target or a proposal whose density is known adds its logarithm to A outside.
 
     energy       A_h                       - B                           Gamma     best h
     kl           log h                     1 - E[h]                      mu        dP/dmu        Corollary 3.3
@@ -21,12 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gwfbench.info import Field
+from gwfbench.info import Field, Info, InteractionEnergy, InternalEnergy, LogDensity, TargetSamples
 
 KNEE = 0.3  # of `squared`: the raw output below which it leaves the parabola
 LEAST = 1e-12  # of a positive critic inside a logarithm; below it the critic's gradient is cut
@@ -58,7 +59,7 @@ class Energy:
         return -self.bound(h_y, h_z) / self.scale
 
     def map_loss(self, h_y: Tensor) -> Tensor:
-        """What the map descends beside the transport cost, (S,)."""
+        """What the map descends in addition to the transport cost, (S,)."""
         return self.rate(h_y).mean(1)
 
 
@@ -80,6 +81,13 @@ def exp_minus_one(raw: Tensor) -> Tensor:
 def plain(raw: Tensor) -> Tensor:
     """The critic itself: a logarithm of a ratio, of any sign."""
     return raw
+
+
+HEADS: dict[str, tuple[Field, float]] = {  # h from the critic's raw output, and the raw output at which h = 1
+    "squared": (squared, 1.0),
+    "exp1": (exp_minus_one, TOP / 3 * math.log(math.log(2) / (TOP - math.log(2)))),
+    "plain": (plain, 0.0),  # log h, so h = 1 at 0
+}
 
 
 def log_h(h: Tensor) -> Tensor:
@@ -109,6 +117,35 @@ def entropy(m: float, weight: float, volume: Tensor) -> Energy:
     )
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a method must know of an energy.
+
+    Args:
+        needs: what the task offers.
+        bound: None: `entropy` of the task's internal energy; or, without heads, nothing.
+        heads: names of heads of its critic, the default first; empty: it has no critic.
+        map: default network of the map.
+        starts: whether a density of P tells dF/dP.
+    """
+
+    needs: type[Info]
+    bound: Energy | None = None
+    heads: tuple[str, ...] = ()
+    map: Literal["prelu", "icnn"] = "prelu"
+    starts: bool = False
+
+
+TABLE = {  # the first that the task offers is the default
+    "kl": Row(LogDensity, KL, ("squared", "exp1"), starts=True),
+    "entropy": Row(InternalEnergy, None, ("exp1", "squared"), "icnn", starts=True),
+    "js": Row(TargetSamples, JS, ("plain",)),
+    "kl_samples": Row(TargetSamples, KL, ("exp1", "squared")),
+    "kl_dv": Row(TargetSamples, KL_DV, ("plain",)),
+    "interaction": Row(InteractionEnergy),
+}
+
+
 def pair_energy(kernel: Field, x: Tensor, y: Tensor, partners: int) -> Tensor:
     """E[W(X - Y)] for independent X and Y, by an incomplete U-statistic: x_i with y_{i+1} ... y_{i+partners}; (S,).
 
@@ -122,10 +159,10 @@ def pair_energy(kernel: Field, x: Tensor, y: Tensor, partners: int) -> Tensor:
 def force(kernel: Field, x: Tensor, y: Tensor) -> Tensor:
     """grad(W * P)(x) with the points y (S, m, d) for P, (S, n, d), by autograd, block by block of pairs."""
     rows = max(1, PAIRS // (y.shape[0] * y.shape[1]))
-    found = []
+    forces = []
     for part in x.detach().split(rows, 1):
         with torch.enable_grad():
             leaf = part.clone().requires_grad_()
             pairs = kernel((leaf[:, :, None] - y[:, None]).flatten(1, 2))
-            found += torch.autograd.grad(pairs.sum() / y.shape[1], leaf)
-    return torch.cat(found, 1)
+            forces += torch.autograd.grad(pairs.sum() / y.shape[1], leaf)
+    return torch.cat(forces, 1)

@@ -1,1 +1,1 @@
-"""From names to classes: which tasks and methods there are, and how they are configured."""
+"""From names to classes: the available tasks and methods, and how they are configured."""

@@ -1,8 +1,8 @@
-"""Where plug-ins come from, and what their source says of them, read as text: nothing is imported.
+"""Where plug-ins come from, and what their source code says of them. The source is read as text; nothing is imported.
 
-Three places: the files of tasks/ and baselines/; the entry points of installed packages; single files named in the
-environment variable GWFBENCH_PLUGINS (`--plugin` sets it), which child processes and cluster jobs inherit. One file
-holds one plug-in of a kind: the dataclass with the class variable `offers` (a task) or `needs` (a method).
+There are three places: the files of tasks/ and baselines/; the entry points of installed packages; and single files
+listed in the environment variable GWFBENCH_PLUGINS (set by `--plugin`), which child processes and cluster jobs inherit.
+A file contains one plug-in of a kind: the dataclass with the class variable `offers` (a task) or `needs` (a method).
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from gwfbench import fields as ranges
 from gwfbench.errors import UserError, require
 
 Kind = Literal["task", "method"]
 FILES = "GWFBENCH_PLUGINS"  # paths, separated as those of PATH
 HOME = "gwfbench_plugins"  # the package that single files are modules of, and so may import their neighbours from
 CAPABILITY: dict[Kind, str] = {"task": "offers", "method": "needs"}
-CHOICE = "one_of"  # a method's further class variable, if it has it: infos of which it needs one, and chooses
 VARIABLES: dict[Kind, frozenset[str]] = {
     "task": frozenset({"offers", "metrics", "points", "version", "reference", "smoke"}),
     "method": frozenset({"needs", "clock", "seeds", "version", "reference", "smoke"}),
@@ -36,26 +37,27 @@ _VERB: dict[Kind, str] = {"task": "build", "method": "fit"}
 
 @dataclass(frozen=True)
 class FieldText:
-    """A field of a plug-in as its source has it."""
+    """A field of a plug-in as written in its source."""
 
     name: str
-    type: str
+    type: str  # without its range
+    range: str  # in words; empty if none is declared
     default: str
     doc: str
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A task or method that can be named, read without importing it."""
+    """A task or method that can be named, as read from its source."""
 
     name: str
     kind: Kind
     module: str
     cls: str
-    origin: str  # the distribution or the file that brings it
+    origin: str  # the distribution or file that it comes from
     summary: str = ""
-    capabilities: frozenset[str] = frozenset()  # names of info types that it offers or needs
-    one_of: frozenset[str] = frozenset()  # of these a method needs at least one; none: no more than `capabilities`
+    capabilities: frozenset[str] = frozenset()  # names of the info types that it offers or needs
+    one_of: frozenset[str] = frozenset()  # info types of which a method needs at least one; may be empty
     fields: tuple[FieldText, ...] = ()
     problem: str = ""  # why it can't be used; empty if it can
 
@@ -63,22 +65,24 @@ class Plugin:
         """Import the class.
 
         Raises:
-            UserError: the plug-in is broken; the reason is in it.
+            UserError: the plug-in is broken; the message gives the reason.
         """
         if self.problem:
             raise UserError(
                 f"{self.kind} '{self.name}' of {self.origin} is unavailable: {self.problem}",
                 f"a dataclass with the class variable {CAPABILITY[self.kind]}",
-                f"mend or uninstall {self.origin}",
+                f"fix or uninstall {self.origin}",
             )
         try:
-            return getattr(importlib.import_module(self.module), self.cls)
-        except (Exception, SystemExit) as error:  # whatever a stranger's module does when imported
+            cls = getattr(importlib.import_module(self.module), self.cls)
+        except (Exception, SystemExit) as error:  # whatever a third-party module does when imported
             raise UserError(
                 f"{self.kind} '{self.name}' of {self.origin} can't be imported: {type(error).__name__}: {error}",
                 f"module {self.module} with class {self.cls}",
-                "install what it imports, or mend it",
+                f"install the packages that it imports, or fix {self.module}",
             ) from error
+        ranges.give_name(cls, self.name)
+        return cls
 
 
 def own(kind: Kind) -> Iterator[Plugin]:
@@ -105,26 +109,26 @@ def foreign(kind: Kind) -> Iterator[Plugin]:
 
 
 def add_files(paths: Iterable[Path]) -> None:
-    """Name these single files in the environment of this process and of those that it starts.
+    """Add single files to GWFBENCH_PLUGINS, for this process and its children.
 
     Raises:
-        UserError: one is not a file whose name can be a Python module's.
+        UserError: one is not a Python file whose name is a valid module name.
     """
     known = [part for part in os.environ.get(FILES, "").split(os.pathsep) if part]
     for path in paths:
-        require(path.is_file(), f"--plugin {path}: there is no such file", "a Python file", "check the path")
+        require(path.is_file(), f"--plugin {path}: no such file", "a Python file", "check the path")
         require(
             path.suffix == ".py" and path.stem.isidentifier() and os.pathsep not in str(path.absolute()),
             f"--plugin {path}",
-            "a file whose name is that of a Python module, such as my_method.py",
-            "rename it: its name is what --task or --method takes",
+            "a Python file with a valid module name, such as my_method.py",
+            "rename it; --task or --method then takes its name",
         )
         known.append(str(path.resolve()))
     os.environ[FILES] = os.pathsep.join(dict.fromkeys(known))
 
 
 def single(kind: Kind) -> Iterator[Plugin]:
-    """The files named in GWFBENCH_PLUGINS; one that is neither task nor method is a method with a problem."""
+    """The files listed in GWFBENCH_PLUGINS. One that is neither a task nor a method is listed as a broken method."""
     paths = [Path(part) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
     if not paths:
         return
@@ -157,39 +161,39 @@ def _locate(module: str) -> Path | None:
 
 
 def _read(kind: Kind, name: str, module: str, cls: str | None, path: Path, origin: str) -> Plugin:
-    """What the source says of a plug-in; a broken file is a plug-in with a problem, not an exception."""
+    """A plug-in as its source describes it; a broken file gives a plug-in with a problem, not an exception."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError, OSError, RecursionError, MemoryError) as error:
         return Plugin(name, kind, module, cls or "", origin, problem=f"{type(error).__name__}: {error}")
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and (cls is None or node.name == cls):
-            capabilities = _capabilities(node, CAPABILITY[kind])
-            if capabilities is not None:
+            declared = variables(node)
+            if CAPABILITY[kind] in declared:
                 summary = (ast.get_docstring(tree) or ast.get_docstring(node) or "").partition("\n")[0]
-                texts = tuple(_fields(node))
+                texts = tuple(_fields(node, variables(tree)))
                 why = _missing(kind, node) or _not_installed(tree)
-                choice = _capabilities(node, CHOICE) or frozenset()
-                return Plugin(name, kind, module, node.name, origin, summary, capabilities, choice, texts, why)
+                needed, choice = (_infos(declared.get(variable)) for variable in (CAPABILITY[kind], "one_of"))
+                return Plugin(name, kind, module, node.name, origin, summary, needed, choice, texts, why)
     missing = f"{path.name} has no class {cls or ''} with the class variable {CAPABILITY[kind]}".replace("  ", " ")
     return Plugin(name, kind, module, cls or "", origin, problem=missing)
 
 
+def variables(node: ast.ClassDef | ast.Module) -> dict[str, ast.expr | None]:
+    """What the body of a class or module assigns to names, with or without annotation; None: annotated only."""
+    found: dict[str, ast.expr | None] = {}
+    for line in node.body:
+        if isinstance(line, ast.Assign | ast.AnnAssign):
+            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+            found |= {target.id: line.value for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
 def _missing(kind: Kind, node: ast.ClassDef) -> str:
-    """What every plug-in of the kind has and this class has not, in words; a class with bases may inherit it."""
+    """Describe what this class lacks. Classes with bases are skipped: they may inherit it."""
     if any(not (isinstance(base, ast.Name) and base.id == "object") for base in node.bases):
         return ""
-    have = {
-        line.target.id for line in node.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-    }
-    have |= {
-        name.id
-        for line in node.body
-        if isinstance(line, ast.Assign)
-        for name in line.targets
-        if isinstance(name, ast.Name)
-    }
-    lacks = ", ".join(sorted(VARIABLES[kind] - have))
+    lacks = ", ".join(sorted(VARIABLES[kind] - set(variables(node))))
     if lacks:
         return f"class {node.name} has no class variable {lacks}"
     methods = {line.name for line in node.body if isinstance(line, ast.FunctionDef)}
@@ -197,7 +201,7 @@ def _missing(kind: Kind, node: ast.ClassDef) -> str:
 
 
 def _not_installed(tree: ast.Module) -> str:
-    """The packages that the file imports at its top and that are not there, in words."""
+    """Name the packages that the file imports at top level and that are not installed."""
     tops: set[str] = set()
     for line in tree.body:
         if isinstance(line, ast.Import):
@@ -205,7 +209,7 @@ def _not_installed(tree: ast.Module) -> str:
         elif isinstance(line, ast.ImportFrom) and not line.level and line.module:
             tops.add(line.module.partition(".")[0])
     gone = ", ".join(sorted(top for top in tops if not _installed(top)))
-    return f"it imports {gone}, not installed" if gone else ""
+    return f"it imports {gone}, which is not installed" if gone else ""
 
 
 @cache
@@ -216,30 +220,67 @@ def _installed(top: str) -> bool:
         return False
 
 
-def _capabilities(node: ast.ClassDef, variable: str) -> frozenset[str] | None:
-    for line in node.body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == variable:
-            names = ast.walk(line.value) if line.value else ()
-            words = (
-                n.attr if isinstance(n, ast.Attribute) else n.id
-                for n in names
-                if isinstance(n, ast.Attribute | ast.Name)
-            )
-            return frozenset(words) - {"frozenset", "info", "gwfbench"}
-    return None
+def _infos(value: ast.expr | None) -> frozenset[str]:
+    """The info types named in `frozenset({Initial, info.LogDensity})`."""
+    names = (_name(part) for part in ast.walk(value)) if value else ()
+    return frozenset(filter(None, names)) - {"frozenset", "info", "gwfbench"}
 
 
-def _fields(node: ast.ClassDef) -> Iterator[FieldText]:
+def _name(node: ast.expr | ast.AST) -> str:
+    """`Count` of `Count` and of `fields.Count`; empty if the expression is no name."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _fields(node: ast.ClassDef, known: dict[str, ast.expr | None]) -> Iterator[FieldText]:
+    """The fields of a class.
+
+    Args:
+        known: what the names of its module stand for.
+    """
     for line, below in zip(node.body, [*node.body[1:], None], strict=True):
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            kind = ast.unparse(line.annotation)
-            if kind.startswith("ClassVar"):
-                continue
-            doc = ""
-            if (
-                isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-                and isinstance(below.value.value, str)
-            ):
-                doc = below.value.value
-            yield FieldText(line.target.id, kind, ast.unparse(line.value) if line.value else "", doc)
+        if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
+            continue
+        kind, limits = _typed(line.annotation, known)
+        if kind.startswith("ClassVar"):
+            continue
+        doc = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+        default = ast.unparse(line.value) if line.value else ""
+        words = " ".join(doc.split()) if isinstance(doc, str) else ""
+        yield FieldText(line.target.id, kind, " and ".join(limits), default, words)
+
+
+def _typed(node: ast.expr, known: dict[str, ast.expr | None]) -> tuple[str, list[str]]:
+    """A type without its ranges, and its ranges in words: `Count | None` is `int | None`, at least 1."""
+    match node:
+        case ast.Name() | ast.Attribute():
+            named: Any = getattr(ranges, _name(node), None)
+            if typing.get_origin(named) is typing.Annotated:
+                return named.__origin__.__name__, [part.words for part in named.__metadata__]
+            meant = known.get(_name(node))
+            if meant is not None:
+                return _typed(meant, {name: value for name, value in known.items() if name != _name(node)})
+        case ast.BinOp(op=ast.BitOr()):
+            (left, some), (right, more) = _typed(node.left, known), _typed(node.right, known)
+            return f"{left} | {right}", some + more
+        case ast.Subscript(slice=ast.Tuple(elts=[first, *rest])) if _name(node.value) == "Annotated":
+            kind, limits = _typed(first, known)
+            return kind, limits + [words for part in rest if (words := _words(part, known))]
+    return ast.unparse(node), []
+
+
+def _words(node: ast.expr, known: dict[str, ast.expr | None]) -> str:
+    """A range in words: `at_least(2)`, `between(0, 1)`, or the words of a `Range(...)`; empty if they can't be read."""
+    meant = known.get(_name(node))
+    if meant is not None:
+        return _words(meant, {name: value for name, value in known.items() if name != _name(node)})
+    if not isinstance(node, ast.Call):
+        return ""
+    try:
+        if _name(node.func) in ("at_least", "between"):
+            return getattr(ranges, _name(node.func))(*map(ast.literal_eval, node.args)).words
+        if _name(node.func) == "Range":
+            named = {part.arg: part.value for part in node.keywords}
+            return str(ast.literal_eval(named["words"] if "words" in named else node.args[1]))
+    except (ValueError, TypeError, IndexError):
+        pass
+    return ""

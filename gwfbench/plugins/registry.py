@@ -1,4 +1,4 @@
-"""What can be run, by name: the plug-ins that `plugins.discovery` finds, loaded and configured when they are used."""
+"""Tasks and methods by name: the plug-ins that `plugins.discovery` finds, loaded and configured when they are used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTROLS = ("exact", "exact_jko", "still")  # of gwfbench/drive/controls.py, whi
 
 @cache
 def plugins(kind: Kind) -> dict[str, Plugin]:
-    """All plug-ins of a kind by name. Two of one name make that name unavailable, with both origins said."""
+    """All plug-ins of a kind by name. A name that is taken twice is unavailable, with both origins in its problem."""
     found: dict[str, Plugin] = {}
     for plugin in [*discovery.own(kind), *discovery.foreign(kind), *discovery.single(kind)]:
         first = found.get(plugin.name)
@@ -33,10 +33,10 @@ def plugins(kind: Kind) -> dict[str, Plugin]:
 
 
 def add_files(paths: Iterable[Path]) -> None:
-    """Make plug-ins of single files known, here and in child processes.
+    """Add plug-ins from single files, here and in child processes.
 
     Raises:
-        UserError: one is not a Python file.
+        UserError: one of them is not a Python file.
     """
     discovery.add_files(paths)
     plugins.cache_clear()
@@ -60,43 +60,43 @@ def head(text: str) -> str:
 
 
 def typed(text: str) -> dict[str, str]:
-    """The fields that `name:key=value,key=value` names, as text.
+    """The fields given in `name:key=value,key=value`, as text.
 
     Raises:
-        UserError: it is not of that form.
+        UserError: the text does not have that form.
     """
     return dict(_pairs(text, text.partition(":")[2]))
 
 
 def fits(task: Plugin, method: Plugin) -> bool:
-    """Whether the task offers all that the method needs, and one of what it chooses from."""
+    """Whether the task offers everything that the method needs, and at least one of its `one_of`."""
     return method.capabilities <= task.capabilities and (not method.one_of or bool(method.one_of & task.capabilities))
 
 
 def needs(method: Plugin) -> str:
-    """What a method needs, in words."""
+    """The needs of a method, in words."""
     choice = f"one of {', '.join(sorted(method.one_of))}" if method.one_of else ""
     return " and ".join(filter(None, [", ".join(sorted(method.capabilities)), choice]))
 
 
 def require_fit(task: Plugin, method: Plugin) -> None:
-    """Raise `UserError` with both sides, and the methods that would fit, unless the pair is valid."""
+    """Raise `UserError`, which names the methods that would fit, unless the pair is valid."""
     if fits(task, method):
         return
     others = [name for name, other in plugins("method").items() if not other.problem and fits(task, other)]
     raise UserError(
         f"method '{method.name}' needs {needs(method)}, "
         f"but task '{task.name}' offers {', '.join(sorted(task.capabilities))}",
-        f"a method that fits '{task.name}': {', '.join(others) or 'there is none yet'}",
+        f"a method that fits '{task.name}': {', '.join(others) or 'none so far'}",
         f"python -m gwfbench list --task {task.name}",
     )
 
 
 def parse(kind: Kind, text: str) -> Any:
-    """The task or method that `name` or `name:key=value,key=value` says, as an instance of its dataclass.
+    """The task or method given by `name` or `name:key=value,key=value`, as an instance of its dataclass.
 
     Raises:
-        UserError: unknown name or field, a value of the wrong type, or one that the plug-in refuses.
+        UserError: the name or a field is unknown, or a value has the wrong type or is refused by the plug-in.
     """
     name = head(text)
     return configure(find(kind, name).load(), name, typed(text))
@@ -106,13 +106,13 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
     """An instance of the dataclass with these fields, given as text.
 
     Raises:
-        UserError: it is no dataclass, has no such field, or refuses the values.
+        UserError: the class is no dataclass, has no such field, or refuses the values.
     """
     try:
         hints = _hints(cls)
         declared = fields(cls)
     except (NameError, TypeError) as error:
-        raise UserError(f"class {cls.__name__} of '{name}': {error}", "a dataclass", f"mend '{name}'") from error
+        raise UserError(f"class {cls.__name__} of '{name}': {error}", "a dataclass", f"fix '{name}'") from error
     known = {field.name: hints[field.name] for field in declared if field.init}
     for key in values:
         if key not in known:
@@ -133,7 +133,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def spec(plugin: object) -> str:
-    """How a user would type it: the name, and the fields that differ from their defaults."""
+    """A plug-in as typed on the command line: its name, and the fields that differ from their defaults."""
     assert is_dataclass(plugin)
     changed = [
         f"{field.name}={_text(getattr(plugin, field.name))}"
@@ -144,7 +144,7 @@ def spec(plugin: object) -> str:
 
 
 def name_of(plugin: object) -> str:
-    """The registered name of an instance: of its file, or of its entry point."""
+    """The registered name of an instance: that of its file or of its entry point."""
     cls = type(plugin)
     for kind in ("task", "method"):
         for known in plugins(kind).values():
@@ -160,7 +160,7 @@ def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
         if not (key and equals and value) or key in seen:
             raise UserError(
                 f"'{part}' in '{text}'" + (" is given twice" if key in seen else ""),
-                "name:key=value,key=value with each key once",
+                "name:key=value,key=value, with each key once",
                 "write, for example, ou:dim=8",
             )
         seen.add(key)
@@ -168,7 +168,7 @@ def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
 
 
 def _value(name: str, key: str, hint: Any, text: str) -> Any:
-    """A value of the type of the field, from text. Choices, unions with None, and plain scalars."""
+    """A value of the field's type, from text: a choice, a scalar, or None if the type allows it."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         choices = {str(choice): choice for choice in typing.get_args(hint)}
@@ -184,7 +184,9 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
         return _value(name, key, inner, text)
     examples = {bool: "true", int: "8", float: "0.05", str: "word"}
     if hint not in examples:
-        raise UserError(f"{name}:{key}={text}", f"nothing: a field of type {hint} can't be typed", "set it in Python")
+        raise UserError(
+            f"{name}:{key}={text}", f"a field that can be typed; its type is {hint}", "set this field in Python"
+        )
     try:
         if hint is bool:
             return {"true": True, "false": False}[text.lower()]

@@ -31,6 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwfbench.plugins.discovery import variables
 from gwfbench.store.record import digest
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 VERSIONED = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas", "ot": "pot",
              "sklearn": "scikit-learn", "gwfbench": "gwfbench"}  # fmt: skip  # modules, and their distributions
 DRIVER = tuple(f"gwfbench.drive.{name}" for name in ("driver", "points", "shapes", "judge", "meter"))
-DATA = "files"  # a task's class variable: paths in its package or beside its file; a folder stands for all in it
 PROSE = frozenset({"reference", "source", "summary"})
 CHECKS = ("require", "refuse", "check_fields")
 
@@ -368,6 +368,5 @@ def data(module: str) -> dict[str, str]:
 
 def _declared(tree: ast.Module) -> Iterator[str]:
     for node in tree.body:
-        for line in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == DATA and line.value is not None:
-                yield from map(str, ast.literal_eval(line.value))
+        files = variables(node).get("files") if isinstance(node, ast.ClassDef) else None
+        yield from map(str, ast.literal_eval(files)) if files else ()

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gwfbench.info import Field
+from gwfbench.info import Field, Initial, LogDensity
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
-from gwfbench.objectives.variational import force, pair_energy
+from gwfbench.objectives.variational import Energy, force, pair_energy
+from gwfbench.protocol import I, Problem, Pushed, State
 from gwfbench.rng import Streams
-from gwfbench.training.proposals import Gaussian, Student
+from gwfbench.training.proposals import Box, Gaussian, Student
 
 CHUNK = 65536  # points moved at once
 HESSIANS = 8192  # at once
-JUMP = 30.0  # sizes of the cloud that a forward step may take a point
+JUMP = 30.0  # sizes of the cloud: the farthest that a forward step may move a point
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Transport:
 
     net: ResidualLinear | ResidualMLP | DenseICNN
     frame: Frame | None
+
+    @staticmethod
+    def of(net: ResidualLinear | ResidualMLP | DenseICNN, mu: Gaussian | Student | None) -> Transport:
+        """In coordinates in which mu has size one; None: in those of the points."""
+        return Transport(net, None if mu is None else Frame.of(mu))
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.net(x) if self.frame is None else self.frame.back(self.net(self.frame.to(x)))
@@ -79,7 +85,7 @@ class Transport:
         return lambda y: frame.back(torch.cat([net.inverse(part) for part in frame.to(y).split(HESSIANS, 1)], 1))
 
     def kept(self) -> Transport:
-        """One that stays as it is when the network is trained on, if an inverse is offered."""
+        """A copy that does not change when training goes on, if it has an inverse; else itself."""
         return Transport(copy.deepcopy(self.net), self.frame) if isinstance(self.net, DenseICNN) else self
 
 
@@ -99,6 +105,48 @@ class Critic:
         """h at y and at z, in one pass."""
         h = self(torch.cat([y, z], 1))
         return h[:, : y.shape[1]], h[:, y.shape[1] :]
+
+
+@dataclass(frozen=True)
+class Functional:
+    """An energy by its critic, seen from one JKO step.
+
+    Args:
+        bound: its row of the table in objectives/variational.py.
+        head: h from the critic's output.
+        proposal: fitted to P_k; the critic sees its coordinates if `white`.
+        log_q: the target's log-density, of kl: A_h has log mu - log Q outside; None: nothing is outside.
+    """
+
+    bound: Energy
+    head: Field
+    proposal: Gaussian | Student | Box
+    white: bool
+    log_q: Field | None
+
+    def critic(self, net: MLP) -> Critic:
+        return Critic(net, self.head, self.proposal.white if self.white else None)
+
+    def critic_loss(self, net: MLP) -> Callable[[Tensor, Tensor], Tensor]:
+        """What the critic descends, (y, z) -> (S,)."""
+        h = self.critic(net)
+        return lambda y, z: self.bound.critic_loss(*h.at_both(y, z))
+
+    def variation(self, net: MLP) -> Field:
+        """dF/dP by the critic with its parameters frozen."""
+        h, mu, log_q = self.critic(net), self.proposal, self.log_q
+        if log_q is None:
+            return lambda y: self.bound.rate(h(y, frozen=True))
+        assert not isinstance(mu, Box)
+        return lambda y: self.bound.rate(h(y, frozen=True)) + mu.log_prob(y) - log_q(y)
+
+    def variation_at(self, log_p: Field) -> Field:
+        """dF/dP at a law with that log-density."""
+        proposal, log_q = self.proposal, self.log_q
+        if log_q is not None:
+            return lambda y: log_p(y) - log_q(y)
+        assert isinstance(proposal, Box)
+        return lambda y: self.bound.rate(log_p(y).exp() * proposal.volume[:, None])
 
 
 @dataclass(frozen=True)
@@ -153,6 +201,19 @@ def step_loss(
     return loss
 
 
+def offered(problem: Problem, info: type[I]) -> I | None:
+    """What the problem offers of that type, if it does."""
+    return next((each for each in problem.infos if isinstance(each, info)), None)
+
+
+def on_rows(target: LogDensity, rows: int | None, rng: Streams) -> Field:
+    """The log-density, on fresh rows of the data at each call if a number of rows is given."""
+    batch = target.batch
+    if rows is None or batch is None:
+        return target.log_prob
+    return lambda y: batch(rows, rng).log_prob(y)
+
+
 def move(pool: Tensor, push: Callable[[Tensor], Tensor]) -> None:
     """Push all points of the pool (S, n, d), in place."""
     with torch.no_grad():
@@ -170,6 +231,31 @@ def batches(pool: Tensor, size: int, rng: Streams) -> Iterator[Tensor]:
     while True:
         for column in rng.uniform(blocks.shape[1]).argsort(1).unbind(1):
             yield blocks[seeds, column]
+
+
+def pushed(t: float, maps: Sequence[Shift | Transport], state: Callable[[], State]) -> Pushed:
+    """The law at t to which the maps, one after the other, push the one before.
+
+    It has a density where a lone transport has one: that of a forward step can't be had (Fan et al. 2022, Section D).
+    """
+
+    def push(x: Tensor, _noise: Streams) -> Tensor:
+        for each in maps:
+            x = each(x)
+        return x
+
+    last = maps[-1]
+    if len(maps) > 1 or isinstance(last, Shift):
+        return Pushed(t, push, state=state)
+    kept = last.kept()
+    return Pushed(t, push, kept.log_det, kept.inverse, state)
+
+
+def gaussian(problem: Problem, rng: Streams) -> bool:
+    """Whether P_0 and the target are, for all seeds, as far as log-densities between points of P_0 tell."""
+    start, log_q = problem[Initial], problem[LogDensity].log_prob
+    x, y = start.draw(64, rng.fork("from")), start.draw(64, rng.fork("to"))
+    return start.log_prob is not None and quadratic(start.log_prob, x, y) and quadratic(log_q, x, y)
 
 
 def quadratic(log_density: Field, x: Tensor, y: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The alternating loop of every JKO, GAN and generative-Wasserstein-flow method (Fan et al. 2022, Algorithm 1)."""
+"""The alternating loop of vjko and jko_flow (Fan et al. 2022, Algorithm 1), and the decay of learning rates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from gwfbench.nn.stacked import Stacked
 Decay = Literal["none", "cosine"]
 
 
+def cosine(done: int, total: int) -> float:
+    """From 1 to 0 along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * done / total))
+
+
 class Decaying(Stacked):
-    """The parameters of another, whose gradients have `decay` times the parameters added: Adam's weight decay."""
+    """Parameters whose gradient has `decay` times the parameters added: Adam's weight decay."""
 
     def __init__(self, parameters: Stacked, decay: float):
         self.flat, self.leaves, self._decay = parameters.flat, parameters.leaves, decay
@@ -42,7 +47,7 @@ def alternate(
     """Train critic and map in turn: J1 times one batch, J2 steps on the critic, then J3 on the map.
 
     The map does not change during the critic's steps, so its image of the batch is computed once, and serves the
-    map's first step too. Losses are summed over seeds: each seed has its own parameters and so its own gradient.
+    map's first step too. Losses are summed over seeds: each seed has its own parameters, and so its own gradient.
 
     Unlike in the paper's Algorithm 1, the reference is drawn anew at each critic step: with one draw for all three, the
     critic fits the draw, and vjko on ou:dim=32 ended at SymKL 8.9e-2 from the exact JKO law instead of 2.7e-3.
@@ -51,14 +56,14 @@ def alternate(
         batches: points x (S, n, d) of P_k; `iterations` of them are taken.
         reference: draws z (S, n, d) of the reference law.
         push: the map T, x -> y, differentiable.
-        critic_loss: (y, z) -> (S,), y cut from the map; None, as the critic: no critic steps.
+        critic_loss: (y, z) -> (S,), y cut from the map; None, like the critic: no critic steps.
         map_loss: (x, y) -> (S,).
         map_steps: 0 trains the critic alone.
         decay: of both learning rates within this call, "cosine" down to zero.
         rate: factor of both learning rates.
     """
     for j, x in zip(range(iterations), batches, strict=False):
-        now = rate * (0.5 * (1 + math.cos(math.pi * j / iterations)) if decay == "cosine" else 1.0)
+        now = rate * (cosine(j, iterations) if decay == "cosine" else 1.0)
         y = push(x)
         if critic is not None and critic_loss is not None:
             image = y.detach()

@@ -1,12 +1,13 @@
 """Laws fitted to a cloud that critics compare with: a Gaussian, a Student law, the uniform law on a box around it.
 
-Both give coordinates in which the cloud has size one, so that a network's start does not depend on the task's units.
+Each gives coordinates in which the cloud has size one, so that a network's start does not depend on the task's units.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -27,23 +28,20 @@ class Gaussian:
     root: Tensor  # (S, d, d), Cholesky factor of the covariance
     precision: Tensor
 
-    @staticmethod
-    def fitted(cloud: Tensor) -> Gaussian:
+    @classmethod
+    def fitted(cls, cloud: Tensor) -> Self:
         """Moments in float64, of the cloud (S, n, d)."""
         center = cloud.mean(1, keepdim=True, dtype=torch.float64)
-        scatter = sum((x.mT @ x for part in cloud.split(CHUNK, 1) for x in [part.double() - center]), torch.zeros(()))
-        return Gaussian.of(center, scatter / cloud.shape[1], cloud.dtype)
+        centered = (part.double() - center for part in cloud.split(CHUNK, 1))
+        root = _root(sum((x.mT @ x for x in centered), torch.zeros(())) / cloud.shape[1])
+        return cls(*(part.to(cloud.dtype) for part in (center, root, torch.cholesky_inverse(root))))
 
-    @staticmethod
-    def of(mean: Tensor, covariance: Tensor, dtype: torch.dtype) -> Gaussian:
-        """Mean (S, 1, d), covariance (S, d, d)."""
-        root = _root(covariance)
-        return Gaussian(*(part.to(dtype) for part in (mean, root, torch.cholesky_inverse(root))))
+    def draw(self, n: int, rng: Streams) -> Tensor:
+        """n independent points (S, n, d)."""
+        return self._placed(rng.normal(n, self.mean.shape[-1]))
 
-    def draw(self, n: int, rng: Streams, matched: bool = False) -> Tensor:
-        """n points (S, n, d), independent or moment-matched."""
-        d = self.mean.shape[-1]
-        return torch.baddbmm(self.mean, rng.whitened(n, d, n) if matched else rng.normal(n, d), self.root.mT)
+    def _placed(self, white: Tensor) -> Tensor:
+        return torch.baddbmm(self.mean, white, self.root.mT)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Up to a constant, (S, n)."""
@@ -61,9 +59,16 @@ class Gaussian:
         return (x - self.mean) @ (self.precision @ self.root)  # root^-T
 
 
+class Matched(Gaussian):
+    """The same law, its draws moment-matched: their mean and covariance are exactly its own."""
+
+    def draw(self, n: int, rng: Streams) -> Tensor:
+        return self._placed(rng.whitened(n, self.mean.shape[-1], n))
+
+
 @dataclass(frozen=True)
 class Student:
-    """mu, the multivariate Student law of `DEGREES` degrees of freedom that is the likeliest for a cloud.
+    """mu, the multivariate Student law of `DEGREES` degrees of freedom with the highest likelihood for a cloud.
 
     For clouds with long tails: their covariance says little of their bulk, and where the density of a Gaussian falls as
     exp(-|u|^2 / 2) the ratio P/mu that a critic must learn has no bound.
@@ -73,8 +78,8 @@ class Student:
     root: Tensor  # (S, d, d), Cholesky factor of the scatter matrix
     precision: Tensor
 
-    @staticmethod
-    def fitted(cloud: Tensor) -> Student:
+    @classmethod
+    def fitted(cls, cloud: Tensor) -> Self:
         """To the first `FITTED` points of the cloud (S, n, d), by expectation-maximisation in float64.
 
         A point counts (nu + d) / (nu + its squared distance) times in the next mean and scatter (Lange, Little and
@@ -89,7 +94,7 @@ class Student:
             weight = (DEGREES + x.shape[-1]) / (DEGREES + away)
             mean = (weight * x).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
             root = _root((weight * (x - mean)).mT @ (x - mean) / x.shape[1])
-        return Student(*(part.to(cloud.dtype) for part in (mean, root, torch.cholesky_inverse(root))))
+        return cls(*(part.to(cloud.dtype) for part in (mean, root, torch.cholesky_inverse(root))))
 
     def draw(self, n: int, rng: Streams) -> Tensor:
         """n points (S, n, d): normal ones over the root of a chi-square divided by its degrees."""

@@ -1,4 +1,4 @@
-"""What a velocity field moves: particles, or the law of a generator.
+"""What a velocity field moves: particles, or the law of a generator. Points are vectors.
 
 A velocity is estimated from samples alone: v(x; q, p) at points x of q, from them and fresh points y of the target p.
 
@@ -6,7 +6,7 @@ A velocity is estimated from samples alone: v(x; q, p) at points x of q, from th
     generator    x = G(z), z ~ N(0, I); one Adam step on the mean square of G(z) - stop(G(z) + h v(G(z); q, p)), whose
                  gradient is that of -2h v . G(z) (Deng et al. 2026, equation 1 and Algorithm 1)
 
-The same field with both carriers says what is the field's doing and what the network's. On a manifold v is tangent,
+The same field with both carriers tells the effect of the field from that of the network. On a manifold v is tangent,
 x + h v becomes exp_x(h v), G ends with the projection, and the square is that of the geodesic distance: at x the
 gradient of |log_x exp_x(h v)|^2 is the same -2h v.
 """
@@ -33,16 +33,12 @@ Carrier = Literal["particles", "generator"]
 Velocity = Callable[[Tensor, Tensor, Streams], Tensor]  # x (S, n, d) of q, y (S, m, d) of p, noise -> v at x (S, n, d)
 
 
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
-
-
 @dataclass(frozen=True)
 class Manifold:
     """Where points live; the default is the whole space."""
 
     exponential: Callable[[Tensor, Tensor], Tensor] = torch.add  # x and v tangent there, (S, n, d) -> exp_x(v)
-    project: Field = _as_it_is  # any points (S, n, d) -> points of the manifold
+    project: Field = torch.positive  # any points (S, n, d) -> points of the manifold; here they all are
 
 
 @dataclass(frozen=True)
@@ -56,9 +52,9 @@ class Network:
 
 
 class Carried(Protocol):
-    """The fields of a method whose field is carried.
+    """Fields of a method whose velocity field is carried.
 
-    step: h.    points: particles; or generated points a step.    batch: fresh target points a step.
+    step: h.    points: particles; or generated points per step.    batch: fresh target points per step.
     """
 
     @property
@@ -82,6 +78,58 @@ def require_positive(method: Carried, *names: str) -> None:
         require(good, f"{head}:{name}={value}", "a positive number", f"leave {name} out for its default")
 
 
+@dataclass(frozen=True)
+class Flow:
+    """A velocity field with all that its steps need.
+
+    Args:
+        velocity: called once per step, without gradients, with noise of that step.
+        step, steps: h, and how many.
+        points: particles; or generated points per step.
+        batch: fresh target points per step.
+        manifold: where P_0 and the target live.
+    """
+
+    problem: Problem
+    rng: Streams
+    velocity: Velocity
+    step: float
+    steps: int
+    points: int
+    batch: int
+    manifold: Manifold
+
+    @torch.no_grad()
+    def shift(self, k: int, x: Tensor) -> Tensor:
+        """h v(x) of step k."""
+        noise = self.rng.fork(f"steps/{k}")
+        y = self.problem[TargetSamples].draw(self.batch, noise.fork("target"))
+        return self.step * self.velocity(x, y, noise.fork("velocity"))
+
+    def particles(self) -> Iterator[Marginal]:
+        """Laws of one cloud from P_0."""
+        x = self.problem[Initial].draw(self.points, self.rng.fork("particles"))
+        for k in range(1, self.steps + 1):
+            x = self.manifold.exponential(x, self.shift(k, x))
+            yield Drawn(k * self.step, partial(first, x), limit=self.points)
+
+    def generator(self, network: Network) -> Iterator[Marginal]:
+        """Laws of a network's images of N(0, I)."""
+        (d,) = self.problem.shape
+        net = SiLU((network.latent, *[network.width] * network.depth, d), self.rng.fork("generator"))
+        adam, latent = Adam(net.parameters, network.lr), self.rng.fork("latent")
+
+        def draw(n: int, noise: Streams) -> Tensor:
+            return self.manifold.project(net(noise.normal(n, network.latent), frozen=True))
+
+        for k in range(1, self.steps + 1):
+            x = self.manifold.project(net(latent.normal(self.points, network.latent)))
+            move = self.shift(k, x.detach())
+            # summed over seeds, mean over points and coordinates; equals the gradient of |x - stop(x + move)|^2
+            adam.descend(-2 * (x * move).sum() / (self.points * d), 1.0)
+            yield Drawn(k * self.step, draw)
+
+
 def carry(
     method: Carried,
     problem: Problem,
@@ -93,27 +141,21 @@ def carry(
     network: Network = Network(),
     manifold: Manifold = Manifold(),
 ) -> Iterator[Marginal]:
-    """Laws after each step of a method's velocity field.
+    """Laws after each step of a method's velocity field, with the method's carrier.
 
     Args:
-        velocity: called once a step, without gradients, with noise of that step.
-        step, steps: in place of the method's, which may be none.
-        manifold: on which P_0 and the target live.
+        problem: of vectors.
+        step, steps: in place of the method's, which may be None.
+        network: of the generator.
+
+    Raises:
+        ValueError: neither the method nor the call has a step and a number of steps.
     """
     step, steps = step or method.step, steps or method.steps
-    assert step is not None and steps is not None, "a method without a default says it here"  # noqa: PT018
-    points, batch = method.points, method.batch
-    flat = FlatShape(problem.shape)
-    move = _particles if method.carrier == "particles" else _generator
-    target, noise = problem[TargetSamples].draw, rng.fork("steps")
-
-    def at(k: int, x: Tensor) -> Tensor:
-        here = noise.fork(str(k))
-        with torch.no_grad():
-            y = flat(target(batch, here.fork("target")))
-            return step * velocity(x, y, here.fork("velocity"))
-
-    return move(problem, flat, rng, at, step, steps, points, network, manifold)
+    if step is None or steps is None:
+        raise ValueError("a method without a default for step and steps passes both here")
+    flow = Flow(problem, rng, velocity, step, steps, method.points, method.batch, manifold)
+    return flow.particles() if method.carrier == "particles" else flow.generator(network)
 
 
 def first(x: Tensor, n: int, _rng: Streams) -> Tensor:
@@ -125,62 +167,3 @@ def first(x: Tensor, n: int, _rng: Streams) -> Tensor:
     if n > x.shape[1]:
         raise ValueError(f"{n} points asked of {x.shape[1]} particles")
     return x[:, :n]
-
-
-Move = Callable[[int, Tensor], Tensor]  # number of the step, x (S, n, d) -> h v
-
-
-@dataclass(frozen=True)
-class FlatShape:
-    """Points of any shape as vectors: (S, n, ...) -> (S, n, d), and back."""
-
-    shape: tuple[int, ...]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x.flatten(2)
-
-    def back(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, self.shape)
-
-
-def _particles(
-    problem: Problem,
-    flat: FlatShape,
-    rng: Streams,
-    at: Move,
-    step: float,
-    steps: int,
-    points: int,
-    _: Network,
-    manifold: Manifold,
-) -> Iterator[Marginal]:
-    x = flat(problem[Initial].draw(points, rng.fork("particles")))
-    for k in range(1, steps + 1):
-        x = manifold.exponential(x, at(k, x))
-        yield Drawn(k * step, partial(first, flat.back(x)), limit=points)
-
-
-def _generator(
-    problem: Problem,
-    flat: FlatShape,
-    rng: Streams,
-    at: Move,
-    step: float,
-    steps: int,
-    points: int,
-    network: Network,
-    manifold: Manifold,
-) -> Iterator[Marginal]:
-    d = torch.Size(problem.shape).numel()
-    net = SiLU((network.latent, *[network.width] * network.depth, d), rng.fork("generator"))
-    adam, latent = Adam(net.parameters, network.lr), rng.fork("latent")
-
-    def draw(n: int, noise: Streams) -> Tensor:
-        return flat.back(manifold.project(net(noise.normal(n, network.latent), frozen=True)))
-
-    for k in range(1, steps + 1):
-        x = manifold.project(net(latent.normal(points, network.latent)))
-        move = at(k, x.detach())
-        # summed over seeds, mean over points and coordinates; equals the gradient of |x - stop(x + move)|^2
-        adam.descend(-2 * (x * move).sum() / (points * d), 1.0)
-        yield Drawn(k * step, draw)

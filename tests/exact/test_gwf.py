@@ -14,7 +14,7 @@ from gwfbench.info import Initial, TargetSamples
 from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
-from gwfbench.training.generator_critic import _Duel
+from gwfbench.training.generator_critic import Trainer
 
 SMALL = "steps=3,iterations=4,batch=16,width=8,depth=2"
 DIVERGENCES = get_args(get_type_hints(type(registry.parse("method", "gwf")))["divergence"])
@@ -63,18 +63,18 @@ def test_the_proximal_term_by_hand():
     """At step 2 the generator's gradient is that of its own loss and of |G - G_1|^2 / (2 tau), summed over coordinates."""
     method = registry.parse("method", f"gwf:{SMALL},step=0.2,divergence=wasserstein1")
     rng = Streams((3,), dtype=torch.float64)
-    duel = _Duel(method._rules(problem(), rng), problem(), rng, None)
-    duel.step(1)
+    trainer = Trainer(method._rules(problem(), rng), problem(), rng)
+    trainer.step(1)
     z = rng.normal(16, 2)
-    before = duel._before(2, rng)
-    old = duel._generator(z).detach()
+    before = trainer.before(2, rng)
+    old = trainer.generator(z).detach()
     with torch.no_grad():
-        duel._generator.parameters.flat.add_(0.1)
+        trainer.generator.parameters.flat.add_(0.1)
     assert torch.equal(before(z), old)  # a copy
-    assert duel._before(1, rng) is None
-    assert duel._rules.tau == 0.2
+    assert trainer.before(1, rng) is None
+    assert trainer.rules.loop.tau == 0.2
     default = registry.parse("method", "gwf")._rules(problem((3, 4, 4)), rng)
-    assert default.tau == 24.0  # lambda2 = 1 of the authors: mean_d(.) = sum(.) / d, so 2 tau = d
+    assert default.loop.tau == 24.0  # lambda2 = 1 of the authors: mean_d(.) = sum(.) / d, so 2 tau = d
 
 
 @pytest.mark.slow
@@ -159,24 +159,26 @@ def test_the_learnt_kernel_is_sharpened_by_one_player_and_eased_by_the_other():
     rng = Streams((3,), dtype=torch.float64)
     rules = method._rules(problem(), rng)
     assert (rules.mixture.flat == 0).all()
-    duel = _Duel(rules, problem(), rng, None)
-    duel.step(1)
+    trainer = Trainer(rules, problem(), rng)
+    trainer.step(1)
     moved = rules.mixture.flat.clone()
     assert (moved != 0).any()
-    names = [name for name, _ in duel._adams()]
-    assert names == ["critic0", "critic1", "generator0", "generator1"]
+    assert list(trainer.adams) == ["critic0", "critic1", "generator0", "generator1"]
 
 
 def test_the_running_average_is_judged_and_the_raw_generator_is_the_next_reference():
     method = registry.parse("method", f"gwf:ema=0.5,{SMALL}")
     rng = Streams((3,), dtype=torch.float64)
-    duel = _Duel(replace(method._rules(problem(), rng), iterations=1), problem(), rng, None)
-    start = duel._generator.parameters.flat.clone()
-    duel.step(1)
-    raw = duel._generator.parameters.flat
-    assert torch.allclose(duel._judged.parameters.flat, 0.1 * start + 0.9 * raw, atol=1e-12)  # (1 + 0) / (10 + 0) kept
+    rules = method._rules(problem(), rng)
+    trainer = Trainer(replace(rules, loop=replace(rules.loop, iterations=1)), problem(), rng)
+    start = trainer.generator.parameters.flat.clone()
+    trainer.step(1)
+    raw = trainer.generator.parameters.flat
+    assert torch.allclose(
+        trainer.judged.parameters.flat, 0.1 * start + 0.9 * raw, atol=1e-12
+    )  # (1 + 0) / (10 + 0) kept
     z = rng.normal(5, 2)
-    assert torch.equal(duel._before(2, rng)(z), duel._generator(z, frozen=True))
+    assert torch.equal(trainer.before(2, rng)(z), trainer.generator(z, frozen=True))
 
 
 @pytest.mark.parametrize(("words", "part"), [

@@ -12,6 +12,7 @@ from gwfbench.nn.icnn import DenseICNN
 from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
+from gwfbench.training.jko_step import batches
 
 METHOD = registry.find("method", "jko_icnn").load()
 module = sys.modules[METHOD.__module__]
@@ -77,8 +78,9 @@ def losses(task, seeds=(0, 4)):
     log_p = problem[Initial].log_prob(x)
 
     def gradient(method, noise="probe"):
-        energy = module._Energy.of(problem, method.partners)
-        return net.parameters.gradient(method._loss(net, energy, x, log_p, 0.2, rng.fork(noise)))
+        solver = module._Solver(method, problem, rng)
+        solver.net = net
+        return net.parameters.gradient(solver.loss(x, log_p, 0.2, rng.fork(noise)))
 
     return net, x, gradient
 
@@ -112,10 +114,10 @@ def test_the_estimate_is_hutchinsons_where_conjugate_gradients_converge():
 def test_the_loss_is_the_jko_objective():
     problem = built("ou:dim=2").problem
     rng = streams()
-    net = DenseICNN(2, 5, 2, rng.fork("net"))
+    solver = module._Solver(METHOD(batch=64, width=5), problem, rng)
     x = problem[Initial].draw(9, rng.fork("x"))
-    loss = METHOD(batch=64)._loss(net, module._Energy.of(problem, 4), x, None, 0.2, rng)
-    image, hessian = net.with_hessian(x)
+    loss = solver.loss(x, None, 0.2, rng)
+    image, hessian = solver.net.with_hessian(x)
     log_q = problem.infos[1].log_prob(image)
     wanted = ((image - x).square().sum(-1) / 0.4 - torch.logdet(hessian) - log_q).mean()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-12)
@@ -257,11 +259,11 @@ def test_a_seed_does_not_know_its_company(logdet):
 
 def test_pretraining_comes_nearer_to_the_identity():
     rng = streams()
-    net = DenseICNN(3, 16, 2, rng.fork("net"))
+    solver = module._Solver(METHOD(batch=64, width=16), built("ou:dim=3").problem, rng)
     pool = rng.fork("pool").normal(2560, 3)
-    before = (net(pool) - pool).square().sum(-1).mean().sqrt()
-    module._to_identity(net, module._batches(pool, None, 64, rng.fork("batches")), 200, 5e-3)
-    assert (net(pool) - pool).square().sum(-1).mean().sqrt() < 0.2 * before
+    before = (solver.net(pool) - pool).square().sum(-1).mean().sqrt()
+    solver.to_identity(batches(pool, 64, rng.fork("batches")), 200)
+    assert (solver.net(pool) - pool).square().sum(-1).mean().sqrt() < 0.2 * before
 
 
 @pytest.mark.parametrize("task", ["two_points", "sphere"])
@@ -274,7 +276,17 @@ def test_it_needs_an_energy(task):
 
 @pytest.mark.parametrize(
     "wrong",
-    ["step=0", "lr=inf", "iterations=0", "strong=1", "pretrain=-1", "pool=100", "partners=512", "logdet=slow"],
+    [
+        "step=0",
+        "lr=inf",
+        "iterations=0",
+        "strong=1",
+        "strong=0",
+        "pretrain=-1",
+        "pool=100",
+        "partners=512",
+        "logdet=slow",
+    ],
 )
 def test_bad_fields(wrong):
     with pytest.raises(UserError, match=f"jko_icnn:{wrong}"):

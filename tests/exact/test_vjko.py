@@ -190,7 +190,7 @@ def test_auto_by_what_the_task_offers(task, energy, chosen):
     ("task", "words", "got"),
     [("ou", "energy=js", "energy=js"), ("ou", "energy=entropy", "energy=entropy"), ("ou", "head=plain", "head=plain"),
      ("gmm", "energy=js,head=squared", "head=squared"), ("ou", "scheme=forward", "scheme=forward"),
-     ("aggregation", "scheme=forward_backward", "forward_backward"), ("gmm", "rows=5", "rows=5"),
+     ("aggregation", "scheme=forward_backward", "forward_backward"), ("gmm", "rows=5", "rows=5"), ("two_points", "energy=kl,rows=5", "energy=kl"),
      ("aggregation_diffusion", "scheme=forward", "scheme=forward"), ("toy2d", "energy=js,scheme=section_b", "energy=js")],
 )  # fmt: skip
 def test_choices_that_do_not_go_together_are_the_users_mistake(task, words, got):
@@ -342,5 +342,5 @@ def test_with_a_student_proposal_long_tails_do_not_run_away():
 
 def test_a_proposal_that_an_energy_does_not_draw_from_is_refused():
     problem = registry.parse("task", "barenblatt").build(Streams((0,)).fork("task")).problem
-    with pytest.raises(UserError, match="leave proposal out"):
+    with pytest.raises(UserError, match="proposal=student,energy=entropy"):
         next(registry.parse("method", "vjko:proposal=student").fit(problem, Budget(), Streams((0,))))

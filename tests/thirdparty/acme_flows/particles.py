@@ -13,7 +13,7 @@ from acme_flows.gaussians import fit
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.errors import require
+from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
@@ -21,12 +21,12 @@ from gwfbench.rng import Streams
 
 @dataclass(frozen=True)
 class Particles:
-    step: float = 0.01
-    "h, in flow time; shortened where it must hit a judged time"
-    steps: int = 100
-    "how many, where only the limit is judged"
-    particles: int = 2000
-    "how many there are, and can be drawn"
+    step: Positive = 0.01
+    "step size h, in flow time; steps are shortened to hit the judged times"
+    steps: Count = 100
+    "number of steps; used only when the limit alone is judged"
+    particles: Count = 2000
+    "number of particles; a law has no more points than these"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
@@ -35,10 +35,7 @@ class Particles:
     smoke: ClassVar[Mapping[str, object]] = {"particles": 300, "steps": 5}
     reference: ClassVar[str] = """@misc{acme2026particles, title={An example}}"""
 
-    def __post_init__(self) -> None:
-        require(
-            self.step > 0, f"acme_particles:step={self.step}", "a positive number", "write acme_particles:step=0.01"
-        )
+    __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return self._laws(problem, problem[Initial].draw(self.particles, rng.fork("particles")), 0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from gwfbench.errors import require
+from gwfbench.fields import Positive, between, check_fields
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Instance, Problem, Truth
 from gwfbench.rng import Streams
@@ -18,9 +18,9 @@ from gwfbench.rng import Streams
 
 @dataclass(frozen=True)
 class Shift:
-    dim: int = 2
+    dim: Annotated[int, between(1, 100)] = 2
     "dimension d"
-    horizon: float = 0.5
+    horizon: Positive = 0.5
     "judged time"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
@@ -30,10 +30,7 @@ class Shift:
     smoke: ClassVar[Mapping[str, object]] = {}
     reference: ClassVar[str] = """@misc{acme2026shift, title={An example}}"""
 
-    def __post_init__(self) -> None:
-        require(1 <= self.dim <= 100, f"acme_shift:dim={self.dim}", "from 1 to 100", "write acme_shift:dim=2")
-        good = 0 < self.horizon < math.inf
-        require(good, f"acme_shift:horizon={self.horizon}", "a positive number", "write acme_shift:horizon=0.5")
+    __post_init__ = check_fields
 
     def build(self, rng: Streams) -> Instance:
         b = (2 + rng.fork("b").host().normal(self.dim)).to(rng.device)  # (S, d)
