@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.plain import PlainStep
 from gwfbench.budget import Budget
-from gwfbench.commands.report import collect
 from gwfbench.info import LogDensity
 from gwfbench.metrics import choose as choose_metrics
 from gwfbench.plugins import registry
@@ -80,11 +79,11 @@ class Collect:
         tasks = [f"ou:dim={dim},horizon=0.5" for dim in range(2, 22)]
         count = attempts.write(folder / "runs", tasks, [f"ula:step={k / 1000}" for k in range(1, 18)], 5)
         assert count == 2000
-        tables.write_rows(collect(folder / "runs")[0], folder / "rows.csv")
+        tables.write_rows(rows.rows_of(folder / "runs")[0], folder / "rows.csv")
         return str(folder)
 
     def time_attempts(self, folder: str) -> None:
-        assert len(leaderboard(collect(Path(folder) / "runs")[0])) == 400
+        assert len(leaderboard(rows.rows_of(Path(folder) / "runs")[0])) == 400
 
     def time_csv(self, folder: str) -> None:
         assert len(leaderboard(rows.read(Path(folder) / "rows.csv")[0])) == 400

@@ -70,6 +70,26 @@ def method(spec: str) -> Method:
     return registry.parse("method", spec)
 
 
+def load(out: str | Path = "results/runs") -> pd.DataFrame:
+    """The rows of the finished runs under a folder: of each run's newest attempt by today's code, by today's metrics.
+
+    Args:
+        out: folder of the runs, as in `run`; or a CSV of rows that `report --write` made, which is read as it is.
+
+    Raises:
+        UserError: there are none.
+
+    >>> _ = gwfbench.run("ou:horizon=0.05", "ula", seeds=1, out="runs", controls=False, isolate=False)
+    >>> rows = gwfbench.load("runs")
+    >>> sorted(set(rows["method"]))
+    ['ula']
+    """
+    from gwfbench.report.rows import read, rows_of
+
+    out = Path(out)
+    return read(out)[0] if out.is_file() else rows_of(out)[0]
+
+
 def run(
     task: str | Sequence[str], method: str | Sequence[str], seeds: int | Sequence[int] = 3, *, device: str = "cpu",
     dtype: Literal["float32", "float64"] = "float32", budget: str = "", controls: bool = True,

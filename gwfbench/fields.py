@@ -17,9 +17,6 @@ Values of a `Literal` are checked too. A lambda written inside an annotation can
 range of your own a name, as the ones below have.
 """
 
-# type(x) and get_args are untyped:
-# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
-
 from __future__ import annotations
 
 import dataclasses
@@ -76,8 +73,9 @@ def check_fields(plugin: Any) -> None:
     Raises:
         UserError: the first field whose value is outside.
     """
-    name = _name(type(plugin))
-    for field, (optional, choices, limits) in _rules(type(plugin)).items():
+    cls: type = plugin.__class__
+    name = _name(cls)
+    for field, (optional, choices, limits) in _rules(cls).items():
         value = getattr(plugin, field)
         if value is None and optional:
             continue
@@ -103,7 +101,7 @@ def refuse(plugin: Any, *names: str, when: bool, expected: str, fix: str = "") -
     """
     if when:
         got = ",".join(f"{name}={_text(getattr(plugin, name))}" for name in names)
-        raise UserError(f"{_name(type(plugin))}:{got}", expected, fix or f"change {names[0]}, or leave it out")
+        raise UserError(f"{_name(plugin.__class__)}:{got}", expected, fix or f"change {names[0]}, or leave it out")
 
 
 def ranges(cls: type) -> dict[str, tuple[Range, ...]]:
@@ -115,18 +113,25 @@ def ranges(cls: type) -> dict[str, tuple[Range, ...]]:
 def _rules(cls: type) -> dict[str, tuple[bool, tuple[Any, ...], tuple[Range, ...]]]:
     """By field: whether it may be None, the values of its `Literal`, its ranges."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    found = {}
+    found: dict[str, tuple[bool, tuple[Any, ...], tuple[Range, ...]]] = {}
     for field in dataclasses.fields(cls):
         parts = list(_parts(hints[field.name]))
-        choices = tuple(value for part in parts if isinstance(part, tuple) for value in part)
+        choices = next((part.values for part in parts if isinstance(part, _Choices)), ())
         limits = tuple(part for part in parts if isinstance(part, Range))
         if choices or limits:
             found[field.name] = (type(None) in parts, choices, limits)
     return found
 
 
+@dataclass(frozen=True)
+class _Choices:
+    """The values of a `Literal`."""
+
+    values: tuple[Any, ...]
+
+
 def _parts(hint: Any) -> Iterator[Any]:
-    """Of a type: each Range, a tuple of values for each Literal, and the types that are left."""
+    """Of a type: each Range, the choices of each Literal, and the types that are left."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         yield from _parts(inside[0])
@@ -135,13 +140,13 @@ def _parts(hint: Any) -> Iterator[Any]:
         for choice in inside:
             yield from _parts(choice)
     elif origin is Literal:
-        yield inside
+        yield _Choices(inside)
     else:
         yield hint
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    return type(value) is not bool and isinstance(value, Real)
 
 
 _NAMES: dict[type, str] = {}  # of plug-ins that are not named after their file

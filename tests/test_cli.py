@@ -45,7 +45,7 @@ BAD = {
     "out is a file": (["run", *QUICK, "--out", "a-file"], "--out a-file", "folder", "another folder"),
     "list": (["list", "--task", "uo"], "no task 'uo'", "one of", "did you mean 'ou'?"),
     "report of nothing": (["report", "--out", "nothing"], "--out nothing: no finished runs", "at least one", "run --task"),
-    "report of other rows": (["report", "--rows", "a-file"], "a-file", "CSV of points", "--write"),
+    "report of other rows": (["report", "--rows", "a-file"], "a-file", "CSV of results", "--write"),
 }  # fmt: skip
 
 

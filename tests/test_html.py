@@ -16,7 +16,7 @@ from gwfbench.report import stats
 from gwfbench.report.board.leaderboard import leaderboard
 from gwfbench.report.figures.style import looks
 from gwfbench.report.page import build
-from gwfbench.report.page.data import ALONG, RUN, boards
+from gwfbench.report.page.data import ALONG, RUN, sheets
 from gwfbench.report.page.draws import WIDE, Views, _png, views
 from gwfbench.report.rows import read as read_rows
 from gwfbench.runs import order as session
@@ -93,13 +93,13 @@ def test_cells_are_the_leaderboards_and_tiers_those_of_stats():
         "still": [30.0] * 4,
     }
     points = several(**values)
-    (board,) = boards(points)
+    (sheet,) = sheets(points)
     table = leaderboard(points).set_index("method")
-    for line in board.lines:
-        cell = line.cells["w2"]
-        assert (cell.value, cell.low, cell.high) == tuple(table.loc[line.method, ["w2", "w2_low", "w2_high"]])
-        assert [value for _, value, _ in cell.values] == values[line.method]
-    tiers = {line.method: line.cells["w2"].tier for line in board.lines}
+    for line in sheet.plain()["lines"]:
+        cell, method = line["cells"]["w2"], line["method"]
+        assert (cell["value"], cell["low"], cell["high"]) == tuple(table.loc[method, ["w2", "w2_low", "w2_high"]])
+        assert [value for _, value, _ in cell["values"]] == values[method]
+    tiers = {line["method"]: line["cells"]["w2"]["tier"] for line in sheet.plain()["lines"]}
     assert tiers.pop("still") == ""
     assert tiers == stats.tiers({name: dict(enumerate(values[name])) for name in tiers})
     assert set(tiers["a"]) & set(tiers["b"])
@@ -108,8 +108,8 @@ def test_cells_are_the_leaderboards_and_tiers_those_of_stats():
 
 def test_where_higher_is_better_the_first_tier_is_the_highest():
     points = several(low=[0.1, 0.11, 0.12], high=[0.9, 0.91, 0.92]).assign(better="higher")
-    (board,) = boards(points)
-    assert {line.method: line.cells["w2"].tier for line in board.lines} == {"high": "a", "low": "b"}
+    (sheet,) = sheets(points)
+    assert {name: grade.tier for name, grade in sheet.grades["w2"].items()} == {"high": "a", "low": "b"}
 
 
 def test_a_failed_seed_counts_as_the_worst():
@@ -127,11 +127,11 @@ def test_a_failed_seed_counts_as_the_worst():
         }
     )
     more = several(a=[0, 0, 0, 1.15], still=[0, 0, 0, 5.3]).query("seed == 3")
-    (board,) = boards(pd.concat([points, lost, more]))
-    line = next(line for line in board.lines if line.method == "b")
-    assert line.seeds == "3/4, 1 diverged"
-    assert [run[RUN.index("reason")] for run in line.runs] == ["", "", "", "nan"]
-    assert len(line.cells["w2"].values) == 3
+    (sheet,) = sheets(pd.concat([points, lost, more]))
+    line = next(line for line in sheet.plain()["lines"] if line["method"] == "b")
+    assert line["seeds"] == "3/4, 1 diverged"
+    assert [run[RUN.index("reason")] for run in line["runs"]] == ["", "", "", "nan"]
+    assert len(line["cells"]["w2"]["values"]) == 3
 
 
 def test_curves_are_medians_over_the_seeds_that_got_there():
@@ -141,8 +141,8 @@ def test_curves_are_medians_over_the_seeds_that_got_there():
         for step in range(1, 4)
         if (seed, step) != (2, 3)
     ]
-    (board,) = boards(made(*rows))
-    (line,) = board.lines
+    (sheet,) = sheets(made(*rows))
+    (line,) = sheet.histories.values()
     assert [step[ALONG.index("seconds")] for step in line.steps] == [2.0, 3.0, 3.5]
     assert [band[0] for band in line.curves["w2"]] == [11.0, 21.0, 30.5]
     assert [band[1] <= band[0] <= band[2] for band in line.curves["w2"]] == [True] * 3
@@ -161,8 +161,8 @@ def test_curves_are_medians_over_the_seeds_that_got_there():
     ],
 )
 def test_the_command_asks_for_the_same_seeds(changes, command):
-    (board,) = boards(made(*changes))
-    assert board.lines[0].command == command
+    (sheet,) = sheets(made(*changes))
+    assert next(iter(sheet.histories.values())).command == command
     if "rm" not in command:
         words = command.split()
         order = session.Order.read([words[5]], [words[7]], words[9])
@@ -176,8 +176,8 @@ def test_rows_of_other_code_are_stale_and_verdicts_are_counted():
         Verdict("ou", "vjko", i, *key, word)
         for i, (key, word) in enumerate(zip(keys, ["identical", "different"], strict=True))
     ]
-    (board,) = boards(points, verdicts=verdicts)
-    line = {line.method: line for line in board.lines}
+    (sheet,) = sheets(points, verdicts=verdicts)
+    line = sheet.histories
     assert line["vjko"].stale.startswith("2 of 2")
     assert "can't be built here" in line["nobody"].stale
     assert line["vjko"].verified == {"identical": 1, "different": 1}
@@ -186,8 +186,8 @@ def test_rows_of_other_code_are_stale_and_verdicts_are_counted():
 
 def test_fresh_rows_are_not_stale():
     points = gwfbench.run("ou:dim=2,horizon=0.1", "ula", 1, controls=False, isolate=False)
-    (board,) = boards(points)
-    assert board.lines[0].stale == ""
+    (sheet,) = sheets(points)
+    assert sheet.histories[points["method"].iloc[0]].stale == ""
 
 
 def test_looks_are_one_a_method_whatever_the_order_and_grey_for_the_rest():
@@ -234,7 +234,7 @@ def test_without_draws_the_page_says_why(kept):
     out, _ = kept
     empty = out.parent / "empty"
     empty.mkdir()
-    assert views(points, empty).notes == ["toy2d: no draws of its runs are kept."]
+    assert views(points, empty).notes == ["toy2d: no draws of its runs were kept."]
 
 
 def test_grids_hold_the_images_in_their_places():
@@ -256,7 +256,8 @@ def test_grids_hold_the_images_in_their_places():
 def test_the_command_line_writes_page_and_figures(kept, cli, tmp_path):
     pytest.importorskip("matplotlib")
     out, _ = kept
-    assert cli("report", "--out", str(out), "--html", "page.html", "--figures", "figures")[0] == 0
+    assert cli("report", "html", "page.html", "--out", str(out))[0] == 0
+    assert cli("report", "figures", "figures", "--out", str(out))[0] == 0
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == [f"toy2d-sliced_w2-{kind}.{ending}" for kind in ("cost", "curve") for ending in ("pdf", "png")]
     assert content_of((tmp_path / "page.html").read_text())["boards"][0]["task"] == "toy2d"
@@ -266,7 +267,7 @@ def test_figures_are_the_same_bytes_from_the_same_rows(cli, tmp_path):
     pytest.importorskip("matplotlib")
     several(a=[1.0, 1.1], b=[0.0, -0.2], exact=[0.1, 0.2]).to_csv("rows.csv", index=False)
     for folder in ("one", "two"):
-        code, _, err = cli("report", "--rows", "rows.csv", "--figures", folder)
+        code, _, err = cli("report", "figures", folder, "--rows", "rows.csv")
         assert code == 0
         assert "no curve of w2 on ou" in err
     for ending in ("png", "pdf"):
@@ -277,9 +278,9 @@ def test_figures_are_the_same_bytes_from_the_same_rows(cli, tmp_path):
 def test_a_page_that_cannot_be_written_is_a_users_mistake(cli, tmp_path):
     several(a=[1.0, 1.1]).to_csv("rows.csv", index=False)
     (tmp_path / "folder").mkdir()
-    code, _, err = cli("report", "--rows", "rows.csv", "--html", "folder")
+    code, _, err = cli("report", "html", "folder", "--rows", "rows.csv")
     assert code == 2
-    assert "--html folder" in err
+    assert "report html folder" in err
 
 
 def test_a_csv_with_an_evil_name_is_read_as_it_is(tmp_path):

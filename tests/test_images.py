@@ -373,7 +373,7 @@ def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cl
     with np.load(still / "draws.npz") as kept:
         assert kept["t1"].shape == (100, 1, 8, 8)
         assert kept["l1"].shape == (100,)
-    code, _, err = cli("report", "--out", "runs", "--plot", "pictures")
+    code, _, err = cli("report", "pictures", "pictures", "--out", "runs")
     assert code == 0, err
     with Image.open(tmp_path / "pictures" / "images.png") as picture:
         assert picture.size[0] > 400

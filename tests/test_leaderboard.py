@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,8 @@ from scipy import stats as scipy_stats
 from gwfbench.errors import UserError
 from gwfbench.report.board import tables
 from gwfbench.report.board.ablation import ALL, ablation, markdown
-from gwfbench.report.board.leaderboard import alarms, interval, leaderboard, left_out
+from gwfbench.report.board.leaderboard import Seeds, alarms, boards, frame, leaderboard, left_out
+from gwfbench.report.stats import interval
 
 
 def rows(method, values, role="method", se=0.1, better="lower", status="ok", info="LogDensity", metric="symkl"):
@@ -43,8 +45,12 @@ def failure(method, seed, status):
 FLOOR = rows("exact", [1.0, 1.1, 0.9], role="floor", info="")
 
 
+def table_of(*parts):
+    return pd.DataFrame([line for part in parts for line in part])
+
+
 def board(*parts):
-    return leaderboard(pd.DataFrame([line for part in parts for line in part])).set_index("method")
+    return leaderboard(table_of(*parts)).set_index("method")
 
 
 def test_medians_intervals_and_costs_at_the_last_time():
@@ -67,7 +73,7 @@ def test_verdicts_against_the_floor(values, verdict):
     table = board(FLOOR, rows("it", values))
     assert table.loc["it", "symkl_verdict"] == verdict
     assert table.loc["exact", "symkl_verdict"] == ""
-    assert len(alarms(table.reset_index())) == (verdict == "alarm")
+    assert len(alarms(boards(table_of(FLOOR, rows("it", values))))) == (verdict == "alarm")
 
 
 def test_the_direction_turns_the_verdict():
@@ -134,10 +140,8 @@ def test_a_pure_function_of_rows():
 
 
 def test_markdown_says_everything():
-    table = leaderboard(
-        pd.DataFrame([*FLOOR, *rows("m", [1.0, 1.0, 1.05]), *rows("s", [9.0], role="control", info="")])
-    )
-    text = tables.markdown(table)
+    table = table_of(FLOOR, rows("m", [1.0, 1.0, 1.05]), rows("s", [9.0], role="control", info=""))
+    text = tables.markdown(boards(table))
     assert "## ou at t = 1" in text
     assert "<= floor 1 [1, 1.1]" in text
     assert text.index("exact") < text.index("| m ") < text.index("| s ")
@@ -169,7 +173,7 @@ def test_values_of_another_n_or_version_are_never_in_one_cell():
         line["n"] = 7
     table = board(FLOOR, some)
     assert (table.loc["some", "symkl"], table.loc["some", "symkl_n"], table.loc["some", "symkl_left"]) == (3.5, 100, 1)
-    assert left_out(table.reset_index())[0].startswith("left out: 1 values of symkl for some on ou")
+    assert left_out(boards(table_of(FLOOR, some)))[0].startswith("left out: 1 values of symkl for some on ou")
     newer = [line | {"metric_version": 2} for line in rows("newer", [3.0])]
     table = board(FLOOR, newer)
     assert math.isnan(table.loc["exact", "symkl"])
@@ -180,7 +184,7 @@ def test_there_is_no_verdict_against_a_floor_at_another_n():
     better = [line | {"n": 9} for line in rows("better", [0.1, 0.1, 0.1])]
     table = board(FLOOR, better)
     assert table.loc["better", "symkl_verdict"] == ""
-    assert "0.1 [0.1, 0.1] (n = 9)" in tables.markdown(table.reset_index())
+    assert "0.1 [0.1, 0.1] (n = 9)" in tables.markdown(boards(table_of(FLOOR, better)))
 
 
 @pytest.mark.slow
@@ -199,8 +203,55 @@ def test_a_hundred_thousand_rows_take_work_in_proportion(calls):
     assert calls(leaderboard, data) <= 10 * calls(leaderboard, data[:10_000])
 
 
+def test_a_board_says_which_seeds_failed_and_how():
+    (made,) = boards(table_of(FLOOR, rows("half", [2.0, 3.0]), failure("half", 4, "oom"), failure("half", 7, "oom")))
+    line = next(line for line in made.lines if line.method == "half")
+    assert line.seeds == Seeds(2, {4: "oom", 7: "oom"})
+    assert str(line.seeds) == "2/4, 2 oom"
+    assert str(Seeds(3)) == "3/3"
+    assert line.cells["symkl"].values == {0: (2.0, 0.1), 1: (3.0, 0.1)}
+    assert math.isnan(line.value("a metric that it lacks"))
+
+
+def test_each_task_has_its_own_order_of_metrics_on_the_board_and_in_its_tables():
+    """The first metric is the one that tiers and the detectable difference are about, whatever the task before has."""
+    one = rows("a", [1.0, 2.0, 3.0], metric="w2") + rows("a", [1.0, 2.0, 3.0], metric="symkl")
+    other = [
+        line | {"task": "gmm"}
+        for name in ("symkl", "w2")
+        for k in "ab"
+        for line in rows(k, [1.0, 2.0, 4.0], metric=name)
+    ]
+    made = boards(table_of(one, other))
+    assert [(board.task, board.metrics) for board in made] == [("ou", ["w2", "symkl"]), ("gmm", ["symkl", "w2"])]
+    text = tables.markdown(made).split("## gmm")[1]
+    assert re.search(r"\| method +\| tier +\| symkl +\| w2 ", text)
+    assert "Least difference in symkl between" in text
+    assert list(frame(made).columns) == list(leaderboard(table_of(one, other)).columns)
+
+
 def effects(*parts, change="step=inf"):
-    return ablation(pd.DataFrame([line for part in parts for line in part]), change, ["symkl"]).set_index("method")
+    return pd.DataFrame(ablation(table_of(*parts), change, ["symkl"])).set_index("method")
+
+
+def test_holm_counts_the_methods_of_all_tasks_and_leaves_alone_what_is_over_all_of_them():
+    before, after = [1.0, 2.0, 4.0, 3.0], [1.5, 2.2, 7.0, 3.1]
+    pairs = [("gwf", "gwf:step=inf"), ("gan", "gan:step=inf")]
+    on_two = [
+        line | {"task": task}
+        for task in ("ou", "gmm")
+        for names in pairs
+        for name, values in zip(names, (before, after), strict=True)
+        for line in rows(name, values)
+    ]
+    found = ablation(table_of(on_two), "step=inf", ["symkl"])
+    alone = effects(rows("gwf", before), rows("gwf:step=inf", after)).loc["gwf", "p"]
+    ps = {(effect.task, effect.method): effect.p for effect in found}
+    assert len(ps) == 6
+    assert [ps[task, name] for task in ("ou", "gmm") for name in ("gwf", "gan")] == pytest.approx(
+        [min(1, 4 * alone)] * 4
+    )
+    assert ps["ou", ALL] == pytest.approx(alone)
 
 
 def test_a_constant_ratio_is_found_and_a_mixed_one_is_not():
@@ -252,5 +303,5 @@ def test_text_and_what_can_t_be_compared():
     assert "## What `step=inf` does to symkl" in text
     assert "| gwf" in text
     assert "x 2 [2, 2] *" in text
-    with pytest.raises(UserError, match="--ablate lr=3"):
+    with pytest.raises(UserError, match="ablate lr=3"):
         ablation(points, "lr=3")

@@ -11,6 +11,7 @@ from gwfbench.commands import reproduce
 from gwfbench.errors import UserError
 from gwfbench.papers import ledger
 from gwfbench.plugins import registry
+from gwfbench.report.board.leaderboard import Seeds
 from gwfbench.report.paper_page import Ours, counted, margin, page, verdict
 
 PAPERS = ("caucheteux2026", "deng2026", "fan2022", "mokrov2021")
@@ -159,13 +160,13 @@ def test_the_verdict(case):
     fields, ours, wanted = CASES[case]
     value, low, high, se = (*ours, 0.0)[:4]
     number = replace(NUMBER, **fields)
-    assert verdict(number, Ours(value, low, high, se, "3/3")) == wanted
-    assert verdict(number, Ours(value, low, high, se, "2/3, 1 diverged")) == "not reproduced"
+    assert verdict(number, Ours(value, low, high, se, Seeds(3))) == wanted
+    assert verdict(number, Ours(value, low, high, se, Seeds(2, {2: "diverged"}))) == "not reproduced"
 
 
 def test_the_margin_in_numbers():
     number = replace(NUMBER, rounding=0.5, spread=8.0, seeds=4, error=12.0)
-    assert margin(number, Ours(1, 1, 1, 3.0, "1/1")) == 0.5 + 2 * 13
+    assert margin(number, Ours(1, 1, 1, 3.0, Seeds(1))) == 0.5 + 2 * 13
 
 
 def test_a_number_is_answered_by_the_runs_that_it_names():
@@ -247,10 +248,12 @@ def test_the_page_from_rows():
             rows([0.15, None], method="gaussian_vi").assign(status=["ok", "diverged"]),
         ]
     )
-    text = page(paper, points)
+    text, tally = page(paper, points)
     assert "## Table 1: Normal laws\n\nFrom 100 points.\n" in text
     assert "## Figure 2: What nobody has\n\nSource: Figure 2.\n" in text
-    assert counted(text) == "1 reproduced, 1 better, 2 not reproduced, 2 not run"
+    assert tally == {"reproduced": 1, "better": 1, "not reproduced": 2, "not run": 2}
+    assert f"\nLines: {counted(tally)}.\n" in text
+    assert counted(tally) == "1 reproduced, 1 better, 2 not reproduced, 2 not run"
     found = lines(text)
     assert found["third row"] == ["-0.3", "-0.301 [-0.398, -0.222]", "3/3", "paper", "**reproduced**", ""]
     assert found["second row"][:5] == ["0.1 to 0.2", "0.15", "1/2, 1 diverged", "ours", "**not reproduced**"]
@@ -269,22 +272,22 @@ def test_the_page_is_a_function_of_the_rows_set():
     points = pd.concat([rows([0.4, 0.5, 0.6]), rows([1.0], task="ou:dim=3"), rows([2.0, 2.5], method="ula:step=0.1")])
     shuffled = points.sample(frac=1, random_state=3)
     assert page(paper, points) == page(paper, shuffled)
-    assert counted(page(paper, points.iloc[:0])) == "0 reproduced, 0 better, 0 not reproduced, 5 not run"
+    assert counted(page(paper, points.iloc[:0])[1]) == "0 reproduced, 0 better, 0 not reproduced, 5 not run"
 
 
 def test_a_metric_that_the_rows_lack_is_not_reproduced():
     paper = ledger.parse("small", SMALL)
-    cells = lines(page(paper, rows([0.5, 0.5], metric="kl")))["first ! row"]
-    assert cells == ["1", "-", "2/2", "paper", "**not reproduced**", "not all of our runs ended well, or gave a value"]
+    cells = lines(page(paper, rows([0.5, 0.5], metric="kl"))[0])["first ! row"]
+    assert cells == ["1", "-", "2/2", "paper", "**not reproduced**", "not all of our runs finished with a value"]
 
 
 def test_logarithms_take_the_error_along():
     paper = ledger.parse("small", SMALL)
-    near = lines(page(paper, rows([0.25], se=0.08)))["third row"]  # log10: -0.602, error 0.139
-    far = lines(page(paper, rows([0.25], se=0.01)))["third row"]
+    near = lines(page(paper, rows([0.25], se=0.08))[0])["third row"]  # log10: -0.602, error 0.139
+    far = lines(page(paper, rows([0.25], se=0.01))[0])["third row"]
     assert near[4] == "**reproduced**"
     assert far[4] == "**better**"
-    assert lines(page(paper, rows([0.0])))["third row"][4] == "**not reproduced**"
+    assert lines(page(paper, rows([0.0]))[0])["third row"][4] == "**not reproduced**"
 
 
 def test_of_a_run_in_several_files_the_last_one_s_rows_count(cli, small):
@@ -317,7 +320,8 @@ def test_reproduce_runs_what_answers_and_writes_the_page(cli, small, monkeypatch
     assert "cut: one step for two" in text
     assert "  2: needs a GPU" in text
     made = (small / "pages" / "small.md").read_text()
-    assert counted(made) in err
+    counts = next(line for line in made.splitlines() if line.startswith("Lines: ")).removeprefix("Lines: ").rstrip(".")
+    assert f"wrote pages/small.md: {counts}" in err
     assert len([line for line in made.splitlines() if "| 2/2" in line]) == 4
     code, _, err = cli(*words, "--only", "figure2")  # nothing is to be run for it
     assert code == 0

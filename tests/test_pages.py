@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 import gwfbench
-from gwfbench.commands.report import collect
 from gwfbench.plugins import registry
 from gwfbench.report import pages
 from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.pages import Layout
+from gwfbench.report.rows import rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -27,13 +27,13 @@ def made(tmp_path_factory):
         patch.setattr(registry.find("task", "toy2d").load(), "metrics", ("sliced_w2", "energy_distance"))
         gwfbench.run("ou:horizon=0.1", ("ula", "gaussian_vi"), 2, out=root / "runs", isolate=False)
         gwfbench.run("toy2d", "mmd_flow:steps=4,points=1200,batch=64", 2, out=root / "runs", isolate=False)
-    points, facts = collect(root / "runs")
+    points, facts, _ = rows_of(root / "runs")
     for name, laws, layout in (
         ("ou", "all", Layout()),
         ("toy2d", "last", Layout("In the plane", ("sliced_w2",), True)),
     ):
         part = points[points["task"].str.startswith(name)]
-        pages.keep(root / "results" / name, pages.rows_of(part, laws), facts, [], layout)
+        pages.keep(root / "results" / name, pages.of_laws(part, laws), facts, [], layout)
     marker = "<!-- leaderboard results/ou ou:horizon=0.1 symkl,kl -->"
     (root / "README.md").write_text(f"# Title\n\n{marker}\nold\n<!-- end -->\n\nthe rest\n")
     return root
@@ -47,35 +47,35 @@ def checkout(made, tmp_path, monkeypatch):
 
 
 def test_every_page_is_made_and_then_stands_the_check(cli, checkout):
-    code, text, err = cli("report", "--pages", "results", "--check")
+    code, text, err = cli("report", "pages", "results", "--check")
     assert code == 1
     assert "results/ou/leaderboard.md:1 " in err
-    assert cli("report", "--pages", "results")[0] == 0
+    assert cli("report", "pages", "results")[0] == 0
     for folder in ("ou", "toy2d"):
         assert {path.suffix for path in (checkout / "results" / folder).glob("leaderboard.*")} == {
             ".md",
             ".csv",
             ".tex",
         }
-    code, text, err = cli("report", "--pages", "results", "--check")
+    code, text, err = cli("report", "pages", "results", "--check")
     assert (code, text, err) == (0, "12 pages, 0 of them not what the rows give\n", "")
-    assert "nothing" not in cli("report", "--pages", "results")[1]
+    assert "nothing" not in cli("report", "pages", "results")[1]
 
 
 def test_a_changed_number_is_found(cli, checkout):
-    cli("report", "--pages", "results")
+    cli("report", "pages", "results")
     for path in [checkout / "results" / "leaderboard.md", *(checkout / "results").glob("*/leaderboard.*")]:
         text = path.read_text()
         digit = next(i for i in range(len(text) - 1, 0, -1) if text[i].isdigit())
         path.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
-        code, _, err = cli("report", "--pages", "results", "--check")
+        code, _, err = cli("report", "pages", "results", "--check")
         assert code == 1
         assert [line for line in err.splitlines() if str(path.relative_to(checkout)) in line]
         path.write_text(text)
 
 
 def test_the_readme_has_its_table_and_nothing_else_changes(cli, checkout):
-    cli("report", "--pages", "results")
+    cli("report", "pages", "results")
     text = (checkout / "README.md").read_text()
     assert text.startswith("# Title\n\n<!-- leaderboard results/ou")
     assert text.endswith("<!-- end -->\n\nthe rest\n")
@@ -87,7 +87,7 @@ def test_the_readme_has_its_table_and_nothing_else_changes(cli, checkout):
 def test_a_marker_of_no_rows_is_a_users_mistake(cli, checkout):
     readme = checkout / "README.md"
     readme.write_text(readme.read_text().replace("ou:horizon=0.1 symkl", "ou:dim=5 symkl"))
-    code, _, err = cli("report", "--pages", "results")
+    code, _, err = cli("report", "pages", "results")
     assert code == 2
     assert "ou:dim=5" in err
 
@@ -95,12 +95,12 @@ def test_a_marker_of_no_rows_is_a_users_mistake(cli, checkout):
 def test_the_layout_is_kept_and_read(cli, checkout):
     folder = checkout / "results" / "toy2d"
     assert Layout.read(folder) == Layout("In the plane", ("sliced_w2",), True)
-    cli("report", "--pages", "results")
+    cli("report", "pages", "results")
     page = (folder / "leaderboard.md").read_text()
     assert page.startswith("# In the plane\n\n## sliced_w2\n")
     assert "energy_distance" not in page
     (folder / "page.toml").write_text("pivot = 3\n")
-    code, _, err = cli("report", "--pages", "results")
+    code, _, err = cli("report", "pages", "results")
     assert code == 2
     assert "page.toml" in err
 
@@ -110,14 +110,14 @@ def test_a_run_that_failed_stays_among_the_rows_of_last_laws():
         [{"run_key": "a", "attempt": "1", "step": step, "metric": "m"} for step in (1, 2)]
         + [{"run_key": "b", "attempt": "1", "step": None, "metric": None}]
     )
-    kept = pages.rows_of(rows, "last")
+    kept = pages.of_laws(rows, "last")
     assert list(zip(kept["run_key"], kept["metric"].notna(), strict=True)) == [("a", True), ("b", False)]
-    assert len(pages.rows_of(rows, "all")) == 3
+    assert len(pages.of_laws(rows, "all")) == 3
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
 def test_latex_compiles(cli, checkout):
-    cli("report", "--pages", "results")
+    cli("report", "pages", "results")
     table = (checkout / "results" / "ou" / "leaderboard.tex").read_text()
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\tiny " + table + "\\end{document}"
     (checkout / "page.tex").write_text(document)
@@ -128,7 +128,7 @@ def test_latex_compiles(cli, checkout):
 
 
 def test_latex_has_booktabs_and_escapes(cli, checkout):
-    cli("report", "--pages", "results")
+    cli("report", "pages", "results")
     text = (checkout / "results" / "ou" / "leaderboard.tex").read_text()
     assert "\\toprule" in text
     assert "gaussian\\_vi" in text

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gwfbench.report.figures.plots import Kept, _box, _liveliest, grid, grids, picture
+from gwfbench.report.figures.flows import Kept, _box, _liveliest, grid, grids, picture
 
 rng = np.random.default_rng(5)
 CLOUD = rng.normal(size=(300, 2))

@@ -8,8 +8,9 @@ import pytest
 
 import gwfbench
 from gwfbench.audit.today import Today
-from gwfbench.commands.report import collect
+from gwfbench.errors import UserError
 from gwfbench.plugins import registry
+from gwfbench.report.rows import rows_of
 
 TASKS = ("toy2d:shape=moons", "toy2d:shape=swiss_roll")
 FLOW = "mmd_flow:steps=4,points=1200,batch=64"
@@ -67,25 +68,79 @@ def test_methods_and_metrics_are_chosen(cli, runs):
 
 def test_pictures_of_the_plane(cli, runs, tmp_path):
     pytest.importorskip("matplotlib")
-    assert cli("report", "--plot", "pictures")[0] == 0
+    code, _, err = cli("report", "pictures", "pictures")
+    assert code == 0
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert names == ["toy2d-shape-moons.png", "toy2d-shape-swiss_roll.png"]
-    assert cli("report", "--write", "kept")[0] == 0
-    assert cli("report", "--rows", "kept/rows.csv", "--plot", "pictures")[0] == 2
+    assert all(f"wrote pictures/{name}" in err for name in names)
+    assert cli("report", "pictures", "pictures", "--rows", "kept/rows.csv")[0] == 2  # rows have no points
+    assert cli("report", "pictures", "others", "--task", "toy2d:shape=moons")[0] == 0
+    assert [path.name for path in (tmp_path / "others").iterdir()] == ["toy2d-shape-moons.png"]
+
+
+def test_an_ablation_is_printed_and_kept_on_the_page(cli, runs, tmp_path):
+    code, _, err = cli("report", "ablate", "steps=4")
+    assert code == 2
+    assert "report ablate steps=4" in err
+    rows, _, _ = rows_of(runs)
+    other = rows[rows["method"] == FLOW].assign(
+        method=FLOW.replace("steps=4,", ""), run_key=lambda x: x["run_key"] + "b"
+    )
+    pd.concat([rows, other]).to_csv("rows.csv", index=False)
+    code, text, err = cli("report", "ablate", "steps=4", "--rows", "rows.csv", "--write", "kept", "--pivot")
+    assert code == 0, err
+    assert text.startswith("## What `steps=4` does to sliced_w2\n")
+    assert "wrote kept/rows.csv and kept/leaderboard.md" in err
+    page = (tmp_path / "kept" / "leaderboard.md").read_text()
+    assert text.strip() in page
+    assert "## tier by sliced_w2" in page
+    assert 'ablate = "steps=4"' in (tmp_path / "kept" / "page.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "now"),
+    [
+        (["--html", "page.html"], "report html page.html"),
+        (["--pages", "results", "--check"], "report pages results"),
+        (["--check"], "report pages results --check"),
+        (["--figures", "folder"], "report figures folder"),
+        (["--plot", "folder"], "report pictures folder"),
+        (["--ablate", "step=inf"], "report ablate step=inf"),
+        (["--task", "ou", "html", "page.html"], "write report html ... --task ..."),
+        (["--pivot", "ablate", "step=inf"], "write report ablate ... --pivot ..."),
+    ],
+)
+def test_who_types_an_old_spelling_is_told_the_new_one(cli, tmp_path, words, now):
+    code, text, err = cli("report", *words)
+    assert (code, text) == (2, "")
+    assert now in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_subcommand_takes_plug_ins(cli):
+    for name in ("html", "figures", "pictures", "pages", "ablate"):
+        code, text, _ = cli("report", name, "--help")
+        assert code == 0
+        assert "--plugin" in text
+        assert "--html" not in text
 
 
 @pytest.mark.slow
 def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
-    before, _ = collect(runs)
+    before, _, _ = rows_of(runs)
     cls = registry.find("task", "toy2d").load()
     monkeypatch.setattr(cls, "metrics", ("sliced_w2",))
     real = Today.why_stale
     gwfbench.run(TASKS, FLOW, 2, out=runs, force=True, isolate=False)
-    newest, _ = collect(runs)
+    newest, _, remarks = rows_of(runs)
     assert set(newest["attempt"]).isdisjoint(before["attempt"])
     ours = set(newest["attempt"])
+    assert remarks == []
     monkeypatch.setattr(Today, "why_stale", lambda self, run: "edited" if run.attempt in ours else real(self, run))
-    pd.testing.assert_frame_equal(collect(runs)[0], before)
+    pd.testing.assert_frame_equal(rows_of(runs)[0], before)
+    monkeypatch.setattr(Today, "why_stale", lambda self, run: "edited")
+    with pytest.raises(UserError, match=r"no finished runs\n  left out: 12 stale runs"):
+        rows_of(runs)
 
 
 def test_without_a_curve_the_last_law_has_the_same_rows(monkeypatch, one_process):

@@ -20,7 +20,7 @@ from gwfbench.drive.points import CHUNK
 from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.plugins import registry
 from gwfbench.protocol import Drawn, Pushed
-from gwfbench.report.board.leaderboard import alarms, leaderboard
+from gwfbench.report.board.leaderboard import alarms, boards, leaderboard
 from gwfbench.store import folders
 from gwfbench.store.rows import tidy
 
@@ -384,7 +384,7 @@ def test_better_than_the_floor_raises_the_alarm():
 
     def board(body):
         runs = [e for who in (CONTROLS["exact"], fake(body)) for s in (0, 1, 2) for e in run(who, EIGHT, seeds=(s,))]
-        return leaderboard(tidy(runs))
+        return boards(tidy(runs))
 
     lines = alarms(board(cheats))
     assert any("symkl" in line and "better than exact draws" in line for line in lines)

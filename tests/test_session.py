@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import gwfbench
-from gwfbench.drive import execute
 from gwfbench.plugins import registry
 from gwfbench.runs.options import Options
 from gwfbench.runs.order import Order
@@ -306,6 +305,8 @@ def test_torn_truncated_and_edited_attempts_are_set_aside_and_run_again(plugins,
 
 def test_a_clock_that_is_set_back_changes_no_order(plugins, tmp_path, monkeypatch):
     import datetime
+
+    from gwfbench.drive import execute
 
     years = iter((2030, 2020, 2025))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gwfbench.cli import main
-from gwfbench.commands.report import collect
 from gwfbench.report.board.leaderboard import leaderboard
+from gwfbench.report.rows import rows_of
 
 spec = importlib.util.spec_from_file_location("attempts", Path(__file__).with_name("attempts.py"))
 attempts = importlib.util.module_from_spec(spec)
@@ -46,11 +46,11 @@ def test_six_hundred_finished_runs_are_found_finished(folders, monkeypatch, caps
 
 
 @pytest.mark.slow
-def test_thirty_thousand_rows_are_collected_into_a_leaderboard(folders, capsys, calls):
+def test_thirty_thousand_rows_are_collected_into_a_leaderboard(folders, calls):
     few, many = folders
-    collect(few)
-    assert calls(collect, many) < 10 * calls(collect, few)
-    points, _ = collect(many)
-    assert len(points) == 30_000
-    assert len(leaderboard(points)) == 20
-    assert capsys.readouterr().err == ""
+    rows_of(few)
+    assert calls(rows_of, many) < 10 * calls(rows_of, few)
+    rows, _, remarks = rows_of(many)
+    assert len(rows) == 30_000
+    assert len(leaderboard(rows)) == 20
+    assert remarks == []

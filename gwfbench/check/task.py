@@ -100,7 +100,7 @@ def truth_draws_what_it_says(subject: Subject) -> None:
 
 
 def draws_go_on(subject: Subject) -> None:
-    """Two draws from one stream give different points. (A fork by name inside a draw would repeat the first ones.)"""
+    """Two draws from one stream give different points; a fork by name inside a draw would repeat the first ones."""
     problem = build(subject).problem
     for info in problem.infos:
         if isinstance(info, Initial | TargetSamples):

@@ -103,16 +103,16 @@ def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:
             raise unknown("metric", name, known, see="python -m gwfbench run --help; the metrics are the task's")
 
 
-def show(points: pd.DataFrame, form: str, chosen: tuple[str, ...]) -> None:
-    from gwfbench.report.board.leaderboard import alarms, leaderboard
+def show(rows: pd.DataFrame, form: str, chosen: tuple[str, ...]) -> None:
+    from gwfbench.report.board.leaderboard import alarms, boards
 
-    board = leaderboard(points, chosen or None)
+    made = boards(rows, chosen or None)
     if form == "csv":
-        points = points[points["metric"].isin(chosen) | points["metric"].isna()] if chosen else points
-        click.echo(points.to_csv(index=False), nl=False)
+        rows = rows[rows["metric"].isin(chosen) | rows["metric"].isna()] if chosen else rows
+        click.echo(rows.to_csv(index=False), nl=False)
     else:
-        from gwfbench.report.board.tables import print_board
+        from gwfbench.report.board.tables import print_boards
 
-        print_board(board)
-    for line in alarms(board):
+        print_boards(made)
+    for line in alarms(made):
         click.echo(line, err=True)

@@ -11,18 +11,26 @@ from gwfbench.plugins import registry
 
 
 @click.command()
-@click.option("--task", "tasks", multiple=True, help="name or name:key=value (repeatable); none: every task.")
-@click.option("--metric", "chosen", multiple=True, help="Only this metric (repeatable); none: those of each task.")
-@click.option("--trials", type=int, default=200, show_default=True, help="Of each change, in the search for power.")
-@click.option("--seeds", default="5", show_default=True, help="Of floor and still: how many, or which.")
-@click.option("--power-seconds", type=float, default=60.0, show_default=True, help="CPU, for the power of one metric.")
+@click.option("--task", "tasks", multiple=True, help="Task: name or name:key=value (repeatable).  [default: all]")
+@click.option("--metric", "chosen", multiple=True, help="Only this metric (repeatable).  [default: all of each task]")
+@click.option("--trials", type=int, default=200, show_default=True, help="Trials per change in the search for power.")
+@click.option("--seeds", default="5", show_default=True, help="Number of seeds for floor and still, or a list: 3,5,8.")
+@click.option(
+    "--power-seconds", type=float, default=60.0, show_default=True, help="Largest CPU time for the power of one metric."
+)
 @click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", show_default=True)
-@click.option("--write", type=click.Path(path_type=Path), help="Also keep the page, and its CSV beside it, row by row.")
+@click.option(
+    "--write", type=click.Path(path_type=Path), help="Page (.md) to write, with its CSV next to it, row by row."
+)
 def calibrate(
     tasks: tuple[str, ...], chosen: tuple[str, ...], trials: int, seeds: str, power_seconds: float, form: str,
     write: Path | None,
 ) -> None:  # fmt: skip
-    """Floor, value of the law that never moves, and power of every metric on every task."""
+    """Measure noise floor, value of the law that never moves, and power of every metric on every task.
+
+    The power is the smallest change of the truth that the metric detects. With --write, rows that the CSV already has
+    are not measured again. Exit code: 1 if a metric failed.
+    """
     for name in tasks:
         registry.find("task", registry.head(name))
     from dataclasses import asdict

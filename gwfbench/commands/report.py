@@ -1,206 +1,262 @@
-"""`gwfbench report`."""
+"""`gwfbench report`: leaderboards as text, and subcommands for all else that is made from results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from gwfbench.commands._options import METRIC, OUT, check_metrics
+from gwfbench.commands._options import METRIC, OUT, PLUGIN, check_metrics
+from gwfbench.commands._rows import METHODS, TASKS, selected, selection
 from gwfbench.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from gwfbench.audit.verify import Verdict
-    from gwfbench.report.rows import Facts
+    from gwfbench.report.board.leaderboard import Board
+
+FORMS = ["table", "markdown", "csv", "json", "latex"]
+FOLDER = click.Path(path_type=Path)
+MOVED = {  # options of earlier versions, and how to type them now
+    "--html": "report html {}",
+    "--pages": "report pages {}",
+    "--check": "report pages results --check",
+    "--figures": "report figures {}",
+    "--plot": "report pictures {}",
+    "--ablate": "report ablate {}",
+}
 
 
-@click.command()
-@click.option("--task", "tasks", multiple=True, help="Only tasks of this name, or this name:key=value (repeatable).")
-@click.option("--rows", type=click.Path(path_type=Path), help="A CSV of points instead of --out, as results/rows.csv.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "markdown", "csv", "json", "latex"]),
-    default="table",
-    show_default=True,
-)
-@click.option(
-    "--write",
-    type=click.Path(path_type=Path),
-    help="Also write rows and their page (Markdown, CSV, LaTeX) into this folder.",
-)
-@click.option(
-    "--pages",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Nothing but this: make every page below this folder from its rows.csv, and the README's tables.",
-)
-@click.option("--check", is_flag=True, help="With --pages: write nothing, fail if a page is not what its rows give.")
-@click.option("--method", "methods", multiple=True, help="Only methods of this name, or this name:key=value.")
-@click.option("--pivot", is_flag=True, help="One table a metric, tasks side by side.")
-@click.option("--ablate", default="", help="Also what one field does (key=value): methods with and without it.")
-@click.option(
-    "--laws", type=click.Choice(["all", "last"]), default="all", show_default=True, help="Rows to be written."
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    help="Also draw fields, paths and laws in the plane, a PNG a task (extra: report).",
-)
-@click.option("--html", type=click.Path(path_type=Path), help="Also write one self-contained page (extra: report).")
-@click.option(
-    "--figures", type=click.Path(path_type=Path), help="Also draw figures for papers, PNG and PDF (extra: report)."
-)
+def _moved(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Take the options of earlier versions, and say what to type instead."""
+
+    def refuse(_context: click.Context, option: click.Parameter, value: Any) -> None:
+        if value:
+            name = option.opts[0]
+            now = f"python -m gwfbench {MOVED[name].format(value)}"
+            raise UserError(f"report {name}", "a subcommand of report", f"write {now}")
+
+    for name in MOVED:
+        flag = name == "--check"
+        command = click.option(name, is_flag=flag, hidden=True, expose_value=False, callback=refuse)(command)
+    return command
+
+
+def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is written, and how it is laid out."""
+    for option in (
+        click.option(
+            "--laws",
+            type=click.Choice(["all", "last"]),
+            default="all",
+            show_default=True,
+            help="With --write: keep the rows of all judged laws, or of each run's last one.",
+        ),
+        click.option("--pivot", is_flag=True, help="One table per metric, tasks side by side."),
+        click.option("--write", type=FOLDER, help="Folder for the rows and their page (Markdown, CSV, LaTeX)."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True)
+@selection
 @METRIC
-@OUT
+@click.option("--format", "form", type=click.Choice(FORMS), default="table", show_default=True, help="Output format.")
+@_keeping
+@_moved
+@click.pass_context
 def report(
-    tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, form: str, write: Path | None, pivot: bool,
-    laws: str, plot: Path | None, html: Path | None, figures: Path | None, chosen: tuple[str, ...], out: Path,
-    pages: Path | None, check: bool, ablate: str,
-) -> None:  # fmt: skip
-    """The leaderboards of the runs kept under --out, newest attempt of each, stale runs and values left out."""
-    if check and not pages:
-        raise UserError("--check", "--pages FOLDER with it", "python -m gwfbench report --pages results --check")
-    if pages:
-        make(pages, check)
+    context: click.Context, form: str, chosen: tuple[str, ...], write: Path | None, pivot: bool, laws: str, **where: Any
+) -> None:
+    """Print the leaderboards of finished runs, or make something else from them (see the commands below).
+
+    Of each run under --out the newest attempt counts. Runs and values made by other code than today's are left out,
+    with a message.
+    """
+    if context.invoked_subcommand:
+        _require_no_options(context)
         return
-    from gwfbench.audit import verify
-    from gwfbench.report import pages as paged
-    from gwfbench.report import rows as kept_rows
-    from gwfbench.report.board.leaderboard import alarms, leaderboard, left_out
+    rows, facts = _checked(chosen, where)
+    from gwfbench.report.board.leaderboard import alarms, boards, left_out
 
-    if plot and rows:
-        raise UserError("--plot with --rows", "the runs' folder: rows have no points", "leave --rows out")
-    points, facts = kept_rows.read(rows) if rows else collect(out)
-    points = limit(limit(points, "task", tasks), "method", methods)
-    check_metrics(chosen, set(points["metric"].dropna()))
-    board = leaderboard(points, chosen or None)
-    verdicts, strange = verify.kept(out)
-    for text in strange:
-        click.echo(f"left alone: {text}", err=True)
-    show(points, board, verdicts, form, pivot)
-    if ablate:
-        from gwfbench.report.board import ablation
-
-        effects = ablation.ablation(points, ablate, chosen or None)
-        click.echo(ablation.markdown(effects, ablate), err=form not in ("table", "markdown"))
-    for line in [*alarms(board), *left_out(board)]:
+    verdicts = _verdicts(where["out"])
+    shown = boards(rows, chosen or None)
+    _show(rows, shown, verdicts, form, pivot)
+    for line in [*alarms(shown), *left_out(shown)]:
         click.echo(line, err=True)
     if write:
-        layout = paged.Layout.read(write)
-        if pivot or chosen or ablate:
-            layout = replace(layout, pivot=pivot, metrics=chosen, ablate=ablate)
-        paged.keep(write, paged.rows_of(points, laws), facts, verdicts, layout)
-        changed = paged.written(paged.made(write, *kept_rows.read(write / "rows.csv")))
-        said = ", ".join(map(str, changed)) or "no page: all are as they were"
-        click.echo(f"wrote {write / 'rows.csv'} and {said}", err=True)
-    if plot:
-        from gwfbench.report.figures.flows import draw
-
-        for line in draw(out, set(points["attempt"]), plot):
-            click.echo(line, err=True)
-    if html:
-        from gwfbench.report.page import build as one_page
-
-        beside = (rows or out).parent / "calibration.csv"
-        click.echo(one_page.put(html, points, facts, chosen or None, verdicts, None if rows else out, beside), err=True)
-    if figures:
-        from gwfbench.report.figures.papers import draw as draw_figures
-
-        for line in draw_figures(points, chosen or None, figures):
-            click.echo(line, err=True)
+        _write(write, rows, facts, verdicts, laws, {"pivot": pivot, "metrics": chosen})
 
 
-def show(points: pd.DataFrame, board: pd.DataFrame, verdicts: Sequence[Verdict], form: str, pivot: bool) -> None:
-    """The leaderboard on standard output."""
-    from gwfbench.report import pages
-    from gwfbench.report.board import tables
-    from gwfbench.store import record
-
-    if form in ("table", "markdown"):
-        if pivot or form == "markdown":
-            click.echo(tables.pivoted(board) if pivot else tables.markdown(board))
-        else:
-            tables.print_board(board)
-        click.echo(tables.verified(points, verdicts), nl=False)
-    elif form == "csv":
-        click.echo(board.to_csv(index=False), nl=False)
-    elif form == "latex":
-        click.echo(pages.latex(board))
-    else:
-        for row in board.to_dict("records"):
-            click.echo(record.to_json(row))
+def _require_no_options(context: click.Context) -> None:
+    """Options before a subcommand would be ignored."""
+    name = context.invoked_subcommand
+    for option in context.command.params:
+        given = option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and option is not PLUGIN:
+            words = option.opts[0]
+            raise UserError(f"{words} before {name}", f"options after {name}", f"write report {name} ... {words} ...")
 
 
-def make(root: Path, check: bool) -> None:
-    """Write all pages below a folder, or tell which are not what their rows give.
+@report.command()
+@click.argument("file", type=FOLDER)
+@METRIC
+@selection
+def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
+    """Write one self-contained HTML page to FILE.
 
-    Raises:
-        SystemExit: some are not, and `check` is on.
+    It has sortable leaderboards, plots, particles and images, and for every number the runs behind it. It needs no
+    network. With --rows there are no particles and no images. Needs: pip install 'gwfbench[report]'.
     """
-    from gwfbench.report import pages
+    rows, facts = _checked(chosen, where)
+    from gwfbench.report.page import build
 
-    files = pages.all_made(root)
+    csv, out = where["csv"], where["out"]
+    calibration = (csv or out).parent / "calibration.csv"
+    kept = None if csv else out
+    click.echo(build.put(file, rows, facts, chosen or None, _verdicts(out), kept, calibration), err=True)
+
+
+@report.command()
+@click.argument("folder", type=FOLDER)
+@METRIC
+@selection
+def figures(folder: Path, chosen: tuple[str, ...], **where: Any) -> None:
+    """Draw figures for papers into FOLDER (PNG and PDF).
+
+    For each task: quality against training time, and quality along the flow or along training; one column wide.
+    Without --metric, of each task's first metric. Needs: pip install 'gwfbench[report]'.
+    """
+    rows, _ = _checked(chosen, where)
+    from gwfbench.report.figures.papers import draw
+
+    for message in draw(rows, chosen or None, folder):
+        click.echo(message, err=True)
+
+
+@report.command()
+@click.argument("folder", type=FOLDER)
+@TASKS
+@METHODS
+@OUT
+def pictures(folder: Path, **where: Any) -> None:
+    """Draw the laws of runs into FOLDER, one PNG per task.
+
+    In the plane: field, paths and last law of each method; of images, a grid for each method. This needs the points
+    that runs keep, so there is no --rows. Needs: pip install 'gwfbench[report]'.
+    """
+    rows, _ = selected(csv=None, **where)
+    from gwfbench.report.figures.flows import draw
+
+    for message in draw(where["out"], set(rows["attempt"]), folder):
+        click.echo(message, err=True)
+
+
+@report.command()
+@click.argument("root", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--check", is_flag=True, help="Write nothing; fail if a page is not what its rows give.")
+def pages(root: Path, check: bool) -> None:
+    """Make every page below ROOT again from its rows.csv.
+
+    These are the leaderboards of each folder, their index, the pages of papers, and the tables in the README next to
+    ROOT. Exit code with --check: 1 if a page differs from what its rows give.
+    """
+    from gwfbench.report import pages as made
+
+    files = made.all_made(root)
     if check:
-        found = list(pages.differences(files))
+        found = list(made.differences(files))
         for line in found:
             click.echo(line, err=True)
         click.echo(f"{len(files)} pages, {len(found)} of them not what the rows give")
         raise SystemExit(1 if found else 0)
-    for path in pages.written(files):
+    for path in made.written(files):
         click.echo(f"wrote {path}")
 
 
-def collect(out: Path) -> tuple[pd.DataFrame, Facts]:
-    """Tidy points of each run's newest attempt by today's code, with the values that count; what is left out is said.
+@report.command()
+@click.argument("change", metavar="KEY=VALUE")
+@METRIC
+@_keeping
+@selection
+def ablate(change: str, chosen: tuple[str, ...], write: Path | None, pivot: bool, laws: str, **where: Any) -> None:
+    """Compare methods with and without the field KEY=VALUE.
 
-    Raises:
-        UserError: there are none.
+    Each method that ran with this field is compared, seed by seed, with the same method without it: the ratio (or
+    difference) of the two with a 95 % interval, and whether it is significant. --write also keeps rows and page, with
+    this table on it.
     """
-    from gwfbench.audit import rescore
-    from gwfbench.audit.today import Today
-    from gwfbench.store import folders
-    from gwfbench.store.rows import tidy
+    rows, facts = _checked(chosen, where)
+    from gwfbench.report.board import ablation
 
-    runs, strange = folders.attempts(out)
-    for text in strange:
+    click.echo(ablation.markdown(ablation.ablation(rows, change, chosen or None), change))
+    if write:
+        settings = {"pivot": pivot, "metrics": chosen, "ablate": change}
+        _write(write, rows, facts, _verdicts(where["out"]), laws, settings)
+
+
+for command in report.commands.values():
+    command.params.append(PLUGIN)
+
+
+def _checked(chosen: tuple[str, ...], where: dict[str, Any]) -> tuple[pd.DataFrame, Any]:
+    """The selected rows, which have the chosen metrics, and their environments."""
+    rows, facts = selected(**where)
+    check_metrics(chosen, set(rows["metric"].dropna()))
+    return rows, facts
+
+
+def _verdicts(out: Path) -> list[Verdict]:
+    """The verdicts of `verify` on runs under a folder; prints what else is in their file."""
+    from gwfbench.audit import verify
+
+    verdicts, unreadable = verify.kept(out)
+    for text in unreadable:
         click.echo(f"left alone: {text}", err=True)
-    today = Today()
-    newest = {
-        run.identity.key: run for run in runs if not today.why_stale(run)
-    }  # a newer stale attempt hides no fresh one
-    fresh, stale = list(newest.values()), len({run.identity.key for run in runs}) - len(newest)
-    if stale:
-        click.echo(f"left out: {stale} stale runs, made by other code than today's; run them again", err=True)
-    if not fresh:
-        raise UserError(
-            f"--out {out}: no finished runs", "at least one", "python -m gwfbench run --task ou --method vjko"
-        )
-    counted, said = rescore.current(fresh, out)
-    for text in said:
-        click.echo(text, err=True)
-    points = tidy(counted)
-    return points, folders.environments(out, points["env"])
+    return verdicts
 
 
-def limit(points: pd.DataFrame, column: str, words: tuple[str, ...]) -> pd.DataFrame:
-    """The rows of these tasks or methods, given as `name` or `name:key=value`; all if none is given.
+def _show(rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict], form: str, pivot: bool) -> None:
+    """Print the leaderboards."""
+    from gwfbench.report import pages
+    from gwfbench.report.board import tables
+    from gwfbench.report.board.leaderboard import frame
+    from gwfbench.store.record import to_json
 
-    Raises:
-        UserError: there are none.
-    """
-    if not words:
-        return points
-    name = points[column].astype(str)
-    wanted = name.isin(words) | name.str.partition(":")[0].isin(words)
-    if not wanted.any():
-        raise UserError(
-            f"--{column} {' '.join(words)}: no runs of it",
-            f"one of {', '.join(sorted(set(name)))}",
-            "python -m gwfbench run makes them",
-        )
-    return points[wanted]
+    if form == "csv":
+        click.echo(frame(shown).to_csv(index=False), nl=False)
+    elif form == "json":
+        for row in frame(shown).to_dict("records"):
+            click.echo(to_json(row))
+    elif form == "latex":
+        click.echo(pages.latex(shown))
+    else:
+        if pivot:
+            click.echo(tables.pivoted(shown))
+        elif form == "markdown":
+            click.echo(tables.markdown(shown))
+        else:
+            tables.print_boards(shown)
+        click.echo(tables.verified(rows, verdicts), nl=False)
+
+
+def _write(
+    folder: Path, rows: pd.DataFrame, facts: Any, verdicts: Sequence[Verdict], laws: str, settings: dict[str, Any]
+) -> None:
+    """Keep rows in a folder and make its page; its layout changes if any of the settings is given."""
+    from gwfbench.report import pages
+    from gwfbench.report.rows import read
+
+    layout = pages.Layout.read(folder)
+    if any(settings.values()):
+        layout = replace(layout, **settings)
+    pages.keep(folder, pages.of_laws(rows, laws), facts, verdicts, layout)
+    changed = pages.written(pages.made(folder, *read(folder / "rows.csv")))
+    names = ", ".join(map(str, changed)) or "no page: none has changed"
+    click.echo(f"wrote {folder / 'rows.csv'} and {names}", err=True)

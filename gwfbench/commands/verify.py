@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from gwfbench.commands._options import OUT
-from gwfbench.commands.report import collect, limit
+from gwfbench.commands._rows import selected
 
 
 @click.command()
@@ -39,12 +39,10 @@ def verify(
     tolerance, 1 if one is different or could not be run, 2 for a mistake in the command.
     """
     from gwfbench.audit import verify as again
-    from gwfbench.report import rows as kept_rows
 
-    points, facts = kept_rows.read(rows) if rows else collect(out)
-    points = limit(limit(points, "task", tasks), "method", methods)
+    table, facts = selected(tasks, methods, rows, out)
     ends: Counter[str] = Counter()
-    for some in again.pick(points, count, seed):
+    for some in again.pick(table, count, seed):
         verdict = again.verify(some, facts.get(str(some["env"].iloc[0]), {}))
         again.keep(out, verdict)
         ends[verdict.verdict] += 1

@@ -6,7 +6,7 @@
                numbers = [{what = "row, column", value = 0.5, ...}, ...]
 
 A number is answered by the [[run]] entries that `task` and `run` name (`vjko:map=linear`: those of the task whose
-method has these fields, cut or not), by `method` as it is typed, or by nobody, for the reason in `missing`. A value
+method has these fields, cut or not), by `method` as it is typed, or not at all, for the reason in `missing`. A value
 that can't be read is left out, and `missing` says why.
 """
 
@@ -115,7 +115,7 @@ class Answer:
 
 
 def papers() -> list[str]:
-    """The papers that there are."""
+    """The keys of all papers."""
     return sorted(file.name.removesuffix(".toml") for file in FOLDER.iterdir() if file.name.endswith(".toml"))
 
 
@@ -141,13 +141,13 @@ def parse(key: str, text: str) -> Paper:
     except tomllib.TOMLDecodeError as error:
         raise _wrong(key, str(error), "TOML") from None
     for name in raw:
-        require(name in ("paper", "run", "table"), f"{key}: [{name}]", "[paper], [[run]] or [[table]]", "mend the file")
+        require(name in ("paper", "run", "table"), f"{key}: [{name}]", "[paper], [[run]] or [[table]]", "fix the file")
     title = raw.get("paper", {}).get("title")
-    require(isinstance(title, str), f"{key}: no title", '[paper] with title = "..."', "mend the file")
+    require(isinstance(title, str), f"{key}: no title", '[paper] with title = "..."', "fix the file")
     runs = tuple(_made(Run, entry, f"{key}: [[run]] {i + 1}") for i, entry in enumerate(raw.get("run", [])))
     tables = tuple(_table(entry, f"{key}: [[table]] {i + 1}") for i, entry in enumerate(raw.get("table", [])))
     names = [short(table.name) for table in tables]
-    require(len(set(names)) == len(names), f"{key}: two tables of one name", "different names", "mend the file")
+    require(len(set(names)) == len(names), f"{key}: two tables of one name", "different names", "fix the file")
     return Paper(key, title, runs, tables)
 
 
@@ -173,8 +173,8 @@ def answers(paper: Paper, number: Number) -> list[Answer]:
     """The runs that answer a number: those of the paper, cut and whole, then what is typed for it.
 
     Raises:
-        UserError: a task or method can't be had, or none of the paper's runs is meant; never with `missing`, where
-            nobody has registered it yet.
+        UserError: a task or method does not exist, or `run` names none of the paper's runs; with `missing`, a task or
+            method that is not registered yet is no error.
     """
     if not number.task or not (number.run or number.method):
         return []
@@ -190,7 +190,7 @@ def answers(paper: Paper, number: Number) -> list[Answer]:
             raise UserError(
                 f"{paper.key}: {number.what}: no [[run]] of {task} has {number.run}",
                 f"one of {'; '.join(at_hand) or 'none'}",
-                "mend `run`, or write `method`",
+                "correct `run`, or write `method`",
             )
         for run in entries:
             method = _canonical("method", run.method)
@@ -202,10 +202,10 @@ def answers(paper: Paper, number: Number) -> list[Answer]:
 
 
 def to_run(paper: Paper, tables: Iterable[Table], whole: bool) -> dict[Answer, list[str]]:
-    """What is to be run for these tables, each once, with the names of the tables that it answers.
+    """The runs that these tables need, each once, with the names of the tables that it answers.
 
     Args:
-        whole: take the paper's settings, where there are any; else their cut, then what is typed, then the whole.
+        whole: prefer the paper's settings, where there are any; else their cut, then what is typed, then the whole.
     """
     order: list[Setting] = ["paper", "ours", "quick"] if whole else ["quick", "ours", "paper"]
     todo: dict[Answer, list[str]] = {}
@@ -219,13 +219,14 @@ def to_run(paper: Paper, tables: Iterable[Table], whole: bool) -> dict[Answer, l
             for answer in found:
                 if answer.setting == wanted:
                     names = todo.setdefault(answer, [])
-                    names += [table.name] * (table.name not in names)
+                    if table.name not in names:
+                        names.append(table.name)
     return todo
 
 
 def _table(entry: Mapping[str, Any], where: str) -> Table:
     numbers = entry.get("numbers")
-    require(isinstance(numbers, list) and bool(numbers), f"{where}: no numbers", "numbers = [{...}]", "mend the file")
+    require(isinstance(numbers, list) and bool(numbers), f"{where}: no numbers", "numbers = [{...}]", "fix the file")
     own = {"name", "title", "kind", "numbers"}
     shared = {key: value for key, value in entry.items() if key not in own}
     where = f"{where} {entry.get('name', '')}"
@@ -235,10 +236,10 @@ def _table(entry: Mapping[str, Any], where: str) -> Table:
         _check(one, where)
         made.append(one)
     whats = [one.what for one in made]
-    require(len(set(whats)) == len(whats), f"{where}: two numbers of one `what`", "different ones", "mend the file")
+    require(len(set(whats)) == len(whats), f"{where}: two numbers of one `what`", "different ones", "fix the file")
     kept = {key: entry[key] for key in ("name", "title", "kind", "definition", "source", "differs") if key in entry}
     table = _made(Table, {**kept, "numbers": tuple(made)}, where)
-    require(table.kind in KINDS, f"{where}: kind {table.kind}", f"one of {', '.join(KINDS)}", "mend the file")
+    require(table.kind in KINDS, f"{where}: kind {table.kind}", f"one of {', '.join(KINDS)}", "fix the file")
     return table
 
 
@@ -248,11 +249,11 @@ def _check(one: Number, where: str) -> None:
     for ok, expected in (
         (answered or bool(one.missing), "a value, a metric, a task, and run or method; or why they are missing"),
         (all(math.isfinite(value) for value in one.value), "finite values"),
-        (min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1, "errors that are not negative, 1 seed"),
+        (min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1, "errors not negative, at least 1 seed"),
         (one.better in ("lower", "higher"), "better = lower or higher"),
         (one.scale in ("", "log10"), "scale = log10, or none"),
     ):
-        require(ok, f"{where}: {one}", expected, "mend the file")
+        require(ok, f"{where}: {one}", expected, "fix the file")
 
 
 def _made(cls: type, entry: Mapping[str, Any], where: str) -> Any:
@@ -260,16 +261,16 @@ def _made(cls: type, entry: Mapping[str, Any], where: str) -> Any:
     hints, known = get_type_hints(cls), {field.name: field for field in fields(cls)}
     values = {}
     for key, value in entry.items():
-        require(key in known, f"{where}: field {key}", f"one of {', '.join(known)}", "mend the file")
+        require(key in known, f"{where}: field {key}", f"one of {', '.join(known)}", "fix the file")
         if key == "value":
             value = tuple(value) if isinstance(value, list) else (value,)
         ok, expected = _fits(value, hints[key])
-        require(ok, f"{where}: {key} = {value!r}", expected, "mend the file")
+        require(ok, f"{where}: {key} = {value!r}", expected, "fix the file")
         values[key] = value
     try:
         return cls(**values)
     except TypeError as error:
-        raise _wrong(where, str(error), "all fields without a default") from None
+        raise _wrong(where, str(error), "all fields that have no default") from None
 
 
 def _fits(value: object, hint: Any) -> tuple[bool, str]:
@@ -297,4 +298,4 @@ def _canonical(kind: registry.Kind, text: str) -> str:
 
 
 def _wrong(where: str, got: str, expected: str) -> UserError:
-    return UserError(f"{where}: {got}", expected, "mend the file")
+    return UserError(f"{where}: {got}", expected, "fix the file")

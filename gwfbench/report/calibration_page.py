@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Any
 
 from gwfbench.audit.calibrate import GRID, Plan, Row, measure
 from gwfbench.errors import UserError, require
+from gwfbench.store import checked
 
 NOTES = (
-    "floor: median over seeds for fresh draws of the truth; still: for the initial law; apart: how much worse still "
-    "is, in standard errors of one seed's difference. shift, scale: the least change of the truth's draws that the "
-    "metric finds at that n, in 95 % of the trials at level 5 %: a shift along a random direction, in the truth's "
-    "standard deviations along it, and a relative widening about the mean; on a grid of ratio 2^(1/4), first seed's "
-    f"problem. CPU s: of one value. > {GRID[-1]:g}: not found at all; -: not sought, or not known."
+    "floor: median over seeds for fresh draws of the truth; still: the same for the initial law; apart: difference of "
+    "the two in standard errors for one seed. shift, scale: the smallest change of the truth's draws that the metric "
+    "detects at that n in 95 % of the trials, at level 5 %: a shift along a random direction, in standard deviations "
+    "of the truth along it, and a relative widening about the mean; on a grid of ratio 2^(1/4), for the problem of the "
+    f"first seed. CPU s: time for one value. > {GRID[-1]:g}: not detected at all; -: not measured, or not known."
 )
 HEADS = ("metric", "n", "floor", "still", "still/floor", "apart (se)", "shift", "scale", "CPU s", "note")
 
@@ -28,7 +28,7 @@ def read(path: Path) -> list[Row]:
     """The rows of a CSV; none if there is no file.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is not a calibration table.
     """
     if not path.exists():
         return []
@@ -39,11 +39,11 @@ def read(path: Path) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file, strict=True)
             if table.fieldnames != [field.name for field in fields(Row)]:
-                raise ValueError("its columns are others")
+                raise ValueError("it has other columns")
             rows = list(table)
-            if any(None in one or None in one.values() for one in rows):
+            if any(None in row or None in row.values() for row in rows):
                 raise ValueError("a row has too few or too many cells")
-            return [Row(**{key: _value(kinds.get(key, str), text) for key, text in one.items()}) for one in rows]
+            return [Row(**{key: _value(kinds.get(key, str), text) for key, text in row.items()}) for row in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: {error}", "a CSV that calibrate wrote", "name another file, or remove it") from None
 
@@ -53,7 +53,7 @@ def _value(kind: Any, text: str) -> Any:
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """Rows as CSV; what is not known is empty."""
+    """Rows as CSV; unknown values are empty."""
     text = io.StringIO()
     table = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     table.writeheader()
@@ -63,8 +63,8 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def keep(plan: Plan, page: Path | None) -> Iterator[tuple[Row, bool]]:
-    """`calibration.measure`, each row kept as soon as it is there; what the page's CSV has is not measured again."""
-    old = {(row.task, row.metric): row for row in read(beside(page))} if page else {}
+    """`calibrate.measure`, each row written as soon as it is there; those of the page's CSV are not measured again."""
+    old = {(row.task, row.metric): row for row in read(csv_of(page))} if page else {}
     for row, new in measure(plan, tuple(old.values())):
         old[row.task, row.metric] = row
         if page and new:
@@ -72,11 +72,11 @@ def keep(plan: Plan, page: Path | None) -> Iterator[tuple[Row, bool]]:
         yield row, new
 
 
-def beside(page: Path) -> Path:
+def csv_of(page: Path) -> Path:
     """The CSV of a page of this name.
 
     Raises:
-        UserError: the name is no page's.
+        UserError: the name does not end in .md.
     """
     require(page.suffix == ".md", f"--write {page}", "a file name that ends in .md", "write --write calibration.md")
     require(not page.is_dir(), f"--write {page} is a folder", "a file", "name another one")
@@ -85,29 +85,27 @@ def beside(page: Path) -> Path:
 
 def write(page: Path, rows: Iterable[Row]) -> None:
     """The CSV, whole or not at all, and then the page that is made from it."""
-    _put(beside(page), to_csv(rows))
-    _put(page, markdown(read(beside(page))))
+    _put(csv_of(page), to_csv(rows))
+    _put(page, markdown(read(csv_of(page))))
 
 
 def _put(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        checked.write(path, text)
     except OSError as error:
         raise UserError(f"--write {path}: {error.strerror}", "a file that can be written", "name another one") from None
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The page: a table a task, how to read them, and what ran where."""
+    """The page: one table per task, how to read them, and where they were made."""
     rows = list(rows)
     parts = ["# Calibration of the metrics\n"]
     for task in dict.fromkeys(row.task for row in rows):
-        some = [row for row in rows if row.task == task]
-        t = next((row.t for row in some if row.t is not None), None)
+        own = [row for row in rows if row.task == task]
+        t = next((row.t for row in own if row.t is not None), None)
         parts.append(f"## {task}" + (f" at t = {t:g}" if t else "") + "\n")
-        lines = [HEADS, ("---",) * len(HEADS), *(_line(row) for row in some)]
+        lines = [HEADS, ("---",) * len(HEADS), *(_line(row) for row in own)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
     parts.append(NOTES + "\n")
     for key, what in (("seeds", "seeds {}"), ("trials", "{} trials"), ("where", "ran on: {}")):

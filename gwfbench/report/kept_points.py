@@ -1,4 +1,4 @@
-"""Draws of laws that runs have kept, and beside them draws of P_0 and of the truth."""
+"""Draws that runs have kept of their laws, and draws of P_0 and of the truth to show with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gwfbench.audit import status
 from gwfbench.info import Initial
 from gwfbench.plugins.registry import name_of
 from gwfbench.rng import Streams
-from gwfbench.store import folders as store
+from gwfbench.store import folders
 from gwfbench.store.record import Run
 
 
@@ -25,19 +25,14 @@ class Draws:
     laws: list[np.ndarray]
 
 
-def folders(out: Path) -> dict[str, Path]:
-    """The folders of attempts under `out`, by attempt: their names end in -<attempt>."""
-    return {path.name[-8:]: path for path in out.iterdir() if path.is_dir()}
-
-
 def read(folder: Path, most: int | None = None) -> Draws | None:
-    """The kept laws of one attempt; none if there are none, or they are not finite.
+    """The kept laws of one attempt; None if there are none, or they are not finite.
 
     Args:
-        most: laws, spread evenly over all.
+        most: largest number of laws, spread evenly over all; None: all.
     """
     try:
-        run = store.read(folder)
+        run = folders.read(folder)
         with np.load(folder / "draws.npz", allow_pickle=False) as file:
             steps = sorted(int(name[1:]) for name in file.files if name[0] == "t")
             places = np.linspace(0, len(steps) - 1, min(most or len(steps), len(steps))).round().astype(int)
@@ -47,12 +42,12 @@ def read(folder: Path, most: int | None = None) -> Draws | None:
         return None
     if not laws or not all(np.isfinite(law).all() for law in laws):
         return None
-    times = {point.step: point.t for point in run.rows}
+    times = {row.step: row.t for row in run.rows}
     return Draws(run, [f"step {step}" if times.get(step) is None else f"t = {times[step]:.3g}" for step in steps], laws)
 
 
 def ends(run: Run, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws of P_0, and of the truth at the last judged time where anybody has them.
+    """Draws of P_0, and of the truth at the last judged time; None where it can't be drawn.
 
     Raises:
         UserError: the task can't be built any more.

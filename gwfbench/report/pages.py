@@ -3,11 +3,11 @@
     FOLDER/rows.csv, environments.json; verified.jsonl, page.toml where there are any
         -> FOLDER/leaderboard.md, leaderboard.csv, leaderboard.tex
     ROOT/*/rows.csv -> ROOT/leaderboard.md: the pages, and scores over all of their tasks
-                    -> ROOT/papers/*.md: published numbers beside these
-    README.md beside ROOT: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
+                    -> ROOT/papers/*.md: published numbers next to these
+    README.md next to ROOT: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
 
-page.toml: `metrics` (which, in this order), `pivot` (a table a metric, tasks side by side), `ablate` (key=value: also
-what this field does), `title`.
+page.toml: `title`, `metrics` (which, in this order), `pivot` (one table per metric, tasks side by side), `ablate`
+(key=value: also the effect of this field).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from gwfbench.report import paper_page
 from gwfbench.report import rows as kept_rows
 from gwfbench.report.board import ablation, tables
 from gwfbench.report.board.across_tasks import overall
-from gwfbench.report.board.leaderboard import FINISHED, leaderboard
+from gwfbench.report.board.cells import FINISHED
+from gwfbench.report.board.leaderboard import Board, boards, frame
 from gwfbench.store import checked
 from gwfbench.store.record import to_json
 
@@ -65,29 +66,29 @@ class Layout:
             raise UserError(
                 f"{path}: {error}",
                 "title, metrics (a list), pivot (true or false), ablate (key=value), as TOML",
-                "mend it",
+                "fix the file, or remove it",
             ) from None
 
 
-def made(folder: Path, points: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path, str]:
+def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path, str]:
     """The page of one folder, by file, from its rows."""
     layout = Layout.read(folder)
-    board = leaderboard(points, layout.metrics or None)
-    body = tables.pivoted(board) if layout.pivot else tables.markdown(board)
+    shown = boards(rows, layout.metrics or None)
+    body = tables.pivoted(shown) if layout.pivot else tables.markdown(shown)
     if layout.ablate:
-        effect = ablation.ablation(points, layout.ablate, layout.metrics or None)
-        body = f"{ablation.markdown(effect, layout.ablate)}\n{body}"
-    page = f"# {layout.title}\n\n{body}\n{tables.provenance(points, facts)}"
-    verdicts = tables.verified(points, verify.kept(folder)[0])
+        effects = ablation.ablation(rows, layout.ablate, layout.metrics or None)
+        body = f"{ablation.markdown(effects, layout.ablate)}\n{body}"
+    page = f"# {layout.title}\n\n{body}\n{tables.provenance(rows, facts)}"
+    verdicts = tables.verified(rows, verify.kept(folder)[0])
     return {
         folder / "leaderboard.md": page + (f"\n{verdicts}" if verdicts else ""),
-        folder / "leaderboard.csv": board.to_csv(index=False, float_format="%.6g"),
-        folder / "leaderboard.tex": latex(board),
+        folder / "leaderboard.csv": frame(shown).to_csv(index=False, float_format="%.6g"),
+        folder / "leaderboard.tex": latex(shown),
     }
 
 
 def all_made(root: Path) -> dict[Path, str]:
-    """Every page below the root, its index, and the tables in the README beside it, by file.
+    """Every page below the root, its index, and the tables in the README next to it, by file.
 
     Raises:
         UserError: there are no rows.
@@ -102,10 +103,10 @@ def all_made(root: Path) -> dict[Path, str]:
         rows[folder.name], facts = kept_rows.read(folder / "rows.csv")
         files |= made(folder, rows[folder.name], facts)
     # a run may stand on two pages
-    points = pd.concat(rows.values()).drop_duplicates(["run_key", "attempt", "step", "metric"])
-    files[root / "leaderboard.md"] = index(rows, points)
+    every = pd.concat(rows.values()).drop_duplicates(["run_key", "attempt", "step", "metric"])
+    files[root / "leaderboard.md"] = index(rows, every)
     for key in ledger.papers():
-        files[root / "papers" / f"{key}.md"] = paper_page.page(ledger.load(key), points)
+        files[root / "papers" / f"{key}.md"], _ = paper_page.page(ledger.load(key), every)
     readme = root.parent / "README.md"
     if readme.exists():
         files[readme] = BLOCK.sub(lambda found: _block(rows, found), readme.read_text(encoding="utf-8"))
@@ -125,32 +126,32 @@ def differences(files: dict[Path, str]) -> Iterator[str]:
                 yield f"{path} is not what the rows give: {len(have)} characters, expected {len(text)}"
 
 
-def index(rows: Mapping[str, pd.DataFrame], points: pd.DataFrame) -> str:
-    """The table of the pages, by folder, and what is said over all of their tasks."""
+def index(rows: Mapping[str, pd.DataFrame], every: pd.DataFrame) -> str:
+    """The table of the pages, by folder, and the scores over all of their tasks."""
     lines = []
-    for folder, here in rows.items():
-        runs = here.drop_duplicates(["run_key", "attempt"])
+    for folder, part in rows.items():
+        runs = part.drop_duplicates(["run_key", "attempt"])
         methods = runs[runs["role"] == "method"]
         lines.append({
             "page": f"[{folder}]({folder}/leaderboard.md)",
-            "tasks": ", ".join(f"`{task}`" for task in dict.fromkeys(here["task"])),
+            "tasks": ", ".join(f"`{task}`" for task in dict.fromkeys(part["task"])),
             "methods": methods["method"].nunique(), "runs": len(runs),
             "failed": int((~runs["status"].isin(FINISHED)).sum()),
         })  # fmt: skip
     pages = pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
-    beside = ", ".join(f"[{key}](papers/{key}.md)" for key in ledger.papers())
-    return f"# Leaderboards\n\n{pages}\n\nPapers: {beside}\n\n{tables.over_tasks(overall(points))}"
+    papers = ", ".join(f"[{key}](papers/{key}.md)" for key in ledger.papers())
+    return f"# Leaderboards\n\n{pages}\n\nPapers: {papers}\n\n{tables.over_tasks(overall(every))}"
 
 
-def latex(board: pd.DataFrame) -> str:
-    """The boards as LaTeX tables with booktabs, one a task."""
+def latex(shown: Sequence[Board]) -> str:
+    """The boards as LaTeX tables with booktabs, one per task."""
     parts = []
-    for _, part in board.groupby("task", sort=False):
-        frame = tables.frame(part)
-        text = frame.to_latex(index=False, escape=True, column_format="l" * len(frame.columns))
+    for board in shown:
+        cells = tables.texts(board)
+        text = cells.to_latex(index=False, escape=True, column_format="l" * len(cells.columns))
         text = POWER.sub(lambda m: f"${m[1]} \\cdot 10^{{{'-' if m[2] == '-' else ''}{m[3]}}}$", text)
         text = text.replace("<= floor", "$\\le$ floor")
-        parts.append(f"% {tables.title(part)}\n{text}")
+        parts.append(f"% {tables.title(board)}\n{text}")
     return "% \\usepackage{booktabs}\n" + "\n".join(parts)
 
 
@@ -158,11 +159,10 @@ def _block(rows: Mapping[str, pd.DataFrame], found: re.Match[str]) -> str:
     """One table of the README."""
     start, folder, task, metrics, end = found.groups()
     name = Path(folder).name
-    require(name in rows, f"{start.strip()}: no folder {folder}", f"one of {', '.join(rows)}", "mend the marker")
-    points = rows[name]
-    board = leaderboard(points[points["task"] == task], metrics.split(","))
-    require(len(board) > 0, f"{start.strip()}: no rows of {task}", f"a task of {folder}/rows.csv", "mend the marker")
-    return f"{start}\n{tables.markdown_table(board)}\n\n{end}"
+    require(name in rows, f"{start.strip()}: no folder {folder}", f"one of {', '.join(rows)}", "fix the marker")
+    shown = boards(rows[name][rows[name]["task"] == task], metrics.split(","))
+    require(bool(shown), f"{start.strip()}: no rows of {task}", f"a task of {folder}/rows.csv", "fix the marker")
+    return f"{start}\n{tables.markdown_table(shown[0])}\n\n{end}"
 
 
 def written(files: dict[Path, str]) -> list[Path]:
@@ -174,26 +174,24 @@ def written(files: dict[Path, str]) -> list[Path]:
     return changed
 
 
-def keep(
-    folder: Path, points: pd.DataFrame, facts: kept_rows.Facts, verdicts: Sequence[Verdict], layout: Layout
-) -> None:
-    """What the page of a folder is made from."""
+def keep(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts, verdicts: Sequence[Verdict], layout: Layout) -> None:
+    """Write all that the page of a folder is made from."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables.write_rows(points, folder / "rows.csv")
+    tables.write_rows(rows, folder / "rows.csv")
     (folder / "environments.json").write_text(to_json(facts, indent=2) + "\n", encoding="utf-8")
-    shown = set(zip(points["run_key"], points["attempt"], strict=True))
+    shown = set(zip(rows["run_key"], rows["attempt"], strict=True))
     lines = [to_json(asdict(one)) + "\n" for one in verdicts if (one.run_key, one.attempt) in shown]
     if lines:
         (folder / verify.FILE).write_text("".join(lines), encoding="utf-8")
     if layout != Layout():
-        said = {key: value for key, value in asdict(layout).items() if value != getattr(Layout(), key)}
-        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())  # such JSON is TOML
+        changed = {key: value for key, value in asdict(layout).items() if value != getattr(Layout(), key)}
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in changed.items())  # such JSON is TOML
         (folder / PAGE).write_text(text, encoding="utf-8")
 
 
-def rows_of(points: pd.DataFrame, laws: str) -> pd.DataFrame:
+def of_laws(rows: pd.DataFrame, laws: str) -> pd.DataFrame:
     """The rows that a page keeps: all, or those of each run's last judged law and of runs that have none."""
     if laws == "all":
-        return points
-    last = points["step"] == points.groupby(["run_key", "attempt"])["step"].transform("max")
-    return points[last | points["metric"].isna()]
+        return rows
+    last = rows["step"] == rows.groupby(["run_key", "attempt"])["step"].transform("max")
+    return rows[last | rows["metric"].isna()]

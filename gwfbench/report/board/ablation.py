@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,76 +12,115 @@ import pandas as pd
 from gwfbench.errors import UserError
 from gwfbench.plugins.registry import head, typed
 from gwfbench.report import stats
-from gwfbench.report.board.leaderboard import failures, finals, last_laws
+from gwfbench.report.board.leaderboard import Board, boards
 
 ALL = "all of them"
 NOTE = """median without -> with: the mean over seeds of their ratio, with / without (difference, where values are not
-all positive) [95 % paired t interval]. * no noise at 5 % for all pairs of the table together (Holm). A failed seed
+all positive) [95 % paired t interval]. *: significant at 5 % for all pairs of the table together (Holm). A failed seed
 counts as the worst value on its board. all of them: the mean over methods, seed by seed, tested alone."""
 
 
-def ablation(points: pd.DataFrame, change: str, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """Each method with the field as `change` says (`key=value`), beside the same method without it.
+@dataclass(frozen=True)
+class Effect:
+    """What a field does to one metric of one method on one task; of ALL methods, before and after are nan."""
+
+    metric: str
+    task: str
+    method: str  # without the field
+    before: float  # medians over seeds
+    after: float
+    effect: float  # ratio; difference where `ratio` is false
+    low: float  # 95 % interval; nan for one seed
+    high: float
+    ratio: bool
+    seeds: int
+    p: float  # Holm's, over the methods of one metric; of ALL by itself
+
+
+def ablation(rows: pd.DataFrame, change: str, metrics: Sequence[str] | None = None) -> list[Effect]:
+    """Each method with the field as `change` says (`key=value`), next to the same method without it.
 
     Args:
-        points: as `leaderboard` takes them.
+        rows: the results table.
         metrics: which; None: the first that there is.
 
     Returns:
-        One row a (metric, task, method): metric, task, method (without the field), before, after (medians over seeds),
-        effect (ratio, or difference where `ratio` is false), low, high (95 %), ratio, seeds, p (Holm's, over the rows
-        of one metric). The last row of each task is over all methods.
+        By metric and task an effect for each method, and one for ALL where there are several.
 
     Raises:
-        UserError: no method is there with and without it, or nobody has such a metric.
+        UserError: no method is there with and without the field, or there is no such metric.
     """
-    final = last_laws(points)
-    cells, failed = finals(final), failures(points, final)
-    judged = dict.fromkeys(final["metric"])
-    chosen = list(metrics or list(judged)[:1])
-    pairs = list(_pairs(list(dict.fromkeys(points["method"])), change))
-    if not pairs or not judged.keys() & set(chosen):
+    pairs = list(_pairs(list(dict.fromkeys(rows["method"])), change))
+    made = boards(rows)
+    judged = list(dict.fromkeys(name for board in made for name in board.better))
+    chosen = list(metrics or judged[:1])
+    if not pairs or not set(judged) & set(chosen):
         raise UserError(
-            f"--ablate {change}", "methods that ran with this field and without it",
-            "for example --method gwf --method gwf:step=inf, then --ablate step=inf",
+            f"report ablate {change}", "methods that ran with this field and without it",
+            "for example: run --method gwf --method gwf:step=inf, then report ablate step=inf",
         )  # fmt: skip
-    found: list[dict[str, Any]] = []
+    found: list[Effect] = []
     for metric in chosen:
-        rows: list[dict[str, Any]] = []
-        for task in dict.fromkeys(points["task"]):
-            here = {who: cell for (where, who, name), cell in cells.items() if (where, name) == (task, metric)}
-            sign = -1 if any(cell.better == "higher" for cell in here.values()) else 1
-            board = {
-                who: dict.fromkeys(failed[task, who], math.nan) | {s: sign * v for s, (v, _) in cell.values.items()}
-                for who, cell in here.items()
-            }
-            scaled, logs = stats.on_scale(board)
-            effects = []
-            for before, after in pairs:
-                if before in scaled and after in scaled:
-                    a, b = scaled[after], scaled[before]
-                    effects.append({seed: a[seed] - b[seed] for seed in a.keys() & b.keys()})
-                    medians = [float(np.median(list(scaled[who].values()))) for who in (before, after)]
-                    rows.append(_row(metric, task, before, medians, effects[-1], logs, sign))
-            common = set.intersection(*map(set, effects)) if effects else set()
-            if len(effects) > 1 and common:
-                mean = {seed: float(np.mean([effect[seed] for effect in effects])) for seed in common}
-                rows.append(_row(metric, task, ALL, [math.nan, math.nan], mean, logs, sign))
-        single = [row for row in rows if row["method"] != ALL]
-        for row, p in zip(single, stats.holm([row["p"] for row in single]), strict=True):
-            row["p"] = p
-        found += rows
-    return pd.DataFrame(found)
+        found += _corrected([effect for board in made for effect in _effects(board, metric, pairs)])
+    return found
 
 
-def markdown(table: pd.DataFrame, change: str) -> str:
-    """The table of `ablation` as Markdown, a section a metric, the tasks side by side."""
+def _effects(board: Board, metric: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Effect]:
+    """The effects on one metric of one task, each p by itself."""
+    lines = [line for line in board.lines if metric in line.cells]
+    sign = -1 if any(line.cells[metric].better == "higher" for line in lines) else 1
+    values = {
+        line.method: dict.fromkeys(line.seeds.failed, math.nan)
+        | {seed: sign * value for seed, (value, _) in line.cells[metric].values.items()}
+        for line in lines
+    }
+    scaled, logs = stats.on_scale(values)
+    gaps = []
+    for before, after in pairs:
+        if before in scaled and after in scaled:
+            without, with_it = scaled[before], scaled[after]
+            gaps.append({seed: with_it[seed] - without[seed] for seed in with_it.keys() & without.keys()})
+            medians = _median(without), _median(with_it)
+            yield _effect(metric, board.task, before, medians, gaps[-1], logs, sign)
+    shared = set.intersection(*map(set, gaps)) if gaps else set()
+    if len(gaps) > 1 and shared:
+        mean = {seed: float(np.mean([gap[seed] for gap in gaps])) for seed in shared}
+        yield _effect(metric, board.task, ALL, (math.nan, math.nan), mean, logs, sign)
+
+
+def _median(values: Mapping[int, float]) -> float:
+    return float(np.median(list(values.values())))
+
+
+def _effect(
+    metric: str, task: str, method: str, medians: tuple[float, float], gaps: dict[int, float], logs: bool, sign: int
+) -> Effect:
+    """From the differences over seeds on the scale of the test."""
+
+    def back(value: float) -> float:
+        return math.exp(value) if logs else sign * value + 0.0  # no -0
+
+    mean, half = stats.paired(gaps)
+    low, high = sorted([back(mean - half), back(mean + half)]) if math.isfinite(half) else (math.nan, math.nan)
+    before, after = map(back, medians)
+    p = stats.differs(gaps, dict.fromkeys(gaps, 0.0))
+    return Effect(metric, task, method, before, after, back(mean), low, high, logs, len(gaps), p)
+
+
+def _corrected(effects: Sequence[Effect]) -> list[Effect]:
+    """With Holm's p over all methods and tasks; what is over ALL methods is tested alone."""
+    ps = iter(stats.holm([effect.p for effect in effects if effect.method != ALL]))
+    return [effect if effect.method == ALL else replace(effect, p=next(ps)) for effect in effects]
+
+
+def markdown(effects: Sequence[Effect], change: str) -> str:
+    """The effects as Markdown, a section per metric, the tasks side by side."""
     parts = []
-    for metric, rows in table.groupby("metric", sort=False):
-        tasks = list(dict.fromkeys(rows["task"]))
-        cells = {(row["task"], row["method"]): _cell(row) for row in rows.to_dict("records")}
-        methods = [*(who for who in dict.fromkeys(rows["method"]) if who != ALL), ALL]
-        body = [[who, *(cells.get((task, who), "-") for task in tasks)] for who in methods]
+    for metric in dict.fromkeys(effect.metric for effect in effects):
+        cells = {(effect.task, effect.method): _cell(effect) for effect in effects if effect.metric == metric}
+        tasks, names = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+        methods = [*(name for name in names if name != ALL), ALL]
+        body = [[name, *(cells.get((task, name), "-") for task in tasks)] for name in methods]
         shown = pd.DataFrame(body, columns=["method", *tasks]).to_markdown(index=False, disable_numparse=True)
         parts.append(f"## What `{change}` does to {metric}\n\n{shown}\n")
     return "\n".join([*parts, NOTE, ""])
@@ -99,23 +138,9 @@ def _pairs(methods: Sequence[str], change: str) -> Iterator[tuple[str, str]]:
                     yield before, after
 
 
-def _row(
-    metric: str, task: str, method: str, medians: Sequence[float], effect: dict[int, float], logs: bool, sign: int
-) -> dict[str, Any]:
-    mean, half = stats.paired(effect)
-    back = math.exp if logs else lambda x: sign * x + 0.0  # no -0
-    ends = sorted([back(mean - half), back(mean + half)]) if math.isfinite(half) else [math.nan, math.nan]
-    return {
-        "metric": metric, "task": task, "method": method, "before": back(medians[0]), "after": back(medians[1]),
-        "effect": back(mean), "low": ends[0], "high": ends[1], "ratio": logs, "seeds": len(effect),
-        "p": stats.differs(effect, dict.fromkeys(effect, 0.0)),
-    }  # fmt: skip
-
-
-def _cell(row: dict[Any, Any]) -> str:
-    sign = "x " if row["ratio"] else ""
-    interval = "" if math.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]"  # one seed has none
-    change = f"{sign}{row['effect']:.3g}{interval}"
-    star = " *" if row["p"] < stats.LEVEL else ""
-    medians = "" if row["method"] == ALL else f"{row['before']:.3g} -> {row['after']:.3g}: "
-    return medians + change + star
+def _cell(effect: Effect) -> str:
+    sign = "x " if effect.ratio else ""
+    interval = "" if math.isnan(effect.low) else f" [{effect.low:.3g}, {effect.high:.3g}]"  # one seed has none
+    star = " *" if effect.p < stats.LEVEL else ""
+    medians = "" if effect.method == ALL else f"{effect.before:.3g} -> {effect.after:.3g}: "
+    return f"{medians}{sign}{effect.effect:.3g}{interval}{star}"

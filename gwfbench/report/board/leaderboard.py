@@ -1,188 +1,218 @@
-"""The leaderboard: tidy points in, one row for each (task, method) out.
+"""The leaderboard: the results table in; boards out, one per task, with a line for each contestant.
 
-The interval is the percentile bootstrap of the median over S seeds, exactly and not by drawing: the sorted resample has
-    P(x*_(k) <= x_i) = P(Bin(S, i/S) >= k)
-and for even S = 2 m, where the median is the mean of the two in the middle,
-    P(x*_(m) <= x_i, x*_(m+1) <= x_j) = P(Bin(S, i/S) > m) + C(S, m) (i/S)^m [(1 - i/S)^m - (1 - j/S)^m],   i <= j
-(Efron 1979; Hutson and Ernst 2000).
+A `Board` is what every text, page and figure reads; `leaderboard` is its view as a DataFrame.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from gwfbench.report import stats
+from gwfbench.report.board.cells import NO_CELL, Cell, Key, cells, last_laws
 
-LEVEL = 0.95  # of the intervals
-ALARM = 4.0  # standard errors by which a method must beat the floor to be suspected
-AT_FLOOR = 2.0  # standard errors from the floor within which a method is at it
 PLACE = {"floor": 0, "method": 1, "control": 2}  # on the board
 ROLES = ("method", "floor", "control")  # what a contestant with several, by metric, is first
-FINISHED = ("ok", "budget")  # a spent budget is an end, not a failure
 COSTS = ["seconds", "score_calls", "sample_seconds", "sample_calls"]
 
 
 @dataclass(frozen=True)
-class Final:
-    """One metric of one contestant at the last judged time: values of one version and one number of points."""
+class Seeds:
+    """How many seeds finished, and how each of the others ended."""
 
-    role: str = ""
-    better: str = "lower"
-    n: float = math.nan
-    left: int = 0  # values of an older version or another n: they stay out
-    values: dict[int, tuple[float, float]] = field(default_factory=dict)  # by seed, with its standard error
+    finished: int
+    failed: Mapping[int, str] = field(default_factory=dict)  # status by seed
+
+    def __str__(self) -> str:
+        """As on the board: `3/5, 2 oom`."""
+        reasons = "".join(f", {count} {status}" for status, count in Counter(self.failed.values()).most_common())
+        return f"{self.finished}/{self.finished + len(self.failed)}{reasons}"
 
 
-def leaderboard(points: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Line:
+    """One contestant on one task."""
+
+    method: str
+    role: str
+    information: str  # used by any of its runs
+    seeds: Seeds
+    costs: Mapping[str, float]  # COSTS, medians over runs
+    cells: Mapping[str, Cell]  # by metric; none for a metric that no finished run has
+    tier: str = ""  # by the first metric among methods of the same information: letters (`stats.tiers`)
+    detectable: str = ""  # difference that the seeds would show in the first metric (`stats.detectable`), in words
+
+    def value(self, metric: str) -> float:
+        """The median; nan where there is none."""
+        return self.cells[metric].value if metric in self.cells else math.nan
+
+
+@dataclass(frozen=True)
+class Board:
+    """One task: floors first, then methods by information and first metric, failures last, then other controls."""
+
+    task: str
+    t: float  # last judged time; nan for the limit
+    better: Mapping[str, str]  # lower or higher, by metric, in the order of the metrics
+    lines: Sequence[Line]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those with a value."""
+        return [name for name in self.better if not all(math.isnan(line.value(name)) for line in self.lines)]
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A method's letters in one metric, and the difference that its seeds would show, in words."""
+
+    tier: str
+    detectable: str
+
+
+def leaderboard(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """Medians over seeds at each task's last judged time, with bootstrap intervals, floors and failures.
 
     Args:
-        points: as `gwfbench.run` returns them, or as collected from records.
+        rows: the results table, as `gwfbench.run` returns it.
         metrics: which, and in which order; None: all, as the rows have them.
 
     Returns:
-        One row a (task, method): task, method, role, information, t, seeds ("finished/total" and why the others
-        did not), tier by the first metric among methods of the same information (letters: `stats.tiers`), detectable
-        (`stats.detectable`, in words), the median of each metric with <metric>_low, <metric>_high (95 % bootstrap
-        interval of the median over seeds; none for one seed), <metric>_n (points used), <metric>_left (values left out
-        of the cell: of an older version of the metric than others on that task, or at another n than most seeds) and
-        <metric>_verdict ("", "floor": not distinguishable from the noise floor at the same n, or "alarm": better than
-        the floor by more than sampling error), and the median costs. Floors first, then methods by information used and
-        first metric, failures last, then the other controls.
+        One row per (task, method): task, method, role, information, t, seeds ("finished/total" and why the others
+        did not finish), tier by the first metric among methods of the same information (letters: `stats.tiers`),
+        detectable (`stats.detectable`, in words), the median of each metric with <metric>_low, <metric>_high (95 %
+        bootstrap interval of the median over seeds; empty for one seed), <metric>_n (points used), <metric>_left
+        (values left out of the cell: of an older version of the metric than others on that task, or at another n than
+        most seeds) and <metric>_verdict ("", "floor": not distinguishable from the noise floor at the same n, or
+        "alarm": better than the floor by more than sampling error), and the median costs. Floors come first, then
+        methods by information used and first metric, failures last, then the other controls.
+
+    >>> rows = gwfbench.run("ou:horizon=0.1", "ula", seeds=2, isolate=False)
+    >>> list(gwfbench.leaderboard(rows, ["symkl"])["method"])
+    ['exact', 'exact_jko', 'ula', 'still']
     """
-    if not len(points):
-        return pd.DataFrame(columns=["task", "method"])
-    final = last_laws(points)
-    cells = finals(final)
-    floors = {(task, metric): cell for (task, _, metric), cell in cells.items() if cell.role == "floor"}
-    listed = _distinct(points[points["metric"].notna()], ["task", "method", "metric", "better"])
-    times = pd.to_numeric(final["t"]).groupby(final["task"]).max()
-    tasks: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    used, failed = _information(points), failures(points, final)
-    seeds, costs = _seeds(points, failed), _costs(points)
-    for task, method, role in _distinct(points, ["task", "method", "role"]):
-        before = tasks[task].get(method)
-        if before is None or ROLES.index(role) < ROLES.index(before["role"]):  # one has several roles by metric
-            tasks[task][method] = {
-                "task": task, "method": method, "role": role,
-                "information": used[task, method],
-                "t": times.get(task, math.nan), "seeds": seeds[task, method], "tier": "", "detectable": "",
+    return frame(boards(rows, metrics))
+
+
+def frame(made: Sequence[Board]) -> pd.DataFrame:
+    """Boards as a DataFrame, one row per (task, method); see `leaderboard`."""
+    records = []
+    for board in made:
+        for line in board.lines:
+            record: dict[str, Any] = {
+                "task": board.task, "method": line.method, "role": line.role, "information": line.information,
+                "t": board.t, "seeds": str(line.seeds), "tier": line.tier, "detectable": line.detectable,
             }  # fmt: skip
-    board = []
-    for task, lines in tasks.items():
-        better = {metric: better for where, _, metric, better in listed if where == task}
-        known = _order([(method, metric) for where, method, metric, _ in listed if where == task])
-        names = [name for name in metrics if name in known] if metrics else known
-        for method, line in lines.items():
-            for name in names:
-                line |= _summary(name, cells.get((task, method, name), Final()), floors.get((task, name), Final()))
-            line |= costs[task, method]
-        if names:
-            of_first = {m: cells[task, m, names[0]] for m in lines if (task, m, names[0]) in cells}
-            graded = grades(lines.values(), of_first, {m: failed[task, m] for m in lines})
-            for method, (tier, gap) in graded.items():
-                lines[method] |= {"tier": tier, "detectable": gap}
-        board += sorted(lines.values(), key=partial(_rank, names[0] if names else "", better))
-    return pd.DataFrame(board)
+            for name in board.better:
+                cell = line.cells.get(name, NO_CELL)
+                record |= {
+                    name: cell.value, f"{name}_low": cell.low, f"{name}_high": cell.high, f"{name}_n": cell.n,
+                    f"{name}_left": cell.left, f"{name}_verdict": cell.verdict,
+                }  # fmt: skip
+            records.append(record | dict(line.costs))
+    return pd.DataFrame(records) if records else pd.DataFrame(columns=["task", "method"])
 
 
-def alarms(board: pd.DataFrame) -> list[str]:
-    """A line for each value that is better than its noise floor by more than sampling error."""
-    lines = []
-    for column in board.columns[board.columns.str.endswith("_verdict")]:
-        metric = column.removesuffix("_verdict")
-        for row in board[board[column] == "alarm"].to_dict("records"):
-            lines.append(
-                f"ALARM: {row['method']} on {row['task']}: {metric} {row[metric]:.3g} is better than exact "
-                f"draws of the truth by more than sampling error. Look for a leak, training points among the judged, "
-                f"or a wrong metric."
-            )
-    return lines
+def boards(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[Board]:
+    """The board of each task, in the order of the rows.
 
-
-def left_out(board: pd.DataFrame) -> list[str]:
-    """A line for each cell from which values stay out because they can't be compared with the others."""
-    lines = []
-    for column in board.columns[board.columns.str.endswith("_left")]:
-        metric = column.removesuffix("_left")
-        for row in board[board[column] > 0].to_dict("records"):
-            lines.append(
-                f"left out: {row[column]:g} values of {metric} for {row['method']} on {row['task']}: an older version "
-                f"of the metric, or at another number of points; python -m gwfbench score --metric {metric} mends that"
-            )
-    return lines
-
-
-def last_laws(points: pd.DataFrame) -> pd.DataFrame:
-    """Rows of each finished run's last judged law, where that is at the task's last judged time (null t: the limit).
-
-    A run that diverged on the way to a limit has judged laws too, and none that counts.
+    Args:
+        rows: the results table.
+        metrics: which, and in which order; None: all, as the rows have them.
     """
-    judged = points[points["metric"].notna() & points["status"].isin(FINISHED)]
-    last = judged[judged["step"] == judged.groupby(["run_key", "attempt"])["step"].transform("max")]
-    t = pd.to_numeric(last["t"])
-    return last[t.isna() | (t >= t.groupby(last["task"]).transform("max") * (1 - 1e-9))]
+    if not len(rows):
+        return []
+    final = last_laws(rows)
+    found = cells(final)
+    listed: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+    for task, *rest in _distinct(rows[rows["metric"].notna()], ["task", "method", "metric", "better"]):
+        listed[task].append(tuple(rest))
+    lines: dict[str, list[Line]] = defaultdict(list)
+    information, seeds, costs = _information(rows), _seeds(rows, final), _costs(rows)
+    for (task, method), role in _roles(rows).items():
+        key = task, method
+        lines[task].append(Line(method, role, information[key], seeds[key], costs[key], found[key]))
+    times = pd.to_numeric(final["t"]).groupby(final["task"]).max()
+    return [_board(task, times.get(task, math.nan), listed[task], own, metrics) for task, own in lines.items()]
 
 
-def finals(final: pd.DataFrame) -> dict[tuple[str, str, str], Final]:
-    """What may be compared, by task, method and metric: values of the newest version, at the n that most seeds have."""
-    columns = ["task", "method", "metric", "role", "better", "metric_version", "n", "seed"]
-    numbers = (pd.to_numeric(final[name]).to_numpy(float) for name in ("value", "se"))
-    groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = defaultdict(list)
-    newest: dict[tuple[str, str], int] = defaultdict(int)
-    for row in zip(*(final[name].to_list() for name in columns), *numbers, strict=True):
-        groups[row[:3]].append(row[3:])
-        newest[row[0], row[2]] = max(newest[row[0], row[2]], row[5])
-    found = {}
-    for (task, method, metric), rows in groups.items():
-        known = [row for row in rows if not math.isnan(row[5])]  # a null is no value
-        at = [row for row in known if row[2] == newest[task, metric]]
-        counts = Counter(row[3] for row in at)
-        n = max(counts, key=lambda n: (counts[n], n), default=math.nan)
-        values = {row[4]: (row[5], row[6]) for row in at if row[3] == n}
-        found[task, method, metric] = Final(rows[0][0], rows[0][1], n, len(known) - len(values), values)
+def _board(
+    task: str, t: float, listed: Sequence[tuple[str, str, str]], lines: Sequence[Line], metrics: Sequence[str] | None
+) -> Board:
+    """Choose and order the metrics; grade and order the lines by the first one."""
+    direction = {metric: better for _, metric, better in listed}
+    known = _order([(method, metric) for method, metric, _ in listed])
+    better = {name: direction[name] for name in metrics or known if name in direction}
+    first = next(iter(better), None)
+    if first:
+        graded = grades(lines, first)
+        none = Grade("", "")
+        best = [graded.get(line.method, none) for line in lines]
+        lines = [replace(line, tier=g.tier, detectable=g.detectable) for line, g in zip(lines, best, strict=True)]
+    return Board(task, t, better, sorted(lines, key=partial(_rank, first or "", better)))
+
+
+def alarms(made: Sequence[Board]) -> list[str]:
+    """A line for each value that is better than its noise floor by more than sampling error."""
+    return [
+        f"ALARM: {line.method} on {board.task}: {name} {cell.value:.3g} is better than exact draws of the truth by "
+        f"more than sampling error. Look for a leak, training points among the judged points, or a wrong metric."
+        for board, line, name, cell in _all_cells(made)
+        if cell.verdict == "alarm"
+    ]
+
+
+def left_out(made: Sequence[Board]) -> list[str]:
+    """A line for each cell from which values stay out because they can't be compared with the others."""
+    return [
+        f"left out: {cell.left} values of {name} for {line.method} on {board.task}: made by an older version of the "
+        f"metric, or at another number of points; to fix this: python -m gwfbench score --metric {name}"
+        for board, line, name, cell in _all_cells(made)
+        if cell.left
+    ]
+
+
+def _all_cells(made: Sequence[Board]) -> list[tuple[Board, Line, str, Cell]]:
+    return [
+        (board, line, name, line.cells[name])
+        for board in made
+        for line in board.lines
+        for name in board.better
+        if name in line.cells
+    ]
+
+
+def _roles(rows: pd.DataFrame) -> dict[Key, str]:
+    """What each (task, method) is; one that has several roles, by metric, is the first of ROLES."""
+    found: dict[Key, str] = {}
+    for task, method, role in _distinct(rows, ["task", "method", "role"]):
+        found[task, method] = min(role, found.get((task, method), role), key=ROLES.index)
     return found
 
 
-def _summary(name: str, cell: Final, floor: Final) -> dict[str, Any]:
-    values = sorted(value for value, _ in cell.values.values())
-    low, high = interval(values)
-    return {
-        name: statistics.median(values) if len(values) else math.nan,
-        f"{name}_low": low,
-        f"{name}_high": high,
-        f"{name}_n": cell.n,
-        f"{name}_left": cell.left,
-        f"{name}_verdict": _verdict(cell, floor),
-    }
+def _seeds(rows: pd.DataFrame, final: pd.DataFrame) -> dict[Key, Seeds]:
+    """By (task, method): a seed that has no last law has failed, with the first status of its rows."""
+    finished = set(_distinct(final, ["task", "method", "seed"]))
+    ends: dict[Key, dict[int, str]] = defaultdict(dict)
+    for task, method, seed, status in _distinct(rows, ["task", "method", "seed", "status"]):
+        ends[task, method].setdefault(seed, status)
+    found = {}
+    for (task, method), statuses in ends.items():
+        failed = {seed: status for seed, status in statuses.items() if (task, method, seed) not in finished}
+        found[task, method] = Seeds(len(statuses) - len(failed), failed)
+    return found
 
 
-def _seeds(points: pd.DataFrame, failed: Mapping[tuple[str, str], set[int]]) -> dict[tuple[str, str], str]:
-    """Finished of all, and why the others did not, by task and method."""
-    ends_of: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
-    for task, method, seed, status in _distinct(points, ["task", "method", "seed", "status"]):
-        ends_of[task, method].setdefault(seed, status if seed in failed.get((task, method), ()) else "")
-    text = {}
-    for key, by_seed in ends_of.items():
-        ends = list(by_seed.values())
-        other = Counter(filter(None, ends)).most_common()
-        text[key] = f"{ends.count('')}/{len(ends)}" + "".join(f", {count} {status}" for status, count in other)
-    return text
-
-
-def _costs(points: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """Medians over runs of what each had cost in the end, by task and method."""
-    numbers = points[COSTS].apply(pd.to_numeric)
-    runs = numbers.groupby([points["task"], points["method"], points["run_key"]], sort=False).max()
+def _costs(rows: pd.DataFrame) -> dict[Key, dict[str, float]]:
+    """By (task, method): medians over runs of what each had cost in the end."""
+    numbers = rows[COSTS].apply(pd.to_numeric)
+    runs = numbers.groupby([rows["task"], rows["method"], rows["run_key"]], sort=False).max()
     medians = runs.groupby(level=[0, 1], sort=False).median()
     return dict(zip(medians.index.to_list(), medians.to_dict("records"), strict=True))  # type: ignore[arg-type]
 
@@ -192,55 +222,40 @@ def _distinct(rows: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(zip(*(rows[name].to_list() for name in columns), strict=True)))
 
 
-def _information(points: pd.DataFrame) -> dict[tuple[str, str], str]:
+def _information(rows: pd.DataFrame) -> dict[Key, str]:
     """What each (task, method) has used: of all its runs, for one that failed early may have asked for less."""
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for task, method, value in _distinct(points, ["task", "method", "information"]):
+    found: dict[Key, list[str]] = defaultdict(list)
+    for task, method, value in _distinct(rows, ["task", "method", "information"]):
         found[task, method].append(value)
-    return {who: " ".join(sorted(set(" ".join(parts).split()))) for who, parts in found.items()}
+    return {key: " ".join(sorted(set(" ".join(parts).split()))) for key, parts in found.items()}
 
 
-def failures(points: pd.DataFrame, final: pd.DataFrame) -> dict[tuple[str, str], set[int]]:
-    """The seeds of each (task, method) that have no last law."""
-    who = ["task", "method", "seed"]
-    done = set(_distinct(final, who))
-    found: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for task, method, seed in _distinct(points, who):
-        if (task, method, seed) not in done:
-            found[task, method].add(seed)
-    return found
-
-
-def grades(
-    lines: Iterable[Mapping[Any, Any]], finals: Mapping[str, Final], failed: Mapping[str, set[int]]
-) -> dict[str, tuple[str, str]]:
-    """Tier by one metric, and the difference that its seeds would show, in words; by method.
+def grades(lines: Sequence[Line], metric: str) -> dict[str, Grade]:
+    """Tiers by one metric, and the difference that the seeds would show; by method.
 
     Methods are compared with those of the same information alone.
 
     Args:
-        lines: a task's contestants, with method, role and information.
-        finals: of the metric, by contestant.
-        failed: seeds, by contestant.
+        lines: of one task.
     """
+    own = {line.method: line.cells[metric] for line in lines if metric in line.cells}
+    sign = -1 if any(cell.better == "higher" for cell in own.values()) else 1
+    everyone = [sign * value for cell in own.values() for value, _ in cell.values.values()]
     groups: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
-    sign = -1 if any(final.better == "higher" for final in finals.values()) else 1
-    everybody = [sign * value for final in finals.values() for value, _ in final.values.values()]
     for line in lines:
-        method = line["method"]
-        if line["role"] == "method" and (method in finals or failed.get(method)):
-            values = finals.get(method, Final()).values.items()
+        if line.role == "method" and (line.method in own or line.seeds.failed):
+            values = own.get(line.method, NO_CELL).values.items()
             known = {seed: sign * value for seed, (value, _) in values}
-            groups[line["information"]][method] = dict.fromkeys(failed.get(method, ()), math.nan) | known
+            groups[line.information][line.method] = dict.fromkeys(line.seeds.failed, math.nan) | known
     found = {}
     for values in groups.values():
-        letters, (gap, is_factor) = stats.tiers(values, everybody), stats.detectable(values, everybody)
+        letters, (gap, is_factor) = stats.tiers(values, everyone), stats.detectable(values, everyone)
         words = "" if math.isnan(gap) else f"a factor of {gap:.3g}" if is_factor else f"{gap:.2g}"
-        found |= {method: (letters[method], words) for method in values}
+        found |= {method: Grade(letters[method], words) for method in values}
     return found
 
 
-def _order(listed: list[tuple[str, str]]) -> list[str]:
+def _order(listed: Sequence[Key]) -> list[str]:
     """The metrics in the order in which a contestant that has most of them lists them."""
     lists: dict[str, list[str]] = defaultdict(list)
     for method, metric in listed:
@@ -249,61 +264,7 @@ def _order(listed: list[tuple[str, str]]) -> list[str]:
     return list(dict.fromkeys([*longest, *(metric for _, metric in listed)]))
 
 
-def _rank(first: str, better: dict[str, str], line: dict[str, Any]) -> tuple[int, str, bool, float]:
+def _rank(first: str, better: Mapping[str, str], line: Line) -> tuple[int, str, bool, float]:
     """Floors, methods by information and first metric, failures, other controls."""
-    value = line.get(first, math.nan) * (-1 if better.get(first) == "higher" else 1)
-    return PLACE[line["role"]], line["information"], math.isnan(value), 0.0 if math.isnan(value) else value
-
-
-def _verdict(mine: Final, floor: Final) -> str:
-    """Compare a method with the noise floor at the same n, seed by seed, in the difference's standard errors."""
-    both = [(mine.values[seed], floor.values[seed]) for seed in mine.values if seed in floor.values]
-    if mine.role != "method" or not both or mine.n != floor.n:
-        return ""
-    sign = -1 if mine.better == "higher" else 1
-    gain = sign * sum(bound[0] - value[0] for value, bound in both) / len(both)
-    errors = (one[1] for pair in both for one in pair)
-    se = math.sqrt(sum(error**2 for error in errors if not math.isnan(error))) / len(both)
-    if gain > ALARM * se:
-        return "alarm"
-    return "floor" if gain >= -AT_FLOOR * se else ""
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median of sorted values, exact; none for one value."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    if len(values) % 2:
-        medians, chances = values, _odd(len(values))
-    else:
-        x = np.array(values)
-        medians, chances = ((x[:, None] + x) / 2).ravel().tolist(), _even(len(values))
-    ends, below = [], 0.0
-    for median, chance in sorted(zip(medians, chances, strict=True)):
-        below += chance
-        while len(ends) < 2 and below >= (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)[len(ends)] - 1e-9:
-            ends.append(median)
-    return ends[0], ends[1]
-
-
-@cache
-def _odd(size: int) -> list[float]:
-    """P(the median of a resample is the i-th smallest), (S,)."""
-    return np.diff([_tail(size, (size + 1) // 2, i / size) for i in range(size + 1)]).tolist()
-
-
-@cache
-def _even(size: int) -> list[float]:
-    """P(the two in the middle of a resample are the i-th and the j-th smallest), (S * S,)."""
-    m = size // 2
-    both = np.zeros((size + 1, size + 1))
-    for i in range(size + 1):
-        for j in range(size + 1):
-            p, q = min(i, j) / size, j / size
-            both[i, j] = _tail(size, m + 1, p) + math.comb(size, m) * p**m * ((1 - p) ** m - (1 - q) ** m)
-    return np.diff(np.diff(both, axis=0), axis=1).ravel().tolist()
-
-
-def _tail(size: int, least: int, p: float) -> float:
-    """P(Bin(size, p) >= least)."""
-    return math.fsum(math.comb(size, k) * p**k * (1 - p) ** (size - k) for k in range(least, size + 1))
+    value = line.value(first) * (-1 if better.get(first) == "higher" else 1)
+    return PLACE[line.role], line.information, math.isnan(value), 0.0 if math.isnan(value) else value

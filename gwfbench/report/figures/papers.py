@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from gwfbench.errors import UserError
+from gwfbench.report.board.leaderboard import Board, Line
 from gwfbench.report.figures.style import Look, looks
-from gwfbench.report.page.data import ALONG, Board, Line, boards
+from gwfbench.report.page.data import ALONG, History, Sheet, sheets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,11 +34,11 @@ LINES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 STYLE: Any = {"font.size": 8, "axes.linewidth": 0.6, "pdf.fonttype": 42, "xtick.labelsize": 7}
 
 
-def draw(points: pd.DataFrame, metrics: Sequence[str] | None, folder: Path) -> Iterator[str]:
-    """Write the figures of each task; a line for each, and for each that there is nothing to draw in.
+def draw(rows: pd.DataFrame, metrics: Sequence[str] | None, folder: Path) -> Iterator[str]:
+    """Write the figures of each task; a message for each, and for each that would be empty.
 
     Args:
-        points: tidy rows.
+        rows: the results table.
         metrics: which; None: of each task the first.
 
     Raises:
@@ -47,18 +48,19 @@ def draw(points: pd.DataFrame, metrics: Sequence[str] | None, folder: Path) -> I
         from matplotlib import rc_context
     except ImportError:
         fix = "pip install 'gwfbench[report]'"
-        raise UserError("--figures without matplotlib", "the extra `report`", fix) from None
-    who = zip(points["method"].astype(str), points["role"].astype(str), strict=True)
-    all_looks = looks(who)
-    for board in boards(points, metrics):
-        for metric in board.metrics if metrics else board.metrics[:1]:
+        raise UserError("report figures without matplotlib", "the extra `report`", fix) from None
+    contestants = zip(rows["method"].astype(str), rows["role"].astype(str), strict=True)
+    all_looks = looks(contestants)
+    for sheet in sheets(rows, metrics):
+        task, names = sheet.board.task, sheet.board.metrics
+        for metric in names if metrics else names[:1]:
             for kind, make in (("cost", _cost), ("curve", _curve)):
                 with rc_context(STYLE):
-                    figure = make(board, metric, all_looks)
+                    figure = make(sheet, metric, all_looks)
                     if figure is None:
-                        yield f"no {kind} of {metric} on {board.task}: no method has one"
+                        yield f"no {kind} of {metric} on {task}: no method has one"
                         continue
-                    yield _save(figure, folder, f"{board.task}-{metric}-{kind}")
+                    yield _save(figure, folder, f"{task}-{metric}-{kind}")
 
 
 def _save(figure: Figure, folder: Path, name: str) -> str:
@@ -69,12 +71,13 @@ def _save(figure: Figure, folder: Path, name: str) -> str:
             figure.savefig(f"{path}.{ending}", dpi=300, metadata={date: None})
     except OSError as error:
         raise UserError(
-            f"--figures {folder}: {error.strerror}", "a folder that can be written", "name another"
+            f"report figures {folder}: {error.strerror}", "a folder that can be written", "name another"
         ) from None
     return f"wrote {path}.png and .pdf"
 
 
-def _cost(board: Board, metric: str, style: Mapping[str, Look]) -> Figure | None:
+def _cost(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | None:
+    board = sheet.board
     shown = [line for line in _with(board, metric) if line.role == "method" and line.costs["seconds"] > 0]
     if not shown:
         return None
@@ -93,10 +96,12 @@ def _cost(board: Board, metric: str, style: Mapping[str, Look]) -> Figure | None
     return _finish(figure, ax)
 
 
-def _curve(board: Board, metric: str, style: Mapping[str, Look]) -> Figure | None:
-    along = board.t is not None
+def _curve(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | None:
+    board = sheet.board
+    along = not math.isnan(board.t)
     place = ALONG.index("t" if along else "seconds")
-    tracks = [(line, track) for line in _with(board, metric) if len(track := _track(line, metric, place)) > 1]
+    drawn = [(line, _track(sheet.histories[line.method], metric, place)) for line in _with(board, metric)]
+    tracks = [(line, track) for line, track in drawn if len(track) > 1]
     tracks = [(line, track) for line, track in tracks if along or line.role == "method"]
     if not any(line.role == "method" for line, _ in tracks):
         return None
@@ -117,13 +122,13 @@ def _curve(board: Board, metric: str, style: Mapping[str, Look]) -> Figure | Non
 
 
 def _with(board: Board, metric: str) -> list[Line]:
-    return [line for line in board.lines if metric in line.cells and not math.isnan(line.cells[metric].value)]
+    return [line for line in board.lines if not math.isnan(line.value(metric))]
 
 
-def _track(line: Line, metric: str, place: int) -> list[tuple[float, float, float, float]]:
+def _track(history: History, metric: str, place: int) -> list[tuple[float, float, float, float]]:
     """(x, median, low, high) of each law; the median itself where one seed has no interval."""
     found = []
-    for step, band in zip(line.steps, line.curves.get(metric, []), strict=False):
+    for step, band in zip(history.steps, history.curves.get(metric, []), strict=False):
         x = step[place]
         if band is not None and x is not None and x > 0:
             middle, low, high = band
@@ -161,9 +166,9 @@ def _finish(figure: Figure, ax: Axes) -> Figure:
     """With the names under the plot, in two columns of the larger letters where they fit, and no wider than it."""
     marks, names = ax.get_legend_handles_labels()
     size, columns = 5.5, 1
-    for points in (6.5, 5.5):
-        if 2 * points / 72 * (0.6 * max(map(len, names)) + 5) <= WIDTH:  # a letter is 0.6 wide, its mark 5
-            size, columns = points, 2
+    for large in (6.5, 5.5):
+        if 2 * large / 72 * (0.6 * max(map(len, names)) + 5) <= WIDTH:  # a letter is 0.6 wide, its mark 5
+            size, columns = large, 2
             break
     figure.set_size_inches(WIDTH, HEIGHT + math.ceil(len(names) / columns) * 1.5 * size / 72)
     figure.legend(

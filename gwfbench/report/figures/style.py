@@ -1,4 +1,4 @@
-"""How each contestant is drawn, on the page and in figures: one colour, line and marker a method, told apart by all.
+"""How each contestant is drawn, on the page and in figures: one colour, line and marker per method, for all readers.
 
 Colours are Okabe and Ito's (2008) less yellow, which is lost on white, and black, which is lost on black. Methods take
 them in the order of their names among all that are shown; markers and lines go on where colours begin again, so that
@@ -34,7 +34,7 @@ def looks(contestants: Iterable[tuple[str, str]]) -> dict[str, Look]:
     roles: dict[str, set[str]] = {}
     for name, role in contestants:
         roles.setdefault(name, set()).add(role)
-    methods = sorted(name for name, some in roles.items() if "method" in some)
+    methods = sorted(name for name, own in roles.items() if "method" in own)
     others = sorted(roles.keys() - set(methods))
     return {name: _method(i) for i, name in enumerate(methods)} | {
         name: Look(GREY, LINES[(i + 1) % len(LINES)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)

@@ -2,7 +2,7 @@
 
 Everything that comes from rows is data: it stands in one JSON block, escaped by Jinja2, and the script puts it on the
 page as text. A policy in the page's head names the digests of its two scripts, so that a browser runs nothing else and
-asks nobody for anything. Plots are made by Plotly's basic bundle (MIT, from npm), a file beside the template: a quarter
+sends no request. Plots are made by Plotly's basic bundle (MIT, from npm), a file next to the template: a quarter
 of the whole Plotly in size, and in the time that a browser takes to read it.
 """
 
@@ -26,7 +26,7 @@ from gwfbench.report.board.tables import HEADS, NOTES
 from gwfbench.report.calibration_page import NOTES as CALIBRATION_NOTES
 from gwfbench.report.calibration_page import read
 from gwfbench.report.figures.style import looks
-from gwfbench.report.page.data import ALONG, RUN, boards
+from gwfbench.report.page.data import ALONG, RUN, sheets
 from gwfbench.report.page.draws import Views, views
 from gwfbench.store import checked, record
 
@@ -35,13 +35,13 @@ BEYOND = f"> {calibrate.GRID[-1]:g}"  # the grid
 
 
 def page(
-    points: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], seen: Views, metrics: Sequence[str] | None = None,
+    rows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], seen: Views, metrics: Sequence[str] | None = None,
     verdicts: Iterable[Verdict] = (), calibrated: Iterable[calibrate.Row] = (),
 ) -> str:  # fmt: skip
     """The whole page.
 
     Args:
-        points: tidy rows.
+        rows: the results table.
         facts: of environments, by hash.
         seen: kept draws.
         metrics: which, and in which order; None: all.
@@ -55,27 +55,19 @@ def page(
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError:
-        raise UserError("--html without jinja2", "the extra `report`", "pip install 'gwfbench[report]'") from None
-    made = boards(points, metrics, verdicts)
-    who = zip(points["method"].astype(str), points["role"].astype(str), strict=True)
+        raise UserError("report html without jinja2", "the extra `report`", "pip install 'gwfbench[report]'") from None
+    made = sheets(rows, metrics, verdicts)
+    contestants = zip(rows["method"].astype(str), rows["role"].astype(str), strict=True)
     content = {
-        "boards": [asdict(board) for board in made],
-        "looks": {name: asdict(look) for name, look in looks(who).items()},
+        "boards": [sheet.plain() for sheet in made],
+        "looks": {name: asdict(look) for name, look in looks(contestants).items()},
         "along": ALONG,
         "run": RUN,
         "heads": HEADS,
         "notes": NOTES,
         "views": asdict(seen),
-        "calibration": {
-            "columns": CALIBRATION,
-            "rows": [
-                [BEYOND if (value := getattr(row, name)) == math.inf else value for name in CALIBRATION]
-                for row in calibrated
-            ],
-            "beyond": BEYOND,
-            "notes": CALIBRATION_NOTES,
-        },
-        "environments": _environments(points, facts),
+        "calibration": _calibration(calibrated),
+        "environments": _environments(rows, facts),
     }
     # an end tag inside a script's own text would end it
     scripts = [
@@ -85,43 +77,55 @@ def page(
     env.policies["json.dumps_function"] = lambda value, **_: record.to_json(value)
     return env.from_string(_part("page.html")).render(
         content=content, style=Markup(_part("page.css")), script=Markup(scripts[0]), plotly=Markup(scripts[1]),
-        digests=" ".join(map(_digest, scripts)), runs=len(points.drop_duplicates(["run_key", "attempt"])),
-        tasks=len(made), methods=points.loc[points["role"] == "method", "method"].nunique(),
+        digests=" ".join(map(_digest, scripts)), runs=len(rows.drop_duplicates(["run_key", "attempt"])),
+        tasks=len(made), methods=rows.loc[rows["role"] == "method", "method"].nunique(),
     )  # fmt: skip
 
 
 def put(
-    path: Path, points: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | None,
+    path: Path, rows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | None,
     verdicts: Iterable[Verdict], out: Path | None, calibrated: Path,
 ) -> str:  # fmt: skip
-    """Write the page as a file, whole or not at all; what was written, in words.
+    """Write the page as a file, whole or not at all; returns a message.
 
     Args:
-        out: folder of the runs, for their draws; None: there are rows alone.
+        out: folder of the runs, for their draws; None: there are only rows.
         calibrated: a CSV that calibrate wrote; no table if there is no such file.
 
     Raises:
         UserError: it can't be written, or something that it needs is missing.
     """
-    text = page(points, facts, views(points, out), metrics, verdicts, read(calibrated))
+    text = page(rows, facts, views(rows, out), metrics, verdicts, read(calibrated))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         checked.write(path, text)
     except OSError as error:
-        raise UserError(f"--html {path}: {error.strerror}", "a file that can be written", "name another one") from None
+        raise UserError(
+            f"report html {path}: {error.strerror}", "a file that can be written", "name another one"
+        ) from None
     return f"wrote {path}, {len(text.encode()) / 1e6:.1f} MB"
 
 
-def _environments(points: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _calibration(rows: Iterable[calibrate.Row]) -> dict[str, Any]:
+    cells = [[getattr(row, name) for name in CALIBRATION] for row in rows]
+    return {
+        "columns": CALIBRATION,
+        "rows": [[BEYOND if value == math.inf else value for value in row] for row in cells],
+        "beyond": BEYOND,
+        "notes": CALIBRATION_NOTES,
+    }
+
+
+def _environments(rows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """By hash: its facts, empty if they are lost, how many runs it made, and of what."""
-    runs = points.drop_duplicates(["run_key", "attempt"])
+    runs = rows.drop_duplicates(["run_key", "attempt"])
     return {
         str(env): {
             "facts": dict(facts.get(str(env)) or {}),
-            "runs": len(some),
-            "what": {str(task): list(dict.fromkeys(part["method"])) for task, part in some.groupby("task", sort=False)},
+            "runs": len(own),
+            "what": {str(task): list(dict.fromkeys(part["method"])) for task, part in own.groupby("task", sort=False)},
         }
-        for env, some in runs.groupby("env", sort=False)
+        for env, own in runs.groupby("env", sort=False)
     }
 
 

@@ -1,7 +1,7 @@
 """Kept draws for the page: laws in the plane, thinned and packed, and grids of images as PNG.
 
 Of each method one run, of the lowest seed that all the methods of its task share. Coordinates are packed as 16 bits of
-a box around what matters, three times as wide as what is shown; what lies beyond stands at its edge and is not seen.
+a box three times as wide as the part that is shown; points beyond the box are put on its edge, where they are not seen.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import pandas as pd
 
 from gwfbench.errors import UserError
 from gwfbench.report import kept_points
-from gwfbench.report.figures.plots import grid
+from gwfbench.report.figures.flows import grid
 from gwfbench.report.kept_points import Draws
+from gwfbench.store import folders
 from gwfbench.store.record import Run
 
 POINTS = 512  # of a law, at most
@@ -48,7 +49,7 @@ class Plane:
     task: str
     box: list[float]
     shown: list[float]
-    truth: str  # as a law; empty where nobody has draws
+    truth: str  # as a law; empty where there are no draws
     clouds: list[Cloud]
 
 
@@ -64,46 +65,46 @@ class Grid:
 
 @dataclass(frozen=True)
 class Views:
-    """All that there is to see, and why there is no more."""
+    """All that can be shown, and notes on what can't."""
 
     planes: list[Plane]
     grids: list[Grid]
     notes: list[str]
 
 
-def views(points: pd.DataFrame, out: Path | None) -> Views:
-    """Of the runs of these points whose draws are kept under `out`; None: of rows alone, which have no draws."""
+def views(rows: pd.DataFrame, out: Path | None) -> Views:
+    """Views of the runs of these rows whose draws are kept under `out`; None: there are only rows, without draws."""
     if out is None:
-        return Views([], [], ["The page was made from a CSV of rows, which keeps no draws."])
+        return Views([], [], ["This page was made from a CSV of rows, which has no draws."])
     planes: list[tuple[str, np.ndarray | None, list[Draws]]] = []
     grids: list[Grid] = []
     notes: list[str] = []
-    places = kept_points.folders(out)
-    methods = points[points["role"] == "method"]
-    for task, some in methods.groupby("task", sort=False):
-        kept = [one for one in _chosen(some, places) if one]
+    places = folders.places(out)
+    methods = rows[rows["role"] == "method"]
+    for task, part in methods.groupby("task", sort=False):
+        kept = [draws for draws in _chosen(part, places) if draws]
         if not kept:
-            notes.append(f"{task}: no draws of its runs are kept.")
+            notes.append(f"{task}: no draws of its runs were kept.")
             continue
-        shapes = {one.laws[0].ndim if one.laws[0].shape[1:] != (2,) else 2 for one in kept}
+        shapes = {draws.laws[0].ndim if draws.laws[0].shape[1:] != (2,) else 2 for draws in kept}
         if shapes == {2}:
             planes.append((str(task), _truth(kept[0].run, notes), kept))
         elif shapes == {4}:
             grids += _grids(str(task), _truth(kept[0].run, notes), kept)
         else:
             notes.append(f"{task}: its points are neither in the plane nor images.")
-    laws = sum(min(LAWS, len(one.laws)) for _, _, kept in planes for one in kept)
+    laws = sum(min(LAWS, len(draws.laws)) for _, _, kept in planes for draws in kept)
     count = max(LEAST, min(POINTS, BYTES // (6 * max(1, laws))))
     return Views([_plane(task, truth, kept, count) for task, truth, kept in planes], grids, notes)
 
 
-def _chosen(points: pd.DataFrame, places: dict[str, Path]) -> list[Draws | None]:
-    """One run a method: of the lowest seed that all share, or of its own lowest where they share none."""
-    runs = points[["method", "seed", "attempt"]].drop_duplicates()
+def _chosen(rows: pd.DataFrame, places: dict[str, Path]) -> list[Draws | None]:
+    """One run per method: of the lowest seed that all share, or of its own lowest where they share none."""
+    runs = rows[["method", "seed", "attempt"]].drop_duplicates()
     runs = runs[runs["attempt"].isin(list(places))]
     if not len(runs):
         return []
-    seeds = {method: set(some) for method, some in runs.groupby("method", sort=False)["seed"]}
+    seeds = {method: set(column) for method, column in runs.groupby("method", sort=False)["seed"]}
     shared = set.intersection(*seeds.values())
     found = []
     for method, own in seeds.items():
@@ -122,7 +123,7 @@ def _truth(run: Run, notes: list[str]) -> np.ndarray | None:
 
 
 def _plane(task: str, truth: np.ndarray | None, kept: Sequence[Draws], count: int) -> Plane:
-    clouds = [one.laws[-1] for one in kept] + ([] if truth is None else [truth])
+    clouds = [draws.laws[-1] for draws in kept] + ([] if truth is None else [truth])
     low = np.min([np.quantile(cloud, 0.005, axis=0) for cloud in clouds], axis=0)
     high = np.max([np.quantile(cloud, 0.995, axis=0) for cloud in clouds], axis=0)
     middle, half = (low + high) / 2, 0.54 * float(max(high - low)) + 1e-9
@@ -132,21 +133,21 @@ def _plane(task: str, truth: np.ndarray | None, kept: Sequence[Draws], count: in
         unit = (law[:count] - low) / (high - low)
         return base64.b64encode((unit.clip(0, 1) * WIDE).round().astype("<u2").tobytes()).decode()
 
-    made = [
-        Cloud(
-            one.run.identity.method, one.run.identity.seed, one.run.paired, one.times, [pack(law) for law in one.laws]
-        )
-        for one in kept
-    ]
+    made = [_cloud(draws, [pack(law) for law in draws.laws]) for draws in kept]
     edges = [[float(m - size), float(m + size)] for size in (3 * half, half) for m in middle]
     return Plane(task, edges[0] + edges[1], edges[2] + edges[3], "" if truth is None else pack(truth), made)
 
 
+def _cloud(draws: Draws, packed: list[str]) -> Cloud:
+    identity = draws.run.identity
+    return Cloud(identity.method, identity.seed, draws.run.paired, draws.times, packed)
+
+
 def _grids(task: str, truth: np.ndarray | None, kept: Sequence[Draws]) -> list[Grid]:
     made = [] if truth is None else [Grid(task, "truth", "draws of the truth", _png(truth))]
-    for one in kept:
-        who = one.run.identity
-        made.append(Grid(task, who.method, f"seed {who.seed}, {one.times[-1]}", _png(one.laws[-1])))
+    for draws in kept:
+        identity = draws.run.identity
+        made.append(Grid(task, identity.method, f"seed {identity.seed}, {draws.times[-1]}", _png(draws.laws[-1])))
     return made
 
 

@@ -10,7 +10,7 @@ const state = { board: content.boards[0], metric: "", sort: {}, hidden: new Set(
 const WORDS = {
   step: "step", t: "flow time t", seconds: "training seconds", score_calls: "score calls in training",
   log_prob_calls: "log-density calls in training", draw_calls: "target draws in training",
-  sample_seconds: "seconds for moving the judged points", sample_calls: "score calls a judged point",
+  sample_seconds: "seconds for moving the judged points", sample_calls: "score calls per judged point",
 };
 
 function h(tag, props, ...children) {
@@ -148,14 +148,14 @@ function drawBoard() {
   const words = (id, head, text) => ({ id, head, text, key: (line) => line[id], cell: (line) => line[id] || "–" });
   const chosen = all ? board.metrics.map((name) => valueColumn(name, name)) : [
     valueColumn(metric, metric),
-    { id: "tier", head: "tier", text: "text", title: "methods that share a letter are not told apart", key: (line) => line.cells[metric]?.tier,
+    { id: "tier", head: "tier", text: "text", title: "methods that share a letter can't be told apart", key: (line) => line.cells[metric]?.tier,
       cell: (line) => h("span", { class: "tier" }, line.cells[metric]?.tier || "–") },
     { id: "floor", head: "floor", title: "times the noise floor of exact draws", key: (line) => line.cells[metric]?.value, cell: (line) => againstFloor(line, metric) },
   ];
   const columns = [
     method, ...chosen, words("seeds", "seeds", "text"), ...Object.entries(content.heads).map(([id, head]) => cost(id, head)),
     words("information", "information", "text fold"),
-    { id: "status", head: "verified", text: "text", title: "runs that were run again; stale: today's code would not give these rows",
+    { id: "status", head: "verified", text: "text", title: "runs that were repeated, with the result; stale: made by other code than today's",
       key: (line) => line.stale || Object.keys(line.verified).join(), cell: status },
   ];
   const rows = shown();
@@ -170,13 +170,13 @@ function boardNote(metric) {
     const floor = floorOf(metric);
     if (floor) lines.push(`Floor (${floor.method}): ${number(floor.cells[metric].value)} at n = ${number(floor.cells[metric].n, 6)}.`);
     const gaps = Object.entries(state.board.detectable[metric]).filter(([, gap]) => gap).map(([uses, gap]) => `${gap} (${uses})`);
-    if (gaps.length) lines.push(`The least difference between two methods that one test sees in 80 % of cases: ${gaps.join("; ")}.`);
-    lines.push("Tiers: two of the same information that share a letter are not told apart (paired t tests, Holm, 5 %); a failed seed counts as the worst value.");
+    if (gaps.length) lines.push(`Least difference between two methods that one test detects in 80 % of cases: ${gaps.join("; ")}.`);
+    lines.push("Tiers: methods that use the same information and share a letter can't be told apart (paired t tests, Holm, 5 %); a failed seed counts as the worst value.");
   }
   lines.push(content.notes);
   const { alarms, left } = counts();
   if (alarms) lines.push(`${alarms} values are better than exact draws by more than sampling error: ALARM.`);
-  if (left) lines.push(`${left} values stay out: of an older version of their metric, or at another number of points.`);
+  if (left) lines.push(`${left} values are left out: made by an older version of their metric, or at another number of points.`);
   return lines.join("\n");
 }
 
@@ -296,7 +296,7 @@ function controls(metric) {
 
 // which axis this is, and what it leaves out
 function axisNote(metric, log) {
-  if (!log) return " The upright axis is linear: there are values of zero or less.";
+  if (!log) return " The vertical axis is linear: there are values of zero or less.";
   const off = controls(metric).filter((line) => !(line.cells[metric].value > 0));
   return off.length ? ` Not on this axis: ${off.map((line) => `${line.method} at ${number(line.cells[metric].value)}`).join(", ")}.` : "";
 }
@@ -381,11 +381,11 @@ function drawCurve() {
     }];
   });
   if (!traces.some((trace) => trace.x.length)) {
-    empty(host, note, curves.length ? `No curve that is shown has any ${WORDS[by]}.` : "These rows have one law a run: there is no curve to draw.");
+    empty(host, note, curves.length ? `No curve that is shown has any ${WORDS[by]}.` : "These rows have one law per run: there is no curve to draw.");
     return;
   }
   plot(host, traces, axis(WORDS[by], logX), axis(plain(metric), logY), by === "t" ? {} : levels(metric, logY));
-  note.textContent = `${by === "t" ? "Error along the flow" : "Quality on the way"}: median over the seeds that got there, with its 95 % bootstrap interval as a band; ${board.better[metric]} is better.`
+  note.textContent = `${by === "t" ? "Error along the flow" : "Quality on the way"}: median over the seeds that reached each law, with its 95 % bootstrap interval as a band; ${board.better[metric]} is better.`
     + axisNote(metric, logY);
 }
 
@@ -406,7 +406,7 @@ function readPlane() {
   byId("plane-controls").hidden = !plane;
   const notes = content.views.notes.filter((note) => !/^\S+: /.test(note) || note.startsWith(`${state.board?.task}: `));
   byId("plane-note").textContent = plane
-    ? "Up to 512 particles of one run a method; grey: draws of the truth. Paths are of methods that move particles."
+    ? "Up to 512 particles of one run per method; grey: draws of the truth. Paths are shown for methods that move particles."
     : notes[0] ?? "This task's laws are not in the plane.";
   panels = (plane?.clouds ?? []).map((cloud) => {
     const canvas = h("canvas", { role: "img", "aria-label": `${cloud.method}, seed ${cloud.seed}: particles and draws of the truth` });
@@ -487,7 +487,7 @@ function drawCalibration() {
   byId("calibration-table").hidden = !some.length;
   byId("calibrated").parentNode.parentNode.hidden = !rows.length;
   byId("calibration-note").textContent = some.length ? notes
-    : rows.length ? `${task} is not among the calibrated tasks.` : "No calibration.csv stands beside these rows.";
+    : rows.length ? `${task} is not among the calibrated tasks.` : "There is no calibration.csv next to these rows.";
 }
 
 function drawProvenance() {

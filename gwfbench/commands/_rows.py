@@ -1,0 +1,78 @@
+"""The results table of a command: options that say which rows, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gwfbench.commands._options import OUT
+from gwfbench.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gwfbench.report.rows import Facts
+
+TASKS = click.option("--task", "tasks", multiple=True, help="Only this task: name or name:key=value (repeatable).")
+METHODS = click.option(
+    "--method", "methods", multiple=True, help="Only this method: name or name:key=value (repeatable)."
+)
+ROWS = click.option(
+    "--rows",
+    "csv",
+    type=click.Path(path_type=Path),
+    help="CSV of results to read instead of --out, such as results/ou/rows.csv.",
+)
+
+
+def selection(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --task, --method, --rows and --out; `selected` reads the rows that they choose."""
+    for option in (OUT, ROWS, METHODS, TASKS):
+        command = option(command)
+    return command
+
+
+def selected(
+    tasks: tuple[str, ...], methods: tuple[str, ...], csv: Path | None, out: Path
+) -> tuple[pd.DataFrame, Facts]:
+    """The rows that `selection` chooses, and their environments.
+
+    Raises:
+        UserError: there are none.
+    """
+    from gwfbench.report import rows as results
+
+    rows, facts = results.read(csv) if csv else collected(out)
+    return _limited(_limited(rows, "task", tasks), "method", methods), facts
+
+
+def collected(out: Path) -> tuple[pd.DataFrame, Facts]:
+    """The rows that count under a folder, and their environments; prints what was left out.
+
+    Raises:
+        UserError: there are none.
+    """
+    from gwfbench.report import rows as results
+
+    rows, facts, remarks = results.rows_of(out)
+    for remark in remarks:
+        click.echo(remark, err=True)
+    return rows, facts
+
+
+def _limited(rows: pd.DataFrame, column: str, words: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of these tasks or methods, given as `name` or `name:key=value`; all if none is given."""
+    if not words:
+        return rows
+    name = rows[column].astype(str)
+    wanted = name.isin(words) | name.str.partition(":")[0].isin(words)
+    if not wanted.any():
+        raise UserError(
+            f"--{column} {' '.join(words)}: no runs of it",
+            f"one of {', '.join(sorted(set(name)))}",
+            "python -m gwfbench run makes them",
+        )
+    return rows[wanted]
