@@ -40,7 +40,7 @@ from torch import Tensor
 
 from gwfbench.budget import Budget
 from gwfbench.errors import require
-from gwfbench.fields import Count, Natural, Positive, Share, check_fields, refuse
+from gwfbench.fields import Count, Interior, Natural, Positive, check_fields, refuse
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.conjugate import conjugate_gradients
@@ -72,7 +72,7 @@ class JKOICNN:
     "number of layers of the convex network"
     rank: Count = 1
     "rank of the quadratic form of each unit"
-    strong: Share = 0.1
+    strong: Interior = 0.1
     "strong convexity c of psi"
     smooth: Literal["celu", "softplus"] = "celu"
     "activation: celu as in the papers, or softplus, whose second derivative is continuous"
@@ -112,7 +112,6 @@ class JKOICNN:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        refuse(self, "strong", when=self.strong == 0, expected="above 0 and below 1")
         refuse(self, "pool", "batch", when=self.pool < self.batch, expected="a pool of at least one batch")
         wrong = self.partners >= self.batch
         refuse(self, "partners", "batch", when=wrong, expected="fewer partners than points in a batch")

@@ -88,7 +88,7 @@ def test_power_of_the_mean_is_that_of_the_chi_square_test():
     noncentrality = scipy.optimize.brentq(lambda c: scipy.stats.ncx2.sf(edge, 2, c) - 0.95, 1, 50)
     task = Tiny()
     instance, rng = calibrate._build(task, 0)
-    cell = calibrate._cell(calibrate.metrics.known()["moments_mean"], task, instance, rng)
+    cell = calibrate._cell(calibrate.known_metrics()["moments_mean"], task, instance, rng)
     mean, move = calibrate._frame(cell)
     torch.testing.assert_close(mean[0, 0], torch.tensor([3.0, -1.0]))
     u = move / move.norm()

@@ -305,5 +305,5 @@ def test_the_python_interface(tmp_path):
     pd.testing.assert_series_equal(points["value"], in_memory["value"])
     with pytest.raises(gwfbench.UserError, match="no task 'oo'"):
         gwfbench.run("oo", "ula")
-    with pytest.raises(AttributeError, match="public names: UserError, leaderboard, run"):
+    with pytest.raises(AttributeError, match="public names: Streams, UserError, leaderboard"):
         gwfbench.nonsense  # noqa: B018

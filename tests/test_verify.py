@@ -95,7 +95,7 @@ def test_old_rows_and_no_rows_are_mistakes(cli, tmp_path):
         "task,method,seed,metric,metric_version,value,se,n,run_key,attempt,role,information\n"
     )
     code, _, err = cli("verify", "--rows", "rows.csv")
-    assert (code, "track" in err) == (2, True)
+    assert (code, "budget" in err) == (2, True)
     assert cli("verify", "--out", "nothing")[0] == 2
 
 

@@ -13,7 +13,6 @@ gradient of |log_x exp_x(h v)|^2 is the same -2h v.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,6 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from gwfbench.errors import require
 from gwfbench.info import Field, Initial, TargetSamples
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.silu import SiLU
@@ -67,15 +65,6 @@ class Carried(Protocol):
     def points(self) -> int: ...
     @property
     def batch(self) -> int: ...
-
-
-def require_positive(method: Carried, *names: str) -> None:
-    """Raise `UserError` unless each of these fields is none, or a finite number above 0."""
-    head = type(method).__module__.rpartition(".")[2]  # its name, without the registry among what rows depend on
-    for name in names:
-        value = getattr(method, name)
-        good = value is None or 0 < value < math.inf
-        require(good, f"{head}:{name}={value}", "a positive number", f"leave {name} out for its default")
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,18 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import pandas as pd
 
+from gwfbench.audit.today import Today
 from gwfbench.audit.verify import Verdict
-from gwfbench.budget import Budget
-from gwfbench.drive.job import Job
-from gwfbench.errors import UserError
 from gwfbench.report.board.cells import last_laws
 from gwfbench.report.board.leaderboard import Board, Grade, Line, boards, grades
 from gwfbench.report.board.tables import uses
 from gwfbench.report.stats import interval
 
+IDENTITY = ("task", "method", "seed", "device", "dtype", "run_key", "code")
 CALLS = ("score_calls", "log_prob_calls", "draw_calls")
 ALONG = ("step", "t", "seconds", *CALLS)  # what a curve may be drawn against
 RUN = (
@@ -111,13 +109,14 @@ def sheets(rows: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts: I
         return []
     sources, runs, curves = _sources(rows), _runs(rows), _curves(rows)
     word = {(verdict.run_key, verdict.attempt): verdict.verdict for verdict in verdicts}
+    today = Today()
     return [
         Sheet(
             board,
             {name: grades(board.lines, name) for name in board.metrics},
             {name: sources[board.task, name] for name in board.metrics},
             {
-                line.method: _history(runs[board.task, line.method], curves[board.task, line.method], word)
+                line.method: _history(runs[board.task, line.method], curves[board.task, line.method], word, today)
                 for line in board.lines
             },
         )
@@ -125,8 +124,10 @@ def sheets(rows: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts: I
     ]
 
 
-def _history(runs: list[dict[str, Any]], curve: _Curve, word: Mapping[tuple[str, str], str]) -> History:
-    stale = [why for run in runs if (why := _stale(run))]
+def _history(
+    runs: list[dict[str, Any]], curve: _Curve, word: Mapping[tuple[str, str], str], today: Today
+) -> History:  # fmt: skip
+    stale = [why for run in runs if (why := today.why_stale_row(**{name: run[name] for name in IDENTITY}))]
     return History(
         calls={name: statistics.median(run[name] for run in runs) for name in CALLS[1:]},
         steps=curve.steps,
@@ -227,24 +228,3 @@ def _seed_words(seeds: Iterable[int]) -> str:
     if seeds == list(range(len(seeds))):
         return str(len(seeds))
     return ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
-
-
-def _stale(run: Mapping[str, Any]) -> str:
-    """Why today's code would not give this run; empty if it would."""
-    found = _today(*(str(run[name]) for name in ("task", "method", "device", "dtype", "budget")))
-    if isinstance(found, str):
-        return found
-    job, code = found
-    if job.identity(int(run["seed"])).key != run["run_key"]:
-        return "its fields or versions have changed since"
-    return "" if code == run["code"] else "made by other code than today's"
-
-
-@cache
-def _today(task: str, method: str, device: str, dtype: str, budget: str) -> tuple[Job, str] | str:
-    words = {"task": task, "method": method, "device": device, "dtype": dtype, "seeds": [0]}
-    try:
-        job = Job.read(words | {"budget": Budget.read(budget).limits()})
-        return job, job.code()
-    except UserError as error:
-        return f"it can't be built here: {error.got}"
