@@ -99,6 +99,7 @@ SAME = [
         "class A:\n    x: int = 1\n\n    def __post_init__(self):\n        require(self.x, '', '', '')\n",
     ),
     ("class A:\n    x: int = 1\n", "class A:\n    x: int = 1\n    'how many'\n    __post_init__ = check_fields\n"),
+    ("class A:\n    metrics: ClassVar = ('kl',)\n", "class A:\n    metrics: ClassVar = ('kl', 'w2')\n"),
     ("class A:\n    reference: str = '@a'\n", "class A:\n    reference: str = '@b'\n"),
     ("m = Metric(1, source='a')\n", "m = Metric(1, source='b')\n"),
     ("x = 1\n", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor\nx = 1\n"),
@@ -270,8 +271,8 @@ def test_a_folder_of_runs_is_no_change_of_the_checkout_and_a_new_method_is(tmp_p
     def git(*words):
         subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a", *words], check=True)
 
-    for folder in ("gwfbench", "baselines", "runs"):
-        (tmp_path / folder).mkdir()
+    for folder in ("gwfbench/store", "baselines", "runs"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "gwfbench/store/environment.py").write_text("x = 1\n")
     git("init", "-q")
     git("add", ".")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import gwfbench
 from gwfbench.datasets import images
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
@@ -336,13 +337,13 @@ def test_p_0_is_standard_normal():
 
 def test_metrics_have_their_weights_hash_in_their_names():
     pytest.importorskip("gwfbench.nn.fidelity", reason="the extra `image`")
-    content = Path(images.__file__).with_name("data").joinpath("images", "digits.npz").read_bytes()
+    content = Path(gwfbench.__file__).with_name("data").joinpath("images", "digits.npz").read_bytes()
     suffix = f"_digits@{hashlib.sha256(content).hexdigest()[:4]}"
     assert [metric.name for metric in build().truth.metrics] == [name + suffix for name in NAMES]
 
 
 @pytest.mark.parametrize(
-    "path", sorted(Path(images.__file__).with_name("data").glob("images/*.npz")), ids=lambda p: p.stem
+    "path", sorted(Path(gwfbench.__file__).with_name("data").glob("images/*.npz")), ids=lambda p: p.stem
 )
 def test_papers_of_the_classifiers_are_of_their_weights(path):
     paper = json.loads(path.with_suffix(".json").read_text())
@@ -387,7 +388,7 @@ def test_points_kept_by_their_size():
 def test_classifiers_are_as_good_as_their_papers_say(data):
     if data == "fashion_mnist" and not images.DEBIAN[data].is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
-    folder = Path(images.__file__).with_name("data") / "images"
+    folder = Path(gwfbench.__file__).with_name("data") / "images"
     x, classes = (part(data)[1] for part in (images.load, images.labels))
     weights = Classifier.read((folder / f"{data}.npz").read_bytes()).weights
     found = torch.cat([outputs(weights, part)[1].argmax(1) for part in x.split(500)])

@@ -9,6 +9,7 @@ versions. Files are read, never imported, so the hash is the same with and witho
 Of each module counts its syntax tree, less what can't change a number of a run that ended well:
 
 - comments, docstrings and other bare strings, annotations, and text for readers (`reference`, `source`, `summary`);
+- which metrics a task lists (each value has the hash of its own metric), and `smoke`;
 - names of modules, so that a file can be moved or renamed: a name that an import brings stands for the content of the
   module that it comes from;
 - checks, which raise or do nothing: what an error says, `assert`, calls of `require...`, `refuse` and `check_fields`,
@@ -41,6 +42,7 @@ VERSIONED = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "pandas": "pa
              "sklearn": "scikit-learn", "gwfbench": "gwfbench"}  # fmt: skip  # modules, and their distributions
 DRIVER = tuple(f"gwfbench.drive.{name}" for name in ("driver", "points", "shapes", "judge", "meter"))
 PROSE = frozenset({"reference", "source", "summary"})
+ASIDE = frozenset({"metrics", "smoke"})  # class variables: which metrics judge, fields of quick copies
 CHECKS = ("require", "refuse", "check_fields")
 
 
@@ -308,11 +310,13 @@ class _Meaning(ast.NodeTransformer):
         return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        if isinstance(node.target, ast.Name) and node.target.id in PROSE and node.value and _is_text(node.value):
-            return None
         if node.value is None:
             return ast.AnnAssign(self.visit(node.target), ast.Constant(None), None, 0)
         return self.generic_visit(ast.Assign([node.target], node.value))
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.body = [line for line in node.body if not _is_aside(line)]
+        return self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
         return None if ast.unparse(node.targets[0]) == "__post_init__" else self.generic_visit(node)
@@ -335,6 +339,13 @@ class _Meaning(ast.NodeTransformer):
 def _is_check(function: ast.expr) -> bool:
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     return name.lstrip("_").startswith(CHECKS)
+
+
+def _is_aside(line: ast.stmt) -> bool:
+    """Whether it is a class variable that no number depends on."""
+    if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
+        return False
+    return line.target.id in ASIDE or (line.target.id in PROSE and line.value is not None and _is_text(line.value))
 
 
 def _is_text(node: ast.AST) -> bool:
