@@ -83,6 +83,8 @@ def _cost(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | None
         return None
     figure, ax = _axes(board, metric, "training seconds")
     ax.set_xscale("log")
+    seconds = [line.costs["seconds"] for line in shown]
+    ax.set_xlim(min(seconds) / 2, 2 * max(seconds))  # one method alone would leave no width
     _upright(ax, [edge for line in shown for edge in (line.cells[metric].value, line.cells[metric].low)])
     for line in shown:
         cell, look = line.cells[metric], style[line.method]
