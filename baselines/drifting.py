@@ -43,7 +43,6 @@ from gwfbench.velocity.sinkhorn import sinkhorn
 from gwfbench.velocity.sliced import directions, sliced
 
 FREE = {"equation4", "algorithm2", "mmd"}  # fields with a choice of kernel
-GAUSSIAN = {"sinkhorn_proxy", "parzen_kl"}
 BARE = {"sliced", "critic"}  # no temperature
 TOLERANCE = 0.05  # of Sinkhorn's column sums, about the sampling error of 512 points
 STEPS = {"algorithm2": 2.0, "official": 0.01, "critic": 0.1, "sliced": 2.0}
