@@ -17,7 +17,7 @@ from typing import Any as _Any
 __version__ = "0.1.0"
 __all__ = ["Streams", "UserError", "leaderboard", "load", "method", "methods", "metrics", "run", "task", "tasks"]
 
-# In a checkout, gwfbench.tasks and gwfbench.baselines are the folders beside this one.
+# In a checkout, gwfbench.tasks and gwfbench.baselines are the folders next to this one.
 if (_Path(__file__).parents[1] / "pyproject.toml").is_file():
     __path__.append(str(_Path(__file__).parents[1]))
 

@@ -137,7 +137,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A law that is drawn afresh: particles (limit = how many), generators, ODE flows. Valid till it resumes.
+    """A law that is drawn afresh: particles (`limit` is their number), generators, ODE flows. Valid until it resumes.
 
     `state`, here and below: what `Resumable.resume` needs to go on from this law; called before the method goes on.
     """

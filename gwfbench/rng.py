@@ -1,4 +1,4 @@
-"""Randomness as an argument: one generator a seed, forked by name."""
+"""Randomness as an argument: one generator per seed, forked by name."""
 
 # torch.linalg has no types:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -24,7 +24,7 @@ class Streams:
 
     A fork depends on the seed and on its name alone, never on the order of calls: forking the same name twice gives
     the same numbers twice, adding a draw in one place changes none elsewhere, and a seed's numbers do not depend on
-    the seeds beside it. No global random state is read or written.
+    the other seeds. No global random state is read or written.
     """
 
     seeds: tuple[int, ...]

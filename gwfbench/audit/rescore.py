@@ -3,7 +3,7 @@
 A value counts while the source of its metric is what it is today (`metric_code` in its row). One that does not is
 left out, and `score` makes it anew from the first 4096 judged points that the attempt keeps: the same problem, the same
 random numbers as the runner's, so that at the same number of points it is the same number. The rows stand in a file of
-their own beside the attempt's, `scores-<metric>@<version>.jsonl`: a line on what they are, with their SHA-256, and a
+their own next to the attempt's, `scores-<metric>@<version>.jsonl`: a line on what they are, with their SHA-256, and a
 line a judged law.
 """
 
@@ -51,7 +51,7 @@ class Scored:
 
 
 def score(name: str, out: Path, wanted: Iterable[Run]) -> Iterator[Scored]:
-    """Score attempts under `out` that have no values of the metric that count; rows are kept beside each."""
+    """Score attempts under `out` that have no values of the metric that count; rows are kept next to each."""
     places, today = folders.places(out), Today()
     for run in wanted:
         folder = places[run.attempt]

@@ -32,7 +32,7 @@ class Standing:
     status: str = ""  # of its newest attempt
     reason: str = ""
     seconds: float | None = None  # that attempt took, judging included
-    expected: float | None = None  # seconds that the run will take; None where nothing is left, or nobody knows
+    expected: float | None = None  # seconds that the run will take; None where nothing is left, or there is no estimate
     basis: str = ""  # what that is estimated from
 
 

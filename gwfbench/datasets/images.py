@@ -8,7 +8,7 @@
 Files are looked for in `data_root`/<data set>, then in `data_root` itself; without a `data_root` in the folder that the
 environment variable GWFBENCH_DATA names, then in ~/.cache/gwfbench, and fashion_mnist where Debian's package
 dataset-fashion-mnist has it. What is found must have the SHA-256 of the distributed content (of the plain file: packers
-differ), so that no set can pass for another; of a folder of one's own nobody knows it.
+differ), so that no set can pass for another; for a folder of one's own no hash is known.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def load(data: Data, root: str | None = None, download: bool = False) -> tuple[T
     """The training and the test part, uint8 (n, c, h, w).
 
     Raises:
-        UserError: files are absent, torn, or not those of the set; a download failed.
+        UserError: files are missing, incomplete, or not those of the set; a download failed.
     """
     match data:
         case "digits":
@@ -185,7 +185,7 @@ def _checked(data: str, name: str, content: bytes, where: str) -> bytes:
         raise UserError(
             f"{where} is not {data}'s {name}: {len(content)} bytes with SHA-256 {found[:12]}",
             f"SHA-256 {known[:12]} of the plain file",
-            f"it is torn, or of another set: get it again, or put each set's files into a folder of its name ({data}/)",
+            f"download it again; or, if it is of another set, put each set's files into a folder of its name ({data}/)",
         )
     return content
 

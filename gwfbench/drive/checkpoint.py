@@ -1,7 +1,7 @@
 """What a stopped run needs to continue: the method's state and all that the driver holds, in one file.
 
 `checkpoint.pt` is a SHA-256 in hex, a new line, and what `torch.save` makes of a dict of tensors and plain values. It
-is read with `weights_only=True`, so that no code in it can run; a torn or edited file is refused. It is written next
+is read with `weights_only=True`, so that no code in it can run; a damaged or edited file is refused. It is written next
 to its place and moved there.
 """
 
@@ -175,7 +175,7 @@ def load(file: Path, device: torch.device) -> Checkpoint:
     """What `Keeper.save` wrote; tensors that were on an accelerator go to the device.
 
     Raises:
-        ValueError: it is torn or not a checkpoint.
+        ValueError: it is damaged, or no checkpoint.
         OSError: it can't be read.
     """
     sha, _, data = file.read_bytes().partition(b"\n")
@@ -197,7 +197,7 @@ def load(file: Path, device: torch.device) -> Checkpoint:
                 "draws": tuple({name: array.numpy() for name, array in each.items()} for each in plain["draws"]),
             }
         )
-    except Exception as error:  # a torn file can break anything on the way
+    except Exception as error:  # a damaged file can break anything on the way
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 

@@ -130,7 +130,7 @@ def minus_distance(r: Tensor) -> Tensor:
 
 
 def median_distance(judged: Judged, rng: Streams) -> list[float]:
-    """Median distance between two of 1000 draws of the truth, a seed: a bandwidth that is equal for all methods.
+    """Median distance between two of 1000 draws of the truth, per seed: a bandwidth that is equal for all methods.
 
     Raises:
         ArithmeticError: it is 0 or not finite.

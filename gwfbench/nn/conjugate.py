@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], v: Tensor, steps: int, tolerance: float = 1e-4) -> Tensor:
-    """H^-1 v by at most `steps` steps from 0 (Hestenes and Stiefel 1952); d of them suffice but for rounding.
+    """H^-1 v by at most `steps` steps from 0 (Hestenes and Stiefel 1952); d of them suffice except for rounding.
 
-    A system that has converged is left as it is, so that no system's numbers depend on those beside it.
+    A system that has converged is left as it is, so that no system's numbers depend on the others in its batch.
 
     Args:
         product: v -> H v, both (..., d), H of each system symmetric and positive definite.

@@ -181,7 +181,7 @@ class Parts:
         rng: draws the initial weights.
         init: of weights where the layer says nothing: "torch", uniform on +-1/sqrt(fan in) as in torch.nn, biases too;
             "normal", N(0, 0.02^2) (Radford et al. 2016); "xavier", uniform of variance 2/(fan in + fan out), as in
-            Miyato et al. 2018; "zero". Biases are 0 but for "torch".
+            Miyato et al. 2018; "zero". Biases are 0 except for "torch".
         spectral: normalise every convolution and linear layer.
     """
 

@@ -1,7 +1,7 @@
 """torch-fidelity, and the networks that give it features: its Inception, or a small classifier of ours.
 
 Importing this module imports torch-fidelity, which raises ImportError where it is not installed. torch-fidelity imports
-torchvision, of which it needs the transforms alone; torchvision's registry build is for CUDA, and beside a CPU build of
+torchvision, of which it needs the transforms alone; torchvision's registry build is for CUDA, and with a CPU build of
 torch its operators are missing and its import fails. With their schemas defined first it goes through.
 """
 
@@ -76,7 +76,7 @@ Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (n, c, h, w) -> fea
 def by_classifier(name: str, classifier: Classifier, device: torch.device) -> Extract:
     """Features by our classifier, which torch-fidelity has under `name` from now on (its `feature_extractor`).
 
-    In float64: features of one image then do not depend, to ten digits, on the images beside it.
+    In float64: features of one image then do not depend, to ten digits, on the other images.
     """
 
     class Ours(FeatureExtractorBase):

@@ -1,7 +1,7 @@
 """Input-convex networks with their gradient, Hessian and inverse gradient in closed form.
 
 DenseICNN (Korotin et al. 2021; Mokrov et al. 2021): l = 1 ... L layers of w units, every unit with a convex quadratic
-of the input beside its linear part,
+of the input next to its linear part,
 
     p_l = z_{l-1} W_l + (1/2) sum_r (x . D_lr)^2 + x A_l + b_l,   z_l = s(p_l),   z_0 = 0
     psi(x) = z_L . w + (1/2) |x R|^2 + (c/2) |x|^2 + x . a
@@ -245,7 +245,7 @@ class _Pass:
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """(S, n, d, w) times (S, w, v) as one matrix product a seed."""
+    """(S, n, d, w) times (S, w, v) as one matrix product per seed."""
     return (x.flatten(1, 2) @ matrix).unflatten(1, x.shape[1:3])
 
 

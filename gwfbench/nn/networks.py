@@ -1,6 +1,6 @@
 """Generators, critics and transport maps by kind, for vectors (d,) and images (c, h, w).
 
-    generator   z (S, n, latent)  -> (S, n, *shape)       images within [-1, 1] (tanh), but for unet
+    generator   z (S, n, latent)  -> (S, n, *shape)       images within [-1, 1] (tanh), except for unet
     critic      x (S, n, *shape)  -> (S, n, outputs)
     transport   x (S, n, *shape)  -> (S, n, *shape)       x + network(x), the identity at the start
 

@@ -1,9 +1,9 @@
 """The residual networks of Miyato et al. 2018 (Tables 4 to 6), made for a spectrally normalised critic.
 
 Generator: a linear layer to the coarsest image; a block for each doubling (normalise, ReLU, upsample, 3 x 3
-convolution, normalise, ReLU, convolution; beside it upsample and 1 x 1 convolution); normalise, ReLU, 3 x 3 convolution
+convolution, normalise, ReLU, convolution; parallel: upsample and 1 x 1 convolution); normalise, ReLU, 3 x 3 convolution
 and tanh; group normalisation for the paper's batch normalisation. Critic: a block for each halving (ReLU, convolution,
-ReLU, convolution, mean pooling; beside it 1 x 1 convolution and pooling; the first without the first ReLU), two blocks
+ReLU, convolution, mean pooling; parallel: 1 x 1 convolution, pooling; the first without the first ReLU), two blocks
 that keep the size, ReLU, the sum over pixels, and a linear layer.
 
 All layers have `width` channels; for 32 x 32 the paper has 256 in the generator and 128 in the critic. The generator
@@ -31,7 +31,7 @@ def generator(shape: tuple[int, int, int], latent: int, width: int, depth: int |
     """z (S, n, latent) -> (S, n, c, h, w) in [-1, 1].
 
     Args:
-        depth: how many doublings; none: see above.
+        depth: number of doublings; default: see above.
     """
     c, h, w = shape
     k = depth or halvings(h, w)
@@ -49,7 +49,7 @@ def critic(
     """x (S, n, c, h, w) -> (S, n, outputs).
 
     Args:
-        depth: how many halvings; none: see above.
+        depth: number of halvings; default: see above.
     """
     c, h, w = shape
     k = depth or max(1, halvings(h, w, 7))

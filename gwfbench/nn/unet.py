@@ -2,7 +2,7 @@
 
 At each resolution two 3 x 3 convolutions, each with group normalisation and SiLU, on the way down and, but at the
 coarsest, on the way up; down by mean pooling; up by a 1 x 1 convolution that halves the channels and nearest
-upsampling, beside which the values from the way down are laid. A 3 x 3 convolution, 0 at the start, ends it.
+upsampling, next to which the values from the way down are concatenated. A 3 x 3 convolution, 0 at the start, ends it.
 
 `width` channels at full size, twice as many at each size below, at most eight times: 64 with four resolutions is the
 64 to 512 of Fan et al. 2022 (section G). Weights start as torch's convolutions do.

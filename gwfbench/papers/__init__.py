@@ -1,1 +1,1 @@
-"""Published numbers, and ours beside them."""
+"""Published numbers, and ours next to them."""

@@ -26,7 +26,7 @@ FOLDER = files("gwfbench") / "papers"
 Setting = Literal["paper", "quick", "ours"]
 KINDS = {  # of tables, and what heads the column of their values
     "published": "published",
-    "code": "authors' code",  # measured by running it, or stored beside it; not in the paper
+    "code": "authors' code",  # measured by running it, or stored with it; not in the paper
 }
 
 

@@ -1,1 +1,1 @@
-"""One run in a process of its own, and many beside each other."""
+"""One run in a process of its own, and many of them at once."""

@@ -113,7 +113,7 @@ def _reap() -> list[tuple[int, int]]:
             return ended
         if info is None:
             return ended
-        _signal(info.si_pid, signal.SIGKILL)  # before it is reaped: till then the group's number is its own
+        _signal(info.si_pid, signal.SIGKILL)  # before it is reaped: until then the group's number is its own
         ended.append((info.si_pid, os.waitstatus_to_exitcode(os.waitpid(info.si_pid, 0)[1])))
 
 

@@ -210,7 +210,7 @@ class Pool:
 
 
 def _see_dead(pid: int) -> None:
-    """Kill the group of a child whose server is gone, and wait till it is dead; a zombie stays in sight."""
+    """Kill the group of a child whose server is gone, and wait until it is dead; a zombie stays visible."""
     with contextlib.suppress(ProcessLookupError):
         for _ in range(100 if pid else 0):
             os.killpg(pid, signal.SIGKILL)

@@ -78,7 +78,7 @@ def warm() -> None:
 
 @atexit.register
 def cool() -> None:
-    """End the servers that nobody uses."""
+    """End the servers that are not in use."""
     while _idle:
         server = _idle.pop()
         if server.owner == os.getpid():

@@ -39,7 +39,7 @@ class Options:
         asked += ["--jobs"] * ((self.jobs or 1) > 1)
         require(
             self.isolate or not asked, f"--no-isolate with {', '.join(asked)}",
-            "neither: only a process can be stopped from outside, or stand beside others", "leave one of them out",
+            "neither: only a process can be stopped from outside, or run next to others", "leave one of them out",
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""Reading what may have been torn or edited: JSON proper, sealed against edits, into dataclasses of checked values.
+"""Reading what may be damaged or edited: JSON proper, sealed against edits, into dataclasses of checked values.
 
-Nothing is guessed or mended: what is not as it was written is a ValueError that names it.
+Nothing is guessed or repaired: what is not as it was written is a ValueError that names it.
 """
 
 from __future__ import annotations

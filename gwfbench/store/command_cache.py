@@ -54,7 +54,7 @@ def code() -> str:
         return ""
     hashed = hashlib.sha256()
     folders = [Path(__file__).parents[1]]
-    for name in ("gwfbench.tasks", "gwfbench.baselines"):  # in a checkout they stand beside gwfbench/
+    for name in ("gwfbench.tasks", "gwfbench.baselines"):  # in a checkout they are next to gwfbench/
         found = importlib.util.find_spec(name)
         folders += map(Path, (found and found.submodule_search_locations) or ())
     for folder in folders:

@@ -1,4 +1,4 @@
-"""The files of runs: one folder an attempt, written beside its place and moved there when it ends."""
+"""The files of runs: one folder per attempt, written next to its place and moved there when it ends."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ KEPT_BYTES = 2**24  # and of so many bytes: 1365 images of 3 x 32 x 32
 ASIDE = "aside"
 NOT_RUNS = frozenset(
     {ASIDE, locks.FOLDER, command_cache.FOLDER, "slurm", "verified.jsonl"}
-)  # what else has its place beside attempts
+)  # what else has its place next to attempts
 _ATTEMPT = re.compile(r".*-s\d+-[0-9a-f]{8}-[0-9a-f]{8}")
 
 
 class Attempt:
-    """The folder of one attempt: written beside its place, row by row, and moved there when it ends.
+    """The folder of one attempt: written next to its place, row by row, and moved there when it ends.
 
     run.json, rows.jsonl, draws.npz (plain arrays t<step>, and l<step> where the law has a density), log.txt; of a
     stopped run checkpoint.pt. A crash leaves the half-written folder under the
@@ -84,7 +84,7 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
     """Close the half-written folder of a process that is gone, with the rows that it had judged.
 
     Raises:
-        ValueError: it is too torn to be closed; it is as it was then.
+        ValueError: it is too damaged to be closed; it is left as it was.
         OSError: it can't be written.
     """
     if (folder / "run.json").exists():  # only the move was missing
@@ -113,7 +113,7 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
 
 
 def sweep(out: Path) -> tuple[list[Run], list[str]]:
-    """What `attempts` gives, once what dead processes left is closed and what is torn is set aside.
+    """Clean up after dead processes, set damaged folders aside, then return the same as `attempts`.
 
     A folder whose run a living process has claimed is left to it. Nothing is deleted: `aside/` has what is not whole.
 
@@ -169,7 +169,7 @@ def probe(out: Path) -> None:
 
 
 def save_environment(out: Path, facts: Mapping[str, Any]) -> None:
-    """Keep the facts as env-<hash>.json beside the attempts."""
+    """Keep the facts as env-<hash>.json next to the attempts."""
     path = out / f"env-{env_hash(facts)}.json"
     if not path.exists():
         checked.write(path, to_json(facts, indent=2) + "\n")
@@ -216,7 +216,7 @@ def read(folder: Path) -> Run:
 
 
 def attempts(out: Path) -> tuple[list[Run], list[str]]:
-    """All whole attempts under a folder, each run's newest last, and what was found beside them, with reasons.
+    """All whole attempts under a folder, each run's newest last, and what else was found there, with reasons.
 
     The newest is the one of the highest number: clocks may be set back.
     """

@@ -63,7 +63,7 @@ def claim(out: Path, key: str) -> Claim | None:
 
 
 def holder(out: Path, key: str) -> str:
-    """Who has the claim of this key, in words; empty if nobody says so."""
+    """The holder of this key's claim, in words; empty if it is not known."""
     try:
         return (out / FOLDER / key).read_text(errors="replace")[:200]
     except OSError:

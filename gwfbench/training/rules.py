@@ -78,7 +78,7 @@ class Players:
     Args:
         latent: coordinates, those of a point of P_0 included.
         prior: of the latent points: uniform on [-1, 1], standard normal, or a point of P_0 and then standard normals.
-        independent: how many coordinates, the last, are drawn anew for G_{k-1}.
+        independent: number of coordinates, the last ones, that are drawn anew for G_{k-1}.
         outputs: of the critic.
         spectral: whether the critic's weights are spectrally normalised.
     """

@@ -37,7 +37,7 @@ def log_density(x: Tensor, h: Bandwidth) -> tuple[Tensor, Tensor]:
 
 
 def repulsion(x: Tensor, h: Bandwidth, m: float = 1.0, both: bool = True) -> tuple[Tensor, Tensor]:
-    """v at the particles x (S, n, d), and rho^(m - 1) there, (S, n), which is F's integrand but for 1 / (m - 1).
+    """v at the particles x (S, n, d), and rho^(m - 1) there, (S, n), F's integrand up to the factor 1 / (m - 1).
 
     Args:
         h: standard deviation of k, one number or (S, 1, 1).

@@ -10,7 +10,7 @@ With points x of q, points y+ of the target p, negatives y- (the same x), and a 
     official        the authors' JAX code: algorithm 2 with lengths in units of the mean pairwise distance (self pairs
                     included), coordinates in units of that over sqrt(d), self pairs only 100 units away, A at least
                     1e-3, each temperature's field divided by its root mean square, and their sum. The floor weighs
-                    (n + m) / 1000 a row beside a mass of at most about 1: made for batches of 64, at 1000 it leads.
+                    (n + m) / 1000 per row next to a mass of at most about 1: made for batches of 64, at 1000 it leads.
     sinkhorn_proxy  separate row softmaxes for y+ and y-, no mask, Gaussian kernel: the field that Gretton et al. 2026
                     (arXiv 2605.05118) compare with the Sinkhorn flow's; as third-party code has it, for their text was
                     not to be had.

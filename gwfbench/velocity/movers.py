@@ -73,7 +73,7 @@ class Flow:
 
     Args:
         velocity: called once per step, without gradients, with noise of that step.
-        step, steps: h, and how many.
+        step, steps: step size h, and number of steps.
         points: particles; or generated points per step.
         batch: fresh target points per step.
         manifold: where P_0 and the target live.

@@ -3,7 +3,7 @@
     laplace    k(x, y) = exp(-|x - y| / h)
     gaussian   k(x, y) = exp(-|x - y|^2 / (2 h^2))
 
-A length h may be a number or one a seed, (S, 1, 1).
+A length h may be a number, or one per seed, (S, 1, 1).
 """
 
 from __future__ import annotations

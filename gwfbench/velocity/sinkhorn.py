@@ -12,7 +12,7 @@ its entries to the power of 8 have a mean of at least 1, so no row of K vanishes
 epsilon on, the scalings are over-relaxed (Thibault et al. 2021): plain ones took six times as long
 near p = q, or did not end.
 The plan of q with itself is symmetric: one potential, each update the geometric mean of the old and the new one
-(Knight et al. 2014). Memory: one n x m matrix a seed.
+(Knight et al. 2014). Memory: one n x m matrix per seed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, ro
     """Entropic transport map of the points x (S, n, d) to y (S, m, d), (S, n, d); the same tensor twice: symmetric.
 
     Args:
-        epsilon: (S, 1, 1).    tolerance, rounds: as in `sinkhorn`; a seed ends by itself, whatever its company.
+        epsilon: (S, 1, 1).    tolerance, rounds: as in `sinkhorn`; each seed stops independently of the others.
 
     Raises:
         ArithmeticError: a seed is not within the tolerance after all rounds.

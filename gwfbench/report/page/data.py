@@ -223,7 +223,7 @@ def _command(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _seed_words(seeds: Iterable[int]) -> str:
-    """As --seeds takes them: how many, or which."""
+    """As --seeds takes them: a number of seeds, or a list."""
     seeds = sorted(set(seeds))
     if seeds == list(range(len(seeds))):
         return str(len(seeds))
