@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pandas as pd
 import pytest
@@ -36,6 +37,10 @@ def test_runs_are_identical_from_the_folder_and_from_the_csv_alone(cli, tmp_path
     assert "Verified: 3 of 6" in (tmp_path / "kept/leaderboard.md").read_text()
     code, text, err = cli("verify", "--rows", "kept/rows.csv", "--out", "elsewhere", "--count", "9", "--method", "ula")
     assert (code, err) == (0, "2 identical\n")
+    shutil.copytree("kept", "copy")  # several files, as the shell makes of */rows.csv; what is in both counts once
+    more = cli("verify", "--rows", "kept/rows.csv", "copy/rows.csv", "--count", "9", "--method", "ula")
+    assert more == (code, text, err)
+    assert cli("verify", "kept/rows.csv")[0] == 2
 
 
 @pytest.mark.slow

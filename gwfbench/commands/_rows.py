@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +36,21 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def selected(
-    tasks: tuple[str, ...], methods: tuple[str, ...], csv: Path | None, out: Path
+    tasks: tuple[str, ...], methods: tuple[str, ...], csv: Path | Sequence[Path] | None, out: Path
 ) -> tuple[pd.DataFrame, Facts]:
-    """The rows that `selection` chooses, and their environments.
+    """The rows that `selection` chooses, and their environments; of several CSVs, those of all.
 
     Raises:
         UserError: there are none.
     """
     from gwfbench.report import rows as results
 
-    rows, facts = results.read(csv) if csv else collected(out)
+    if isinstance(csv, Path):
+        rows, facts = results.read(csv)
+    elif csv:
+        rows, facts = results.read_all(csv)
+    else:
+        rows, facts = collected(out)
     return _limited(_limited(rows, "task", tasks), "method", methods), facts
 
 

@@ -10,6 +10,7 @@ import click
 
 from gwfbench.commands._options import OUT
 from gwfbench.commands._rows import selected
+from gwfbench.errors import require
 
 
 @click.command()
@@ -28,11 +29,20 @@ from gwfbench.commands._rows import selected
     type=click.Path(path_type=Path),
     help="CSV of rows, such as results/ou/rows.csv, to take runs from instead of --out.",
 )
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[MORE ROWS]...")
 @OUT
 def verify(
-    count: int, seed: int, tasks: tuple[str, ...], methods: tuple[str, ...], rows: Path | None, out: Path
+    count: int,
+    seed: int,
+    tasks: tuple[str, ...],
+    methods: tuple[str, ...],
+    rows: Path | None,
+    more: tuple[Path, ...],
+    out: Path,
 ) -> None:
     """Repeat finished runs from their rows alone, and compare.
+
+    Several CSVs may follow --rows, as in `verify --rows results/*/rows.csv`. The runs are chosen from all of them.
 
     The verdict on each is identical (every bit), within tolerance, or different, with the value that differs. Verdicts
     are kept in verified.jsonl under --out, and `report` counts them. Exit code: 0 if all are identical or within
@@ -40,7 +50,10 @@ def verify(
     """
     from gwfbench.audit import verify as again
 
-    table, facts = selected(tasks, methods, rows, out)
+    require(
+        not more or rows is not None, f"verify {' '.join(map(str, more))}", "CSVs after --rows", "write --rows first"
+    )
+    table, facts = selected(tasks, methods, (rows, *more) if rows else None, out)
     ends: Counter[str] = Counter()
     for some in again.pick(table, count, seed):
         verdict = again.verify(some, facts.get(str(some["env"].iloc[0]), {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from gwfbench.store import folders
 from gwfbench.store.rows import tidy
 
 Facts = dict[str, dict[str, Any]]  # of environments, by hash
+
+
+def read_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, Facts]:
+    """The rows and environments of several CSVs; a row that is in two of them counts once.
+
+    Raises:
+        UserError: one is no CSV of results.
+    """
+    read_ones = [read(path) for path in paths]
+    rows = pd.concat([rows for rows, _ in read_ones], ignore_index=True)
+    facts = {name: kept for _, environments in read_ones for name, kept in environments.items()}
+    return rows.drop_duplicates(["run_key", "attempt", "step", "metric"]), facts
 
 
 def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
