@@ -85,13 +85,13 @@ def _build(name: str, job: Job) -> tuple[Judge, Instance]:
         instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
     except (RuntimeError, AssertionError) as error:
         raise CantScore(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from None
-    if name not in {*known_metrics(), *(metric.name for metric in instance.truth.metrics)}:
+    known = known_metrics() | {metric.name: metric for metric in instance.truth.metrics}
+    if name not in known:
         raise CantScore(f"its task has no metric {name}")
-    log = Log()
-    judge = Judge(job, instance, streams.fork("eval"), log, (name,))
-    if not judge.chosen:
-        raise CantScore(log.getvalue().strip().partition("not judged: ")[2])
-    return judge, instance
+    reason = instance.truth.lacks(known[name], job.contestant.clock)
+    if reason:
+        raise CantScore(reason)
+    return Judge(job, instance, streams.fork("eval"), Log(), (name,)), instance
 
 
 def _rows(judge: Judge, instance: Instance, run: Run, folder: Path) -> Iterator[Row]:
