@@ -6,7 +6,6 @@ A line is `Job.words()` and `keys`, the run key of each of its seeds. It stands 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ import torch
 
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
+from gwfbench.store import checked
 
 Item = TypeVar("Item")
 
@@ -42,20 +42,15 @@ def write(path: Path, jobs: Iterable[Job], force: bool = False) -> bool:
     Raises:
         UserError: another plan is there and `force` is not given, or the file can't be written.
     """
-    content = text(jobs).encode()
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    content = text(jobs)
     try:
         if path.exists():
-            if path.read_bytes() == content:
+            if path.read_bytes() == content.encode():
                 return False
             fix = "name another file, or replace it with --force"
             require(force, f"--plan {path}: another plan is there", "a new file, or the same plan", fix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        checked.write(path, content)
     except OSError as error:
         raise UserError(f"--plan {path}: {error.strerror}", "a file that can be written", "name another file") from None
     return True

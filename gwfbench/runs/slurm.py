@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gwfbench.errors import UserError, require
+from gwfbench.store import checked
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
@@ -216,9 +217,7 @@ def submit(jobs: Sequence[Job], out: Path, asked: Resources, words: Sequence[str
         name: [key for job in plan.shard(jobs, part, parts) for key in plan.keys(job)]
         for part, name in enumerate(names, start=1)
     }
-    beside = folder / f".array-{array}"
-    beside.write_text(to_json(keys) + "\n", encoding="utf-8")
-    beside.replace(folder / f"array-{array}.json")
+    checked.write(folder / f"array-{array}.json", to_json(keys) + "\n")
     return array
 
 

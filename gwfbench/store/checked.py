@@ -101,9 +101,12 @@ def write(path: Path, text: str) -> None:
     Raises:
         OSError: it can't be written.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def checked(cls: type[D], content: object, tests: Mapping[str, Test] | None = None) -> D:
