@@ -195,11 +195,11 @@ def test_a_full_disk_leaves_the_old_plan(order, tmp_path, monkeypatch):
     plan.write(path, jobs)
     content = path.read_bytes()
 
-    def torn(self, data, real=Path.write_bytes):
-        real(self, data[:100])
+    def torn(self, text, real=Path.write_text, **how):
+        real(self, text[:100], **how)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", torn)
+    monkeypatch.setattr(Path, "write_text", torn)
     with pytest.raises(UserError, match="No space left"):
         plan.write(path, jobs[1:], force=True)
     assert path.read_bytes() == content
