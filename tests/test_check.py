@@ -267,5 +267,5 @@ def test_the_code_of_a_single_file_and_of_its_neighbours_is_hashed(plugin, tmp_p
     second = now()
     assert second != first
     path = tmp_path / f"{name}.py"
-    path.write_text(path.read_text().replace("0.25", "0.26"))
+    path.write_text(path.read_text().replace("1 - self.rate", "2 - self.rate"))
     assert now() not in (first, second)

@@ -113,7 +113,7 @@ def test_what_can_t_be_built_any_more_is_stale(cli, tmp_path, monkeypatch):
     cls = registry.find("method", "ula").load()
     monkeypatch.setattr(cls, "version", cls.version + 1)
     (one,) = status.survey_all(tmp_path)
-    assert (one.state, one.reason) == ("stale", "the plug-in's fields or version have changed")
+    assert (one.state, one.reason) == ("stale", "its fields or versions have changed since")
     known = {name: plugin for name, plugin in registry.plugins("method").items() if name != "ula"}
     monkeypatch.setattr(
         registry, "plugins", lambda kind, real=registry.plugins: known if kind == "method" else real(kind)
