@@ -41,6 +41,7 @@ from gwfbench.store import fingerprint
 ROOT = Path(__file__).parents[1]
 PAIRS: list[tuple[str, str]] = []  # names of task and method of all rows
 TODAY = {name: fingerprint.metric_code(metric) for name, metric in known_metrics().items()}
+CODE = ("gwfbench", "tasks", "baselines")
 FIRST = "b98c5c6"  # the first commit whose rows have hashes
 DRIVERS = ("runner", "cloud", "flat", "judge", "budget")  # of the commits before packages
 
@@ -87,17 +88,23 @@ def head(text: str) -> str:
     return text.partition(":")[0]
 
 
-def commits(newest: str) -> list[str]:
-    """Those that changed code, from the newest to the oldest."""
-    words = ["git", "-C", ROOT, "log", "--format=%H", f"{FIRST}..{newest}", "--", "gwfbench", "tasks", "baselines"]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+def commits(named: set[str]) -> list[str]:
+    """The commits that rows name; after one with a "+" the next ones too, where its changes were committed."""
+    words = ["git", "-C", ROOT, "log", "--format=%h", "--abbrev=12", f"{FIRST}..HEAD", "--", *CODE]
+    known = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    found = [name.rstrip("+") for name in sorted(named)]
+    for name in sorted(named):
+        if name.endswith("+"):
+            at = known.index(name[:-1]) if name[:-1] in known else None
+            found += known[max(at - 3, 0) : at] if at is not None else []
+    return list(dict.fromkeys(found))
 
 
-def proved(kind: str, wanted: set[tuple[str, str]], base: str) -> set[tuple[str, str]]:
+def proved(kind: str, wanted: set[tuple[str, str]], base: str, others: list[str]) -> set[tuple[str, str]]:
     """Of these names and old hashes, those whose source is that of the commit `base`."""
     found: set[tuple[str, str]] = set()
     left = {one for one in wanted if one[0] in probe(base)[kind]}
-    for commit in [base, *commits(base)]:
+    for commit in [base, *others]:
         seen = probe(commit)[kind]
         for name, code in list(left):
             if seen.get(name, ("",))[0] == code:
@@ -119,8 +126,15 @@ def main() -> None:
     PAIRS.extend(sorted({(head(t), head(m)) for t, m in zip(rows["task"], rows["method"], strict=True)}))
     pairs = {(f"{head(t)} {head(m)}", c) for t, m, c in zip(rows["task"], rows["method"], rows["code"], strict=True)}
     metrics = set(zip(rows["metric"].dropna(), rows["metric_code"].dropna(), strict=True))
+    named = {str(kept.get("commit", "")) for _, facts in files.values() for kept in facts.values()} - {""}
+    others = commits(named)
     evidence = [
-        Evidence(base, {tuple(cell) for cell in cells}, proved("pairs", pairs, base), proved("metrics", metrics, base))
+        Evidence(
+            base,
+            {tuple(cell) for cell in cells},
+            proved("pairs", pairs, base, others),
+            proved("metrics", metrics, base, others),
+        )
         for base, cells in same.items()
     ]
     counts: Counter[str] = Counter()
