@@ -34,7 +34,6 @@ from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.metrics import known as known_metrics
 from gwfbench.plugins import registry
-from gwfbench.report.rows import read
 from gwfbench.rng import Streams
 from gwfbench.store import fingerprint
 
@@ -84,6 +83,12 @@ def probe(commit: str) -> dict[str, Any]:
     return nothing if done.returncode else json.loads(done.stdout)  # a commit without such modules
 
 
+def read(path: Path) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """Rows as text, and their environments."""
+    facts = json.loads(path.with_name("environments.json").read_text())
+    return pd.read_csv(path, dtype=str, keep_default_na=False), facts
+
+
 def head(text: str) -> str:
     return text.partition(":")[0]
 
@@ -121,11 +126,11 @@ def main() -> None:
     words.add_argument("--write", action="store_true", help="change the rows")
     write = words.parse_args().write
     same = json.loads((ROOT / "results/same_numbers.json").read_text())
-    files = {path: read(path) for path in sorted(ROOT.glob("results/*/rows.csv"))}
+    files = {path: read(path) for path in sorted(ROOT.glob("results/*/rows.csv"))}  # as text: nothing else changes
     rows = pd.concat([rows for rows, _ in files.values()])
     PAIRS.extend(sorted({(head(t), head(m)) for t, m in zip(rows["task"], rows["method"], strict=True)}))
     pairs = {(f"{head(t)} {head(m)}", c) for t, m, c in zip(rows["task"], rows["method"], rows["code"], strict=True)}
-    metrics = set(zip(rows["metric"].dropna(), rows["metric_code"].dropna(), strict=True))
+    metrics = set(zip(rows["metric"], rows["metric_code"], strict=True)) - {("", "")}
     named = {str(kept.get("commit", "")) for _, facts in files.values() for kept in facts.values()} - {""}
     others = commits(named)
     evidence = [
@@ -183,7 +188,7 @@ def restamp(rows: pd.DataFrame, run: pd.DataFrame, facts: dict[str, dict[str, An
     for index, metric, code in zip(run.index, run["metric"], run["metric_code"], strict=True):
         if metric in TODAY and any((metric, code) in one.metrics for one in good):
             rows.loc[index, "metric_code"] = TODAY[metric]
-        elif isinstance(metric, str) and metric not in TODAY:
+        elif metric and metric not in TODAY:
             rows.loc[index, "metric_code"] = own_code(task, metric)
     return "fresh: proved"
 
