@@ -26,6 +26,7 @@ from gwfbench.plugins import registry
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "results/same_numbers.json"
 COMPARED = ("step", "t", "metric", "value", "se", "n", "score_calls", "log_prob_calls", "draw_calls", "sample_calls")
+ENDED = ("ok", "budget", "diverged")  # two runs that fail in the same way show nothing
 Cell = tuple[str, str]
 Ends = dict[tuple[str, str, int], tuple[str, list[list[Any]]]]
 
@@ -123,7 +124,7 @@ def main() -> None:
     other: list[Cell] = []
     for cell, smoke in wanted.items():
         pairs = [(before.get((*smoke, seed)), now.get((*smoke, seed))) for seed in (0, 1)]
-        good = all(one is not None and one == another for one, another in pairs)
+        good = all(one is not None and one == another and one[0] in ENDED for one, another in pairs)
         (same if good else other).append(cell)
         if not good:
             print(f"differs, or did not run: {' '.join(cell)} (as {' '.join(smoke)})")
