@@ -169,6 +169,9 @@ def test_it_sees_the_data_files_that_a_task_declares(now):
     assert now() != first
     (data / "a.csv").write_text("1\n")
     assert now() == first
+    named = now(method=text.replace("data/small", "data/small/README.md"))
+    (data / "README.md").write_text("3\n")
+    assert now() != named
     with pytest.raises(FileNotFoundError, match="gone"):
         now(method=text.replace("small", "gone"))
     now(method="")

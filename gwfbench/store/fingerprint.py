@@ -371,7 +371,8 @@ def data(module: str) -> dict[str, str]:
         if root is None:
             raise FileNotFoundError(f"{found.file.name} declares the data {name!r}, which is not there")
         for path in [root / name] if (root / name).is_file() else sorted((root / name).rglob("*")):
-            if path.is_file() and path.suffix not in (".md", ".pyc"):
+            named = path == root / name  # in a folder, documents are no data
+            if path.is_file() and (named or path.suffix not in (".md", ".pyc")):
                 inside = path.relative_to(root).as_posix()
                 hashes[inside] = hashlib.sha256(inside.encode() + b"\0" + path.read_bytes()).hexdigest()
     return hashes
