@@ -113,6 +113,8 @@ OTHER = [
     ("class A:\n    x: int = 1\n", "class A:\n    x: int = 2\n"),
     ("class A:\n    pass\n", "class A:\n    def __post_init__(self):\n        object.__setattr__(self, 'x', 1)\n"),
     ("class A:\n    pass\n", "class A:\n    def __post_init__(self):\n        self.x = 1\n"),
+    ("x = f()\n", "x = f()\nx.requires_grad_()\n"),
+    ("m.go()\n", "m.go()\nm.require_left(3)\n"),  # it may end the run: no mere check
     ("def required(x):\n    return x\n", "def required(x):\n    return -x\n"),
     ("x = 1\n", "x = 1.0\n"),
 ]

@@ -12,7 +12,7 @@ Of each module counts its syntax tree, less what can't change a number of a run 
 - which metrics a task lists (each value has the hash of its own metric), and `smoke`;
 - names of modules, so that a file can be moved or renamed: a name that an import brings stands for the content of the
   module that it comes from;
-- checks, which raise or do nothing: what an error says, `assert`, calls of `require...`, `refuse` and `check_fields`,
+- checks, which raise or do nothing: what an error says, `assert`, calls of `require`, `refuse` and `check_fields`,
   functions so named that return nothing, and `__post_init__` in a module that sets no attribute by name (dataclasses of
   plug-ins are frozen).
 """
@@ -338,7 +338,7 @@ class _Meaning(ast.NodeTransformer):
 
 def _is_check(function: ast.expr) -> bool:
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name.lstrip("_").startswith(CHECKS)
+    return name in CHECKS
 
 
 def _is_aside(line: ast.stmt) -> bool:
