@@ -1,6 +1,7 @@
 # make demo        a first comparison, in about two minutes
 # make quick       lint, and the tests that end within a minute
 # make test        lint, types, all tests
+# make test-hostile  attacks on the runner and the command line: kills, corrupt files, methods that misbehave
 # make test-slurm  plans on a real Slurm, which it installs on this machine (Debian, root)
 # make bench       speed of the working tree, measured by asv
 # make clean       remove what the others made
@@ -9,16 +10,19 @@ PYTHON ?= python3
 BIN    := .venv/bin
 RUN    := $(BIN)/python -m gwfbench
 
-.PHONY: demo test quick test-slurm lint types bench clean
+.PHONY: demo test quick test-hostile test-slurm lint types bench clean
 
 demo: .venv/ready
 	$(RUN) run --task ou --method vjko --method ula --seeds 2
 
 test: lint types .venv/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not hostile"
 
 quick: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not hostile"
+
+test-hostile: .venv/ready
+	$(BIN)/python -m pytest -n 2 -m hostile tests/hostile
 
 test-slurm: .venv/ready
 	tests/slurm/run $(BIN)/python -m pytest -m slurm tests/test_cluster.py
