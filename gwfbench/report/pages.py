@@ -99,14 +99,20 @@ def all_made(root: Path) -> dict[Path, str]:
     )
     files: dict[Path, str] = {}
     rows: dict[str, pd.DataFrame] = {}
+    environments: kept_rows.Facts = {}
     for folder in folders:
         rows[folder.name], facts = kept_rows.read(folder / "rows.csv")
+        environments |= facts
         files |= made(folder, rows[folder.name], facts)
     # a run may stand on two pages
     every = pd.concat(rows.values()).drop_duplicates(["run_key", "attempt", "step", "metric"])
     files[root / "leaderboard.md"] = index(rows, every)
+    answered = {name: set(zip(part["task"], part["method"], strict=True)) for name, part in rows.items()}
     for key in ledger.papers():
-        files[root / "papers" / f"{key}.md"], _ = paper_page.page(ledger.load(key), every)
+        book = ledger.load(key)
+        asked = paper_page.asked(book)
+        sources = [f"../{name}/rows.csv" for name in rows if asked & answered[name]]
+        files[root / "papers" / f"{key}.md"], _ = paper_page.page(book, every, sources, environments)
     readme = root.parent / "README.md"
     if readme.exists():
         files[readme] = BLOCK.sub(lambda found: _block(rows, found), readme.read_text(encoding="utf-8"))
