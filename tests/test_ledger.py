@@ -490,6 +490,21 @@ def test_a_dry_run_runs_and_writes_nothing(cli, tmp_path, monkeypatch):
     assert text.startswith("deng2026: 0 runs of 0 settings\nnot run: 53 numbers\n  53: needs GPUs")
 
 
+def test_a_dry_run_says_what_the_runs_will_cost(cli, small):
+    earlier = rows([0.4, 0.5, 0.6]).assign(seconds=[3000.0, 3600.0, 5000.0], sample_seconds=3600.0)
+    ((small / "results" / "ou").mkdir(parents=True), earlier.to_csv("results/ou/rows.csv", index=False))
+    _, text, _ = cli("reproduce", "small", "--dry-run", "--seeds", "2")
+    wanted = (
+        "cost: about 4 hours of one core for 2 runs, by earlier rows, judging left out; 4 runs are of settings without"
+    )
+    assert wanted in text
+    earlier.assign(seconds=0.0, sample_seconds=36.0).to_csv("mine.csv", index=False)
+    _, text, _ = cli("reproduce", "small", "--dry-run", "--seeds", "2", "--rows", "mine.csv")
+    assert "cost: about 0.02 hours of one core for 2 runs" in text
+    earlier.assign(method="other").to_csv("mine.csv", index=False)
+    assert "cost: not known" in cli("reproduce", "small", "--dry-run", "--rows", "mine.csv")[1]
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_quick_settings_are_the_default(cli, small, whole):
     _, text, _ = cli("reproduce", "small", "--dry-run", *["--paper-settings"] * whole)
@@ -503,7 +518,6 @@ def test_quick_settings_are_the_default(cli, small, whole):
         (["fan2022", "--only", "table6"], "no table 'table6'", "did you mean 'table"),
         (["fan2022", "--rows", "none.csv"], "none.csv: ", "report --write"),
         (["fan2022", "--rows", "a.csv", "--only", "table2"], "--only with --rows", "leave --only out"),
-        (["fan2022", "--rows", "a.csv", "--dry-run"], "--dry-run with --rows", "leave --dry-run out"),
         (["fan2022", "table2"], "reproduce fan2022 table2", "write --rows first"),
         (["fan2022", "--dry-run", "--seeds", "0"], "--seeds 0", "--seeds 3"),
     ],

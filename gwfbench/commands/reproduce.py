@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 )
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[MORE ROWS]...")
 @click.option(
-    "--dry-run", is_flag=True, help="Run nothing and write nothing: list the runs, and why the others are left out."
+    "--dry-run",
+    is_flag=True,
+    help="Run nothing and write nothing: list the runs, their cost by earlier rows (--rows, else results/*/rows.csv), "
+    "and why the others are left out.",
 )
 @click.option(
     "--write",
@@ -66,6 +69,7 @@ def reproduce(
     mistake in the command.
     """
     from gwfbench.papers import ledger
+    from gwfbench.report.rows import read
 
     require(bool(rows) or not more, f"reproduce {paper} {' '.join(map(str, more))}", "one paper", "write --rows first")
     rows = (*rows, *more)
@@ -73,18 +77,16 @@ def reproduce(
     tables = ledger.chosen(book, only)
     whole_page = "one of the two: the page always covers the whole paper"
     require(not (rows and only), "--only with --rows", whole_page, "leave --only out")
-    nothing_runs = "one of the two: with --rows nothing is run"
-    require(not (rows and dry_run), "--dry-run with --rows", nothing_runs, "leave --dry-run out")
-    if rows:
-        from gwfbench.report.rows import read
-
-        parts = [read(path) for path in rows]
+    parts = [read(path) for path in rows]
+    if rows and not dry_run:
         facts = {name: kept for _, environments in parts for name, kept in environments.items()}
         make(book, _joined([part for part, _ in parts]), facts, write, [str(path) for path in rows])
         return
     todo = ledger.to_run(book, tables, whole)
     jobs = listed(paper, todo, tables, seeds, device)
     if dry_run:
+        parts = parts or [read(path) for path in sorted(Path("results").glob("*/rows.csv"))]
+        click.echo(cost(jobs, _joined([part for part, _ in parts])))
         return
     failed = False
     if jobs:
@@ -114,6 +116,26 @@ def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], s
     for reason, number in why.most_common():
         click.echo(f"  {number}: {reason}")
     return jobs
+
+
+def cost(jobs: Sequence[Job], rows: pd.DataFrame) -> str:
+    """What these runs will take, by what earlier runs of the same settings took, in words.
+
+    Args:
+        rows: of earlier runs, on whatever machine; judging is not in them.
+    """
+    known: dict[tuple[str, str], float] = {}
+    if len(rows):
+        took = rows.assign(took=rows["seconds"] + rows["sample_seconds"].fillna(0.0))
+        runs = took.groupby(["task", "method", "run_key", "attempt"])["took"].max()
+        known = runs.groupby(level=[0, 1]).median().to_dict()  # type: ignore[assignment]
+    todo = [(job.identity(seed).task, job.identity(seed).method) for job in jobs for seed in job.seeds]
+    found = [known[one] for one in todo if one in known]
+    if not found:
+        return "cost: not known, as no earlier rows are of these settings"
+    left = f"; {len(todo) - len(found)} runs are of settings without earlier rows" if len(found) < len(todo) else ""
+    hours = sum(found) / 3600
+    return f"cost: about {hours:.2g} hours of one core for {len(found)} runs, by earlier rows, judging left out{left}"
 
 
 def make(book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Sequence[str] = ()) -> None:
