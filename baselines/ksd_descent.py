@@ -33,6 +33,7 @@ from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
+from gwfbench.velocity.distances import apart
 from gwfbench.velocity.movers import first
 
 
@@ -98,6 +99,8 @@ def squared_ksd(log_prob: Field, x: Tensor, sigma: float) -> Tensor:
     y = x - x.mean(1, keepdim=True)  # differences alone count; rounding is less
     length = y.square().sum(-1)
     square = length[:, :, None] + length[:, None] - 2 * y @ y.mT
+    if (far := apart(length[..., None], length[..., None], 1 / sigma)) is not None:
+        square = square.index_put((far,), (x[far, :, None] - x[far, None]).square().sum(-1))
     cross, own = s @ y.mT, (s * y).sum(-1)  # s_i . y_j and s_i . y_i
     slopes = own[:, :, None] + own[:, None] - cross - cross.mT
     kernel = (-square / (2 * sigma)).exp()

@@ -15,7 +15,8 @@ of gradients is one product with [a y, a] as well. No n x m x d tensor is made; 
 
 Squared distances are |x|^2 + |y|^2 - 2 x.y about the mean of x, and so wrong by rounding: they are raised by a bound on
 that, a few units of rounding of |x|^2 + |y|^2. Thus no s is 0, where a laplace or riesz kernel has its kink, or below;
-there the gradient comes out as 0 up to rounding, since y - x is 0.
+there the gradient comes out as 0 up to rounding, since y - x is 0. Seeds for which rounding is too much get their s, and
+their sums of gradients, by differences (distances.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from gwfbench.velocity.distances import apart, direct, of_seeds, pull
 
 Shape = Callable[[Tensor, Tensor], Tensor]  # of s; it may overwrite s, and the spare tensor of its shape
 Bandwidth = float | Tensor  # of all seeds, or (S, 1, 1)
@@ -162,8 +165,12 @@ def gradient_sum(kernel: Kernel, x: Tensor, y: Tensor, weights: Tensor) -> Tenso
     columns = torch.cat([pair.y, torch.ones_like(pair.y[..., :1])], 2) * weights[..., None]  # a [y, 1], (S, m, d + 1)
     out = torch.empty_like(pair.x)
     for rows, s, spare in _distances(pair):
-        product = kernel.slope(s, spare) @ columns
+        slopes = kernel.slope(s, spare)
+        product = slopes @ columns
         torch.addcmul(product[..., :-1], pair.x[:, rows], product[..., -1:], value=-1, out=out[:, rows])
+        if (far := pair.far) is not None:
+            each = slopes[far] * weights.expand(len(x), -1)[far, None]
+            out[far, rows] = pull(each, x[far, rows], y[far]) * of_seeds(kernel.unit, far)
     return out.mul_(2 * kernel.unit)
 
 
@@ -174,15 +181,24 @@ def rms_distance(y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Centred:
-    """Points in the kernel's unit about the mean of x: (S, n, d) and (S, m, d)."""
+    """Points in the kernel's unit about the mean of x: (S, n, d) and (S, m, d).
+
+    Args:
+        far: seeds that a matrix product would not do, (S,); None: it does all.
+        raw: for those, the points as they came, and the unit.
+    """
 
     x: Tensor
     y: Tensor
+    far: Tensor | None = None
+    raw: tuple[Tensor, Tensor, Bandwidth] | None = None
 
     @staticmethod
     def at(kernel: Kernel, x: Tensor, y: Tensor) -> _Centred:
-        middle = x.mean(1, keepdim=True)
-        return _Centred((x - middle) * kernel.unit, (y - middle) * kernel.unit)
+        middle, unit = x.mean(1, keepdim=True), kernel.unit
+        here, there = (x - middle) * unit, (y - middle) * unit
+        far = apart(here.square().sum(2, keepdim=True), there.square().sum(2, keepdim=True))
+        return _Centred(here, there, far, (x, y, unit))
 
 
 def _distances(pair: _Centred) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -205,4 +221,9 @@ def _distances(pair: _Centred) -> Iterator[tuple[slice, Tensor, Tensor]]:
         rows = slice(first, min(first + size, n))
         count = rows.stop - first
         s, spare = (part[: seeds * count * m].view(seeds, count, m) for part in buffers)
-        yield rows, torch.bmm(left[:, rows], right, out=s), spare
+        torch.bmm(left[:, rows], right, out=s)
+        if pair.far is not None and pair.raw is not None:
+            here, there, unit = pair.raw
+            s[pair.far] = direct(here[pair.far, rows], there[pair.far], of_seeds(unit, pair.far) ** 2)
+            s.clamp_min_(info.tiny)
+        yield rows, s, spare
