@@ -99,9 +99,11 @@ def squared_ksd(log_prob: Field, x: Tensor, sigma: float) -> Tensor:
     y = x - x.mean(1, keepdim=True)  # differences alone count; rounding is less
     length = y.square().sum(-1)
     square = length[:, :, None] + length[:, None] - 2 * y @ y.mT
-    if (far := apart(length[..., None], length[..., None], 1 / sigma)) is not None:
-        square = square.index_put((far,), (x[far, :, None] - x[far, None]).square().sum(-1))
     cross, own = s @ y.mT, (s * y).sum(-1)  # s_i . y_j and s_i . y_i
     slopes = own[:, :, None] + own[:, None] - cross - cross.mT
+    if (far := apart(length[..., None], length[..., None], 1 / sigma)) is not None:  # differences alone keep digits
+        gap, change = (z[far, :, None] - z[far, None] for z in (x, s))
+        square = square.index_put((far,), gap.square().sum(-1))
+        slopes = slopes.index_put((far,), (change * gap).sum(-1))
     kernel = (-square / (2 * sigma)).exp()
     return (kernel * (s @ s.mT + slopes / sigma + x.shape[-1] / sigma - square / sigma**2)).mean((1, 2))

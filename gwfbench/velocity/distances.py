@@ -21,7 +21,7 @@ def apart(x2: Tensor, y2: Tensor, unit: Tensor | float = 1.0) -> Tensor | None:
         x2, y2: (S, n, 1) and (S, m, 1), squared norms about the same centre.
         unit: what makes squared lengths numbers, such as 1 / h^2; one number or (S, 1, 1).
     """
-    eps = torch.finfo(x2.dtype).eps
+    x2, y2, eps = x2.detach(), y2.detach(), torch.finfo(x2.dtype).eps
     largest = float(unit.max() if isinstance(unit, Tensor) else unit)
     if (float(x2.max()) + float(y2.max())) * largest * eps <= SLACK:
         return None

@@ -15,8 +15,8 @@ of gradients is one product with [a y, a] as well. No n x m x d tensor is made; 
 
 Squared distances are |x|^2 + |y|^2 - 2 x.y about the mean of x, and so wrong by rounding: they are raised by a bound on
 that, a few units of rounding of |x|^2 + |y|^2. Thus no s is 0, where a laplace or riesz kernel has its kink, or below;
-there the gradient comes out as 0 up to rounding, since y - x is 0. Seeds for which rounding is too much get their s, and
-their sums of gradients, by differences (distances.py).
+there the gradient comes out as 0 up to rounding, since y - x is 0. Seeds for which rounding is too much get their s
+and their sums of gradients by differences (distances.py).
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ LOWEST = 60.0  # exp(-60) adds nothing to a sum; smaller ones end in denormal nu
 
 @dataclass(frozen=True)
 class Kernel:
-    """k(x, y) = profile(s), s = scale |x - y|^2 / bandwidth^2; slope is -d profile / ds."""
+    """k(x, y) = profile(s), s = scale |x - y|^2 / bandwidth^2; slope is -d profile / ds, 0 beyond `reach`."""
 
     bandwidth: Bandwidth
     scale: float
     profile: Shape
     slope: Shape
+    reach: float = math.inf
 
     @property
     def unit(self) -> Bandwidth:
@@ -57,7 +58,7 @@ Name = Literal["gaussian", "imq", "laplace", "matern32", "matern52", "riesz"]
 
 
 def gaussian(bandwidth: Bandwidth) -> Kernel:
-    return Kernel(bandwidth, 0.5, _decay, _decay)
+    return Kernel(bandwidth, 0.5, _decay, _decay, LOWEST)
 
 
 def imq(bandwidth: Bandwidth) -> Kernel:
@@ -75,7 +76,7 @@ def laplace(bandwidth: Bandwidth) -> Kernel:
         t = _root(s, spare)  # 1 / t stays in spare
         return _decay(t).mul_(spare).mul_(0.5)
 
-    return Kernel(bandwidth, 1.0, profile, slope)
+    return Kernel(bandwidth, 1.0, profile, slope, LOWEST**2)
 
 
 def matern32(bandwidth: Bandwidth) -> Kernel:
@@ -86,7 +87,7 @@ def matern32(bandwidth: Bandwidth) -> Kernel:
     def slope(s: Tensor, spare: Tensor) -> Tensor:
         return _decay(_root(s, spare)).mul_(0.5)
 
-    return Kernel(bandwidth, 3.0, profile, slope)
+    return Kernel(bandwidth, 3.0, profile, slope, LOWEST**2)
 
 
 def matern52(bandwidth: Bandwidth) -> Kernel:
@@ -98,7 +99,7 @@ def matern52(bandwidth: Bandwidth) -> Kernel:
         t = _root(s, spare)
         return torch.add(t, 1, out=spare).mul_(_decay(t)).div_(6)
 
-    return Kernel(bandwidth, 5.0, profile, slope)
+    return Kernel(bandwidth, 5.0, profile, slope, LOWEST**2)
 
 
 def riesz(bandwidth: Bandwidth, exponent: float = 1.0) -> Kernel:
@@ -165,11 +166,12 @@ def gradient_sum(kernel: Kernel, x: Tensor, y: Tensor, weights: Tensor) -> Tenso
     columns = torch.cat([pair.y, torch.ones_like(pair.y[..., :1])], 2) * weights[..., None]  # a [y, 1], (S, m, d + 1)
     out = torch.empty_like(pair.x)
     for rows, s, spare in _distances(pair):
+        beyond = None if pair.far is None else s[pair.far] > kernel.reach  # e^-60 times a distance of 1e25 is no 0
         slopes = kernel.slope(s, spare)
         product = slopes @ columns
         torch.addcmul(product[..., :-1], pair.x[:, rows], product[..., -1:], value=-1, out=out[:, rows])
-        if (far := pair.far) is not None:
-            each = slopes[far] * weights.expand(len(x), -1)[far, None]
+        if (far := pair.far) is not None and beyond is not None:
+            each = slopes[far].masked_fill_(beyond, 0) * weights.expand(len(x), -1)[far, None]
             out[far, rows] = pull(each, x[far, rows], y[far]) * of_seeds(kernel.unit, far)
     return out.mul_(2 * kernel.unit)
 

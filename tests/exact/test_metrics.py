@@ -167,13 +167,19 @@ def test_standard_errors_are_the_spread_over_repetitions(name, n):
     assert 0.65 * spread < np.mean(errors) < 1.35 * spread
 
 
-def test_too_few_points_are_refused():
+def test_too_few_points_for_an_error_have_a_value(streams):
+    """The plug-in value: infinite up to d points, which lie in a plane, and finite from d + 1 on."""
     truth = gaussian_truth(torch.zeros(4).double(), torch.eye(4).double())
-    with pytest.raises(ValueError, match="at least 10 points, got 9"):
-        evaluate("symkl", torch.zeros(1, 9, 4).double(), truth)
+    for n in (2, 4, 5, 9):
+        x = streams.normal(n, 4)[:1]
+        found = evaluate("symkl", x, truth)
+        covariance = torch.cov(x[0].T, correction=0)
+        expected = gaussian_symkl(x[0].mean(0), covariance, torch.zeros(4).double(), torch.eye(4).double())
+        assert float(found.value) == (pytest.approx(float(expected)) if n > 4 else math.inf)
+        assert found.se.isnan().all()
 
 
 def test_every_metric_says_where_it_comes_from():
     for name, metric in metrics.known().items():
         assert metric.name == name
-        assert "se" in metric.source or "standard error" in metric.source or "as symkl" in metric.source
+        assert "tandard error" in metric.source or "as symkl" in metric.source
