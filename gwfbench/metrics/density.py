@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gwfbench.metrics.moments import TRUSTED, jackknife, regular_root
+from gwfbench.metrics.moments import ROUNDING, jackknife, regular_root
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 
@@ -22,11 +22,11 @@ def gaussian_symkl(
     and doesn't cancel near 0.
 
     Args:
-        rounding: relative, of the points behind `covariance`: a variance that it alone can make is none.
+        rounding: relative, of the points behind `covariance`: variance that it alone can make is none.
     """
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     noise = rounding**2 * (1 + mean.square() / variance)
-    root, regular = regular_root(covariance, noise.clamp_min(TRUSTED))
+    root, regular = regular_root(covariance, noise.clamp_min(ROUNDING))
     root0, regular0 = regular_root(covariance0)
     delta = (mean - mean0)[..., None]
     a = torch.linalg.solve_triangular(root0, root, upper=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 BLOCKS = 50  # the standard error of a standard error is then about 10 %
-TRUSTED = 1e-13  # least share of a coordinate's variance that the ones before it leave open
+ROUNDING = 3e-14  # of sums of squares in float64, over their size
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,19 @@ def jackknife(points: Tensor, statistic: Callable[[Tensor, Tensor], Tensor]) -> 
     return whole, ((b - 1) / b * (left - left.mean(1, keepdim=True)).square().sum(1)).sqrt()
 
 
-def regular_root(covariance: Tensor, least: Tensor | float = TRUSTED) -> tuple[Tensor, Tensor]:
-    """Cholesky's factor (..., d, d), and whether the covariance is regular, (...).
+def regular_root(covariance: Tensor, noise: Tensor | float = ROUNDING) -> tuple[Tensor, Tensor]:
+    """Cholesky's factor (..., d, d), and whether the covariance is regular, (...); where it isn't, the factor is I.
 
-    It is not where a coordinate, given those before it, keeps no more than a share `least` of its variance, (..., d) or
-    one number: what is left is then rounding, of either sign. Units don't matter. Up to a condition of 1e12 it is.
+    It is regular if noise in each coordinate, as a share of its variance, could not have made its smallest eigenvalue:
+    sum_i noise_i c_ii (C^-1)_ii < 1. Units don't matter, and a condition of 1e12 is let pass in float64.
+
+    Args:
+        noise: (..., d), or one number: what rounding of the covariance itself comes to.
     """
     root, bad = torch.linalg.cholesky_ex(covariance)
-    variance = covariance.diagonal(dim1=-2, dim2=-1)
-    regular = (bad == 0) & (root.diagonal(dim1=-2, dim2=-1).square() > least * variance).all(-1)
+    root = torch.where((bad == 0)[..., None, None], root, torch.eye(root.shape[-1]).to(root))
+    open_ = torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1) * covariance.diagonal(dim1=-2, dim2=-1)
+    regular = (bad == 0) & ((open_ * noise).sum(-1) < 1)
     return torch.where(regular[..., None, None], root, torch.eye(root.shape[-1]).to(root)), regular
 
 
