@@ -81,7 +81,7 @@ from gwfbench.training.jko_step import (
     step_loss,
 )
 from gwfbench.training.minmax import Decay, Decaying, alternate
-from gwfbench.training.proposals import PROPOSALS, REGIONS, Box, Ellipsoid, Proposal
+from gwfbench.training.proposals import PROPOSALS, Box, Ellipsoid, Proposal
 from gwfbench.training.states import below, joined
 
 
@@ -143,12 +143,10 @@ class VJKO:
     "strong convexity c of the potential of T (map=icnn only)"
     proposal: Literal["iid", "matched", "student"] = "iid"
     "law mu_k (energy=kl only): Gaussian, its batches independent or moment-matched; or Student, for long tails"
-    region: Literal["ellipsoid", "box"] = "ellipsoid"
-    "set around P_k on which the critic's reference law is uniform (energy=entropy only)"
     volume: Annotated[float, at_least(1)] = 3.0
-    "volume of the ellipsoid, in units of the smallest one of its shape that holds P_k"
-    box: Annotated[float, at_least(1)] = 1.5
-    "half the side of the box, in units of the largest coordinate of P_k"
+    "volume of the critic's ellipsoid, in units of the smallest one of its shape that holds P_k (energy=entropy only)"
+    box: Annotated[float, at_least(1)] | None = None
+    "half the side of a box in the ellipsoid's place, in units of P_k's largest coordinate; default: no box"
     radial: bool | None = None
     "whether the critic's network also sees the squared distance to the centre of P_k; default: on an ellipsoid only"
     warmup: Natural | None = None
@@ -180,6 +178,8 @@ class VJKO:
         refuse(self, "dropout", "map", when=self.dropout > 0 and other, expected="map=prelu")
         refuse(self, "prelu_output", "map", when=self.prelu_output and other, expected="map=prelu")
         refuse(self, "dropout_from", "dropout", when=self.dropout_from > 1 and not self.dropout, expected="a dropout")
+        both = self.box is not None and self.volume != VJKO.volume
+        refuse(self, "volume", "box", when=both, expected="one of the two: a box takes the ellipsoid's place")
         wrong = self.rows is not None and self.energy not in ("auto", "kl")
         refuse(self, "rows", "energy", when=wrong, expected="energy=kl")
 
@@ -213,7 +213,7 @@ class VJKO:
             yield pushed(times[k], maps, partial(kept, k))
 
     def _region(self, cloud: Tensor) -> Ellipsoid | Box:
-        return Box.around(cloud, self.box) if self.region == "box" else Ellipsoid.around(cloud, self.volume)
+        return Box.around(cloud, self.box) if self.box else Ellipsoid.around(cloud, self.volume)
 
     def _times(self, problem: Problem) -> tuple[float, ...]:
         """Flow times of the JKO sequence, 0 first."""
@@ -237,13 +237,15 @@ def _settled(method: VJKO, problem: Problem, rng: Streams) -> VJKO:
         energy = next((name for name, row in TABLE.items() if offered(problem, row.needs)), "kl")
     row = TABLE[energy]
     head = row.heads[0] if method.head == "auto" and row.heads else method.head
+    if method.head == "auto" and energy == "entropy" and method.box:
+        head = "exp1"  # h is large on a box
     _require_fit(replace(method, energy=energy, head=head), problem)
     if chosen == "auto" and (method.dropout or method.prelu_output):
         chosen = "prelu"
     if chosen == "auto":
         plain = energy == "kl" and pairs is None
         chosen = "linear" if plain and gaussian(problem, rng.fork("probe")) else row.map
-    radial = energy == "entropy" and method.region == "ellipsoid" if method.radial is None else method.radial
+    radial = energy == "entropy" and not method.box if method.radial is None else method.radial
     return replace(method, energy=energy, head=head, map=chosen, radial=radial)
 
 
@@ -252,11 +254,9 @@ def _require_fit(method: VJKO, problem: Problem) -> None:
     row, scheme = TABLE[method.energy], method.scheme
     offers = f"this one offers {', '.join(type(info).__name__ for info in problem.infos)}"
     starts = row.starts and problem[Initial].log_prob is not None
-    alone, data, internal = (
-        method.energy == "interaction",
-        offered(problem, LogDensity),
-        offered(problem, InternalEnergy),
-    )
+    alone, data = method.energy == "interaction", offered(problem, LogDensity)
+    internal = offered(problem, InternalEnergy)
+    odd = internal is not None and internal.m % 2 != 0
     pairs = scheme not in STAGES and offered(problem, InteractionEnergy) is not None
     for names, when, expected in (
         (("energy",), offered(problem, row.needs) is None, f"a task that offers {row.needs.__name__}; {offers}"),
@@ -267,7 +267,7 @@ def _require_fit(method: VJKO, problem: Problem) -> None:
         (("scheme", "energy"), scheme == "forward_backward" and alone, "a further energy, or scheme=forward"),
         (("scheme", "energy"), scheme in TRAPEZOIDS and not (alone or starts),
          "energy=kl or entropy, and a log-density of P_0, for dF/dP(P_0)"),
-        (("head", "energy"), method.energy == "entropy" and method.head == "plain" and internal and internal.m % 2,
+        (("head", "energy"), method.head == "plain" and method.energy == "entropy" and odd,
          "a task whose exponent m is even, as h may be below 0; or head=squared"),
         (("proposal", "energy"), method.proposal != "iid" and method.energy != "kl",
          "energy=kl: the others draw from the target or a region"),
@@ -327,7 +327,8 @@ class _Backward:
         kept = {name: torch.as_tensor(part) for name, part in below("before", state).items()}
         if kept:
             method = self._method
-            self._last = (REGIONS[method.region] if method.energy == "entropy" else PROPOSALS[method.proposal])(**kept)
+            region = Box if method.box else Ellipsoid
+            self._last = (region if method.energy == "entropy" else PROPOSALS[method.proposal])(**kept)
 
     def state(self) -> State:
         last = self._last

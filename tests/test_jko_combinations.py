@@ -22,7 +22,7 @@ TINY = {"iterations": 1, "batch": 8, "pool": 16, "width": 2, "depth": 1, "steps"
 NUMBERS = {  # values of fields that are no choices, one below and one beside the ordinary
     "vjko": {
         "step": [0.01], "pool": [8, None], "batch": [1], "critic_width": [3], "critic_depth": [2], "halve_after": [0],
-        "weight_decay": [0.1], "dropout": [0.5], "dropout_from": [2], "strong": [0.9], "volume": [1.0], "box": [1.0],
+        "weight_decay": [0.1], "dropout": [0.5], "dropout_from": [2], "strong": [0.9], "volume": [1.0], "box": [1.0, None],
         "warmup": [0, 1], "rows": [4], "partners": [100], "forces": [1], "critic_steps": [2], "map_steps": [2],
     },
     "jko_icnn": {"step": [0.01], "pool": [8], "batch": [1], "rank": [2], "strong": [0.9], "partners": [1, 100],
@@ -72,7 +72,7 @@ def fitting(cls):
             yield task
 
 
-FEW = ("aggregation", "aggregation_diffusion", "barenblatt:m=1.5,dim=1", "blr:data=banana", "two_points")
+FEW = ("aggregation", "barenblatt:m=1.5,dim=1", "blr:data=banana")
 
 
 def walk(name, pairs, tasks):

@@ -249,19 +249,20 @@ def require_reach(method: Any, problem: Problem, cloud: Tensor, region: Ellipsoi
     """Raise unless a critic of the internal energy can have its best values at P_0, and its constants are floats.
 
     Args:
-        method: with fields region and head.
+        method: with fields box, volume and head.
         cloud: (S, n, d), drawn from P_0.
     """
     m = problem[InternalEnergy].m
     top, most = best_log_h(problem, cloud, region), math.log(torch.finfo(cloud.dtype).max)
     limit = min(most / m, TOP if method.head == "exp1" else math.inf)
     constant = float(((m - 1) * region.log_volume).abs().max())
-    fix = "write region=ellipsoid" if method.region == "box" else "take a smaller volume, or a task of fewer dimensions"
+    name = "box" if method.box else "volume"
+    fix = "leave box out" if method.box else "take a smaller volume, or a task of fewer dimensions"
     words = f"e^{limit:.3g} at P_0; here it reaches e^{top:.3g}, as little of the region holds mass of P_0"
     words = f"a region on which the critic's best h is at most {words}"
-    refuse(method, "region", "head", when=not top <= limit, expected=words, fix=fix)
+    refuse(method, name, "head", when=not top <= limit, expected=words, fix=fix)
     words = f"a region with a volume V for which V^(m - 1) is between e^-{most:.3g} and e^{most:.3g}"
-    refuse(method, "region", when=not constant < most, expected=words, fix=fix)
+    refuse(method, name, when=not constant < most, expected=words, fix=fix)
 
 
 def on_rows(target: LogDensity, rows: int | None, rng: Streams) -> Field:

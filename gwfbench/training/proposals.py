@@ -201,5 +201,4 @@ class Box:
 
 
 PROPOSALS = {"iid": Gaussian, "matched": Matched, "student": Student}
-REGIONS = {"ellipsoid": Ellipsoid, "box": Box}
 Proposal = Gaussian | Student | Ellipsoid | Box

@@ -211,7 +211,7 @@ def test_bad_fields(words):
     [("aggregation_diffusion", "scheme=crank_nicolson"), ("aggregation_diffusion", "scheme=forward_backward"),
      ("gmm", "energy=kl_dv,dropout=0.1,halve_after=1"), ("ou", "scheme=section_b,weight_decay=0.1"),
      ("aggregation", "scheme=forward,forces=64"), ("toy2d", "energy=kl_samples"), ("gmm", "start=identity"),
-     ("barenblatt", "scheme=crank_nicolson,start=identity"), ("barenblatt", "scheme=section_b,region=box,head=plain")],
+     ("barenblatt", "scheme=crank_nicolson,start=identity"), ("barenblatt", "scheme=section_b,box=1.5,head=plain")],
 )  # fmt: skip
 def test_it_goes_on_from_its_state_in_every_scheme(task, words):
     words, problem = f"batch=64,pool=256,width=4,iterations=2,step=0.1,steps=3,{words}", problem_of(task, (3, 7))
@@ -378,10 +378,10 @@ def test_a_trained_network_is_set_back(kind):
     start = net(x).detach()
     with torch.no_grad():
         net.parameters.flat += 0.3 * rng.fork("noise").normal(net.parameters.flat.numel() // 2).flatten()
-    assert float((net(x) - x).abs().max()) > 0.3
-    net.to_identity()
-    wanted, size = (start, 0.2) if kind == "icnn" else (x, 1e-12)
-    assert float((net(x) - wanted).abs().max()) < size
+        assert float((net(x) - x).abs().max()) > 0.3
+        net.to_identity()
+        wanted, size = (start, 0.2) if kind == "icnn" else (x, 1e-12)
+        assert float((net(x) - wanted).abs().max()) < size
 
 
 def test_the_residual_can_end_in_a_prelu():
@@ -429,7 +429,8 @@ def test_the_strong_convexity_is_the_fields():
     [("ou", "prelu_output=true,map=linear", "prelu_output=true"), ("ou", "dropout_from=2", "dropout_from=2"),
      ("aggregation_diffusion", "head=plain", "head=plain"), ("ou", "proposal=matched,batch=2", "batch=2"),
      ("aggregation", "batch=1", "batch=1"), ("aggregation", "rows=16,energy=kl", "energy=kl"),
-     ("barenblatt", "rows=16,energy=kl", "energy=kl"), ("ou", "head=plain,energy=entropy", "energy=entropy")],
+     ("barenblatt", "rows=16,energy=kl", "energy=kl"), ("barenblatt", "box=1.2,volume=2", "volume=2.0"),
+     ("ou", "head=plain,energy=entropy", "energy=entropy")],
 )  # fmt: skip
 def test_fields_that_do_not_go_together(task, words, got):
     with pytest.raises(UserError) as found:
