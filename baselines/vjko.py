@@ -4,15 +4,14 @@ One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by 
 
     min_T  1/(2a) E_{P_k} |x - T(x)|^2 + sup_h { E_{P_k}[A_h(T(x))] - E_Gamma[B_h(z)] } + 1/2 E[W(T(x) - T(x'))].
 
-`kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k. `entropy` draws it from a set around P_k:
-Corollary 3.4 holds for every set that holds P_k. The paper's is a box; in 16 dimensions one of its draws in 2e8 is
-where P_k is, and T does not move. The default is an ellipsoid, of which a third is filled in any dimension; its volume
-must leave room for what one step adds. With `proposal=student` mu_k is a Student law: where P_k has long tails (blr) a
-Gaussian is wider than its bulk, log mu falls faster outwards than a critic can make up for, and T runs away (german: at
-every setting that was tried). The pair term is there where the task offers an interaction energy, alone too. h starts
-where the step before left it, and with `start=previous`, as in Algorithm 1, T too: a step whose iterations don't take
-the last displacement back goes astray. P_k is a pool of particles, pushed once per step; the judged law is T_k o ... o
-T_1 on fresh points, never the pool.
+`kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k. `entropy` draws it from any set that holds P_k
+(Corollary 3.4). The paper's is a box: in 16 dimensions none of its draws is where P_k is, and T does not move. The
+default is an ellipsoid, of which a third is filled in any dimension; its volume must leave room for what a step adds.
+With `proposal=student` mu_k is a Student law: where P_k has long tails (blr) a Gaussian is wider than its bulk, log mu
+falls faster outwards than a critic can make up for, and T runs away. The pair term is there where the task offers an
+interaction energy, alone too. h starts where the step before left it; with `start=previous`, as in Algorithm 1, T too,
+and goes astray where the iterations don't take the last displacement back (twonorm). P_k is a pool of particles, pushed
+once per step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
 
 As log mu_k is fixed during a step, a wrong h makes it an explicit step of the entropy. For a target whose log-density
 has curvatures up to L, a step a is too long where a L is far above 1: it is 0.1 on ou, and 14 to 350 on blr at a = 0.1.
@@ -32,14 +31,15 @@ enough, P_0 and the target both Gaussian: third differences of their log-densiti
 entropy, whose densities are then exact (Section D).
 
 Defaults are the paper's for Ornstein-Uhlenbeck (section F.3 and the authors' code): T residual, three linear maps
-d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, then squared. Ours are
+d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, then squared. `num_layer` in their code
+is one less than the number of hidden layers; of their ICNN it is that number. Ours are
 
 - learning rates that go down to 0 within each JKO step: at constant rates (`decay=none`, the paper's) Adam now and then
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere. On ou, seed 1 was at
   SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5;
 - a critic that starts near h = 1, and a squared head with a tail in place of its zero (objectives/variational.py);
 - maps that are not linear, and their critics, see coordinates in which P_k has size one;
-- dropout acts in training only, so that T is a map; the authors judge with it on.
+- dropout acts in training only, so that T is a map; the authors judge with it on, and without it in the first layer.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class VJKO:
     "JKO step size a, in flow time; default: max(0.05, last judged time / steps), or 5 / steps if only the limit counts"
     steps: Count = 40
     "number of JKO steps, if only the limit is judged"
-    start: Literal["identity", "previous"] = "previous"
+    start: Literal["identity", "previous"] = "identity"
     "map from which T starts in each JKO step: the identity, or T of the step before"
     iterations: Count = 500
     "outer iterations J1 per JKO step"
@@ -114,7 +114,7 @@ class VJKO:
     width: Count = 64
     "units per hidden layer, of T and h"
     depth: Count = 2
-    "number of hidden layers, of T and h"
+    "number of hidden layers, of T and h; of an icnn, of layers of units"
     lr: Positive = 5e-3
     "learning rate of Adam, for T and h"
     critic_width: Count | None = None

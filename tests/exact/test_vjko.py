@@ -255,6 +255,7 @@ def test_the_papers_settings_can_be_typed():
         full = registry.parse("method", run["method"])
         trained = full.scheme != "forward"
         assert not trained or (full.decay == "cosine") == ("quick" in run)  # the paper's rates do not decay
+        assert not trained or "quick" in run or full.start == "previous"  # Algorithm 1
 
 
 def student(d, rng, n=16384):
