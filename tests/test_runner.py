@@ -3,9 +3,10 @@
 import itertools
 import json
 import math
+import os
+import signal
 import sys
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,8 +111,22 @@ def wrong_draw(problem, budget, rng):
 
 
 def goes_back(problem, budget, rng):
-    yield Pushed(0.10, still)
     yield Pushed(0.05, still)
+    yield Pushed(0.04, still)
+
+
+def leaves_out(problem, budget, rng):
+    yield Pushed(0.05, still)
+    yield Pushed(0.15, still)
+
+
+def at_infinity(problem, budget, rng):
+    yield Pushed(math.inf, still)
+
+
+def yields_none(problem, budget, rng):
+    yield Pushed(0.05, still)
+    yield None
 
 
 def stops_early(problem, budget, rng):
@@ -163,9 +178,12 @@ def peeks(problem, budget, rng):
         (never_yields, "error", "it ended without yielding a law", 0),
         (shrinks, "error", "its push gave (1, 65536, 1); expected (S, n, ...) = (1, 65536, 2)", 0),
         (wrong_draw, "error", "its draw gave (1, 65537, 2)", 0),
-        (goes_back, "error", "its flow time went from 0.1 to 0.05; expected it to grow", 1),
-        (stops_early, "error", "it ended at t = 0.05; the task is judged up to t = 0.15", 1),
-        (yields_points, "error", "it yielded a Tensor; expected Drawn or Pushed", 0),
+        (goes_back, "error", "its flow time went from 0.05 to 0.04 (test_runner.py:", 1),
+        (stops_early, "error", "it ended at t = 0.05, and yielded no law at t = 0.1, 0.15; expected a law at each", 1),
+        (leaves_out, "error", "it went from t = 0.05 to 0.15 (test_runner.py:", 1),
+        (at_infinity, "error", "; the task is judged at t = 0.05, 0.1, 0.15; expected a finite time; fix: ", 0),
+        (yields_none, "error", "; expected a Drawn or a Pushed; fix: yield one for each law", 1),
+        (yields_points, "error", "it yielded a Tensor (test_runner.py:", 0),
         (mixes, "error", "it yielded Pushed after Drawn", 1),
         (out_of_memory, "oom", "CUDA out of memory", 1),
         (peeks, "error", "AttributeError", 0),
@@ -226,9 +244,8 @@ def test_an_endless_method_ends_with_its_budget():
 
 def test_the_clock_leaves_out_judging_and_the_oracle_counts_training_only(monkeypatch):
     now = [0.0]
-    clock = SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr("gwfbench.drive.meter.time", clock)
-    monkeypatch.setattr("gwfbench.drive.driver.time", clock)
+    for module in ("meter", "driver"):
+        monkeypatch.setattr(f"gwfbench.drive.{module}.perf_counter", lambda: now[0])
 
     def push(x, score):
         now[0] += 10
@@ -330,15 +347,17 @@ def _streams():
 
 
 def test_symkl_jko_is_for_jko_methods_and_follows_their_own_steps():
+    task = registry.parse("task", "ou:horizon=0.15,step=0.15")  # judged at its end alone
+
     def jko(problem, budget, rng):
         """Draws from the exact JKO sequence of its own uneven steps: at the floor of symkl_jko only."""
-        truth = TASK.build(_streams()).truth.jko((0.02, 0.03, 0.1))
+        truth = task.build(_streams()).truth.jko((0.02, 0.03, 0.1))
         for index, t in enumerate((0.02, 0.05, 0.15)):
             yield Drawn(t, lambda n, noise, index=index: truth.draw(index, n, noise))
 
-    (ended,) = run(fake(jko, kind="jko"))
+    (ended,) = run(fake(jko, kind="jko"), task)
     values = {point.metric: point.value for point in ended.rows if point.t == 0.15}
-    (floor,) = run(CONTROLS["exact_jko"])
+    (floor,) = run(CONTROLS["exact_jko"], task)
     noise = next(point.value for point in floor.rows if point.metric == "symkl_jko" and point.t == 0.15)
     assert values["symkl_jko"] < 10 * noise
     assert values["symkl"] > 10 * noise
@@ -394,13 +413,23 @@ def test_better_than_the_floor_raises_the_alarm():
 def test_an_interrupt_keeps_the_run_and_goes_on_up(tmp_path):
     def body(problem, budget, rng):
         yield Pushed(0.05, still)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         run(fake(body), out=tmp_path)
     (kept,), _ = folders.attempts(tmp_path)
     assert kept.status == "killed"
     assert kept.rows
+
+
+def test_a_method_s_own_interrupt_is_its_error_and_stops_nothing(tmp_path):
+    def body(problem, budget, rng):
+        yield Pushed(0.05, still)
+        raise KeyboardInterrupt
+
+    (ended,) = run(fake(body), out=tmp_path)
+    assert (ended.status, ended.reason) == ("error", "KeyboardInterrupt: ")
+    assert ended.rows
 
 
 def test_a_metric_that_fails_is_a_null_with_its_reason_in_the_log(tmp_path):
