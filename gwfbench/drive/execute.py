@@ -57,10 +57,11 @@ def begin(job: Job, env: str, out: Path | None) -> list[Run]:
     needs = () if isinstance(who, Control) else tuple(sorted(need.__name__ for need in who.needs))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     code, budget = job.code(), job.budget.limits()
+    identities = [job.identity(seed) for seed in job.seeds]
+    before = folders.of_keys(out, [one.key for one in identities]) if out else {}
     runs = []
-    for seed in job.seeds:
-        identity = job.identity(seed)
-        number = 1 + max((run.number for run in folders.of_key(out, identity.key)), default=0) if out else 1
+    for identity in identities:
+        number = 1 + max((run.number for run in before.get(identity.key, ())), default=0)
         runs.append(Run(identity, needs, code, env, now, budget, batch=len(job.seeds), number=number))
     return runs
 
