@@ -20,7 +20,7 @@ from gwfbench.drive.judge import ANYTIME
 from gwfbench.drive.points import CHUNK
 from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.plugins import registry
-from gwfbench.protocol import Drawn, Pushed
+from gwfbench.protocol import Drawn, Estimate, Instance, Metric, Problem, Pushed, Truth
 from gwfbench.report.board.leaderboard import alarms, boards, leaderboard
 from gwfbench.store import folders
 from gwfbench.store.rows import tidy
@@ -445,6 +445,94 @@ def test_a_metric_that_fails_is_a_null_with_its_reason_in_the_log(tmp_path):
     assert "symkl at t = 0.05: null: ValueError: a covariance in dimension 2 needs" in (folder / "log.txt").read_text()
     assert '"value": null' in (folder / "rows.jsonl").read_text()
     assert json.loads((folder / "run.json").read_text())["status"] == "ok"
+
+
+def estimate(**changes):
+    return Estimate(**{"value": torch.ones(1).double(), "se": torch.zeros(1).double(), "n": 5} | changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "worst"),
+    [
+        (estimate(), 1.0, ""),
+        (estimate(se=torch.tensor([math.nan])), 1.0, ""),
+        (estimate(value=torch.tensor([math.inf])), None, "infinite"),
+        (estimate(value=torch.tensor([-math.inf])), None, "infinite"),
+        (estimate(value=torch.tensor([math.nan])), None, "not a number"),
+        (estimate(value=torch.ones(2)), None, "own gave value as torch.float32 (2,); expected real numbers (1,)"),
+        (estimate(value=torch.ones(1).long()), None, "own gave value as torch.int64"),
+        (estimate(se=0.5), None, "own gave se as float"),
+        (estimate(se=-torch.ones(1)), None, "own gave a negative standard error"),
+        (estimate(n=0), None, "own gave n = 0"),
+        (estimate(n=2.0), None, "own gave n = 2.0"),
+        ((1.0, 0.0), None, "own gave a tuple; expected an Estimate"),
+    ],
+    ids=map(str, range(12)),
+)
+def test_a_value_is_a_finite_number_or_null_with_why(given, value, worst, tmp_path):
+    @dataclass(frozen=True)
+    class Own:
+        offers, metrics, points, version = frozenset({Initial}), (), 100, 1
+
+        def build(self, rng):
+            own = Metric("own", lambda judged: given, None, "")
+            truth = Truth(lambda index, n, rng: rng.normal(n, 2), exact=True, metrics=(own,))
+            return Instance(Problem((2,), (1.0,), (Initial(lambda n, rng: rng.normal(n, 2)),)), truth)
+
+    def body(problem, budget, rng):
+        yield Pushed(1.0, still)
+
+    (ended,) = run(fake(body), Own(), out=tmp_path)
+    (row,) = ended.rows
+    assert row.value == value
+    assert worst in row.worst if worst else row.worst == ""
+    assert folders.attempts(tmp_path)[0][0].rows == ended.rows
+
+
+def test_a_law_is_drawn_while_it_is_valid_and_only_where_it_is_judged(tmp_path):
+    """A generator that changes its network in place: 0.5^k N(0, I) after step k."""
+    drawn = []
+
+    def body(problem, budget, rng):
+        scale = torch.ones(())
+        for k in range(13):
+            scale.mul_(0.5)
+            problem[LogDensity].score(torch.zeros(1, 1, 2))
+
+            def draw(n, noise, k=k):
+                drawn.append(k + 1)
+                return scale * noise.normal(n, 2)
+
+            yield Drawn(0.1 * (k + 1), draw)
+
+    def last(curve, budget=None):
+        drawn.clear()
+        job = Job(_limit_task(), fake(body), (0,), budget=budget or Budget())
+        (ended,) = execute(job, Setting("env", tmp_path, curve=curve), lambda *_: None)
+        return ended, ended.rows[-1].value
+
+    whole, value = last(curve=True)
+    assert drawn == [*range(1, 11), 12, 13]
+    assert last(curve=False)[1] == value
+    assert drawn == [13]
+    cut, value = last(curve=False, budget=Budget(score_calls=12))  # it ends in the middle of step 13
+    assert (cut.status, cut.rows[-1].step) == ("budget", 12)
+    assert value == next(row.value for row in whole.rows if row.step == 12)
+
+
+def test_what_goes_wrong_before_the_method_begins_is_set_up(tmp_path):
+    @dataclass(frozen=True)
+    class Missing:
+        offers, metrics, points, version = TASK.offers, ("symkl",), 100, 1
+
+        def build(self, rng):
+            raise FileNotFoundError("no data")
+
+    (ended,) = run(fake(stops_early), Missing(), out=tmp_path)
+    assert (ended.status, ended.reason) == ("error", "set-up: FileNotFoundError: no data")
+    assert not ended.began
+    (ended,) = run(fake(raises), out=tmp_path)
+    assert ended.began
 
 
 def test_kept_points_are_the_judged_ones_with_their_log_densities(tmp_path):
