@@ -16,6 +16,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from gwfbench.store import checked
+
 FOLDER = ".claims"
 PARTIAL = ".partial-"  # what the folder of an attempt that has not ended begins with, then its key
 
@@ -65,7 +67,7 @@ def claim(out: Path, key: str) -> Claim | None:
 def holder(out: Path, key: str) -> str:
     """The holder of this key's claim, in words; empty if it is not known."""
     try:
-        return (out / FOLDER / key).read_text(errors="replace")[:200]
+        return checked.read_bytes(out / FOLDER / key).decode(errors="replace")[:200]
     except OSError:
         return ""
 
@@ -73,7 +75,7 @@ def holder(out: Path, key: str) -> str:
 def is_claimed(out: Path, key: str) -> bool:
     """Whether a living process works on the run of this key."""
     try:
-        descriptor = os.open(out / FOLDER / key, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(out / FOLDER / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
