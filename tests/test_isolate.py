@@ -14,7 +14,7 @@ import pytest
 import gwfbench
 from gwfbench.drive.log import Log
 from gwfbench.plugins import registry
-from gwfbench.process import forkserver, messages, pool
+from gwfbench.process import child, messages, pool
 from gwfbench.runs.options import Options
 from gwfbench.runs.order import Order
 from gwfbench.runs.scheduler import perform
@@ -54,9 +54,9 @@ MATRIX = {
     "os_exit": ("error", "exit code 3; it last said: nearly there", 1),
     "suicide": ("killed", "ended by SIGKILL", 1),
     "segfault": ("error", "ended by SIGSEGV; it last said:", 1),
-    "endless": ("timeout", "it took longer than --timeout 8 seconds", 1),
-    "deaf": ("timeout", "it took longer than --timeout 8 seconds", 1),
-    "swallows": ("timeout", "it took longer than --timeout 8 seconds", 1),
+    "endless": ("timeout", "it took longer than --timeout 16 seconds", 1),
+    "deaf": ("timeout", "it took longer than --timeout 16 seconds", 1),
+    "swallows": ("timeout", "it took longer than --timeout 16 seconds", 1),
     "numpy_10gb": ("oom", "Unable to allocate 9.31 GiB", 1),
     "torch_10gb": ("oom", "you tried to allocate 10000000000 bytes", 1),
     "creeps": ("oom", "GiB, --memory allows 1", 1),
@@ -72,7 +72,7 @@ MATRIX = {
 def test_the_failure_matrix(plugins, tmp_path, monkeypatch):
     """Each end in its own row with its status and reason, all in one command, four at once."""
     monkeypatch.setattr(pool, "GRACE", 1.0)
-    runs = go(tmp_path, *MATRIX, jobs=4, timeout=8, memory=1)
+    runs = go(tmp_path, *MATRIX, jobs=4, timeout=16, memory=1)
     kept, strange = store.attempts(tmp_path)
     assert not strange
     assert sorted(run.identity.method for run in kept) == sorted(MATRIX)  # one row each
@@ -116,7 +116,7 @@ def test_what_is_isolated_equals_what_is_not(plugins, tmp_path):
 def test_a_fork_that_came_back_takes_no_answer_of_its_first_process():
     """Both had asked for the log on one socket: who read first took both answers, and the other waited for ever."""
     ours, theirs = socket.socketpair()
-    link = forkserver._Link(theirs)
+    link = child.Link(theirs)
     pid = os.fork()
     if pid == 0:
         try:

@@ -80,6 +80,7 @@ class Drive:
         self._cloud = Cloud()
         self._last = _Last()
         self._judge: Judge | None = None  # None until the task is built
+        self._generator: Iterator[Marginal] | None = None
 
     @property
     def steps(self) -> int:
@@ -132,6 +133,7 @@ class Drive:
             plain = counted(instance.problem, self.meter)
             problem = _Watched(plain.shape, plain.times, plain.infos, self.asked)
             laws = shapes.laws(who, problem, self.job.budget, streams, state)
+        self._generator = laws  # it is closed with us, after the run: its own end may take for ever
         while True:
             self._last.law = None
             with torch.enable_grad(), self.meter.running():

@@ -40,12 +40,14 @@ class Setting:
         out: folder of the attempts, where a stopped one is found to continue from; None: nothing is written.
         anew: start from the beginning, whatever checkpoint there is.
         curve: judge the laws of `judge.ANYTIME` too where only the limit counts, not the last alone.
+        watch: is given the run before it begins, to watch its clock from outside.
     """
 
     env: str
     out: Path | None = None
     anew: bool = False
     curve: bool = True
+    watch: Callable[[Drive], None] = lambda _: None
 
 
 def begin(job: Job, env: str, out: Path | None) -> list[Run]:
@@ -95,10 +97,14 @@ def execute(
     stop = None
     with Stops() as stops, contextlib.redirect_stdout(log):  # a method that prints must not break --format json
         drive = Drive(job, runs, files, log, stops, setting.curve)
+        setting.watch(drive)
         try:
             _to_an_end(drive, saved, progress)
         except KeyboardInterrupt as error:
-            stop = error
+            if stops.arrived:
+                stop = error
+            else:  # the method's own: it would raise it each time
+                drive.end("error", reason_of(error))
         with stops.held():
             if stop is not None:
                 drive.save_at_the_end()

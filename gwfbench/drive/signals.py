@@ -17,6 +17,8 @@ class Stopped(KeyboardInterrupt):
 class Stops:
     """In a `with`: a signal that arrives inside `held` is answered at its end; a second Ctrl-C does not wait.
 
+    `arrived` says whether there was one: a method may raise KeyboardInterrupt all by itself.
+
     The answer is the handler of before: Ctrl-C's raises KeyboardInterrupt. For a SIGTERM without one, `Stopped` is
     raised. Ignored signals stay ignored. Elsewhere than in the main thread nothing is changed.
     """
@@ -24,6 +26,7 @@ class Stops:
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._held, self._waiting = 0, 0
+        self.arrived = False
 
     def __enter__(self) -> Stops:
         if threading.current_thread() is threading.main_thread():
@@ -47,6 +50,7 @@ class Stops:
                 self._answer(self._waiting, None)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
+        self.arrived = True
         # Slurm's SIGTERM comes to the run, and from its supervisor once more; what is endless gets SIGKILL after it
         if self._held and (not self._waiting or number == signal.SIGTERM):
             self._waiting = number
