@@ -99,12 +99,9 @@ def execute(
         drive = Drive(job, runs, files, log, stops, setting.curve)
         setting.watch(drive)
         try:
-            _to_an_end(drive, saved, progress)
+            _to_an_end(drive, saved, progress, stops)
         except KeyboardInterrupt as error:
-            if stops.arrived:
-                stop = error
-            else:  # the method's own: it would raise it each time
-                drive.end("error", reason_of(error))
+            stop = error
         with stops.held():
             if stop is not None:
                 drive.save_at_the_end()
@@ -116,8 +113,8 @@ def execute(
     return [run for run in runs if run.identity.seed in asked]
 
 
-def _to_an_end(drive: Drive, saved: Checkpoint | None, progress: Progress) -> None:
-    """Every end but an interrupt becomes the runs' status and reason."""
+def _to_an_end(drive: Drive, saved: Checkpoint | None, progress: Progress, stops: Stops) -> None:
+    """Every end but an interrupt from outside becomes the runs' status and reason."""
     spent = ""
     try:
         try:
@@ -129,7 +126,9 @@ def _to_an_end(drive: Drive, saved: Checkpoint | None, progress: Progress) -> No
             drive.end("budget" if drive.steps else "timeout", spent)
     except NoTruth as error:
         drive.end("skipped", str(error))
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and stops.arrived:
+            raise
         with contextlib.suppress(Exception):
             traceback.print_exc(file=drive.log)
         if is_out_of_memory(error):

@@ -17,8 +17,6 @@ class Stopped(KeyboardInterrupt):
 class Stops:
     """In a `with`: a signal that arrives inside `held` is answered at its end; a second Ctrl-C does not wait.
 
-    `arrived` says whether there was one: a method may raise KeyboardInterrupt all by itself.
-
     The answer is the handler of before: Ctrl-C's raises KeyboardInterrupt. For a SIGTERM without one, `Stopped` is
     raised. Ignored signals stay ignored. Elsewhere than in the main thread nothing is changed.
     """
@@ -26,7 +24,7 @@ class Stops:
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._held, self._waiting = 0, 0
-        self.arrived = False
+        self.arrived = False  # whether a signal has: a KeyboardInterrupt without one is a method's own
 
     def __enter__(self) -> Stops:
         if threading.current_thread() is threading.main_thread():

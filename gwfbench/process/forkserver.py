@@ -166,8 +166,7 @@ class _Server:
 
     def _orphans(self) -> list[int]:
         """What lives below us and below none of our keepers."""
-        kept = {pid for keeper in self._runs for pid in (keeper, *processes.below(keeper))}
-        return [pid for pid in processes.below(os.getpid()) if pid not in kept]
+        return processes.below(os.getpid(), but=self._runs)
 
     def _end_orphans(self) -> None:
         last = time.monotonic() + processes.PATIENCE

@@ -343,4 +343,6 @@ def _meaning(code: int, child: _Child) -> tuple[Status, str]:
         name = f"signal {-code}"
     if name == "SIGKILL" and out_of_memory_kills() > child.kills_before:
         return "oom", "killed by the kernel, which had no memory left"
+    if name == "SIGALRM":  # the budget's own, in a program that has taken the method's place
+        return "timeout", f"ended by {name}, which ends its seconds"
     return "error" if name in CRASHES else "killed", f"ended by {name}"

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 VARIABLE = "GWFBENCH_COMMAND"
@@ -58,14 +59,14 @@ def kill(pids: list[int]) -> set[int]:
     return there
 
 
-def below(pid: int) -> list[int]:
-    """The living processes that descend from this one, as far as their parents live."""
-    found, todo = list[int](), _children(pid)
+def below(pid: int, but: Collection[int] = ()) -> list[int]:
+    """The living processes that descend from this one, as far as their parents live; without `but` and all below."""
+    found, todo = list[int](), [pid]
     while todo:
-        child = todo.pop()
-        if (stat := _stat(child)) and stat[0] not in "ZX":
-            found.append(child)
-            todo += _children(child)
+        for child in _children(todo.pop()):
+            if child not in but and (stat := _stat(child)) and stat[0] not in "ZX":
+                found.append(child)
+                todo.append(child)
     return found
 
 
