@@ -33,11 +33,14 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from gwfbench.plugins import registry
 from gwfbench.process import child
+from gwfbench.process import server as own
 from gwfbench.process.messages import Lines, send
 from gwfbench.store import fingerprint, processes
 
@@ -53,7 +56,8 @@ def serve(descriptor: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     server = _Server(channel)
     try:
-        _preload()
+        with _alone():
+            _preload()
         server.go()
     except OSError:  # the command has gone
         pass
@@ -62,6 +66,27 @@ def serve(descriptor: int) -> None:
             send(channel, {"broken": f"{type(error).__name__}: {error}"})
     finally:
         server.end()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """While a user's own file may be loaded: no server of ours is started by it, and we don't outlive the command."""
+    parent, loaded = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while not loaded.wait(LOOK):
+            if os.getppid() != parent:
+                os._exit(1)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    own.loading = True
+    try:
+        yield
+    finally:
+        own.loading = False
+        loaded.set()
+        watcher.join()
 
 
 def _preload() -> None:

@@ -35,6 +35,8 @@ class Server:
     """Our end of a fork server."""
 
     def __init__(self) -> None:
+        if loading:  # it would load the same file, which would start a server, and so on
+            raise RuntimeError("a file that the fork server loads runs gwfbench itself; has it a package's name?")
         _open_standard_files()
         self.socket, theirs = socket.socketpair()
         # a library that asks for GPUs when imported would start CUDA, which no fork survives; this way it asks NVML
@@ -95,6 +97,7 @@ def _open_standard_files() -> None:
     os.close(descriptor)
 
 
+loading = False  # whether this process is a fork server that loads what a run may need
 _numbers = itertools.count()
 _idle: list[Server] = []  # one is enough for one thread; each pool has its own
 

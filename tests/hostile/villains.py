@@ -66,7 +66,7 @@ VILLAINS = {
     "becomes_sleep": ("os.execv('/bin/sleep', ['sleep', '600'])", {"timeout"}),
     "recursion": ("def deeper():\n    deeper()\ndeeper()", {"error"}),
     "overflow": (
-        "sys.setrecursionlimit(10**9)\nnest = []\nfor _ in range(10**5):\n    nest = [nest]\nrepr(nest)", {"error", "oom"}
+        "sys.setrecursionlimit(10**9)\nnest = []\nfor _ in range(10**5):\n    nest = [nest]\nrepr(nest)", {"error", "oom", "timeout"}
     ),
     "floods": ("for _ in range(50):\n    os.write(1, b'x' * 1_000_000)", {"ok"}),
     "threads": (
