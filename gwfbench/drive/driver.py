@@ -87,6 +87,7 @@ class Drive:
         self._judge: Judge | None = None  # None until the task is built
         # what can end a method between two laws; the law before must have been drawn by then
         self._cut_short = bool(job.budget.limits().keys() - {"steps"})
+        self._generator: Iterator[Marginal] | None = None
 
     @property
     def steps(self) -> int:
@@ -140,6 +141,7 @@ class Drive:
                 laws = iter(who.fit(instance))
             else:
                 laws = shapes.laws(who, problem, self.job.budget, streams, state)
+        self._generator = laws  # it is closed with us, after the run: its own end may take for ever
         while True:
             self._last.law = None
             try:

@@ -43,12 +43,14 @@ class Setting:
         out: folder of the attempts, where a stopped one is found to continue from; None: nothing is written.
         anew: start from the beginning, whatever checkpoint there is.
         curve: judge the laws of `judge.ANYTIME` too where only the limit counts, not the last alone.
+        watch: is given the run before it begins, to watch its clock from outside.
     """
 
     env: str
     out: Path | None = None
     anew: bool = False
     curve: bool = True
+    watch: Callable[[Drive], None] = lambda _: None
 
 
 def begin(job: Job, env: str, out: Path | None) -> list[Run]:
@@ -101,6 +103,7 @@ def execute(
     # a method that prints must not break --format json
     with Stops() as stops, contextlib.redirect_stdout(log), own_globals(name, device):
         drive = Drive(job, runs, files, log, stops, setting.curve)
+        setting.watch(drive)
         try:
             _to_an_end(drive, saved, progress, stops)
         except KeyboardInterrupt as error:

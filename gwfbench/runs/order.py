@@ -89,6 +89,8 @@ def read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
         found: Any = range(int(seeds)) if isinstance(seeds, str | int) else [int(seed) for seed in seeds]
     except (ValueError, TypeError):
         raise wrong from None
+    if isinstance(found, range) and found.stop > 100_000:
+        raise wrong
     found = tuple(found)
     if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= 2**63 or len(found) > 100_000:
         raise wrong

@@ -20,7 +20,7 @@ from gwfbench.drive.judge import ANYTIME, reason_of
 from gwfbench.errors import UserError
 from gwfbench.process.inline import Here
 from gwfbench.process.pool import End, Pool
-from gwfbench.runs.options import Options, limits, slots
+from gwfbench.runs.options import BATCH, Options, limits, require_files, slots
 from gwfbench.store import environment, folders
 from gwfbench.store.locks import Claim, claim, holder
 from gwfbench.store.record import Run
@@ -50,7 +50,6 @@ class Event:
 
 Listener = Callable[[Event], None]
 
-BATCH = 200  # seeds a process: so many claims go with one message to the fork server
 AGAIN = 0.5  # seconds between two looks at a run that runs elsewhere
 
 
@@ -68,6 +67,8 @@ def perform(jobs: Sequence[Job], out: Path | None, tell: Listener, options: Opti
     with contextlib.ExitStack() as stack:
         stack.enter_context(_sigterm_interrupts())
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwfbench-")))
+        with _writing(folder):
+            folder = folder.absolute()  # once: a method in this process may go elsewhere
         yield from _Schedule(tuple(jobs), folder, tell, options).go()
 
 
@@ -150,6 +151,7 @@ class _Schedule:
         self.jobs, self.out, self.options = jobs, out, options
         self._listener = tell
         self.slots = slots(jobs, options)
+        require_files(jobs, options, self.slots)
         self.env = ""
         self._done: list[dict[int, Run]] = [{} for _ in jobs]  # seed -> run
         self._ready: list[int] = []  # jobs that are done and not yet handed out
@@ -252,7 +254,8 @@ class _Schedule:
                 self._tell("start", "starts", ours.job)
 
                 def progress(t: float, last: float | None, part: _Part = ours) -> None:
-                    part.share = min(t / last, 1.0) if last else 0.0
+                    share = t / last if last else 0.0
+                    part.share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
                     self._tell("progress", f"t = {t:.4g}", part.job)
 
                 placed = replace(ours.job, device=ours.slot)
@@ -314,7 +317,8 @@ class _Schedule:
                 fresh = [run for run in folders.of_key(self.out, key) if run.attempt not in part.known]
                 run = fresh[-1] if fresh else self._close_for(alone, key, len(part.job.seeds), end)
                 self._release(held)
-                self._settle(part.number, run, "ended", alone)
+                left = f" ({end.left} that it had left running: ended too)" if end.left else ""
+                self._settle(part.number, run, f"ended{left}", alone)
             except OSError as error:
                 self._release(held)
                 reason = end.reason if error.strerror and error.strerror in end.reason else f"{end.reason}; {error}"
