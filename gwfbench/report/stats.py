@@ -7,8 +7,8 @@ A replicate is a seed, and seeds are paired: methods see the same problem and th
     Holm       of all pairs on a board at once (Holm 1979), level 5 %
     tiers      letters: methods that share one are not told apart (compact letter display, Piepho 2004); all others are
     failures   a failed seed counts as the worst value on its board, `still` included; so does one without a value
-    no spread  is no evidence: where all differences are equal (whole counts often are), p is that of their signs,
-               2^(1 - S)
+    no spread  is no evidence: where the differences vary by no more than rounding does (to whole counts, if the board
+               has these), p is that of their signs, 2^(1 - S)
     interval   of the median. 6 seeds or more: from the k-th smallest value to the k-th largest, with the largest k for
                which P(Bin(S, 1/2) < k) <= 2.5 %: at least 95 % for every continuous law. 3 to 5 seeds have no such k:
                there the t interval of the mean, of logarithms where all values are positive, which holds the median of
@@ -52,17 +52,42 @@ def on_scale(values: Values, others: Iterable[float] = ()) -> tuple[dict[str, di
     }, positive
 
 
-def differs(a: Mapping[int, float], b: Mapping[int, float]) -> float:
-    """Two-sided p of the paired t test of equal means, over the seeds that both have; 1 where there are not two."""
+def resolution(values: Iterable[float]) -> float:
+    """The unit of which all differences of these values are multiples, within rounding; 0 where there is none.
+
+    It is that of whole counts, or shares of them. Euclid's algorithm, with remainders below 1e-6 taken for 0.
+    """
+    known = np.unique([value for value in values if math.isfinite(value)])
+    least = 1e-6 * float(np.abs(known).max(initial=0.0))
+    unit = 0.0
+    for gap in np.diff(known).tolist():
+        rest = gap if gap > least else 0.0
+        while rest > least:
+            over = unit % rest
+            unit, rest = rest, min(over, rest - over)
+        if 0 < unit < 100 * least:
+            return 0.0
+    return unit
+
+
+def differs(a: Mapping[int, float], b: Mapping[int, float], unit: float = 0.0, logs: bool = False) -> float:
+    """Two-sided p of the paired t test of equal means, over the seeds that both have; 1 where there are not two.
+
+    Args:
+        unit: resolution of the values; differences that vary by no more than rounding to it have no spread.
+        logs: these are logarithms of the values.
+    """
     from scipy.special import stdtr
 
-    gaps = np.array([a[seed] - b[seed] for seed in a.keys() & b.keys()])
-    if len(gaps) < 2 or not gaps.any():
+    seeds = a.keys() & b.keys()
+    pairs = np.array([[a[seed], b[seed]] for seed in seeds])
+    if len(pairs) < 2 or not (gaps := pairs[:, 0] - pairs[:, 1]).any():
         return 1.0
-    spread = gaps.std(ddof=1) / math.sqrt(len(gaps))
-    if spread <= SAME * abs(gaps.mean()):
-        return 2.0 ** (1 - len(gaps))
-    return float(2 * stdtr(len(gaps) - 1, -abs(gaps.mean()) / spread))
+    deviation, mean = float(gaps.std(ddof=1)), abs(float(gaps.mean()))
+    rounding = unit * (np.exp(-pairs) if logs else np.ones_like(pairs))
+    if deviation <= max(SAME * mean, math.sqrt((rounding**2).sum(1).mean() / 12)):
+        return 2.0 ** (1 - len(gaps)) if (gaps > 0).all() or (gaps < 0).all() else 1.0
+    return float(2 * stdtr(len(gaps) - 1, -mean * math.sqrt(len(gaps)) / deviation))
 
 
 def paired(gaps: Mapping[int, float]) -> tuple[float, float]:
@@ -87,9 +112,11 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def told_apart(values: Values, others: Iterable[float] = ()) -> set[frozenset[str]]:
     """The pairs of contestants whose difference is no noise, at 5 % for all pairs together."""
-    scaled, _ = on_scale(values, others)
+    others = list(others)
+    scaled, logs = on_scale(values, others)
+    unit = resolution([*others, *(value for seeds in values.values() for value in seeds.values())])
     pairs = list(combinations(scaled, 2))
-    corrected = holm([differs(scaled[a], scaled[b]) for a, b in pairs])
+    corrected = holm([differs(scaled[a], scaled[b], unit, logs) for a, b in pairs])
     return {frozenset(pair) for pair, p in zip(pairs, corrected, strict=True) if p < LEVEL}
 
 

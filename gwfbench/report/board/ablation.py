@@ -78,17 +78,20 @@ def _effects(board: Board, metric: str, pairs: Iterable[tuple[str, str]]) -> Ite
         for line in lines
     }
     scaled, logs = stats.on_scale(values)
+    unit = stats.resolution(value for own in values.values() for value in own.values())
     gaps = []
     for before, after in pairs:
         if before in scaled and after in scaled:
             without, with_it = scaled[before], scaled[after]
             gaps.append({seed: with_it[seed] - without[seed] for seed in with_it.keys() & without.keys()})
             medians = _median(without), _median(with_it)
-            yield _effect(metric, board.task, before, medians, gaps[-1], logs, sign)
+            p = stats.differs(with_it, without, unit, logs)
+            yield _effect(metric, board.task, before, medians, gaps[-1], logs, sign, p)
     shared = set.intersection(*map(set, gaps)) if gaps else set()
     if len(gaps) > 1 and shared:
         mean = {seed: float(np.mean([gap[seed] for gap in gaps])) for seed in shared}
-        yield _effect(metric, board.task, ALL, (math.nan, math.nan), mean, logs, sign)
+        p = stats.differs(mean, dict.fromkeys(mean, 0.0))
+        yield _effect(metric, board.task, ALL, (math.nan, math.nan), mean, logs, sign, p)
 
 
 def _median(values: Mapping[int, float]) -> float:
@@ -96,8 +99,9 @@ def _median(values: Mapping[int, float]) -> float:
 
 
 def _effect(
-    metric: str, task: str, method: str, medians: tuple[float, float], gaps: dict[int, float], logs: bool, sign: int
-) -> Effect:
+    metric: str, task: str, method: str, medians: tuple[float, float], gaps: dict[int, float], logs: bool, sign: int,
+    p: float,
+) -> Effect:  # fmt: skip
     """From the differences over seeds on the scale of the test."""
 
     def back(value: float) -> float:
@@ -106,7 +110,6 @@ def _effect(
     mean, half = stats.paired(gaps)
     low, high = sorted([back(mean - half), back(mean + half)]) if math.isfinite(half) else (math.nan, math.nan)
     before, after = map(back, medians)
-    p = stats.differs(gaps, dict.fromkeys(gaps, 0.0))
     return Effect(metric, task, method, before, after, back(mean), low, high, logs, len(gaps), p)
 
 

@@ -96,10 +96,10 @@ def _verdict(metric: str, mine: Cell, floor: Cell, way: Gap, copied: bool) -> Ce
         return replace(mine, verdict="alarm", why="further below the noise floor than independent draws can be")
     if math.isnan(off.mean) or math.isnan(off.se):
         return mine
-    size = max(abs(value) for value, _ in floor.values.values())
-    if way.told is not False and off.mean < -ALARM * off.se - 1e-9 * size:
+    rounding = 1e-9 * max(abs(value) for value, _ in floor.values.values())
+    if way.told is not False and off.mean < -ALARM * off.se - rounding:
         return replace(mine, verdict="alarm", why="better than exact draws of the truth by more than sampling error")
-    near = off.mean <= TOLD * off.se and abs(off.mean) + EQUIVALENT * off.se < MARGIN * way.mean
+    near = off.mean <= TOLD * off.se + rounding and abs(off.mean) + EQUIVALENT * off.se < MARGIN * way.mean
     return replace(mine, verdict="floor") if near and way.told else mine
 
 
@@ -123,7 +123,7 @@ def _fine(value: float, n: float) -> bool:
     if value == 0 or not math.isfinite(value):
         return False
     near = float(Fraction(value).limit_denominator(1000))
-    return abs(near - value) > 1e-6 * abs(value) and abs(value * n - round(value * n)) > 1e-6 * abs(value * n)
+    return abs(near - value) > 1e-7 * abs(value) and abs(value * n - round(value * n)) > 1e-7 * abs(value * n)
 
 
 def _too_low(mine: Cell, floor: Cell, way: float) -> bool:
