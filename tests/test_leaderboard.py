@@ -321,6 +321,48 @@ def test_there_is_no_verdict_against_a_floor_at_another_n():
     assert "| 0.1 [0.1, 0.1] (n = 9)" in tables.markdown(boards(table_of(FLOOR, better)))
 
 
+def test_the_terminal_says_what_the_seeds_can_tell_and_takes_no_markup(capsys):
+    few = [
+        line | {"task": "[/]"} for line in rows("[red]x", [1.0, 2.0]) + rows("b", [2.0, 1.5]) + failure("c", 0, "oom")
+    ]
+    tables.print_boards(boards(table_of([line | {"task": "[/]"} for line in few])))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "[/] at t = 1" in text
+    assert "[red]x" in text
+    assert "(density: too few seeds for tiers)" in text
+    assert "No tier for c: no seed has a value." in text
+
+
+@pytest.mark.parametrize(("seeds", "letters"), [(1, False), (2, False), (3, False), (10, True)])
+def test_letters_are_given_where_the_seeds_can_tell_a_factor_of_three(seeds, letters):
+    rng = np.random.default_rng(5)
+    parts = [rows(f"m{i}", np.exp(0.3 * rng.normal(size=seeds)).tolist()) for i in range(8)]
+    parts.append(failure("lost", 0, "error"))
+    (made,) = boards(table_of(*parts))
+    tiers = {line.method: line.tier for line in made.lines}
+    assert tiers.pop("lost") == ""
+    assert made.lines[-1].method == "lost"
+    assert set(tiers.values()) == ({"a"} if letters else {""})
+    assert ("too few seeds" in "".join(tables.power(made))) != letters
+
+
+def test_one_of_two_that_failed_on_all_seeds_shares_no_tier():
+    (made,) = boards(table_of(rows("good", [1.0, 1.1]), failure("bad", 0, "error") + failure("bad", 1, "error")))
+    assert [(line.method, line.tier) for line in made.lines] == [("good", ""), ("bad", "")]
+    assert made.graded["bad"].why == "no seed has a value"
+
+
+def test_what_is_told_apart_by_few_seeds_has_letters_and_a_warning():
+    """One pair of four methods that differ by a factor of a million, and noise in which a factor of 3 is lost."""
+    rng = np.random.default_rng(2)
+    shift = {"a": 0.0, "b": 0.0, "c": 0.0, "d": 14.0}
+    parts = [rows(name, np.exp(by + 0.8 * rng.normal(size=4)).tolist()) for name, by in shift.items()]
+    (made,) = boards(table_of(*parts))
+    tiers = {line.method: line.tier for line in made.lines}
+    assert tiers["d"] not in tiers["a"]
+    assert "to share a letter says little" in tables.power(made)[0]
+
+
 @pytest.mark.slow
 def test_a_hundred_thousand_rows_take_work_in_proportion(calls):
     names = [f"m{i}" for i in range(5)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from gwfbench import escape
 from gwfbench.audit import rescore
 from gwfbench.audit.today import Today
 from gwfbench.errors import UserError
@@ -19,6 +20,7 @@ from gwfbench.store.record import Run
 from gwfbench.store.rows import tidy
 
 Facts = dict[str, dict[str, Any]]  # of environments, by hash
+OF_RUN = ("task", "method", "seed", "status", "reason", "dtype", "device", "budget", "code")  # the same in all its rows
 CLOCKS = ("seconds", "sample_seconds")  # numbers that need not be kept to the last bit
 
 
@@ -87,6 +89,15 @@ def read(path: Path) -> tuple[pd.DataFrame, Facts]:
             f"{path}: {error}", "a CSV of results", "python -m gwfbench report --write DIR makes one"
         ) from None
     rows = checked(pd.DataFrame(dict(zip(head, zip(*lines, strict=True), strict=True)), dtype=object), str(path))
+    different = rows[["run_key", "attempt", *OF_RUN]].drop_duplicates()
+    twice = different[different.duplicated(["run_key", "attempt"], keep=False)]
+    if len(twice):
+        key = twice["run_key"].iloc[0]
+        names = ", ".join(name for name in OF_RUN if twice.loc[twice["run_key"] == key, name].nunique() > 1)
+        raise UserError(
+            f"{path}: rows of the run {escape.line(key)} with several values of {names}", "one",
+            "make the file again: python -m gwfbench report --write DIR",
+        )  # fmt: skip
     try:
         facts = json.loads((path.parent / "environments.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

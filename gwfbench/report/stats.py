@@ -84,7 +84,9 @@ def differs(a: Mapping[int, float], b: Mapping[int, float], unit: float = 0.0, l
     if len(pairs) < 2 or not (gaps := pairs[:, 0] - pairs[:, 1]).any():
         return 1.0
     deviation, mean = float(gaps.std(ddof=1)), abs(float(gaps.mean()))
-    rounding = unit * (np.exp(-pairs) if logs else np.ones_like(pairs))
+    rounding = np.full_like(pairs, unit)
+    if logs and unit:  # and of a value below the unit, not more than all of it
+        rounding = np.exp(np.minimum(math.log(unit) - pairs, 0.0))
     if deviation <= max(SAME * mean, math.sqrt((rounding**2).sum(1).mean() / 12)):
         return 2.0 ** (1 - len(gaps)) if (gaps > 0).all() or (gaps < 0).all() else 1.0
     return float(2 * stdtr(len(gaps) - 1, -mean * math.sqrt(len(gaps)) / deviation))

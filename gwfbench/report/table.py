@@ -32,6 +32,8 @@ NUMBERS = {  # likewise
     "batch": 1.0,
 }  # fmt: skip
 SIGNED = ("value", "t")  # all others are at least 0
+OPEN = ("value", "se")  # all others are finite
+WHOLE = ("metric_version", "n", "step", "batch")
 OF_METRIC = ("better", "metric_version", "n", "step")  # never empty where there is a metric
 WORDS = {
     "role": get_args(Role), "status": get_args(Status), "dtype": ("float32", "float64"), "law": ("flow", "jko"),
@@ -85,6 +87,7 @@ def checked(rows: pd.DataFrame, where: str) -> pd.DataFrame:
             made[name] = _numbers(rows[name], name) if name in rows else default
         done = rows.assign(**made)
         _check(done)
+        _check_numbers(done)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: {escape.line(str(error))}", expected, fix) from None
     return done
@@ -103,9 +106,17 @@ def _check(rows: pd.DataFrame) -> None:
         empty = rows[name] == "" if name == "better" else rows[name].isna()
         if (judged & empty).any():
             raise ValueError(f"a row with a metric and without {name}")
+
+
+def _check_numbers(rows: pd.DataFrame) -> None:
     for name in NUMBERS:
         if name not in SIGNED and (rows[name] < 0).any():
             raise ValueError(f"{name} below 0")
+        if name not in OPEN and (rows[name].abs() == math.inf).any():
+            raise ValueError(f"{name} is infinite")
+    for name in WHOLE:
+        if (rows[name] % 1 > 0).any():
+            raise ValueError(f"{name} is no whole number")
 
 
 def _text(column: pd.Series, name: str) -> pd.Series:

@@ -172,7 +172,7 @@ def csv(boards: Sequence[Board], form: str | None = None) -> str:
     """The leaderboards as one CSV, without a formula in it."""
     table = frame(boards)
     words = {name: table[name].map(escape.csv) for name in table if table[name].map(type).eq(str).all()}
-    return table.assign(**words).to_csv(index=False, float_format=form)
+    return table.assign(**words).rename(columns=escape.csv).to_csv(index=False, float_format=form)
 
 
 def markdown_table(board: Board) -> str:

@@ -154,7 +154,11 @@ def _runs(rows: pd.DataFrame) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """The settings and costs of each run, by task and method, in the order of seeds."""
     kept = rows[[*RUN, "task", "method", "spec", *CALLS[1:]]]
     kept = kept.assign(**{name: kept[name].fillna(0) for name in CALLS[1:]})
-    last = kept.sort_values(["seed", "seconds"], kind="stable").groupby(["run_key", "attempt"], sort=False).tail(1)
+    last = (
+        kept.sort_values(["seed", "seconds"], kind="stable")
+        .groupby(["task", "method", "run_key", "attempt"], sort=False)
+        .tail(1)
+    )
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in last.to_dict("records"):
         found[run["task"], run["method"]].append(run)  # type: ignore[arg-type]
