@@ -230,7 +230,7 @@ def _show(rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict
     from gwfbench.store.record import to_json
 
     if form == "csv":
-        click.echo(frame(shown).to_csv(index=False), nl=False)
+        click.echo(tables.csv(shown), nl=False)
     elif form == "json":
         for row in frame(shown).to_dict("records"):
             click.echo(to_json(row))
