@@ -8,6 +8,7 @@ cloud's distance, and two errors do not reach to 0. There the errors are too lar
 
 from __future__ import annotations
 
+import math
 import numpy as np
 import torch
 from torch import Tensor
@@ -56,8 +57,13 @@ def sliced_w2_squared(x: Tensor, y: Tensor, directions: Tensor) -> tuple[Tensor,
         slope = points.diff(dim=1) * (residual[:, 1:] + residual[:, :-1])
         potential = torch.nn.functional.pad(slope.cumsum(1), (1, 0))
         influence = torch.empty_like(potential).scatter_(1, order, potential).mean(0)  # (n,)
-        variance = variance + influence.var() / n
+        variance = variance + _spread(influence) / n
     return each.mean(), variance
+
+
+def _spread(x: Tensor) -> Tensor:
+    """The variance over points (n,); unknown of one point."""
+    return x.var() if len(x) > 1 else x.new_full((), math.nan)
 
 
 def _sort(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +86,7 @@ def _w2(judged: Judged) -> Estimate:
         if log["warning"]:
             raise ArithmeticError(f"exact transport of {n} points did not converge: {log['warning']}")
         squares.append(float(cost))
-        variances.append(float(torch.as_tensor(log["u"]).var() + torch.as_tensor(log["v"]).var()) / n)
+        variances.append(float(_spread(torch.as_tensor(log["u"])) + _spread(torch.as_tensor(log["v"]))) / n)
     return _root_of(*torch.tensor([squares, variances], dtype=torch.float64), n=n)
 
 
