@@ -9,6 +9,7 @@ cloud's distance, and two errors do not reach to 0. There the errors are too lar
 from __future__ import annotations
 
 import math
+
 import numpy as np
 import torch
 from torch import Tensor
