@@ -255,7 +255,7 @@ def test_the_page_from_rows():
     assert f"\nLines: {counted(tally)}.\n" in text
     assert counted(tally) == "1 reproduced, 1 better, 2 not reproduced, 2 not run"
     found = lines(text)
-    assert found["third row"] == ["-0.3", "-0.301 [-0.398, -0.222]", "3/3", "paper", "**reproduced**", ""]
+    assert found["third row"] == ["-0.3", "-0.301 [-0.526, -0.0879]", "3/3", "paper", "**reproduced**", ""]
     assert found["second row"][:5] == ["0.1 to 0.2", "0.15", "1/2, 1 diverged", "ours", "**not reproduced**"]
     assert found["GLOW"] == ["45.99", "-", "-", "-", "**not run**", "needs a GPU"]
     assert found["blurred"][0] == "-"
