@@ -103,8 +103,8 @@ def read(path: Path) -> tuple[pd.DataFrame, Facts]:
     except (OSError, ValueError, RecursionError):
         facts = {}
     known = isinstance(facts, dict) and all(isinstance(one, dict) for one in facts.values())
-    # what the file does not say is not made up: who runs rows again must know it
-    return rows[[name for name in rows if name in head or name == "worst"]], facts if known else {}
+    made_up = set(TEXT) - {*head, "worst"}  # who runs rows again must know that it is not said
+    return rows.drop(columns=list(made_up)), facts if known else {}
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:
