@@ -110,7 +110,7 @@ def print_boards(boards: Sequence[Board]) -> None:
         for line, cells in zip(board.lines, _body(board, escape.rich, "\n"), strict=True):
             table.add_row(*cells, style="" if line.role == "method" else "dim")
         console.print(table)
-        for sentence in power(board):
+        for sentence in [*power(board), *board.remarks]:
             console.print(escape.line(sentence), style="dim", markup=False, highlight=False)
     console.print(NOTES, style="dim", markup=False, highlight=False)
 
