@@ -331,6 +331,8 @@ def test_the_terminal_says_what_the_seeds_can_tell_and_takes_no_markup(capsys):
     assert "[red]x" in text
     assert "(density: too few seeds for tiers)" in text
     assert "No tier for c: no seed has a value." in text
+    tables.print_boards(boards(table_of(FLOOR, [line | {"worst": "infinite"} for line in rows("lost", [1.0, None])])))
+    assert "lost: symkl under seed 1 counts as the worst value: infinite." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("seeds", "letters"), [(1, False), (2, False), (3, False), (10, True)])

@@ -230,3 +230,14 @@ def test_a_board_of_ten_thousand_seeds():
     assert (line["w2_low"], line["w2_high"]) == (ordered[4901], ordered[-4902])
     assert line["w2"] == np.median(values)
     assert not math.isnan(line["w2"])
+
+
+def test_a_run_that_a_budget_ended_hides_none_that_came_to_its_end(tmp_path):
+    words = {"out": tmp_path, "controls": False, "isolate": False, "force": True}
+    for budget in ("", "steps=1", ""):
+        gwfbench.run("ou:horizon=0.1", "ula", 1, budget=budget, **words)
+    rows, _, _ = kept_rows.rows_of(tmp_path)
+    assert rows["attempt"].nunique() == 2
+    assert set(rows["status"]) == {"ok", "budget"}
+    assert [str(line.seeds) for line in boards(rows)[0].lines if line.method == "ula"] == ["1/1"]
+    assert any(line.method == "ula [budget steps=1]" for line in boards(rows)[0].lines)

@@ -146,6 +146,7 @@ def test_the_reason_is_said_where_it_is_known(cli, tmp_path, monkeypatch):
 def test_old_rows_and_no_rows_are_mistakes(cli, tmp_path):
     (tmp_path / "rows.csv").write_text(
         "task,method,seed,metric,metric_version,value,se,n,run_key,attempt,role,information\n"
+        "ou,ula,0,symkl,1,0.1,0.1,100,a,b,method,LogDensity\n"
     )
     code, _, err = cli("verify", "--rows", "rows.csv")
     assert (code, "budget" in err) == (2, True)

@@ -88,7 +88,7 @@ def report(
     verdicts = _verdicts(where["out"])
     shown = boards(rows, chosen or None)
     _show(rows, shown, verdicts, form, pivot)
-    for line in [*alarms(shown), *left_out(shown)]:
+    for line in [*alarms(shown), *(left_out(shown) if form in ("csv", "json", "latex") else [])]:
         click.echo(line, err=True)
     if write:
         _write(write, rows, facts, verdicts, laws, {"pivot": pivot, "metrics": chosen})

@@ -110,7 +110,7 @@ def print_boards(boards: Sequence[Board]) -> None:
         for line, cells in zip(board.lines, _body(board, escape.rich, "\n"), strict=True):
             table.add_row(*cells, style="" if line.role == "method" else "dim")
         console.print(table)
-        for sentence in power(board):
+        for sentence in [*power(board), *board.remarks]:
             console.print(escape.line(sentence), style="dim", markup=False, highlight=False)
     console.print(NOTES, style="dim", markup=False, highlight=False)
 
@@ -171,8 +171,8 @@ def texts(board: Board, safe: Safe) -> pd.DataFrame:
 def csv(boards: Sequence[Board], form: str | None = None) -> str:
     """The leaderboards as one CSV, without a formula in it."""
     table = frame(boards)
-    words = {name: table[name].map(escape.csv) for name in table if table[name].map(type).eq(str).all()}
-    return table.assign(**words).rename(columns=escape.csv).to_csv(index=False, float_format=form)
+    safe = table.map(lambda value: escape.csv(value) if isinstance(value, str) else value)
+    return safe.rename(columns=escape.csv).to_csv(index=False, float_format=form)
 
 
 def markdown_table(board: Board) -> str:
@@ -226,7 +226,8 @@ def over_tasks(table: pd.DataFrame) -> str:
     if not len(table):
         return ""
     parts = []
-    for (group, tasks), part in table.groupby(["uses", "tasks"], sort=False):
+    for key, part in table.groupby(["uses", "tasks"], sort=False):
+        group, tasks = map(str, key)
         shown = part.drop(columns=["uses", "tasks"]).assign(score=part["score"].map(lambda x: f"{x:.2g}"))
         for name in shown.columns[2:]:
             shown[name] = shown[name].map(lambda x: f"{x:.2f}")
