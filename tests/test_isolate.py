@@ -152,7 +152,7 @@ def test_messages_do_not_hang_on_what_a_method_replaces(monkeypatch):
 def test_a_run_that_can_t_be_started_is_no_run(plugins, tmp_path, monkeypatch):
     """What raises on the way to the server (it was a `Path` on `sys.path`) is told, and nobody waits for that run."""
     jobs = list(Order.read(["tiny"], ["good"], "1", controls=False).jobs())
-    monkeypatch.setattr(pool.server, "search_path", lambda: 1 / 0)
+    monkeypatch.setattr(pool.server.Server, "send", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(perform(jobs, tmp_path, lambda *_: None, Options()))
     monkeypatch.undo()
@@ -240,16 +240,16 @@ def test_a_run_in_this_process_does_not_see_its_settings(plugins, tmp_path, how)
 
     contexts = {"inference": torch.inference_mode, "no grad": torch.no_grad}
     words = {"task": "ou:dim=2,horizon=0.1", "isolate": False}
-    plain = go(tmp_path / "plain", "svgd", **words)["svgd"]
+    plain = go(tmp_path / "plain", "vjko:iterations=5", **words)["vjko:iterations=5"]
     if how == "float64":
         torch.set_default_dtype(torch.float64)
         try:
-            changed = go(tmp_path / "changed", "svgd", **words)["svgd"]
+            changed = go(tmp_path / "changed", "vjko:iterations=5", **words)["vjko:iterations=5"]
         finally:
             torch.set_default_dtype(torch.float32)
     else:
         with contexts[how]():
-            changed = go(tmp_path / "changed", "svgd", **words)["svgd"]
+            changed = go(tmp_path / "changed", "vjko:iterations=5", **words)["vjko:iterations=5"]
     assert (changed.status, changed.reason) == ("ok", "")
     assert [point.value for point in changed.rows] == [point.value for point in plain.rows]
 
