@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -91,7 +91,7 @@ class Streams:
 
 
 @contextmanager
-def own_globals(name: str, device: torch.device) -> Iterator[None]:
+def own_globals(name: str, device: torch.device) -> Generator[None, None, None]:
     """Let the global generators of Python, numpy and torch start in the block at numbers of its own, and after it at
     those of before: a method that draws from them, against the contract, gives other numbers for another seed."""
     seed = _derive(0, f"global/{name}")

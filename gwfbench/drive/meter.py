@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
 
 from gwfbench.budget import Budget, BudgetSpent
