@@ -7,6 +7,7 @@ import sys
 import click
 
 from gwfbench import __version__
+from gwfbench.commands._edge import guarded
 from gwfbench.commands._options import PLUGIN
 from gwfbench.commands.calibrate import calibrate
 from gwfbench.commands.check import check
@@ -19,25 +20,11 @@ from gwfbench.commands.score import score
 from gwfbench.commands.status import status
 from gwfbench.commands.submit import submit
 from gwfbench.commands.verify import verify
-from gwfbench.errors import UserError
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with its error and exit code 2, an interrupt with 130."""
-    try:
-        cli(standalone_mode=False)
-    except UserError as error:
-        click.echo(f"gwfbench: {error}", err=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("gwfbench: interrupted; finished runs are kept, and the same command resumes from there", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone
-        sys.exit(141)
+    """Run the command line; exit codes are in README, and `commands._edge` has the last word on exceptions."""
+    sys.exit(guarded(lambda: cli(standalone_mode=False)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
+from gwfbench import escape
+from gwfbench.commands._edge import say
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
@@ -39,9 +40,9 @@ def progress() -> Iterator[Listener]:
             whole = bar.add_task("", total=1.0)
 
             def draw(event: Event) -> None:
-                bar.update(whole, completed=event.share, description=f"{who_is(event.job)} {event.text}")
+                bar.update(whole, completed=event.share, description=escape.rich(f"{who_is(event.job)} {event.text}"))
                 if event.kind in SHOWN:
-                    bar.console.print(_line(event), markup=False, highlight=False)
+                    bar.console.print(escape.rich(_line(event)), highlight=False)
 
             yield draw
         return
@@ -54,7 +55,7 @@ def progress() -> Iterator[Listener]:
             return
         last[who] = now
         left = f", {(now - start) * (1 - share) / share:.0f} s remaining" if share > 0.02 else ""
-        click.echo(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {_line(event)}", err=True)
+        say(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {escape.line(_line(event))}", err=True)
 
     yield tell
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from gwfbench import escape
+from gwfbench.commands._edge import put, say
 from gwfbench.plugins import registry
 
 
@@ -27,10 +29,10 @@ def list_(task: str | None, method: str | None, form: str) -> None:
         tasks = [t for t in tasks if registry.fits(t, methods[0])]
     if form == "json":
         for plugin in [*tasks, *methods]:
-            click.echo(json.dumps(_facts(plugin, methods if plugin.kind == "task" else tasks)))
+            put(json.dumps(_facts(plugin, methods if plugin.kind == "task" else tasks)) + "\n")
         return
     if form == "bibtex":
-        click.echo("\n".join(_bibliography([*tasks, *methods])))
+        say("\n".join(_bibliography([*tasks, *methods])))
         return
     from rich.console import Console
 
@@ -111,12 +113,11 @@ def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, 
 
 
 def _table(title: str, head: list[str], body: list[list[str]]) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=escape.rich(title), title_justify="left", header_style="bold")
     for name in head:
         table.add_column(name, overflow="fold")
     for row in body:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*map(escape.rich, row))
     return table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands._options import OUT, execution, read_execution
+from gwfbench.commands._options import OUT, PLACE, execution, read_execution
 from gwfbench.commands._rows import collected
 from gwfbench.commands.run import performed, tell_failed
 from gwfbench.errors import require
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rows",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="CSV of results to make the page from, instead of running anything (repeatable).",
 )
 @click.option(
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--write",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     default=Path("results/papers"),
     show_default=True,
     help="Folder of the page, which always covers the whole paper.",

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands._options import METRIC, OUT, check_metrics_of, execution, read_execution, show
+from gwfbench import escape
+from gwfbench.commands._edge import put, say
+from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, execution, read_execution, show
 from gwfbench.commands._progress import progress
 from gwfbench.plugins import registry
 
@@ -44,9 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--controls/--no-controls", default=True, show_default=True, help="Run the controls, exact and still, as well."
 )
-@click.option(
-    "--plan", type=click.Path(path_type=Path), help="File to write the runs into, for `exec`, instead of running them."
-)
+@click.option("--plan", type=PLACE, help="File to write the runs into, for `exec`, instead of running them.")
 @click.option(
     "--format",
     "form",
@@ -81,19 +81,19 @@ def run(
     made_from = "" if fresh else command_cache.code()
     known = command_cache.find(asked, made_from, out)
     if known:
-        click.echo(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
-        click.echo(known.out, nl=False)
-        click.echo(known.err, nl=False, err=True)
+        say(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
+        put(known.out)
+        put(known.err, err=True)
         sys.exit(known.failed)
     if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
         server.warm()
-    from gwfbench.runs.order import Order
+    from gwfbench.runs.order import Order, device_name
 
     # a plan may be for a device that only another machine has
     order = Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
     check_metrics_of(chosen, order.tasks)
     if plan:
-        keep(replace(order, device=device), plan, how["force"])
+        keep(replace(order, device=device_name(device)), plan, how["force"])
     else:
         before, jobs = command_cache.files(out) if made_from else "", list(order.jobs())
         done, remarks = performed(jobs, read_execution(how), out, form, chosen)
@@ -114,7 +114,7 @@ def keep(order: Order, path: Path, force: bool) -> None:
     new = plan.write(path, jobs, force)
     runs = sum(len(job.seeds) for job in jobs)
     said = f"wrote {path}" if new else f"{path} holds this plan already"
-    click.echo(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}", err=True)
+    say(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}", err=True)
 
 
 def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str) -> str:
@@ -162,7 +162,7 @@ def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool
 
     counted, said = rescore.current(done, out)
     for text in said:
-        click.echo(text, err=True)
+        say(escape.line(text), err=True)
     if form != "json":
         show(tidy(counted), form, chosen)
     return tell_failed(done)
@@ -175,7 +175,7 @@ def show_rows(runs: list[Run], chosen: tuple[str, ...]) -> None:
     for one in runs:
         for row in one.tidy():
             if not chosen or row["metric"] in (*chosen, None):
-                click.echo(to_json(row))
+                put(to_json(row) + "\n")
 
 
 def tell_failed(done: list[Run]) -> bool:
@@ -183,5 +183,5 @@ def tell_failed(done: list[Run]) -> bool:
     failed = [one for one in done if one.failed]
     for one in failed:
         who = one.identity
-        click.echo(f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {one.reason}", err=True)
+        say(escape.line(f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {one.reason}"), err=True)
     return bool(failed)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,8 +18,7 @@ from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Task
 from gwfbench.store.record import Run
 
-if TYPE_CHECKING:
-    pass
+DEVICES = "one of cpu, cuda, cuda:1, ..."
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Order:
         require(bool(tasks), "no task", "at least one", "add --task ou")
         require(bool(methods), "no method", "at least one", "add --method vjko")
         numbers = read_seeds(seeds)
-        _check_device(device)
+        device = read_device(device)
         kinds = {"float32": torch.float32, "float64": torch.float64}
         require(dtype in kinds, f"--dtype {dtype}", f"one of {', '.join(kinds)}", "leave it out for float32")
         limits = Budget.read(budget)
@@ -95,13 +95,28 @@ def read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
     return found
 
 
-def _check_device(device: str) -> None:
+def device_name(device: str) -> str:
+    """`cpu`, `cuda` or `cuda:1`; `cpu:0` is `cpu`.
+
+    Raises:
+        UserError: it is no such name; whether it is there is not asked.
+    """
+    name = "cpu" if device.strip() == "cpu:0" else device.strip()
+    require(bool(re.fullmatch(r"cpu|cuda(:\d{1,3})?", name)), f"--device {device}", DEVICES, "leave it out for the CPU")
+    return name
+
+
+def read_device(device: str) -> str:
+    """The same, if this machine has it.
+
+    Raises:
+        UserError: it has not.
+    """
+    name = device_name(device)
     try:
-        kind = torch.device(device)
-        torch.empty(0, device=kind)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        have = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        have = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
         reason = str(error).partition("\n")[0][:120]
-        raise UserError(
-            f"--device {device}: {reason}", f"one of {', '.join(have)}", "leave it out for the CPU"
-        ) from None
+        raise UserError(f"--device {device}: {reason}", f"one of {have}", "leave it out for the CPU") from None
+    return name

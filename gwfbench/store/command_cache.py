@@ -123,7 +123,8 @@ def heard() -> Iterator[tuple[list[str], list[str]]]:
 
 def _place(words: Mapping[str, Any], out: Path) -> Path:
     """Where the answer to these words has its place: tables are as wide as the terminal."""
-    look = shutil.get_terminal_size().columns, sys.stdout.isatty(), sys.stderr.isatty(), sys.stdout.encoding.lower()
+    encoding = (sys.stdout.encoding or "").lower()
+    look = shutil.get_terminal_size().columns, sys.stdout.isatty(), sys.stderr.isatty(), encoding
     return out / FOLDER / f"{digest(json.dumps([dict(words), look], sort_keys=True, default=str))}.json"
 
 
