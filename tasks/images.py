@@ -16,8 +16,8 @@ weights is where torch-fidelity puts it; they are then called `fid` and so on. O
 classifier that comes with gwfbench (digits, fashion_mnist) and have its name and hash, as in `fid_digits@ab12`. `mmd`,
 `sliced_w2` and `w2` are computed on the pixels. All metrics use at most as many points as the test part has images.
 
-The identity of a run covers the fields below and the code, but not the files of a folder of your own: put changed
-images into a folder with another name.
+Of a folder of your own, what its images hold is part of the identity of a run, not where the folder lies: runs on
+images that have changed since are stale.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -80,6 +81,9 @@ class Images:
             expected="a data_root: the folder that contains the images",
             fix="write images:data=folder,data_root=FOLDER",
         )
+
+    def data_files(self) -> list[Path]:
+        return images.own_files(self.data, self.data_root, self.download)
 
     def build(self, rng: Streams) -> Instance:
         train, test = (part.to(rng.device) for part in images.load(self.data, self.data_root, self.download))

@@ -12,6 +12,7 @@ from gwfbench.commands._edge import say
 from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, execution, read_execution
 from gwfbench.commands.run import performed, tell
 from gwfbench.errors import require
+from gwfbench.plugins import registry
 
 
 @click.command("exec")
@@ -45,6 +46,8 @@ def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path,
     check_metrics_of(chosen, [job.task for job in jobs])
     mine = plan.shard(jobs, part, parts)
     plan.require_devices(mine)
+    for job in mine:
+        registry.data_files(job.task)
     if not mine:
         say(f"part {shard} of {file}: nothing to do, its {len(jobs)} lines are in other parts", err=True)
         return

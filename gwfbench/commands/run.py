@@ -122,6 +122,8 @@ def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str) ->
     from gwfbench.runs.scheduler import finished
     from gwfbench.store import command_cache, folders
 
+    if any(registry.data_files(job.task) for job in jobs):
+        return ""  # whether they have changed is not seen without the task
     after = command_cache.files(out)
     job_of = {job.identity(seed).key: job for job in jobs for seed in job.seeds}
     if not all(finished(run, job_of[run.identity.key]) for run in done):

@@ -17,7 +17,8 @@ from gwfbench.plugins import registry
 from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Method, Task
 from gwfbench.store import fingerprint
-from gwfbench.store.record import Identity
+from gwfbench.store.contents import contents
+from gwfbench.store.record import Identity, digest
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,14 @@ class Job:
         return Job.read({**words, "dtype": who.dtype, "budget": dict(budget or {})})
 
     def code(self) -> str:
+        """Hash of the source code that makes the run's numbers, and of the data files that the task reads.
+
+        Raises:
+            UserError: data files are missing.
+        """
         who = "gwfbench.drive.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
-        return fingerprint.code_hash(type(self.task).__module__, who)
+        code, files = fingerprint.code_hash(type(self.task).__module__, who), registry.data_files(self.task)
+        return digest(code + contents(files)) if files else code
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

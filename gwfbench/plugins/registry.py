@@ -153,6 +153,15 @@ def name_of(plugin: object) -> str:
     return cls.__module__.rpartition(".")[2] if cls.__module__ != "__main__" else cls.__name__.lower()
 
 
+def data_files(task: object) -> tuple[Path, ...]:
+    """The files of a user's own that this task, configured as it is, reads; see `Task` in the protocol.
+
+    Raises:
+        UserError: they are missing.
+    """
+    return tuple(getattr(task, "data_files", tuple)())
+
+
 def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for part in filter(None, (part.strip() for part in rest.split(","))):

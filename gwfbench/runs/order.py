@@ -57,6 +57,8 @@ class Order:
                 if registry.head(method) not in CONTROLS:
                     registry.require_fit(task, registry.find("method", registry.head(method)))
         built = tuple(registry.parse("task", text) for text in tasks)
+        for task in built:
+            registry.data_files(task)  # refused now if they are missing, not when it runs
         contestants = tuple(CONTROLS[m] if m in CONTROLS else registry.parse("method", m) for m in methods)
         return Order(built, contestants, numbers, device, kinds[dtype], limits, controls)
 
