@@ -71,7 +71,7 @@ def run(
     for name in tasks:  # a typing error need not wait for torch
         registry.find("task", registry.head(name))
     for name in methods:
-        if registry.head(name) not in registry.CONTROLS:
+        if not registry.is_control(registry.head(name)):
             registry.find("method", registry.head(name))
     from gwfbench.process import server
     from gwfbench.store import command_cache

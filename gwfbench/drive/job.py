@@ -79,7 +79,7 @@ class Job:
         require(words["dtype"] in kinds, f"dtype {words['dtype']!r}", f"one of {', '.join(kinds)}", "take float32")
         method = words["method"]
         task = registry.parse("task", words["task"])
-        if method not in CONTROLS:
+        if not registry.is_control(method):
             registry.require_fit(registry.find("task", name_of(task)), registry.find("method", registry.head(method)))
         who = CONTROLS[method] if method in CONTROLS else registry.parse("method", method)
         budget = Budget.of(words["budget"])

@@ -66,4 +66,11 @@ def draw(law: Drawn, step: int, n: int, problem: Problem, streams: Streams) -> t
 def _require_shape(what: str, got: Tensor, expected: tuple[int, ...]) -> None:
     if not isinstance(got, Tensor) or tuple(got.shape) != tuple(expected):
         shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        raise BadLaw(f"its {what} gave {shape}; expected (S, n, ...) = {tuple(expected)}")
+        raise BadLaw(
+            f"its {what} gave {shape}; expected (S, n, ...) = {tuple(expected)}"
+            + (
+                f"; a law that has only {got.shape[1]} points says so: Drawn(..., limit={got.shape[1]})"
+                if what == "draw" and isinstance(got, Tensor) and got.ndim > 1 and got.shape[1] < expected[1]
+                else ""
+            )
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -10,26 +11,43 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gwfbench.errors import UserError, unknown
+from gwfbench.errors import UserError, require, unknown
 from gwfbench.plugins import discovery
 from gwfbench.plugins.discovery import FieldText, Kind, Plugin
 
 __all__ = ["FieldText", "Kind", "Plugin"]
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 CONTROLS = ("exact", "exact_jko", "still")  # of gwfbench/drive/controls.py, which needs torch
 
 
 @cache
 def plugins(kind: Kind) -> dict[str, Plugin]:
-    """All plug-ins of a kind by name. A name that is taken twice is unavailable, with both origins in its problem."""
+    """All plug-ins of a kind by name. One whose name is taken, or can't be typed, is unavailable, and says so."""
     found: dict[str, Plugin] = {}
     for plugin in [*discovery.own(kind), *discovery.foreign(kind), *discovery.single(kind)]:
         first = found.get(plugin.name)
+        why = ""
         if first:
-            clash = f"the name is taken twice, by {first.origin} and by {plugin.origin}"
-            found[plugin.name] = Plugin(plugin.name, kind, "", "", plugin.origin, problem=clash)
-        else:
-            found[plugin.name] = plugin
+            why = f"the name is taken twice, by {first.origin} and by {plugin.origin}"
+        elif plugin.name in CONTROLS:
+            why = f"'{plugin.name}' is the name of a control"
+        elif not re.fullmatch(r"[\w.+-]+", plugin.name):
+            why = "the name has other characters than letters, digits and _ . + -"
+        broken = Plugin(plugin.name, kind, "", "", plugin.origin, problem=why, fix=f"rename that of {plugin.origin}")
+        found[plugin.name] = broken if why else plugin
     return dict(sorted(found.items()))
+
+
+def is_control(name: str) -> bool:
+    """Whether this is a control, which runs with every task.
+
+    Raises:
+        UserError: a plug-in has the name of a control.
+    """
+    taken = plugins("method").get(name) if name in CONTROLS else None
+    if taken is not None:
+        taken.load()
+    return name in CONTROLS
 
 
 def add_files(paths: Iterable[Path]) -> None:
@@ -108,11 +126,14 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
     Raises:
         UserError: the class is no dataclass, has no such field, or refuses the values.
     """
+    _require_frozen(cls, name)
     try:
         hints = _hints(cls)
         declared = fields(cls)
     except (NameError, TypeError) as error:
-        raise UserError(f"class {cls.__name__} of '{name}': {error}", "a dataclass", f"fix '{name}'") from error
+        raise UserError(
+            f"class {cls.__name__} of '{name}': {error}", "types that can be read", f"fix '{name}'"
+        ) from error
     known = {field.name: hints[field.name] for field in declared if field.init}
     for key in values:
         if key not in known:
@@ -125,6 +146,25 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
         raise UserError(
             f"{name}:{shown}: {error}", f"values that '{name}' accepts", "python -m gwfbench list"
         ) from error
+
+
+def _require_frozen(cls: type, name: str) -> None:
+    """Raise `UserError` unless the class is a frozen dataclass whose class variables are none of its fields."""
+    settings: Any = getattr(cls, "__dataclass_params__", None)
+    require(
+        bool(settings and settings.frozen),
+        f"class {cls.__name__} of '{name}' is no frozen dataclass",
+        "a frozen dataclass: its fields are settings, which stay what they are",
+        f"write @dataclass(frozen=True) above class {cls.__name__}",
+    )
+    variables = frozenset().union(*discovery.VARIABLES.values())
+    listed = ", ".join(field.name for field in fields(cls) if field.name in variables)
+    require(
+        not listed,
+        f"class {cls.__name__} of '{name}' has {listed} among its fields",
+        "class variables",
+        "annotate them with ClassVar, as in `version: ClassVar = 1`, or leave the annotation out",
+    )
 
 
 @cache
@@ -164,7 +204,7 @@ def data_files(task: object) -> tuple[Path, ...]:
 
 def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
-    for part in filter(None, (part.strip() for part in rest.split(","))):
+    for part in filter(None, (part.strip() for part in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^,])+', rest))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value) or key in seen:
             raise UserError(
@@ -192,6 +232,8 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
         inner = next(choice for choice in typing.get_args(hint) if choice is not type(None))
         return _value(name, key, inner, text)
     examples = {bool: "true", int: "8", float: "0.05", str: "word"}
+    if hint is str and QUOTED.fullmatch(text):
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
     if hint not in examples:
         raise UserError(
             f"{name}:{key}={text}", f"a field that can be typed; its type is {hint}", "set this field in Python"
@@ -206,4 +248,11 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
 
 
 def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    """As it is typed: text that has a comma, a quote or another meaning stands in double quotes."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    text = str(value)
+    plain = not isinstance(value, str) or (text and text == text.strip() and not re.search(r'[",\\]', text))
+    if plain and not (isinstance(value, str) and text.lower() == "none"):
+        return text
+    return '"' + re.sub(r'([\\"])', r"\\\1", text) + '"'

@@ -54,12 +54,12 @@ class Order:
         for text in tasks:
             task = registry.find("task", registry.head(text))
             for method in methods:
-                if registry.head(method) not in CONTROLS:
+                if not registry.is_control(registry.head(method)):
                     registry.require_fit(task, registry.find("method", registry.head(method)))
-        built = tuple(registry.parse("task", text) for text in tasks)
+        built = tuple(dict.fromkeys(registry.parse("task", text) for text in tasks))  # two texts may mean the same
         for task in built:
             registry.data_files(task)  # refused now if they are missing, not when it runs
-        contestants = tuple(CONTROLS[m] if m in CONTROLS else registry.parse("method", m) for m in methods)
+        contestants = tuple(CONTROLS[m] if registry.is_control(m) else registry.parse("method", m) for m in methods)
         return Order(built, contestants, numbers, device, kinds[dtype], limits, controls)
 
     def jobs(self) -> Iterator[Job]:

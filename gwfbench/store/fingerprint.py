@@ -113,7 +113,7 @@ def read(module: str) -> Source:
     file = locate(module)
     if file is None or file.suffix != ".py":
         return Source()
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")
     tree = ast.parse(text)
     package, top = module if file.name == "__init__.py" else module.rpartition(".")[0], module.partition(".")[0]
     optional = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
