@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ import click
 from gwfbench import escape
 from gwfbench.commands._edge import put, say
 from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, execution, read_execution, show
-from gwfbench.commands._progress import progress
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
@@ -139,11 +139,13 @@ def performed(
     """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
     from gwfbench.audit import rescore
     from gwfbench.runs.order import in_order
+    from gwfbench.runs.progress import progress
     from gwfbench.runs.scheduler import perform
 
     done: list[Run] = []
     remarks: list[str] = []
-    with progress() as tell:
+    # a bar would hide the prompt of a debugger, which is why one would run everything in this process
+    with progress(partial(say, err=True), bar=options.isolate and sys.stderr.isatty()) as tell:
 
         def tell_all(event: Event) -> None:
             if event.kind == "folder":
@@ -185,5 +187,6 @@ def tell_failed(done: list[Run]) -> bool:
     failed = [one for one in done if one.failed]
     for one in failed:
         who = one.identity
-        say(escape.line(f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {one.reason}"), err=True)
+        hint = "; a debugger needs --no-isolate" if one.reason.startswith("BdbQuit") else ""
+        say(escape.line(f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {one.reason}{hint}"), err=True)
     return bool(failed)

@@ -126,7 +126,7 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
     Raises:
         UserError: the class is no dataclass, has no such field, or refuses the values.
     """
-    _require_frozen(cls, name)
+    require_frozen(cls, name)
     try:
         hints = _hints(cls)
         declared = fields(cls)
@@ -148,7 +148,7 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
         ) from error
 
 
-def _require_frozen(cls: type, name: str) -> None:
+def require_frozen(cls: type, name: str) -> None:
     """Raise `UserError` unless the class is a frozen dataclass whose class variables are none of its fields."""
     settings: Any = getattr(cls, "__dataclass_params__", None)
     require(
@@ -157,7 +157,7 @@ def _require_frozen(cls: type, name: str) -> None:
         "a frozen dataclass: its fields are settings, which stay what they are",
         f"write @dataclass(frozen=True) above class {cls.__name__}",
     )
-    variables = frozenset().union(*discovery.VARIABLES.values())
+    variables = discovery.VARIABLES["method" if getattr(cls, "offers", None) is None else "task"]
     listed = ", ".join(field.name for field in fields(cls) if field.name in variables)
     require(
         not listed,
@@ -174,13 +174,16 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def spec(plugin: object) -> str:
     """A plug-in as typed on the command line: its name, and the fields that differ from their defaults."""
+    changed = typed_fields(plugin)
+    return name_of(plugin) + (":" + changed if changed else "")
+
+
+def typed_fields(plugin: object) -> str:
+    """The fields that differ from their defaults, as typed on the command line."""
     assert is_dataclass(plugin)
-    changed = [
-        f"{field.name}={_text(getattr(plugin, field.name))}"
-        for field in fields(plugin)
-        if getattr(plugin, field.name) != field.default
-    ]
-    return name_of(plugin) + (":" + ",".join(changed) if changed else "")
+    values = {field.name: getattr(plugin, field.name) for field in fields(plugin)}
+    defaults = {field.name: field.default for field in fields(plugin)}
+    return ",".join(f"{name}={_text(value)}" for name, value in values.items() if value != defaults[name])
 
 
 def name_of(plugin: object) -> str:

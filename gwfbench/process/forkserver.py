@@ -169,7 +169,7 @@ def _child(message: dict[str, Any], channel: int, log: int) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         _settle_in(message)
-        job = Job.read(message["words"])
+        job = Job.received(message["words"])
         setting = Setting(message["env"], Path(message["out"]), message["anew"], message["curve"])
         execute(job, setting, link.progress, link, link.why_stopped)  # type: ignore[arg-type]
     except KeyboardInterrupt:

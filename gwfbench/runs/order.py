@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from gwfbench.drive.controls import CONTROLS, Control
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
 from gwfbench.metrics import known as known_metrics
-from gwfbench.plugins import registry
+from gwfbench.plugins import instances, registry
 from gwfbench.protocol import Method, Task
 from gwfbench.store.record import Run
 
@@ -39,27 +40,35 @@ class Order:
 
     @staticmethod
     def read(
-        tasks: Iterable[str], methods: Iterable[str], seeds: str | int | Iterable[int], device: str = "cpu",
-        dtype: str = "float32", budget: str = "", controls: bool = True,
+        tasks: Iterable[Any], methods: Iterable[Any], seeds: str | int | Iterable[int], device: str = "cpu",
+        dtype: str = "float32", budget: str | Budget = "", controls: bool = True,
     ) -> Order:  # fmt: skip
-        """From words: `name:key=value` for tasks and methods, a number of seeds or a list of them."""
-        tasks, methods = tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods))
+        """From words: `name:key=value` for tasks and methods (or objects), a number of seeds or a list of them."""
+        tasks, methods = tuple(tasks), tuple(methods)
         require(bool(tasks), "no task", "at least one", "add --task ou")
         require(bool(methods), "no method", "at least one", "add --method vjko")
         numbers = read_seeds(seeds)
         device = read_device(device)
         kinds = {"float32": torch.float32, "float64": torch.float64}
         require(dtype in kinds, f"--dtype {dtype}", f"one of {', '.join(kinds)}", "leave it out for float32")
-        limits = Budget.read(budget)
-        for text in tasks:
+        limits = Budget.read(budget) if isinstance(budget, str) else budget
+        for text in (text for text in tasks if isinstance(text, str)):
             task = registry.find("task", registry.head(text))
-            for method in methods:
+            for method in (method for method in methods if isinstance(method, str)):
                 if not registry.is_control(registry.head(method)):
                     registry.require_fit(task, registry.find("method", registry.head(method)))
-        built = tuple(dict.fromkeys(registry.parse("task", text) for text in tasks))  # two texts may mean the same
+        built = tuple(dict.fromkeys(instances.settled("task", one) for one in tasks))  # two texts may mean the same
         for task in built:
             registry.data_files(task)  # refused now if they are missing, not when it runs
-        contestants = tuple(CONTROLS[m] if registry.is_control(m) else registry.parse("method", m) for m in methods)
+        named = [isinstance(one, str) and registry.is_control(one) for one in methods]
+        contestants = tuple(
+            CONTROLS[one] if control else instances.settled("method", one)
+            for one, control in zip(methods, named, strict=True)
+        )
+        for task in built:
+            for who in contestants:
+                if not isinstance(who, Control):
+                    instances.fit(task, who)
         return Order(built, contestants, numbers, device, kinds[dtype], limits, controls)
 
     def jobs(self) -> Iterator[Job]:
@@ -86,15 +95,23 @@ def read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
     fix = "write --seeds 3 for seeds 0 1 2, --seeds 3,5,8 for these, --seeds 7, for seed 7 alone"
     wrong = UserError(f"--seeds {seeds}", "a number of seeds, at least 1, or a list of different seeds, 0 or more", fix)
     try:
-        if isinstance(seeds, str) and "," in seeds:
-            seeds = [int(part) for part in seeds.split(",") if part.strip()]
-        found: Any = range(int(seeds)) if isinstance(seeds, str | int) else [int(seed) for seed in seeds]
+        if isinstance(seeds, str):
+            listed = [int(part) for part in seeds.split(",") if part.strip()]
+            found: Any = listed if "," in seeds else range(*listed)
+        else:
+            found = [_whole(seed) for seed in seeds] if isinstance(seeds, Iterable) else range(_whole(seeds))
     except (ValueError, TypeError):
         raise wrong from None
     found = tuple(found)
     if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= 2**63 or len(found) > 100_000:
         raise wrong
     return found
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool):
+        raise TypeError("a truth value is no seed")
+    return index(number)
 
 
 def device_name(device: str) -> str:

@@ -197,6 +197,11 @@ def locate(module: str) -> Path | None:
     return None
 
 
+def is_followed(module: str) -> bool:
+    """Whether this module counts for the code of a script or notebook that imports it."""
+    return locate(module) is not None and _followed(module.partition(".")[0], "__main__")
+
+
 def _followed(name: str, top: str) -> bool:
     """Whether modules of the top package `name` are followed from those of `top`."""
     if name in ("gwfbench", top):
