@@ -169,6 +169,8 @@ def run(
             curve=curve,
         )
         todo = list(order.jobs())
+        for text in (f"{registry.spec(one)}: {text}" for one in order.tasks for text in registry.remarks(one)):
+            warnings.warn(text, stacklevel=2)
         with _listening(progress, isolate) as tell:
             done = list(perform(todo, _place(out), tell, options))
     except UserError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -24,7 +26,20 @@ from gwfbench.commands.verify import verify
 
 def main() -> None:
     """Run the command line; exit codes are in README, and `commands._edge` has the last word on exceptions."""
-    sys.exit(guarded(lambda: cli(standalone_mode=False)))
+    sys.exit(guarded(_called))
+
+
+def _called() -> int | None:
+    """What click's `main` does, without its own answer to a closed pipe."""
+    if "_GWFBENCH_COMPLETE" in os.environ:  # a shell asks for completions
+        return cli(standalone_mode=False)
+    name = "gwfbench" if Path(sys.argv[0]).name == "gwfbench" else "python -m gwfbench"
+    try:
+        with cli.make_context(name, sys.argv[1:]) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as end:  # after --help and --version
+        return end.exit_code
+    return None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -36,7 +36,7 @@ from torch import Tensor
 from gwfbench.datasets import images
 from gwfbench.fields import check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
-from gwfbench.metrics.image import Lens, absent, floats, metrics
+from gwfbench.metrics.image import NAMES, Lens, absent, floats, metrics
 from gwfbench.nn.classifier import Classifier
 from gwfbench.protocol import Instance, Metric, Problem, Truth
 from gwfbench.rng import Streams
@@ -116,18 +116,33 @@ class Images:
         )
         return Instance(Problem(shape, (math.inf,), infos), truth)
 
-    def _judges(self, test: Tensor, device: torch.device) -> tuple[Metric, ...]:
-        """The metrics by a network, or why there are none."""
+    def remarks(self) -> list[str]:
+        why = self._no_network()
+        return [f"no {', '.join(NAMES)}: {why}"] if why else []
+
+    def _no_network(self) -> str:
+        """Why no network is at hand for metrics; empty if one is, or is to be downloaded."""
         try:
             from gwfbench.nn import fidelity
         except ImportError:
-            return absent("torch-fidelity is not installed (pip install 'gwfbench[image]')")
-        weights = fidelity.inception_file(self.download)
+            return "torch-fidelity is not installed (pip install 'gwfbench[image]')"
+        if self.download or fidelity.inception_file(False) is not None or classifier(self.data) is not None:
+            return ""
+        return (
+            f"no weights of torch-fidelity's Inception (download=true fetches them), and no classifier of {self.data}"
+        )
+
+    def _judges(self, test: Tensor, device: torch.device) -> tuple[Metric, ...]:
+        """The metrics by a network, or why there are none."""
+        why = self._no_network()
+        if why:
+            return absent(why)
+        from gwfbench.nn import fidelity
+
+        weights, own = fidelity.inception_file(self.download), classifier(self.data)
         if weights is not None:
             return metrics(Lens(fidelity.by_inception(weights, device), test), "")
-        own = classifier(self.data)
-        if own is None:
-            return absent(f"no weights of torch-fidelity's Inception, and no classifier of {self.data}")
+        assert own is not None
         label = f"{self.data}@{own.sha256[:4]}"
         return metrics(Lens(fidelity.by_classifier(label, own, device), test), f"_{label}")
 

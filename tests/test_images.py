@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
+import sys
 import tarfile
 import threading
 import zlib
@@ -471,7 +473,8 @@ def test_papers_of_the_classifiers_are_of_their_weights(path):
 def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
     save(tmp_path / "few", 60)
     task = f"images:data=folder,data_root={tmp_path / 'few'}"
-    code, out, _ = cli("run", "--task", task, "--method", "still", "--out", "runs", "--format", "json")
+    code, out, err = cli("run", "--task", task, "--method", "still", "--out", "runs", "--format", "json")
+    assert re.match(f"note: {re.escape(task)}: no fid, kid, .*: no weights of .*download=true", err), "before it runs"
     log = next(tmp_path.glob("runs/images*/log.txt")).read_text()
     assert code == 0, log
     assert {json.loads(line)["metric"] for line in out.splitlines()} == {"sliced_w2", "mmd", "w2"}
@@ -571,3 +574,14 @@ def test_missing_data_is_refused_before_anything_runs(known, tmp_path, cli, task
     assert "images in absent" in err or "no file" in err
     assert "starts" not in err
     assert not (tmp_path / "results").exists()
+
+
+def test_a_missing_extra_is_said_before_the_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gwfbench.nn.fidelity", None)
+    task = registry.parse("task", "images")
+    assert registry.remarks(task) == (
+        "no fid, kid, inception_score, precision, recall: torch-fidelity is not installed (pip install 'gwfbench[image]')",
+    )
+    assert all("gwfbench[image]" in metric.unavailable for metric in build().truth.metrics)
+    monkeypatch.undo()
+    assert registry.remarks(task) == ()

@@ -32,6 +32,7 @@ FRAMES = 3  # of a traceback, in the message
 FIXES = {
     errno.ENOSPC: "free some space, or name a place on another disk",
     errno.EDQUOT: "free some space, or name a place on another disk",
+    errno.EFBIG: "allow larger files (ulimit -f), or name a place on another disk",
     errno.EMFILE: "allow more open files (ulimit -n 1024), or run fewer at once",
     errno.ENFILE: "close other programs, or run fewer at once",
     errno.EACCES: "change its permissions, or name another place",
@@ -87,7 +88,7 @@ def _ended(call: Callable[[], Any]) -> int:
     try:
         code = call()
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # click's answer to it
+        if isinstance(end.__context__, BrokenPipeError):  # rich's answer to it
             raise BrokenPipeError from None
         code = end.code
     sys.stdout.flush()

@@ -34,6 +34,16 @@ class Place(click.Path):
 
 
 PLACE = Place()
+
+
+def require_file(path: Path) -> None:
+    """Raise `UserError` if a file that is to be written has the name of a folder."""
+    from gwfbench.errors import require
+
+    folder = not path.name or path.name == ".." or path.is_dir()
+    require(not folder, f"{path}: a folder", "the name of a file", "name a file in it")
+
+
 OUT = click.option(
     "--out",
     type=PLACE,
@@ -120,7 +130,7 @@ def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:
 
     for name in chosen:
         if name not in known:
-            raise unknown("metric", name, known, see="python -m gwfbench run --help; the metrics are the task's")
+            raise unknown("metric", name, known, see="python -m gwfbench list --metrics")
 
 
 def show(rows: pd.DataFrame, form: str, chosen: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from gwfbench import escape
 from gwfbench.commands._edge import put, say
-from gwfbench.commands._options import METRIC, OUT, PLACE, PLUGIN, check_metrics
+from gwfbench.commands._options import METRIC, OUT, PLACE, PLUGIN, check_metrics, require_file
 from gwfbench.commands._rows import METHODS, TASKS, selected, selection
 from gwfbench.errors import UserError
 
@@ -115,6 +115,7 @@ def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
     It has sortable leaderboards, plots, particles and images, and for every number the runs behind it. It needs no
     network. With --rows there are no particles and no images. Needs: pip install 'gwfbench[report]'.
     """
+    require_file(file)
     rows, facts = _checked(chosen, where)
     from gwfbench.report.page import build
 

@@ -13,7 +13,16 @@ import click
 
 from gwfbench import escape
 from gwfbench.commands._edge import put, say
-from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, execution, read_execution, show
+from gwfbench.commands._options import (
+    METRIC,
+    OUT,
+    PLACE,
+    check_metrics_of,
+    execution,
+    read_execution,
+    require_file,
+    show,
+)
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
@@ -68,6 +77,8 @@ def run(
     runs are always resumed. Several commands may share one --out. Exit code: 0 if every run ended well, 1 if a run
     failed, 2 for a mistake in the command, 130 after an interrupt.
     """
+    if plan:
+        require_file(plan)
     for name in tasks:  # a typing error need not wait for torch
         registry.find("task", registry.head(name))
     for name in methods:
@@ -142,6 +153,9 @@ def performed(
     from gwfbench.runs.progress import progress
     from gwfbench.runs.scheduler import perform
 
+    for task in dict.fromkeys(job.task for job in jobs):
+        for text in registry.remarks(task):
+            say(escape.line(f"note: {registry.spec(task)}: {text}"), err=True)
     done: list[Run] = []
     remarks: list[str] = []
     # a bar would hide the prompt of a debugger, which is why one would run everything in this process

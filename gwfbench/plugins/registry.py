@@ -205,6 +205,11 @@ def data_files(task: object) -> tuple[Path, ...]:
     return tuple(getattr(task, "data_files", tuple)())
 
 
+def remarks(task: object) -> tuple[str, ...]:
+    """What is to be said before a task runs; see `Task` in the protocol."""
+    return tuple(getattr(task, "remarks", tuple)())
+
+
 def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for part in filter(None, (part.strip() for part in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^,])+', rest))):
