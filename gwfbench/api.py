@@ -154,10 +154,9 @@ def run(
         raise UserError(f"seeds={seeds!r}", error.expected, "write seeds=3 or seeds=[3, 5, 8]") from None
     tasks, methods = ([value] if _is_one(value) else list(value) for value in (task, method))
     try:
-        limits = Budget.of({name: _number("budget", limit) for name, limit in budget.items()}) if isinstance(
-            budget, Mapping) else budget  # fmt: skip
-        kind = str(dtype).removeprefix("torch.")
-        order = Order.read(tasks, methods, numbers, str(device), kind, limits, controls)
+        order = Order.read(
+            *(tasks, methods, numbers, str(device), str(dtype).removeprefix("torch.")), _limits(budget), controls
+        )
         options = Options(
             force=force,
             retry=frozenset(retry.split(",") if isinstance(retry, str) else retry) - {""},
@@ -165,8 +164,7 @@ def run(
             jobs=None if jobs is None else _count("jobs", jobs),
             timeout=None if timeout is None else _number("timeout", timeout),
             memory=None if memory is None else _number("memory", memory),
-            isolate=isolate,
-            curve=curve,
+            **{"isolate": isolate, "curve": curve},
         )
         todo = list(order.jobs())
         for text in (f"{registry.spec(one)}: {text}" for one in order.tasks for text in registry.remarks(one)):
@@ -176,6 +174,12 @@ def run(
     except UserError as error:
         raise UserError(*map(_in_python, error.args)) from None
     return tidy(in_order(todo, (run for runs in done for run in runs)))
+
+
+def _limits(budget: str | Mapping[str, float]) -> str | Budget:
+    if isinstance(budget, str):
+        return budget
+    return Budget.of({name: _number("budget", limit) for name, limit in budget.items()})
 
 
 def _is_one(value: object) -> bool:

@@ -577,7 +577,10 @@ def test_missing_data_is_refused_before_anything_runs(known, tmp_path, cli, task
 
 
 def test_a_missing_extra_is_said_before_the_run(monkeypatch):
+    import gwfbench.nn
+
     monkeypatch.setitem(sys.modules, "gwfbench.nn.fidelity", None)
+    monkeypatch.delattr(gwfbench.nn, "fidelity", raising=False)
     task = registry.parse("task", "images")
     assert registry.remarks(task) == (
         "no fid, kid, inception_score, precision, recall: torch-fidelity is not installed (pip install 'gwfbench[image]')",
