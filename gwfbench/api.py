@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from gwfbench.budget import Budget
+from gwfbench.errors import UserError, require
 from gwfbench.metrics import known as known_metrics
 from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Metric, Task
 from gwfbench.runs.options import Options
-from gwfbench.runs.order import Order, in_order
-from gwfbench.runs.scheduler import perform
+from gwfbench.runs.order import Order, in_order, read_seeds
+from gwfbench.runs.progress import has_bar
+from gwfbench.runs.progress import progress as progress_of
+from gwfbench.runs.scheduler import Event, Listener, perform
 from gwfbench.store.rows import tidy
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+
+Given: TypeAlias = str | Task | Method | type
 
 
 def tasks() -> dict[str, str]:
@@ -76,6 +88,8 @@ def load(out: str | Path = "results/runs") -> pd.DataFrame:
     Args:
         out: folder of the runs, as in `run`; or a CSV of rows that `report --write` made, which is read as it is.
 
+    What is left out is said in a warning.
+
     Raises:
         UserError: there are none.
 
@@ -87,22 +101,28 @@ def load(out: str | Path = "results/runs") -> pd.DataFrame:
     from gwfbench.report.rows import read, rows_of
 
     out = Path(out)
-    return read(out)[0] if out.is_file() else rows_of(out)[0]
+    if out.is_file():
+        return read(out)[0]
+    rows, _, remarks = rows_of(out)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
+    return rows
 
 
 def run(
-    task: str | Sequence[str], method: str | Sequence[str], seeds: int | Sequence[int] = 3, *, device: str = "cpu",
-    dtype: Literal["float32", "float64"] = "float32", budget: str = "", controls: bool = True,
-    out: str | Path | None = None, force: bool = False, retry: Iterable[str] = (), threads: int = 1,
-    jobs: int | None = None, timeout: float | None = None, memory: float | None = None, isolate: bool = True,
-    curve: bool = True,
+    task: Given | Sequence[Given], method: Given | Sequence[Given], seeds: int | Sequence[int] = 3, *,
+    device: str | torch.device = "cpu", dtype: Literal["float32", "float64"] | torch.dtype = "float32",
+    budget: str | Mapping[str, float] = "", controls: bool = True, out: str | Path | None = None, force: bool = False,
+    retry: str | Iterable[str] = (), threads: int = 1, jobs: int | None = None, timeout: float | None = None,
+    memory: float | None = None, isolate: bool = True, curve: bool = True,
+    progress: bool | Callable[[Event], object] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Run methods on tasks and return their results, one row for each judged (seed, time, metric).
 
     Args:
-        task, method: `name` or `name:key=value,key=value`, one or several.
+        task, method: `name` or `name:key=value,key=value`; or an instance, or a class, of your own; one or several.
         seeds: number of seeds (0, 1, ...), or a list of them.
-        budget: limits of each run, as `seconds=60,score_calls=1e6`; evaluation is off the clock.
+        budget: limits of each run, as `seconds=60,score_calls=1e6` or as a dict; evaluation is off the clock.
         controls: run `exact` and `still` too, without which a leaderboard has no floor.
         out: folder that keeps the runs, and where finished ones are found; None: nothing is read or kept.
         force: run again what is finished.
@@ -113,6 +133,13 @@ def run(
         memory: memory per run, in GiB.
         isolate: each run in a process of its own; False: all in this one, for a debugger.
         curve: judge about 20 laws on the way to a limit; False: the last law alone, for a quick table.
+        progress: what is said while runs go on. True: a bar, or lines on standard error where there can be none; a
+            function: it gets each event; default: a bar on a terminal and in a notebook, nothing elsewhere.
+
+    A class of a notebook cell, of a console or of the script that is run needs no file. It is sent to the processes
+    that run it, and its runs are known by the source of the class and of all functions, classes and variables of the
+    session that it uses. Other code finds such runs under `out` only while the class is there, so `load` and the
+    command line leave them out.
 
     Raises:
         UserError: something asked for can't be done; nothing has run then.
@@ -121,18 +148,83 @@ def run(
     >>> sorted(set(rows["method"]))
     ['exact', 'exact_jko', 'still', 'ula']
     """
-    tasks, methods = ([value] if isinstance(value, str) else value for value in (task, method))
-    order = Order.read(tasks, methods, seeds, device, dtype, budget, controls)
-    options = Options(
-        force=force,
-        retry=frozenset(retry),
-        threads=threads,
-        jobs=jobs,
-        timeout=timeout,
-        memory=memory,
-        isolate=isolate,
-        curve=curve,
-    )
-    todo = list(order.jobs())
-    done = perform(todo, Path(out) if out else None, lambda *_: None, options)
+    try:
+        numbers = read_seeds(seeds)
+    except UserError as error:
+        raise UserError(f"seeds={seeds!r}", error.expected, "write seeds=3 or seeds=[3, 5, 8]") from None
+    tasks, methods = ([value] if _is_one(value) else list(value) for value in (task, method))
+    try:
+        order = Order.read(
+            *(tasks, methods, numbers, str(device), str(dtype).removeprefix("torch.")), _limits(budget), controls
+        )
+        options = Options(
+            force=force,
+            retry=frozenset(retry.split(",") if isinstance(retry, str) else retry) - {""},
+            threads=_count("threads", threads),
+            jobs=None if jobs is None else _count("jobs", jobs),
+            timeout=None if timeout is None else _number("timeout", timeout),
+            memory=None if memory is None else _number("memory", memory),
+            **{"isolate": isolate, "curve": curve},
+        )
+        todo = list(order.jobs())
+        for text in (f"{registry.spec(one)}: {text}" for one in order.tasks for text in registry.remarks(one)):
+            warnings.warn(text, stacklevel=2)
+        with _listening(progress, isolate) as tell:
+            done = list(perform(todo, _place(out), tell, options))
+    except UserError as error:
+        raise UserError(*map(_in_python, error.args)) from None
     return tidy(in_order(todo, (run for runs in done for run in runs)))
+
+
+def _limits(budget: str | Mapping[str, float]) -> str | Budget:
+    if isinstance(budget, str):
+        return budget
+    return Budget.of({name: _number("budget", limit) for name, limit in budget.items()})
+
+
+def _is_one(value: object) -> bool:
+    """Whether it is one task or method, and no list of them."""
+    return isinstance(value, str | type) or not isinstance(value, Iterable)
+
+
+def _place(out: str | Path | None) -> Path | None:
+    require(out is None or bool(str(out).strip()), f"out={out!r}", "a folder, or None", "name a folder")
+    return None if out is None else Path(out)
+
+
+def _number(name: str, value: Any) -> float:
+    """A number, which may be one of numpy or written as text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}={value!r}", "a positive number", f"write {name}=60") from None
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        number = -1 if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = -1
+    require(number >= 1, f"{name}={value!r}", "a whole number, at least 1", f"write {name}=2")
+    return number
+
+
+def _in_python(text: str) -> str:
+    """What an error says of options of the command line, in words of this function."""
+    text = re.sub(r"--no-(\w+)", r"\1=False", re.sub(r"leave --(\w+) out", r"leave \1 out", text))
+    text = re.sub(r"--(\w+) ([^\s,;:]+)", r"\1=\2", text)
+    return re.sub(r"--(\w+)", r"\1", text)
+
+
+@contextmanager
+def _listening(wanted: bool | Callable[[Event], object] | None, isolate: bool) -> Iterator[Listener]:
+    """Who hears of the events of runs."""
+    if callable(wanted):
+        yield wanted
+        return
+    drawn = isolate and has_bar()
+    if wanted or (wanted is None and drawn):
+        with progress_of(lambda text: print(text, file=sys.stderr), bar=drawn) as tell:
+            yield tell
+        return
+    yield lambda _: None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import click
 
 from gwfbench import __version__
+from gwfbench.commands._edge import guarded
 from gwfbench.commands._options import PLUGIN
 from gwfbench.commands.calibrate import calibrate
 from gwfbench.commands.check import check
@@ -19,25 +22,24 @@ from gwfbench.commands.score import score
 from gwfbench.commands.status import status
 from gwfbench.commands.submit import submit
 from gwfbench.commands.verify import verify
-from gwfbench.errors import UserError
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with its error and exit code 2, an interrupt with 130."""
+    """Run the command line; exit codes are in README, and `commands._edge` has the last word on exceptions."""
+    sys.exit(guarded(_called))
+
+
+def _called() -> int | None:
+    """What click's `main` does, without its own answer to a closed pipe."""
+    if "_GWFBENCH_COMPLETE" in os.environ:  # a shell asks for completions
+        return cli(standalone_mode=False)
+    name = "gwfbench" if Path(sys.argv[0]).name == "gwfbench" else "python -m gwfbench"
     try:
-        cli(standalone_mode=False)
-    except UserError as error:
-        click.echo(f"gwfbench: {error}", err=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("gwfbench: interrupted; finished runs are kept, and the same command resumes from there", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone
-        sys.exit(141)
+        with cli.make_context(name, sys.argv[1:]) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as end:  # after --help and --version
+        return end.exit_code
+    return None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -173,7 +173,10 @@ class Task(Protocol):
 
     offers: types of `info.py`.    metrics: names, headline first.    points: number of points that moment metrics see.
     version: raised when numbers change.    reference: BibTeX.    smoke: fields of a copy that ends in seconds.
-    It may also have `files`, see `Defaults`.
+    It may also have `files`, see `Defaults`, and a method `data_files`: the paths of a user's own files that it reads
+    (those of a folder that a field names), in the order that counts. It raises `UserError` if they are missing, before
+    anything runs. What they hold, not where they lie, is part of a run's identity.
+    A method `remarks` gives sentences that are said before a run: which metrics will be missing, and how to get them.
     """
 
     offers: ClassVar[frozenset[type[Info]]]

@@ -16,8 +16,8 @@ weights is where torch-fidelity puts it; they are then called `fid` and so on. O
 classifier that comes with gwfbench (digits, fashion_mnist) and have its name and hash, as in `fid_digits@ab12`. `mmd`,
 `sliced_w2` and `w2` are computed on the pixels. All metrics use at most as many points as the test part has images.
 
-The identity of a run covers the fields below and the code, but not the files of a folder of your own: put changed
-images into a folder with another name.
+Of a folder of your own, what its images hold is part of the identity of a run, not where the folder lies: runs on
+images that have changed since are stale.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -35,7 +36,7 @@ from torch import Tensor
 from gwfbench.datasets import images
 from gwfbench.fields import check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
-from gwfbench.metrics.image import Lens, absent, floats, metrics
+from gwfbench.metrics.image import NAMES, Lens, absent, floats, metrics
 from gwfbench.nn.classifier import Classifier
 from gwfbench.protocol import Instance, Metric, Problem, Truth
 from gwfbench.rng import Streams
@@ -81,6 +82,9 @@ class Images:
             fix="write images:data=folder,data_root=FOLDER",
         )
 
+    def data_files(self) -> list[Path]:
+        return images.own_files(self.data, self.data_root, self.download)
+
     def build(self, rng: Streams) -> Instance:
         train, test = (part.to(rng.device) for part in images.load(self.data, self.data_root, self.download))
         shape = tuple(train.shape[1:])
@@ -112,18 +116,33 @@ class Images:
         )
         return Instance(Problem(shape, (math.inf,), infos), truth)
 
-    def _judges(self, test: Tensor, device: torch.device) -> tuple[Metric, ...]:
-        """The metrics by a network, or why there are none."""
+    def remarks(self) -> list[str]:
+        why = self._no_network()
+        return [f"no {', '.join(NAMES)}: {why}"] if why else []
+
+    def _no_network(self) -> str:
+        """Why no network is at hand for metrics; empty if one is, or is to be downloaded."""
         try:
             from gwfbench.nn import fidelity
         except ImportError:
-            return absent("torch-fidelity is not installed (pip install 'gwfbench[image]')")
-        weights = fidelity.inception_file(self.download)
+            return "torch-fidelity is not installed (pip install 'gwfbench[image]')"
+        if self.download or fidelity.inception_file(False) is not None or classifier(self.data) is not None:
+            return ""
+        return (
+            f"no weights of torch-fidelity's Inception (download=true fetches them), and no classifier of {self.data}"
+        )
+
+    def _judges(self, test: Tensor, device: torch.device) -> tuple[Metric, ...]:
+        """The metrics by a network, or why there are none."""
+        why = self._no_network()
+        if why:
+            return absent(why)
+        from gwfbench.nn import fidelity
+
+        weights, own = fidelity.inception_file(self.download), classifier(self.data)
         if weights is not None:
             return metrics(Lens(fidelity.by_inception(weights, device), test), "")
-        own = classifier(self.data)
-        if own is None:
-            return absent(f"no weights of torch-fidelity's Inception, and no classifier of {self.data}")
+        assert own is not None
         label = f"{self.data}@{own.sha256[:4]}"
         return metrics(Lens(fidelity.by_classifier(label, own, device), test), f"_{label}")
 

@@ -102,6 +102,12 @@ def test_every_file_beside_the_code_is_in_its_hash(tmp_path, monkeypatch):
         seen.add(command_cache.code())
 
 
+def test_the_folder_of_data_is_in_its_hash(monkeypatch):
+    before = command_cache.code()
+    monkeypatch.setenv("GWFBENCH_DATA", "elsewhere")
+    assert command_cache.code() != before
+
+
 def test_with_plug_ins_from_elsewhere_none_is_kept(cli, monkeypatch, tmp_path):
     assert command_cache.code()
     monkeypatch.setenv(discovery.FILES, str(tmp_path / "mine.py"))

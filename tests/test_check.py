@@ -75,7 +75,7 @@ BAD_METHODS = [  # what is replaced, by what, the check that must see it, its wo
     ('clock: ClassVar = "flow"', 'clock: ClassVar = "sun"', "class variables", "clock = 'sun'"),
     ("version: ClassVar = 1", "version: ClassVar = 0", "class variables", "version = 0"),
     ('{"rate": 0.25}', '{"speed": 1}', "class variables", "smoke = {'speed': 1}"),
-    ("@misc{shrink, title={Shrink}}", "Shrink, 1999", "class variables", "a BibTeX entry"),
+    ("@misc{shrink, title={Shrink}}", "Shrink, 1999", "reference", "a BibTeX entry"),
     ("frozenset({Initial, LogDensity})", "frozenset([Initial, LogDensity][:1])", "class variables", "in the source"),
     ('    reference: ClassVar', '    shapes: ClassVar = "flat"\n    reference: ClassVar', "class variables", "shapes = 'flat'"),
     ('    reference: ClassVar', '    one_of: ClassVar = frozenset([Initial, LogDensity][:1])\n    reference: ClassVar', "class variables", "one_of reads"),
@@ -172,6 +172,16 @@ def test_a_good_method_passes(plugin):
     outcomes = run(f"method:{plugin(METHOD, 'good')}", "ou:horizon=0.2,step=0.1")
     assert [outcome for outcome in outcomes if outcome.status == "failed"] == []
     assert {outcome.check for outcome in outcomes if outcome.status == "skipped"} == {"draws no more than it has"}
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [('""', "skipped"), ('"@misc{a, title={A}}"', "passed"), ('"a paper"', "failed")]
+)
+def test_what_is_new_cites_nothing(plugin, monkeypatch, text, status):
+    only(monkeypatch, "reference")
+    name = plugin(METHOD.replace('"@misc{shrink, title={Shrink}}"', text), "cited")
+    (found,) = run(f"method:{name}", "ou")
+    assert found.status == status
 
 
 @pytest.mark.slow

@@ -282,6 +282,38 @@ def test_list_shows_fields_pairs_and_json(cli):
     assert facts["vjko"]["fields"]["lr"]["default"] == "0.005"
 
 
+def test_list_shows_the_metrics(cli):
+    code, out, _ = cli("list", "--metrics", "--format", "json")
+    facts = {line["name"]: line for line in map(json.loads, out.splitlines())}
+    assert code == 0
+    assert set(facts) == set(gwfbench.metrics())
+    assert "ou" in facts["symkl"]["tasks"]
+    assert all(name in cli("list", "--metrics")[1] for name in facts)
+    assert cli("list", "--metrics", "--task", "ou")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "code"), [("cpu:0", 0), ("cpu:1", 2), ("meta", 2), ("CPU", 2), ("", 2), ("cuda:1234", 2)]
+)
+def test_a_device_has_one_name(cli, tmp_path, device, code):
+    words = ("run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "1", "--no-controls", "--no-isolate")
+    assert cli(*words, "--device", device)[0] == code
+    if code == 0:
+        assert "finished before" in cli(*words)[2]
+    assert cli(*words, "--device", device, "--plan", "p.jsonl")[0] == code
+
+
+def test_a_debugger_that_has_no_terminal_is_told_of(cli, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr("gwfbench.commands.run.say", lambda text, err: lines.append(text))
+    from gwfbench.commands.run import tell_failed
+    from gwfbench.store.record import Identity, Run
+
+    who = Identity("ou", 1, {}, "mine", 1, {}, 0, "float32", "cpu")
+    assert tell_failed([Run(who, (), "", "", "", status="error", reason="BdbQuit: ")])
+    assert "a debugger needs --no-isolate" in lines[0]
+
+
 def test_python_m_gwfbench_and_a_closed_pipe(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-m", "gwfbench"]

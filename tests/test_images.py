@@ -4,9 +4,13 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import re
 import struct
+import sys
 import tarfile
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,7 +20,7 @@ import torch
 from PIL import Image
 
 import gwfbench
-from gwfbench.datasets import images
+from gwfbench.datasets import images, pictures
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, floats, pixels
@@ -136,6 +140,121 @@ def test_one_coloured_image_makes_all_coloured(tmp_path):
     assert train[4, :, 0, 0].tolist() == [4, 4, 4]
 
 
+def png(kind, depth, pixels, extra=b""):
+    """A PNG of these samples (h, w, channels), written by hand: Pillow writes no 16 bits of colour."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], depth, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in pixels)
+    body = chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def on_white(pixels):
+    """Exact, by fractions: colours over white, rounded."""
+    colour, alpha = pixels[..., :-1].astype(int), pixels[..., -1:].astype(int)
+    return np.floor((colour * alpha + (255 - alpha) * 255) / 255 + 0.5).astype(np.uint8)
+
+
+EIGHT = rng.integers(0, 256, (5, 7, 4), np.uint8)
+INDEX = EIGHT[..., 0]
+SIXTEEN = rng.integers(0, 65536, (5, 7, 4))
+SCALED = np.floor(SIXTEEN / 257 + 0.5).astype(np.uint8)
+GREYS = [(v, v, v) for v in range(256)]
+PALETTE = [(v, 255 - v, 7) for v in range(256)]
+
+
+def palette(colours, alpha=b""):
+    image = Image.new("P", INDEX.shape[::-1])
+    image.putdata(INDEX.ravel().tolist())
+    image.putpalette([part for colour in colours for part in colour])
+    packed = io.BytesIO()
+    image.save(packed, "PNG", **({"transparency": alpha} if alpha else {}))
+    return packed.getvalue()
+
+
+COLOURED = np.array(PALETTE, np.uint8)[INDEX]
+FADED = np.concatenate([COLOURED, INDEX[..., None]], -1)  # alpha is the index
+packed = io.BytesIO()
+Image.fromarray(INDEX > 99).save(packed, "PNG")
+BITS = packed.getvalue()
+KINDS = {
+    "1 bit": (BITS, np.where(INDEX > 99, 255, 0)),
+    "grey": (png(0, 8, EIGHT[..., :1]), INDEX),
+    "grey with alpha": (png(4, 8, EIGHT[..., [0, 3]]), on_white(EIGHT[..., [0, 3]])[..., 0]),
+    "colour": (png(2, 8, EIGHT[..., :3]), EIGHT[..., :3]),
+    "colour with alpha": (png(6, 8, EIGHT), on_white(EIGHT)),
+    "palette": (palette(PALETTE), COLOURED),
+    "palette with alpha": (palette(PALETTE, bytes(range(256))), on_white(FADED)),
+    "grey palette": (palette(GREYS), INDEX),
+    "16 bits of grey": (png(0, 16, SIXTEEN[..., :1]), SCALED[..., 0]),
+    "16 bits of grey with alpha": (png(4, 16, SIXTEEN[..., [0, 3]]), on_white(SCALED[..., [0, 3]])[..., 0]),
+    "16 bits of colour": (png(2, 16, SIXTEEN[..., :3]), SCALED[..., :3]),
+    "16 bits of colour with alpha": (png(6, 16, SIXTEEN), on_white(SCALED)),
+    "one colour is transparent": (
+        png(2, 8, EIGHT[..., :3], struct.pack(">I", 6) + b"tRNS" + struct.pack(">3H", *EIGHT[0, 0, :3].tolist())
+            + struct.pack(">I", zlib.crc32(b"tRNS" + struct.pack(">3H", *EIGHT[0, 0, :3].tolist())))),
+        np.where((EIGHT[..., :3] == EIGHT[0, 0, :3]).all(-1, keepdims=True), 255, EIGHT[..., :3]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_of_every_kind_of_png(tmp_path, kind):
+    content, expected = KINDS[kind]
+    (tmp_path / "a.png").write_bytes(content)
+    found = pictures.read(tmp_path / "a.png")
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, expected)
+
+
+def test_cmyk_is_turned_into_colours(tmp_path):
+    Image.fromarray(np.broadcast_to(np.uint8([10, 200, 0, 55]), (8, 8, 4)).copy(), "CMYK").save(
+        tmp_path / "a.jpg", quality=100, subsampling=0
+    )
+    with Image.open(tmp_path / "a.jpg") as stored:
+        c, m, y, k = (np.asarray(stored)[..., i].astype(float) for i in range(4))
+    inks = np.stack([c, m, y], -1)
+    expected = np.floor((255 - inks) * (255 - k[..., None]) / 255 + 0.5)
+    assert np.array_equal(pictures.read(tmp_path / "a.jpg"), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_exif_turns_the_image(tmp_path, orientation, ending):
+    """As the Exif standard has it: where the stored first row and first column are to be seen."""
+    seen = np.kron(np.arange(6).reshape(2, 3) * 40, np.ones((8, 8))).astype(np.uint8)  # blocks, as JPEG has
+    stored = {
+        1: seen, 2: seen[:, ::-1], 3: seen[::-1, ::-1], 4: seen[::-1],
+        5: seen.T, 6: seen.T[::-1], 7: seen.T[::-1, ::-1], 8: seen.T[:, ::-1],
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(
+        tmp_path / f"a.{ending}", exif=exif, **({"quality": 100} if ending == "jpg" else {})
+    )
+    found = pictures.read(tmp_path / f"a.{ending}")
+    assert found.shape == seen.shape
+    assert np.abs(found.astype(int) - seen).max() <= (3 if ending == "jpg" else 0)
+
+
+def test_animations_and_what_has_no_answer_are_refused(tmp_path):
+    frames = [Image.new("L", (4, 4), v) for v in (0, 255)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="animation"):
+        pictures.read(tmp_path / "a.png")
+
+
+def test_grey_of_all_kinds_stays_grey_in_a_folder(tmp_path):
+    for k, kind in enumerate(("grey", "grey with alpha", "grey palette", "16 bits of grey", "1 bit")):
+        (tmp_path / f"{k}.png").write_bytes(KINDS[kind][0])
+    train, _ = images.load("folder", str(tmp_path))
+    assert train.shape == (4, 1, 5, 7)
+    assert np.array_equal(train[3, 0], SCALED[..., 0])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -205,7 +324,6 @@ def test_one_set_does_not_pass_for_another(tmp_path):
         (lambda folder: save(folder, 4), "4 images"),
         (lambda folder: (save(folder, 6), save(folder, 5, (6, 5))), "is 6 x 4"),
         (lambda folder: (save(folder, 6), (folder / "003.png").write_bytes(b"no image")), "003.png can't be read"),
-        (lambda folder: (save(folder, 6), Image.new("I;16", (6, 4)).save(folder / "004.png")), "not 8 bits"),
     ],
 )
 def test_folders_that_do_not_hold_images_of_one_size(tmp_path, make, said):
@@ -355,7 +473,8 @@ def test_papers_of_the_classifiers_are_of_their_weights(path):
 def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
     save(tmp_path / "few", 60)
     task = f"images:data=folder,data_root={tmp_path / 'few'}"
-    code, out, _ = cli("run", "--task", task, "--method", "still", "--out", "runs", "--format", "json")
+    code, out, err = cli("run", "--task", task, "--method", "still", "--out", "runs", "--format", "json")
+    assert re.match(f"note: {re.escape(task)}: no fid, kid, .*: no weights of .*download=true", err), "before it runs"
     log = next(tmp_path.glob("runs/images*/log.txt")).read_text()
     assert code == 0, log
     assert {json.loads(line)["metric"] for line in out.splitlines()} == {"sliced_w2", "mmd", "w2"}
@@ -404,3 +523,68 @@ def test_a_folder_is_calibrated_without_the_metrics_that_need_a_network(tmp_path
     code, out, err = cli(*words)
     assert (code, "Traceback" in err) == (0, False), err
     assert "no classifier of folder" in out + err
+
+
+def folder_of(path, seed, count=10):
+    path.mkdir(parents=True)
+    for k, image in enumerate(np.random.default_rng(seed).integers(0, 256, (count, 4, 6), np.uint8)):
+        Image.fromarray(image).save(path / f"{k:03}.png")
+
+
+def codes(folder):
+    return [run.code for run in folders.attempts(folder / "runs")[0]]
+
+
+@pytest.mark.slow
+def test_images_are_known_by_what_they_hold(tmp_path, cli, monkeypatch):
+    """Two folders of one name, and images replaced in place: never the other's numbers."""
+    words = [
+        "run",
+        "--task",
+        "images:data=folder,data_root=pics",
+        "--method",
+        "still",
+        "--seeds",
+        "1",
+        "--no-controls",
+        "--no-isolate",
+    ]
+    words += ["--out", str(tmp_path / "runs")]
+    for place, seed in (("a", 1), ("b", 2), ("c", 1)):
+        folder_of(tmp_path / place / "pics", seed)
+        monkeypatch.chdir(tmp_path / place)
+        code, _, err = cli(*words)
+        assert code == 0, err
+        assert ("finished before" in err) == (place == "c")  # the same images, elsewhere
+    assert len(set(codes(tmp_path))) == len(codes(tmp_path)) == 2
+    image = tmp_path / "c/pics/004.png"
+    before = image.stat()
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(image)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for again in (False, True):
+        code, _, err = cli(*words)
+        assert (code, "finished before" in err, "nothing has changed" in err) == (0, again, False)
+    assert len(set(codes(tmp_path))) == 3
+
+
+@pytest.mark.parametrize("task", ["images:data=folder,data_root=absent", "images:data=mnist", "images:data=cifar10"])
+def test_missing_data_is_refused_before_anything_runs(known, tmp_path, cli, task):
+    code, out, err = cli("run", "--task", task, "--method", "still", "--seeds", "1")
+    assert (code, out) == (2, "")
+    assert "images in absent" in err or "no file" in err
+    assert "starts" not in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_missing_extra_is_said_before_the_run(monkeypatch):
+    import gwfbench.nn
+
+    monkeypatch.setitem(sys.modules, "gwfbench.nn.fidelity", None)
+    monkeypatch.delattr(gwfbench.nn, "fidelity", raising=False)
+    task = registry.parse("task", "images")
+    assert registry.remarks(task) == (
+        "no fid, kid, inception_score, precision, recall: torch-fidelity is not installed (pip install 'gwfbench[image]')",
+    )
+    assert all("gwfbench[image]" in metric.unavailable for metric in build().truth.metrics)
+    monkeypatch.undo()
+    assert registry.remarks(task) == ()

@@ -11,7 +11,8 @@ import pytest
 
 from gwfbench import fields
 from gwfbench.errors import UserError
-from gwfbench.plugins import registry
+from gwfbench.plugins import discovery, registry
+from gwfbench.runs.order import Order
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,7 +161,7 @@ def test_entry_points_are_listed_and_the_broken_ones_say_why(foreign):
     assert (own.type, own.range) == ("float", "above 3")
     assert (mode.type, mode.range) == ("Literal['a', 'b']", "")
     assert "no module" in foreign["foreign_gone"].problem
-    with pytest.raises(UserError, match=r"unavailable: SyntaxError[\s\S]*fix: fix or uninstall foreign-flows"):
+    with pytest.raises(UserError, match=r"unavailable: SyntaxError[\s\S]*fix: correct the source of foreign-flows"):
         foreign["foreign_syntax"].load()
 
 
@@ -180,3 +181,141 @@ print("HEAVY", sorted({"torch", "numpy", "pandas", "scipy", "sklearn", "ot"} & s
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
     assert "vjko" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------ files of one's own
+
+METHOD = '''
+"""A method of one's own."""
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+from gwfbench.fields import Count, check_fields
+from gwfbench.info import Initial
+from gwfbench.protocol import Drawn
+print("imported")
+@dataclass(frozen=True)
+class Mine:
+    steps: Count = 2
+    "number of steps"
+    __post_init__ = check_fields
+    needs = frozenset({Initial})
+    clock: ClassVar = "none"
+    seeds: ClassVar = "batched"
+    version: ClassVar = 1
+    smoke: ClassVar = {}
+    reference: ClassVar = ""
+    def fit(self, problem, budget, rng):
+        points = problem[Initial].draw(64, rng)
+        for k in range(self.steps):
+            yield Drawn(float(k + 1), lambda n, rng: points[:, :n], limit=64)
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Writes files below the test's folder; gives a function that adds them as plug-ins."""
+    monkeypatch.setenv(discovery.FILES, "")
+
+    def add(**files):
+        for name, text in files.items():
+            path = tmp_path / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        registry.add_files(path for path in sorted(tmp_path.rglob("*.py")) if "helper" not in path.name)
+
+    yield add
+    registry.plugins.cache_clear()
+    for name in [name for name in sys.modules if name.startswith(discovery.HOME)]:
+        del sys.modules[name]
+
+
+def test_needs_without_annotation_and_a_byte_order_mark(plugin, cli):
+    plugin(my_unmarked=b"\xef\xbb\xbf" + METHOD.encode())
+    found = registry.find("method", "my_unmarked")
+    assert (found.problem, found.capabilities) == ("", {"Initial"})
+    words = ("--method", "my_unmarked", "--seeds", "1", "--no-controls", "--no-isolate", "--no-curve")
+    code, out, err = cli("run", "--task", "gaussian:dim=2", *words, "--format", "json")
+    assert code == 0, err
+    assert all(line.startswith("{") for line in out.splitlines()), "what it prints goes elsewhere"
+
+
+MISTAKES = {
+    "not_frozen": (lambda text: text.replace("@dataclass(frozen=True)", "@dataclass"), "no frozen dataclass", "@dataclass\\(frozen=True\\) above class Mine"),
+    "no_dataclass": (lambda text: text.replace("@dataclass(frozen=True)", ""), "no frozen dataclass", "@dataclass"),
+    "a_field": (lambda text: text.replace("version: ClassVar", "version: int"), "has version among its fields", "ClassVar"),
+    "no_version": (lambda text: text.replace("    version: ClassVar = 1\n", ""), "no class variable version", "version: ClassVar = 1"),
+    "no_fit": (lambda text: text.replace("def fit", "def go"), "no method fit", r"fit\(self, problem, budget, rng\)"),
+    "neither": (lambda text: text.replace("    needs = frozenset({Initial})\n", ""), "no class with the class variable needs", "needs: ClassVar"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_one_mistake_one_message_and_its_own_fix(plugin, cli, name):
+    change, got, fix = MISTAKES[name]
+    plugin(**{name: change(METHOD)})
+    code, out, err = cli("run", "--task", "ou", "--method", name, "--seeds", "1")
+    assert (code, out) == (2, "")
+    first, expected, last = err.split("\n  ")
+    assert re.search(got, first), err
+    assert expected.startswith("expected: ")
+    assert re.search(f"fix: .*{fix}", last), err
+    assert "uninstall" not in err
+
+
+@pytest.mark.parametrize("name", registry.CONTROLS)
+def test_a_plug_in_can_t_have_the_name_of_a_control(plugin, cli, name):
+    plugin(**{name: METHOD})
+    code, _, err = cli("run", "--task", "ou:horizon=0.05", "--method", name, "--seeds", "1")
+    assert code == 2
+    assert f"'{name}' is the name of a control" in err
+    assert "fix: rename" in err
+
+
+def test_a_draw_that_gives_too_few_points_says_how_to_limit_it(plugin, cli):
+    plugin(my_limitless=METHOD.replace(", limit=64", ""))
+    words = ("--method", "my_limitless", "--seeds", "1", "--no-controls", "--no-isolate")
+    code, _, err = cli("run", "--task", "gaussian:dim=2", *words)
+    assert code == 1
+    assert "its draw gave (1, 64, 2)" in err
+    assert "Drawn(..., limit=64)" in err
+
+
+def test_names_that_are_taken_or_can_t_be_typed(plugin, monkeypatch):
+    plugin(ula=METHOD)
+    with pytest.raises(UserError, match=r"taken twice, by gwfbench and by .*ula.py"):
+        registry.find("method", "ula").load()
+    odd = [registry.Plugin(name, "method", "m", "C", "strange") for name in ("a,b", "a:b", "a\x1b", "")]
+    monkeypatch.setattr(discovery, "foreign", lambda kind: odd)
+    registry.plugins.cache_clear()
+    for one in odd:
+        with pytest.raises(UserError, match="the name has other characters"):
+            registry.find("method", one.name).load()
+
+
+@pytest.mark.parametrize(
+    "line", ["from gwfbench_plugins.helper import x", "from . import helper", "import gwfbench_plugins.helper as h",
+             "from gwfbench_plugins import helper", "from .helper import x", "from gwfbench_plugins import link_helper"],
+)  # fmt: skip
+def test_two_folders_with_a_module_of_one_name_are_refused(plugin, line):
+    helpers = {f"{place}__helper": "x = 1" for place in ("a", "b")}
+    links = {"a__link_helper": "from gwfbench_plugins.helper import x"}
+    plugin(a__first=f"{line}\n{METHOD}", b__second=METHOD, **helpers, **links)
+    with pytest.raises(
+        UserError, match=r"gwfbench_plugins.helper, which is in two places: .*a/helper.py and .*b/helper"
+    ):
+        registry.find("method", "first").load()
+    assert registry.find("method", "second").load()  # it imports none
+
+
+def test_equal_settings_typed_two_ways_are_one():
+    order = Order.read(["ou", "ou:dim=2", "ou:horizon=0.90"], ["ula", "ula:step=0.010", "exact"], 1)
+    assert len(order.tasks) == len(set(order.tasks))
+    jobs = [(job.identity(0).task, job.identity(0).method) for job in order.jobs()]
+    assert len(jobs) == len(set(jobs))
+
+
+@pytest.mark.parametrize("text", ["a,b", 'say "x"', "none", "None", "back\\slash", " padded ", "a=b,c=d", '"', "x"])
+def test_any_text_can_be_typed(text):
+    task = dataclasses.replace(registry.parse("task", "images"), data="folder", data_root=text)
+    assert registry.parse("task", registry.spec(task)) == task

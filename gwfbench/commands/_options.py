@@ -8,15 +8,45 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gwfbench.commands._edge import put, say
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from gwfbench.protocol import Task
     from gwfbench.runs.options import Options
 
+
+class Place(click.Path):
+    """A file or folder, as a `Path`; no name is none: it would be the folder that one happens to be in."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value)
+        if not text.strip() or "\0" in text:
+            from gwfbench.errors import UserError
+
+            what = param.opts[0] if param else "path"
+            raise UserError(f"{what} {text!r}", "the name of a file or folder", "name one: . is this folder")
+        return super().convert(value, param, ctx)
+
+
+PLACE = Place()
+
+
+def require_file(path: Path) -> None:
+    """Raise `UserError` if a file that is to be written has the name of a folder."""
+    from gwfbench.errors import require
+
+    folder = not path.name or path.name == ".." or path.is_dir()
+    require(not folder, f"{path}: a folder", "the name of a file", "name a file in it")
+
+
 OUT = click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     default=Path("results/runs"),
     show_default=True,
     help="Folder of the runs.",
@@ -75,7 +105,7 @@ def _known(_context: click.Context, _option: click.Parameter, files: tuple[Path,
 
 PLUGIN = click.Option(
     ["--plugin"],
-    type=click.Path(path_type=Path),
+    type=PLACE,
     multiple=True,
     expose_value=False,
     is_eager=True,
@@ -100,7 +130,7 @@ def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:
 
     for name in chosen:
         if name not in known:
-            raise unknown("metric", name, known, see="python -m gwfbench run --help; the metrics are the task's")
+            raise unknown("metric", name, known, see="python -m gwfbench list --metrics")
 
 
 def show(rows: pd.DataFrame, form: str, chosen: tuple[str, ...]) -> None:
@@ -109,10 +139,10 @@ def show(rows: pd.DataFrame, form: str, chosen: tuple[str, ...]) -> None:
     made = boards(rows, chosen or None)
     if form == "csv":
         rows = rows[rows["metric"].isin(chosen) | rows["metric"].isna()] if chosen else rows
-        click.echo(rows.to_csv(index=False), nl=False)
+        put(rows.to_csv(index=False))
     else:
         from gwfbench.report.board.tables import print_boards
 
         print_boards(made)
     for line in alarms(made):
-        click.echo(line, err=True)
+        say(line, err=True)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands._options import OUT
+from gwfbench import escape
+from gwfbench.commands._edge import say
+from gwfbench.commands._options import OUT, PLACE
 from gwfbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ METHODS = click.option(
 ROWS = click.option(
     "--rows",
     "csv",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="CSV of results to read instead of --out, such as results/ou/rows.csv.",
 )
 
@@ -64,7 +66,7 @@ def collected(out: Path) -> tuple[pd.DataFrame, Facts]:
 
     rows, facts, remarks = results.rows_of(out)
     for remark in remarks:
-        click.echo(remark, err=True)
+        say(escape.line(remark), err=True)
     return rows, facts
 
 

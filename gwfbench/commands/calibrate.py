@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gwfbench.commands._options import PLACE
 from gwfbench.plugins import registry
 
 
@@ -19,9 +20,7 @@ from gwfbench.plugins import registry
     "--power-seconds", type=float, default=60.0, show_default=True, help="Largest CPU time for the power of one metric."
 )
 @click.option("--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", show_default=True)
-@click.option(
-    "--write", type=click.Path(path_type=Path), help="Page (.md) to write, with its CSV next to it, row by row."
-)
+@click.option("--write", type=PLACE, help="Page (.md) to write, with its CSV next to it, row by row.")
 def calibrate(
     tasks: tuple[str, ...], chosen: tuple[str, ...], trials: int, seeds: str, power_seconds: float, form: str,
     write: Path | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gwfbench.commands._edge import put, say
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def check(what: str, tasks: tuple[str, ...], methods: tuple[str, ...], form: str
     count = dict.fromkeys(("passed", "failed", "skipped"), 0)
     for outcome in Plan.read(what, tasks or methods).outcomes():
         count[outcome.status] += 1
-        click.echo(to_json(asdict(outcome)) if form == "json" else _line(outcome))
-    click.echo(", ".join(f"{number} {status}" for status, number in count.items()), err=form == "json")
+        put(to_json(asdict(outcome)) + "\n") if form == "json" else say(_line(outcome))
+    say(", ".join(f"{number} {status}" for status, number in count.items()), err=form == "json")
     sys.exit(1 if count["failed"] else 0)
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 
-from gwfbench.commands._options import METRIC, OUT, check_metrics_of, execution, read_execution
+from gwfbench.commands._edge import say
+from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, execution, read_execution
 from gwfbench.commands.run import performed, tell
 from gwfbench.errors import require
+from gwfbench.plugins import registry
 
 
 @click.command("exec")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PLACE)
 @click.option(
     "--shard", default="1/1", show_default=True, help="Part of the plan to carry out: 2/5 is the second of five."
 )
@@ -44,8 +46,10 @@ def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path,
     check_metrics_of(chosen, [job.task for job in jobs])
     mine = plan.shard(jobs, part, parts)
     plan.require_devices(mine)
+    for job in mine:
+        registry.data_files(job.task)
     if not mine:
-        click.echo(f"part {shard} of {file}: nothing to do, its {len(jobs)} lines are in other parts", err=True)
+        say(f"part {shard} of {file}: nothing to do, its {len(jobs)} lines are in other parts", err=True)
         return
     done, _ = performed(mine, options, out, form, chosen)
     sys.exit(tell(done, out, form, chosen))

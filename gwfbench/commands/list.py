@@ -10,15 +10,23 @@ from typing import Any
 
 import click
 
+from gwfbench import escape
+from gwfbench.commands._edge import put, say
+from gwfbench.errors import require
 from gwfbench.plugins import registry
 
 
 @click.command("list")
 @click.option("--task", help="Show one task, its fields and the methods that fit it.")
 @click.option("--method", help="Show one method, its fields and the tasks that it fits.")
+@click.option("--metrics", "only_metrics", is_flag=True, help="Show the metrics, and which tasks are judged by them.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "bibtex"]), default="table", show_default=True)
-def list_(task: str | None, method: str | None, form: str) -> None:
-    """Show tasks, methods, their fields, and which of them fit together."""
+def list_(task: str | None, method: str | None, only_metrics: bool, form: str) -> None:
+    """Show tasks, methods, their fields, and which of them fit together; or the metrics."""
+    if only_metrics:
+        require(not (task or method), "--metrics with --task or --method", "one of them", "leave the other out")
+        _print_metrics(form)
+        return
     tasks = [registry.find("task", task)] if task else list(registry.plugins("task").values())
     methods = [registry.find("method", method)] if method else list(registry.plugins("method").values())
     if task and not method:
@@ -27,10 +35,10 @@ def list_(task: str | None, method: str | None, form: str) -> None:
         tasks = [t for t in tasks if registry.fits(t, methods[0])]
     if form == "json":
         for plugin in [*tasks, *methods]:
-            click.echo(json.dumps(_facts(plugin, methods if plugin.kind == "task" else tasks)))
+            put(json.dumps(_facts(plugin, methods if plugin.kind == "task" else tasks)) + "\n")
         return
     if form == "bibtex":
-        click.echo("\n".join(_bibliography([*tasks, *methods])))
+        say("\n".join(_bibliography([*tasks, *methods])))
         return
     from rich.console import Console
 
@@ -46,6 +54,32 @@ def list_(task: str | None, method: str | None, form: str) -> None:
         f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Set fields with name:key=value,key=value.",
         style="dim",
     )
+
+
+def _print_metrics(form: str) -> None:
+    """What there is to know of each metric that any task may be judged by, and the tasks that name it."""
+    from gwfbench.metrics import known
+
+    tasks = [(plugin.name, plugin.load()) for plugin in registry.plugins("task").values() if not plugin.problem]
+    facts = [
+        {
+            "name": metric.name,
+            "better": metric.better,
+            "needs": sorted(metric.needs),
+            "tasks": [name for name, cls in tasks if metric.name in cls.metrics],
+            "source": " ".join(metric.source.split()),
+        }
+        for _, metric in sorted(known().items())
+    ]
+    if form == "json":
+        put("".join(json.dumps({"kind": "metric", **one}) + "\n" for one in facts))
+        return
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    rows = [[" ".join(value) if isinstance(value, list) else value for value in one.values()] for one in facts]
+    console.print(_table("metrics", ["name", "better", "needs", "tasks", "source"], rows))
+    console.print("A task may have metrics of its own, by other names: its board shows them.", style="dim")
 
 
 def _bibliography(plugins: Iterable[registry.Plugin]) -> list[str]:
@@ -111,12 +145,11 @@ def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, 
 
 
 def _table(title: str, head: list[str], body: list[list[str]]) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=escape.rich(title), title_justify="left", header_style="bold")
     for name in head:
         table.add_column(name, overflow="fold")
     for row in body:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*map(escape.rich, row))
     return table

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from gwfbench.commands._options import METRIC, OUT, PLUGIN, check_metrics
+from gwfbench import escape
+from gwfbench.commands._edge import put, say
+from gwfbench.commands._options import METRIC, OUT, PLACE, PLUGIN, check_metrics, require_file
 from gwfbench.commands._rows import METHODS, TASKS, selected, selection
 from gwfbench.errors import UserError
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from gwfbench.report.board.leaderboard import Board
 
 FORMS = ["table", "markdown", "csv", "json", "latex"]
-FOLDER = click.Path(path_type=Path)
 MOVED = {  # options of earlier versions, and how to type them now
     "--html": "report html {}",
     "--pages": "report pages {}",
@@ -58,7 +59,7 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
             help="With --write: keep the rows of all judged laws, or of each run's last one.",
         ),
         click.option("--pivot", is_flag=True, help="One table per metric, tasks side by side."),
-        click.option("--write", type=FOLDER, help="Folder for the rows and their page (Markdown, CSV, LaTeX)."),
+        click.option("--write", type=PLACE, help="Folder for the rows and their page (Markdown, CSV, LaTeX)."),
     ):
         command = option(command)
     return command
@@ -89,7 +90,7 @@ def report(
     shown = boards(rows, chosen or None)
     _show(rows, shown, verdicts, form, pivot)
     for line in [*alarms(shown), *(left_out(shown) if form in ("csv", "json", "latex") else [])]:
-        click.echo(line, err=True)
+        say(line, err=True)
     if write:
         _write(write, rows, facts, verdicts, laws, {"pivot": pivot, "metrics": chosen})
 
@@ -105,7 +106,7 @@ def _require_no_options(context: click.Context) -> None:
 
 
 @report.command()
-@click.argument("file", type=FOLDER)
+@click.argument("file", type=PLACE)
 @METRIC
 @selection
 def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
@@ -114,17 +115,18 @@ def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
     It has sortable leaderboards, plots, particles and images, and for every number the runs behind it. It needs no
     network. With --rows there are no particles and no images. Needs: pip install 'gwfbench[report]'.
     """
+    require_file(file)
     rows, facts = _checked(chosen, where)
     from gwfbench.report.page import build
 
     csv, out = where["csv"], where["out"]
     calibration = (csv or out).parent / "calibration.csv"
     kept = None if csv else out
-    click.echo(build.put(file, rows, facts, chosen or None, _verdicts(out), kept, calibration), err=True)
+    say(build.put(file, rows, facts, chosen or None, _verdicts(out), kept, calibration), err=True)
 
 
 @report.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PLACE)
 @METRIC
 @selection
 def figures(folder: Path, chosen: tuple[str, ...], **where: Any) -> None:
@@ -137,11 +139,11 @@ def figures(folder: Path, chosen: tuple[str, ...], **where: Any) -> None:
     from gwfbench.report.figures.papers import draw
 
     for message in draw(rows, chosen or None, folder):
-        click.echo(message, err=True)
+        say(message, err=True)
 
 
 @report.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PLACE)
 @TASKS
 @METHODS
 @OUT
@@ -155,7 +157,7 @@ def pictures(folder: Path, **where: Any) -> None:
     from gwfbench.report.figures.flows import draw
 
     for message in draw(where["out"], set(rows["attempt"]), folder):
-        click.echo(message, err=True)
+        say(message, err=True)
 
 
 @report.command()
@@ -173,11 +175,11 @@ def pages(root: Path, check: bool) -> None:
     if check:
         found = list(made.differences(files))
         for line in found:
-            click.echo(line, err=True)
-        click.echo(f"{len(files)} pages, {len(found)} of them not what the rows give")
+            say(line, err=True)
+        say(f"{len(files)} pages, {len(found)} of them not what the rows give")
         raise SystemExit(1 if found else 0)
     for path in made.written(files):
-        click.echo(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 @report.command()
@@ -195,7 +197,7 @@ def ablate(change: str, chosen: tuple[str, ...], write: Path | None, pivot: bool
     rows, facts = _checked(chosen, where)
     from gwfbench.report.board import ablation
 
-    click.echo(ablation.markdown(ablation.ablation(rows, change, chosen or None), change))
+    say(ablation.markdown(ablation.ablation(rows, change, chosen or None), change))
     if write:
         settings = {"pivot": pivot, "metrics": chosen, "ablate": change}
         _write(write, rows, facts, _verdicts(where["out"]), laws, settings)
@@ -218,7 +220,7 @@ def _verdicts(out: Path) -> list[Verdict]:
 
     verdicts, unreadable = verify.kept(out)
     for text in unreadable:
-        click.echo(f"left alone: {text}", err=True)
+        say(escape.line(f"left alone: {text}"), err=True)
     return verdicts
 
 
@@ -230,20 +232,20 @@ def _show(rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict
     from gwfbench.store.record import to_json
 
     if form == "csv":
-        click.echo(tables.csv(shown), nl=False)
+        put(tables.csv(shown))
     elif form == "json":
         for row in frame(shown).to_dict("records"):
-            click.echo(to_json(row))
+            put(to_json(row) + "\n")
     elif form == "latex":
-        click.echo(pages.latex(shown))
+        put(pages.latex(shown) + "\n")
     else:
         if pivot:
-            click.echo(tables.pivoted(shown))
+            say(tables.pivoted(shown))
         elif form == "markdown":
-            click.echo(tables.markdown(shown))
+            say(tables.markdown(shown))
         else:
             tables.print_boards(shown)
-        click.echo(tables.verified(rows, verdicts), nl=False)
+        put(escape.block(tables.verified(rows, verdicts)))
 
 
 def _write(
@@ -259,4 +261,4 @@ def _write(
     pages.keep(folder, pages.of_laws(rows, laws), facts, verdicts, layout)
     changed = pages.written(pages.made(folder, *read(folder / "rows.csv")))
     names = ", ".join(map(str, changed)) or "no page: none has changed"
-    click.echo(f"wrote {folder / 'rows.csv'} and {names}", err=True)
+    say(f"wrote {folder / 'rows.csv'} and {names}", err=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands._options import OUT, execution, read_execution
+from gwfbench.commands._edge import say
+from gwfbench.commands._options import OUT, PLACE, execution, read_execution
 from gwfbench.commands._rows import collected
 from gwfbench.commands.run import performed, tell_failed
 from gwfbench.errors import require
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 @click.option(
     "--rows",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="CSV of results to make the page from, instead of running anything; several may follow it.",
 )
-@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[MORE ROWS]...")
+@click.argument("more", nargs=-1, type=PLACE, metavar="[MORE ROWS]...")
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--write",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     default=Path("results/papers"),
     show_default=True,
     help="Folder of the page, which always covers the whole paper.",
@@ -86,7 +87,7 @@ def reproduce(
     jobs = listed(paper, todo, tables, seeds, device)
     if dry_run:
         parts = parts or [read(path) for path in sorted(Path("results").glob("*/rows.csv"))]
-        click.echo(cost(jobs, _joined([part for part, _ in parts])))
+        say(cost(jobs, _joined([part for part, _ in parts])))
         return
     failed = False
     if jobs:
@@ -105,16 +106,16 @@ def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], s
     for answer in todo:
         jobs += Order.read([answer.task], [answer.method], seeds, device, controls=False).jobs()
     count = sum(len(job.seeds) for job in jobs)
-    click.echo(f"{paper}: {count} runs of {len(todo)} settings")
+    say(f"{paper}: {count} runs of {len(todo)} settings")
     for answer, names in todo.items():
-        click.echo(f"  {answer.task}  {answer.method}\n    {answer.setting}, for {', '.join(names)}")
+        say(f"  {answer.task}  {answer.method}\n    {answer.setting}, for {', '.join(names)}")
         if answer.cut:
-            click.echo(f"    cut: {answer.cut}")
+            say(f"    cut: {answer.cut}")
     why = Counter(number.missing for table in tables for number in table.numbers if number.missing)
     if why:
-        click.echo(f"not run: {why.total()} numbers")
+        say(f"not run: {why.total()} numbers")
     for reason, number in why.most_common():
-        click.echo(f"  {number}: {reason}")
+        say(f"  {number}: {reason}")
     return jobs
 
 
@@ -145,7 +146,7 @@ def make(book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Se
     text, tally = page(book, rows, sources, facts)
     write.mkdir(parents=True, exist_ok=True)
     (write / f"{book.key}.md").write_text(text, encoding="utf-8")
-    click.echo(f"wrote {write / book.key}.md: {counted(tally)}", err=True)
+    say(f"wrote {write / book.key}.md: {counted(tally)}", err=True)
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands._options import METRIC, OUT, check_metrics_of, execution, read_execution, show
-from gwfbench.commands._progress import progress
+from gwfbench import escape
+from gwfbench.commands._edge import put, say
+from gwfbench.commands._options import (
+    METRIC,
+    OUT,
+    PLACE,
+    check_metrics_of,
+    execution,
+    read_execution,
+    require_file,
+    show,
+)
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
@@ -44,9 +55,7 @@ if TYPE_CHECKING:
 @click.option(
     "--controls/--no-controls", default=True, show_default=True, help="Run the controls, exact and still, as well."
 )
-@click.option(
-    "--plan", type=click.Path(path_type=Path), help="File to write the runs into, for `exec`, instead of running them."
-)
+@click.option("--plan", type=PLACE, help="File to write the runs into, for `exec`, instead of running them.")
 @click.option(
     "--format",
     "form",
@@ -68,10 +77,12 @@ def run(
     runs are always resumed. Several commands may share one --out. Exit code: 0 if every run ended well, 1 if a run
     failed, 2 for a mistake in the command, 130 after an interrupt.
     """
+    if plan:
+        require_file(plan)
     for name in tasks:  # a typing error need not wait for torch
         registry.find("task", registry.head(name))
     for name in methods:
-        if registry.head(name) not in registry.CONTROLS:
+        if not registry.is_control(registry.head(name)):
             registry.find("method", registry.head(name))
     from gwfbench.process import server
     from gwfbench.store import command_cache
@@ -81,19 +92,19 @@ def run(
     made_from = "" if fresh else command_cache.code()
     known = command_cache.find(asked, made_from, out)
     if known:
-        click.echo(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
-        click.echo(known.out, nl=False)
-        click.echo(known.err, nl=False, err=True)
+        say(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
+        put(known.out)
+        put(known.err, err=True)
         sys.exit(known.failed)
     if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
         server.warm()
-    from gwfbench.runs.order import Order
+    from gwfbench.runs.order import Order, device_name
 
     # a plan may be for a device that only another machine has
     order = Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
     check_metrics_of(chosen, order.tasks)
     if plan:
-        keep(replace(order, device=device), plan, how["force"])
+        keep(replace(order, device=device_name(device)), plan, how["force"])
     else:
         before, jobs = command_cache.files(out) if made_from else "", list(order.jobs())
         done, remarks = performed(jobs, read_execution(how), out, form, chosen)
@@ -114,7 +125,7 @@ def keep(order: Order, path: Path, force: bool) -> None:
     new = plan.write(path, jobs, force)
     runs = sum(len(job.seeds) for job in jobs)
     said = f"wrote {path}" if new else f"{path} holds this plan already"
-    click.echo(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}", err=True)
+    say(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}", err=True)
 
 
 def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str, curve: bool) -> str:
@@ -122,6 +133,8 @@ def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str, cu
     from gwfbench.runs.scheduler import finished
     from gwfbench.store import command_cache, folders
 
+    if any(registry.data_files(job.task) for job in jobs):
+        return ""  # whether they have changed is not seen without the task
     after = command_cache.files(out)
     job_of = {job.identity(seed).key: job for job in jobs for seed in job.seeds}
     if not all(finished(run, job_of[run.identity.key], curve) for run in done):
@@ -137,11 +150,16 @@ def performed(
     """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
     from gwfbench.audit import rescore
     from gwfbench.runs.order import in_order
+    from gwfbench.runs.progress import progress
     from gwfbench.runs.scheduler import perform
 
+    for task in dict.fromkeys(job.task for job in jobs):
+        for text in registry.remarks(task):
+            say(escape.line(f"note: {registry.spec(task)}: {text}"), err=True)
     done: list[Run] = []
     remarks: list[str] = []
-    with progress() as tell:
+    # a bar would hide the prompt of a debugger, which is why one would run everything in this process
+    with progress(partial(say, err=True), bar=options.isolate and sys.stderr.isatty()) as tell:
 
         def tell_all(event: Event) -> None:
             if event.kind == "folder":
@@ -162,7 +180,7 @@ def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool
 
     counted, said = rescore.current(done, out)
     for text in said:
-        click.echo(text, err=True)
+        say(escape.line(text), err=True)
     if form != "json":
         show(tidy(counted), form, chosen)
     return tell_failed(done)
@@ -175,7 +193,7 @@ def show_rows(runs: list[Run], chosen: tuple[str, ...]) -> None:
     for one in runs:
         for row in one.tidy():
             if not chosen or row["metric"] in (*chosen, None):
-                click.echo(to_json(row))
+                put(to_json(row) + "\n")
 
 
 def tell_failed(done: list[Run]) -> bool:
@@ -183,5 +201,6 @@ def tell_failed(done: list[Run]) -> bool:
     failed = [one for one in done if one.failed]
     for one in failed:
         who = one.identity
-        click.echo(f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {one.reason}", err=True)
+        hint = "; a debugger needs --no-isolate" if one.reason.startswith("BdbQuit") else ""
+        say(escape.line(f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {one.reason}{hint}"), err=True)
     return bool(failed)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from gwfbench import escape
+from gwfbench.commands._edge import say
 from gwfbench.commands._options import OUT
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
@@ -33,7 +35,7 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
 
     runs, strange = folders.attempts(out)
     for text in strange:
-        click.echo(f"left alone: {text}", err=True)
+        say(escape.line(f"left alone: {text}"), err=True)
     wanted = select(runs, tasks, methods)
     require(bool(wanted), f"--out {out}: no runs that fit", "at least one", "python -m gwfbench run makes them")
     own = {point.metric for run in wanted for point in run.rows}
@@ -47,10 +49,10 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
             continue
         count, values = count + 1, values + len(one.rows)
         n = ", ".join(sorted({str(point.n) for point in one.rows}))
-        click.echo(f"{who.task} {who.method} seed {who.seed}: {name} of {len(one.rows)} laws at n = {n}", err=True)
-    click.echo(f"{name}: {count} runs scored, {values} values; {sum(skipped.values())} skipped")
+        say(f"{who.task} {who.method} seed {who.seed}: {name} of {len(one.rows)} laws at n = {n}", err=True)
+    say(f"{name}: {count} runs scored, {values} values; {sum(skipped.values())} skipped")
     for reason, number in skipped.most_common():
-        click.echo(f"skipped {number}: {reason}", err=True)
+        say(escape.line(f"skipped {number}: {reason}"), err=True)
     sys.exit(not count and not skipped[rescore.NOT_NEEDED])
 
 

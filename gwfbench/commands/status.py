@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gwfbench import escape
+from gwfbench.commands._edge import put, say
+from gwfbench.commands._options import PLACE
 from gwfbench.commands.run import run
 from gwfbench.errors import require
 from gwfbench.plugins import registry
@@ -19,9 +21,7 @@ if TYPE_CHECKING:
 
 AS_RUN = {"tasks", "methods", "seeds", "device", "dtype", "budget", "controls", "out"}
 SHARED = [one for one in run.params if one.name in AS_RUN]
-PLAN = click.Option(
-    ["--plan"], type=click.Path(path_type=Path), help="Plan, written by `run --plan`, whose runs to look up."
-)
+PLAN = click.Option(["--plan"], type=PLACE, help="Plan, written by `run --plan`, whose runs to look up.")
 FORM = click.Option(
     ["--format", "form"],
     type=click.Choice(["table", "json"]),
@@ -65,12 +65,12 @@ def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, 
         )
     if form == "json":
         for one in found:
-            click.echo(to_json(asdict(one)))
+            put(to_json(asdict(one)) + "\n")
     else:
         _print(found)
-    click.echo(summary(found), err=form == "json")
+    say(summary(found), err=form == "json")
     for text in strange:
-        click.echo(f"not counted: {escape.line(text)}", err=True)
+        say(f"not counted: {escape.line(text)}", err=True)
     sys.exit(bool(strange) or any(one.state != "done" for one in found))
 
 
@@ -92,7 +92,6 @@ def summary(found: list[Standing]) -> str:
 
 def _print(found: list[Standing]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(header_style="bold")
@@ -107,7 +106,7 @@ def _print(found: list[Standing]) -> None:
         expected = [one.expected for one in some if one.expected is not None]
         why = "; ".join(filter(None, (reason, f"from {some[0].basis}" if expected else "")))
         cells = (task, method, state, " ".join(str(one.seed) for one in some), _span(sum(took)) if took else "-")
-        table.add_row(*map(escape, (*cells, _span(sum(expected)) if expected else "-", why)))
+        table.add_row(*map(escape.rich, (*cells, _span(sum(expected)) if expected else "-", why)))
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from gwfbench.commands._options import METRIC, OUT, check_metrics_of, read_execution, show
+from gwfbench.commands._edge import say
+from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, read_execution, show
 from gwfbench.commands.exec import exec_
 from gwfbench.commands.run import show_rows, tell_failed
 from gwfbench.errors import UserError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PLACE)
 @click.argument("words", nargs=-1, metavar="[-- OPTIONS OF EXEC]")
 @click.option(
     "--shards", type=click.IntRange(1), required=True, help="Number of parts of the plan, each one job of the array."
@@ -67,21 +68,21 @@ def submit(
     slurm.require_slurm()
     state = slurm.look(jobs, out, options.retry)
     queued = len(state.queued)
-    click.echo(f"{file}: {len(state.finished)} runs are finished, {queued} queued, {state.count} to submit", err=True)
+    say(f"{file}: {len(state.finished)} runs are finished, {queued} queued, {state.count} to submit", err=True)
     arrays = sorted({name.partition("_")[0] for name in state.queued.values()}, key=int)
     if state.left:
         array = slurm.submit(state.left, out, asked, words)
-        click.echo(f"array {array}: {min(shards, len(state.left))} jobs of {state.count} runs", err=wait)
+        say(f"array {array}: {min(shards, len(state.left))} jobs of {state.count} runs", err=wait)
         arrays.append(array)
     names = ",".join(arrays)
     if arrays:
-        click.echo(f"watch:  squeue --jobs {names}", err=wait)
-        click.echo(f"rows:   python -m gwfbench status --plan {file} --out {out}", err=wait)
-        click.echo(f"logs:   {out / 'slurm'}", err=wait)
-        click.echo("go on:  after a failure, the same command submits what is then not finished", err=wait)
+        say(f"watch:  squeue --jobs {names}", err=wait)
+        say(f"rows:   python -m gwfbench status --plan {file} --out {out}", err=wait)
+        say(f"logs:   {out / 'slurm'}", err=wait)
+        say("go on:  after a failure, the same command submits what is then not finished", err=wait)
     if not wait:
         return
-    slurm.wait(arrays, lambda text: click.echo(text, err=True))
+    slurm.wait(arrays, lambda text: say(text, err=True))
     state = slurm.look(jobs, out)
     if form == "json":
         show_rows(state.finished, chosen)
@@ -93,7 +94,7 @@ def submit(
     for job in state.left:
         who = job.identity(job.seeds[0])
         seeds = ",".join(map(str, job.seeds))
-        click.echo(f"NOT FINISHED {who.task} {who.method} seed {seeds}: see {out / 'slurm'}", err=True)
+        say(f"NOT FINISHED {who.task} {who.method} seed {seeds}: see {out / 'slurm'}", err=True)
     sys.exit(failed or bool(state.left))
 
 

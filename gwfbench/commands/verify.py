@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from gwfbench.commands._options import OUT
+from gwfbench.commands._edge import say
+from gwfbench.commands._options import OUT, PLACE
 from gwfbench.commands._rows import selected
 from gwfbench.errors import require
 
@@ -26,10 +27,10 @@ from gwfbench.errors import require
 )
 @click.option(
     "--rows",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="CSV of rows, such as results/ou/rows.csv, to take runs from instead of --out.",
 )
-@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[MORE ROWS]...")
+@click.argument("more", nargs=-1, type=PLACE, metavar="[MORE ROWS]...")
 @OUT
 def verify(
     count: int,
@@ -60,8 +61,6 @@ def verify(
         again.keep(out, verdict)
         ends[verdict.verdict] += 1
         told = "".join(f"\n  {text}" for text in (verdict.what, verdict.why) if text)
-        click.echo(
-            f"{verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict} ({verdict.values} values){told}"
-        )
-    click.echo(", ".join(f"{number} {word}" for word, number in ends.most_common()), err=True)
+        say(f"{verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict} ({verdict.values} values){told}")
+    say(", ".join(f"{number} {word}" for word, number in ends.most_common()), err=True)
     sys.exit(bool(ends["different"] + ends["not run"]))

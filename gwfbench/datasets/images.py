@@ -3,7 +3,8 @@
     digits          scikit-learn's 8 x 8 digits, which come with it; 0 ... 16 scaled to 0 ... 255, split 4:1
     mnist, fashion_mnist   train-images-idx3-ubyte, t10k-images-idx3-ubyte and labels, plain or .gz (IDX)
     cifar10         cifar-10-batches-bin/data_batch_1.bin ... test_batch.bin, or cifar-10-binary.tar.gz
-    folder          PNG or JPEG files of one size, right in a folder; the last fifth by name is the test part
+    folder          PNG or JPEG files of one size, right in a folder; the last fifth by name is the test part; how
+                    pixels of each kind are read is in `datasets.pictures`
 
 Files are looked for in `data_root`/<data set>, then in `data_root` itself; without a `data_root` in the folder that the
 environment variable GWFBENCH_DATA names, then in ~/.cache/gwfbench, and fashion_mnist where Debian's package
@@ -24,7 +25,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gwfbench.datasets import pictures
 from gwfbench.errors import UserError
 
 Data = Literal["digits", "fashion_mnist", "mnist", "cifar10", "folder"]
@@ -89,6 +91,19 @@ def load(data: Data, root: str | None = None, download: bool = False) -> tuple[T
     return tuple(map(torch.from_numpy, parts))  # type: ignore[return-value]
 
 
+def own_files(data: Data, root: str | None = None, download: bool = False) -> list[Path]:
+    """Files that only a hash can tell from others, in their order: those of a folder.
+
+    Raises:
+        UserError: files of the set are missing and may not be downloaded.
+    """
+    if data == "folder":
+        return folder(root)
+    for name in (name for name in KNOWN.get(data, ()) if "labels" not in name):
+        _found(data, name, root, ARCHIVE if data == "cifar10" else f"{name}.gz", download)
+    return []
+
+
 def labels(data: Data, root: str | None = None, download: bool = False) -> tuple[Tensor, Tensor]:
     """The classes of both parts, int64 (n,), in the order of `load`.
 
@@ -135,6 +150,22 @@ def _places(data: str, root: str | None) -> list[Path]:
     return [*places, DEBIAN[data]] if data in DEBIAN else places
 
 
+def _found(data: str, name: str, root: str | None, distributed: str, download: bool) -> Path | None:
+    """Where a set's file is, plain or as distributed; None if it may be downloaded."""
+    places = _places(data, root)
+    for path in (folder / each for folder in places for each in (name, f"{BATCHES}/{name}", distributed)):
+        if path.is_file():
+            return path
+    if download:
+        return None
+    how = "install the package dataset-fashion-mnist (Debian), or " if data in DEBIAN else ""
+    raise UserError(
+        f"images:data={data}: no file {name} or {distributed} in {', '.join(map(str, places))}",
+        "the files as they are distributed, in one of these folders",
+        f"{how}write download=true, or copy them from {SOURCES[data]} and name the folder by data_root= or {VARIABLE}",
+    )
+
+
 def _plain(
     data: str, name: str, root: str | None, download: bool, distributed: str, unpack: Callable[[bytes], bytes]
 ) -> tuple[bytes, Path]:
@@ -143,20 +174,11 @@ def _plain(
     Args:
         name: of the plain file.    distributed: name of what is distributed, from which `unpack` gets the content.
     """
-    places = _places(data, root)
-    for path in (folder / each for folder in places for each in (name, f"{BATCHES}/{name}", distributed)):
-        if path.is_file():
-            packed = path.name == Path(distributed).name
-            return _checked(data, name, _unpacked(path, packed, unpack), str(path)), path
-    if not download:
-        how = "install the package dataset-fashion-mnist (Debian), or " if data in DEBIAN else ""
-        raise UserError(
-            f"images:data={data}: no file {name} or {distributed} in {', '.join(map(str, places))}",
-            "the files as they are distributed, in one of these folders",
-            f"{how}write download=true, or copy them from {SOURCES[data]} "
-            f"and name the folder by data_root= or {VARIABLE}",
-        )
-    path, url = places[0] / distributed, SOURCES[data] + distributed
+    path = _found(data, name, root, distributed, download)
+    if path is not None:
+        packed = path.name == Path(distributed).name
+        return _checked(data, name, _unpacked(path, packed, unpack), str(path)), path
+    path, url = _places(data, root)[0] / distributed, SOURCES[data] + distributed
     content = _fetched(url)
     try:
         plain = unpack(content)
@@ -262,21 +284,31 @@ def _planes(rows: np.ndarray) -> np.ndarray:
     return rows[:, 1:].reshape(-1, 3, 32, 32).copy()
 
 
-def _folder(root: str | None) -> np.ndarray:
-    """The images right in a folder, by name: (n, 1, h, w) if all are grey, else (n, 3, h, w)."""
+def folder(root: str | None) -> list[Path]:
+    """The files of images right in a folder, by name.
+
+    Raises:
+        UserError: it has too few.
+    """
     place = root or os.environ.get(VARIABLE)
     fix = "write images:data=folder,data_root=FOLDER"
     if place is None:
         raise UserError("images:data=folder", "a data_root", fix)
-    folder = Path(place).expanduser()
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in ENDINGS) if folder.is_dir() else []
+    found = Path(place).expanduser()
+    paths = sorted(path for path in found.glob("*") if path.suffix.lower() in ENDINGS) if found.is_dir() else []
     if len(paths) < 5:
         raise UserError(
-            f"images:data=folder: {len(paths)} images in {folder}",
+            f"images:data=folder: {len(paths)} images in {found}",
             f"at least 5 files {', '.join(ENDINGS)} right in the folder (the last fifth by name is the test part)",
             fix,
         )
-    images = list(_opened(paths))
+    return paths
+
+
+def _folder(root: str | None) -> np.ndarray:
+    """The images right in a folder, by name: (n, 1, h, w) if all are grey, else (n, 3, h, w)."""
+    paths = folder(root)
+    images = list(map(_picture, paths))
     grey = all(image.ndim == 2 for image in images)
     full = [image[None] if grey else _coloured(image) for image in images]
     odd = next((i for i, image in enumerate(full) if image.shape != full[0].shape), None)
@@ -290,19 +322,9 @@ def _coloured(image: np.ndarray) -> np.ndarray:
     return np.repeat(image[None], 3, 0) if image.ndim == 2 else image.transpose(2, 0, 1)
 
 
-def _opened(paths: list[Path]) -> Iterator[np.ndarray]:
+def _picture(path: Path) -> np.ndarray:
     """(h, w) of a grey image, (h, w, 3) of any other."""
     try:
-        from PIL import Image
-    except ImportError:
-        raise UserError(
-            "images:data=folder without Pillow", "the extra `image`", "pip install 'gwfbench[image]'"
-        ) from None
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"its pixels are {image.mode}, not 8 bits")
-                yield np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise _damaged(str(path), error) from error
+        return pictures.read(path)
+    except (OSError, ValueError, SyntaxError, OverflowError, struct.error, zlib.error) as error:
+        raise _damaged(str(path), error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ import torch
 from gwfbench.budget import Budget
 from gwfbench.drive.controls import CONTROLS, Control
 from gwfbench.errors import UserError, require
-from gwfbench.plugins import registry
+from gwfbench.plugins import instances, registry
 from gwfbench.plugins.registry import name_of, spec
 from gwfbench.protocol import Method, Task
-from gwfbench.store import fingerprint
-from gwfbench.store.record import Identity
+from gwfbench.store import fingerprint, session
+from gwfbench.store.contents import contents
+from gwfbench.store.record import Identity, digest
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Job:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     budget: Budget = field(default_factory=Budget)
+    made_from: str = ""  # hash of the code of classes of another process, whose source is not here
 
     def identity(self, seed: int) -> Identity:
         who = self.contestant
@@ -47,9 +49,9 @@ class Job:
         )
 
     def words(self) -> dict[str, Any]:
-        """All of it as plain values, as `read` takes them."""
+        """All of it as plain values, as `read` takes them, or `received` where a class is of this session."""
         who = self.contestant
-        return {
+        words = {
             "task": spec(self.task),
             "method": who.name if isinstance(who, Control) else spec(who),
             "seeds": list(self.seeds),
@@ -57,6 +59,28 @@ class Job:
             "dtype": str(self.dtype).removeprefix("torch."),
             "budget": self.budget.limits(),
         }
+        if not self._of_session():
+            return words
+        packed = instances.pack(self.task, None if isinstance(who, Control) else who)
+        return words | {"packed": packed, "code": self.code()}
+
+    def _of_session(self) -> list[type]:
+        """Classes of the two that are in no file."""
+        return [type(one) for one in (self.task, self.contestant) if instances.in_session(one)]
+
+    @staticmethod
+    def received(words: dict[str, Any]) -> Job:
+        """The job of values that a process of ours has sent: they may hold classes, which a file never may."""
+        if "packed" not in words:
+            return Job.read(words)
+        task, method = instances.unpack(words["packed"])
+        plain = {name: value for name, value in words.items() if name not in ("packed", "code")}
+        return replace(
+            Job.read(plain | {"task": "gaussian", "method": "still"}),
+            task=task,
+            contestant=CONTROLS[words["method"]] if method is None else method,
+            made_from=words["code"],
+        )
 
     @staticmethod
     def read(words: object) -> Job:
@@ -78,7 +102,7 @@ class Job:
         require(words["dtype"] in kinds, f"dtype {words['dtype']!r}", f"one of {', '.join(kinds)}", "take float32")
         method = words["method"]
         task = registry.parse("task", words["task"])
-        if method not in CONTROLS:
+        if not registry.is_control(method):
             registry.require_fit(registry.find("task", name_of(task)), registry.find("method", registry.head(method)))
         who = CONTROLS[method] if method in CONTROLS else registry.parse("method", method)
         budget = Budget.of(words["budget"])
@@ -95,8 +119,18 @@ class Job:
         return Job.read({**words, "dtype": who.dtype, "budget": dict(budget or {})})
 
     def code(self) -> str:
+        """Hash of the source code that makes the run's numbers, and of the data files that the task reads.
+
+        Raises:
+            UserError: data files are missing.
+        """
+        if self.made_from:
+            return self.made_from
         who = "gwfbench.drive.controls" if isinstance(self.contestant, Control) else type(self.contestant).__module__
-        return fingerprint.code_hash(type(self.task).__module__, who)
+        modules = [name for name in (type(self.task).__module__, who) if name != session.HERE]
+        classes, files = self._of_session(), registry.data_files(self.task)
+        code = session.code_hash(classes, *modules) if classes else fingerprint.code_hash(*modules)
+        return digest(code + contents(files)) if files else code
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ A file contains one plug-in of a kind: the dataclass with the class variable `of
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -15,7 +16,7 @@ import os
 import sys
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,12 @@ VARIABLES: dict[Kind, frozenset[str]] = {
 }
 _FOLDER: dict[Kind, str] = {"task": "tasks", "method": "baselines"}
 _VERB: dict[Kind, str] = {"task": "build", "method": "fit"}
+_CALL: dict[Kind, str] = {"task": "build(self, rng)", "method": "fit(self, problem, budget, rng)"}
+EXAMPLES = {  # of the values of class variables
+    "offers": "frozenset({Initial, LogDensity})", "needs": "frozenset({Initial, LogDensity})",
+    "metrics": '("w2", "sliced_w2")', "points": "10_000", "version": "1", "reference": '""', "smoke": "{}",
+    "clock": '"none"', "seeds": '"looped"',
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Plugin:
     one_of: frozenset[str] = frozenset()  # info types of which a method needs at least one; may be empty
     fields: tuple[FieldText, ...] = ()
     problem: str = ""  # why it can't be used; empty if it can
+    fix: str = ""  # what to do about it
 
     def load(self) -> type:
         """Import the class.
@@ -70,11 +78,12 @@ class Plugin:
         if self.problem:
             raise UserError(
                 f"{self.kind} '{self.name}' of {self.origin} is unavailable: {self.problem}",
-                f"a dataclass with the class variable {CAPABILITY[self.kind]}",
-                f"fix or uninstall {self.origin}",
+                f"a {self.kind} as gwfbench/protocol.py describes it",
+                self.fix or f"correct the source of {self.origin}",
             )
         try:
-            cls = getattr(importlib.import_module(self.module), self.cls)
+            with contextlib.redirect_stdout(sys.stderr):  # what it prints must not break --format json
+                cls = getattr(importlib.import_module(self.module), self.cls)
         except (Exception, SystemExit) as error:  # whatever a third-party module does when imported
             raise UserError(
                 f"{self.kind} '{self.name}' of {self.origin} can't be imported: {type(error).__name__}: {error}",
@@ -141,7 +150,37 @@ def single(kind: Kind) -> Iterator[Plugin]:
         }
         neither = not any(plugin.cls for plugin in found.values())
         if found[kind].cls or (neither and kind == "method"):
-            yield found[kind]
+            clash = _two_neighbours(path, home.__path__)
+            yield replace(found[kind], problem=clash, fix="rename one of them") if clash else found[kind]
+
+
+def _two_neighbours(path: Path, folders: Iterable[str]) -> str:
+    """Which module next to the file it imports, itself or by another one, that is in two of the folders; else empty."""
+    todo, seen = [path], set[Path]()
+    while todo:
+        file = todo.pop()
+        seen.add(file)
+        try:
+            names = set(_from_home(ast.parse(file.read_bytes())))
+        except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
+            continue  # it is said when it is imported
+        for name in sorted(names):
+            places = [p for folder in folders for p in (Path(folder, f"{name}.py"), Path(folder, name)) if p.exists()]
+            if len(places) > 1 and file.parent in {place.parent for place in places}:
+                return f"it imports {HOME}.{name}, which is in two places: {' and '.join(map(str, places))}"
+            todo += [place for place in places if place.is_file() and place not in seen]
+    return ""
+
+
+def _from_home(tree: ast.Module) -> Iterator[str]:
+    """Names of modules of the package of single files that this one imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{HOME}."))
+        elif isinstance(node, ast.ImportFrom):
+            start = (node.module or "").removeprefix(HOME if not node.level else "").lstrip(".")
+            if node.level or (node.module or "").partition(".")[0] == HOME:
+                yield from [start.partition(".")[0]] if start else (alias.name for alias in node.names)
 
 
 def _locate(module: str) -> Path | None:
@@ -163,7 +202,7 @@ def _locate(module: str) -> Path | None:
 def _read(kind: Kind, name: str, module: str, cls: str | None, path: Path, origin: str) -> Plugin:
     """A plug-in as its source describes it; a broken file gives a plug-in with a problem, not an exception."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_bytes())  # bytes: the file says how it is encoded
     except (SyntaxError, ValueError, OSError, RecursionError, MemoryError) as error:
         return Plugin(name, kind, module, cls or "", origin, problem=f"{type(error).__name__}: {error}")
     for node in tree.body:
@@ -172,11 +211,12 @@ def _read(kind: Kind, name: str, module: str, cls: str | None, path: Path, origi
             if CAPABILITY[kind] in declared:
                 summary = (ast.get_docstring(tree) or ast.get_docstring(node) or "").partition("\n")[0]
                 texts = tuple(_fields(node, variables(tree)))
-                why = _missing(kind, node) or _not_installed(tree)
+                why, fix = _missing(kind, node) or _not_installed(tree) or ("", "")
                 needed, choice = (_infos(declared.get(variable)) for variable in (CAPABILITY[kind], "one_of"))
-                return Plugin(name, kind, module, node.name, origin, summary, needed, choice, texts, why)
+                return Plugin(name, kind, module, node.name, origin, summary, needed, choice, texts, why, fix)
     missing = f"{path.name} has no class {cls or ''} with the class variable {CAPABILITY[kind]}".replace("  ", " ")
-    return Plugin(name, kind, module, cls or "", origin, problem=missing)
+    fix = "write `needs: ClassVar = frozenset({...})` into the class of a method, `offers: ...` into that of a task"
+    return Plugin(name, kind, module, cls or "", origin, problem=missing, fix=fix)
 
 
 def variables(node: ast.ClassDef | ast.Module) -> dict[str, ast.expr | None]:
@@ -189,18 +229,21 @@ def variables(node: ast.ClassDef | ast.Module) -> dict[str, ast.expr | None]:
     return found
 
 
-def _missing(kind: Kind, node: ast.ClassDef) -> str:
-    """Describe what this class lacks. Classes with bases are skipped: they may inherit it."""
+def _missing(kind: Kind, node: ast.ClassDef) -> tuple[str, str] | None:
+    """What this class lacks, and what to do. Classes with bases are skipped: they may inherit it."""
     if any(not (isinstance(base, ast.Name) and base.id == "object") for base in node.bases):
-        return ""
-    lacks = ", ".join(sorted(VARIABLES[kind] - set(variables(node))))
+        return None
+    lacks = sorted(VARIABLES[kind] - set(variables(node)))
     if lacks:
-        return f"class {node.name} has no class variable {lacks}"
+        examples = "; ".join(f"{name}: ClassVar = {EXAMPLES[name]}" for name in lacks)
+        return f"class {node.name} has no class variable {', '.join(lacks)}", f"write into the class: {examples}"
     methods = {line.name for line in node.body if isinstance(line, ast.FunctionDef)}
-    return "" if _VERB[kind] in methods else f"class {node.name} has no method {_VERB[kind]}"
+    if _VERB[kind] in methods:
+        return None
+    return f"class {node.name} has no method {_VERB[kind]}", f"write it, as gwfbench/protocol.py shows: {_CALL[kind]}"
 
 
-def _not_installed(tree: ast.Module) -> str:
+def _not_installed(tree: ast.Module) -> tuple[str, str] | None:
     """Name the packages that the file imports at top level and that are not installed."""
     tops: set[str] = set()
     for line in tree.body:
@@ -209,7 +252,7 @@ def _not_installed(tree: ast.Module) -> str:
         elif isinstance(line, ast.ImportFrom) and not line.level and line.module:
             tops.add(line.module.partition(".")[0])
     gone = ", ".join(sorted(top for top in tops if not _installed(top)))
-    return f"it imports {gone}, which is not installed" if gone else ""
+    return (f"it imports {gone}, which is not installed", f"install {gone}") if gone else None
 
 
 @cache

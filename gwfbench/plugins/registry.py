@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -10,26 +11,43 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gwfbench.errors import UserError, unknown
+from gwfbench.errors import UserError, require, unknown
 from gwfbench.plugins import discovery
 from gwfbench.plugins.discovery import FieldText, Kind, Plugin
 
 __all__ = ["FieldText", "Kind", "Plugin"]
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 CONTROLS = ("exact", "exact_jko", "still")  # of gwfbench/drive/controls.py, which needs torch
 
 
 @cache
 def plugins(kind: Kind) -> dict[str, Plugin]:
-    """All plug-ins of a kind by name. A name that is taken twice is unavailable, with both origins in its problem."""
+    """All plug-ins of a kind by name. One whose name is taken, or can't be typed, is unavailable, and says so."""
     found: dict[str, Plugin] = {}
     for plugin in [*discovery.own(kind), *discovery.foreign(kind), *discovery.single(kind)]:
         first = found.get(plugin.name)
+        why = ""
         if first:
-            clash = f"the name is taken twice, by {first.origin} and by {plugin.origin}"
-            found[plugin.name] = Plugin(plugin.name, kind, "", "", plugin.origin, problem=clash)
-        else:
-            found[plugin.name] = plugin
+            why = f"the name is taken twice, by {first.origin} and by {plugin.origin}"
+        elif plugin.name in CONTROLS:
+            why = f"'{plugin.name}' is the name of a control"
+        elif not re.fullmatch(r"[\w.+-]+", plugin.name):
+            why = "the name has other characters than letters, digits and _ . + -"
+        broken = Plugin(plugin.name, kind, "", "", plugin.origin, problem=why, fix=f"rename that of {plugin.origin}")
+        found[plugin.name] = broken if why else plugin
     return dict(sorted(found.items()))
+
+
+def is_control(name: str) -> bool:
+    """Whether this is a control, which runs with every task.
+
+    Raises:
+        UserError: a plug-in has the name of a control.
+    """
+    taken = plugins("method").get(name) if name in CONTROLS else None
+    if taken is not None:
+        taken.load()
+    return name in CONTROLS
 
 
 def add_files(paths: Iterable[Path]) -> None:
@@ -108,11 +126,14 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
     Raises:
         UserError: the class is no dataclass, has no such field, or refuses the values.
     """
+    require_frozen(cls, name)
     try:
         hints = _hints(cls)
         declared = fields(cls)
     except (NameError, TypeError) as error:
-        raise UserError(f"class {cls.__name__} of '{name}': {error}", "a dataclass", f"fix '{name}'") from error
+        raise UserError(
+            f"class {cls.__name__} of '{name}': {error}", "types that can be read", f"fix '{name}'"
+        ) from error
     known = {field.name: hints[field.name] for field in declared if field.init}
     for key in values:
         if key not in known:
@@ -127,6 +148,25 @@ def configure(cls: type, name: str, values: dict[str, str]) -> Any:
         ) from error
 
 
+def require_frozen(cls: type, name: str) -> None:
+    """Raise `UserError` unless the class is a frozen dataclass whose class variables are none of its fields."""
+    settings: Any = getattr(cls, "__dataclass_params__", None)
+    require(
+        bool(settings and settings.frozen),
+        f"class {cls.__name__} of '{name}' is no frozen dataclass",
+        "a frozen dataclass: its fields are settings, which stay what they are",
+        f"write @dataclass(frozen=True) above class {cls.__name__}",
+    )
+    variables = discovery.VARIABLES["method" if getattr(cls, "offers", None) is None else "task"]
+    listed = ", ".join(field.name for field in fields(cls) if field.name in variables)
+    require(
+        not listed,
+        f"class {cls.__name__} of '{name}' has {listed} among its fields",
+        "class variables",
+        "annotate them with ClassVar, as in `version: ClassVar = 1`, or leave the annotation out",
+    )
+
+
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
@@ -134,13 +174,16 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def spec(plugin: object) -> str:
     """A plug-in as typed on the command line: its name, and the fields that differ from their defaults."""
+    changed = typed_fields(plugin)
+    return name_of(plugin) + (":" + changed if changed else "")
+
+
+def typed_fields(plugin: object) -> str:
+    """The fields that differ from their defaults, as typed on the command line."""
     assert is_dataclass(plugin)
-    changed = [
-        f"{field.name}={_text(getattr(plugin, field.name))}"
-        for field in fields(plugin)
-        if getattr(plugin, field.name) != field.default
-    ]
-    return name_of(plugin) + (":" + ",".join(changed) if changed else "")
+    values = {field.name: getattr(plugin, field.name) for field in fields(plugin)}
+    defaults = {field.name: field.default for field in fields(plugin)}
+    return ",".join(f"{name}={_text(value)}" for name, value in values.items() if value != defaults[name])
 
 
 def name_of(plugin: object) -> str:
@@ -153,9 +196,23 @@ def name_of(plugin: object) -> str:
     return cls.__module__.rpartition(".")[2] if cls.__module__ != "__main__" else cls.__name__.lower()
 
 
+def data_files(task: object) -> tuple[Path, ...]:
+    """The files of a user's own that this task, configured as it is, reads; see `Task` in the protocol.
+
+    Raises:
+        UserError: they are missing.
+    """
+    return tuple(getattr(task, "data_files", tuple)())
+
+
+def remarks(task: object) -> tuple[str, ...]:
+    """What is to be said before a task runs; see `Task` in the protocol."""
+    return tuple(getattr(task, "remarks", tuple)())
+
+
 def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
-    for part in filter(None, (part.strip() for part in rest.split(","))):
+    for part in filter(None, (part.strip() for part in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^,])+', rest))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value) or key in seen:
             raise UserError(
@@ -183,6 +240,8 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
         inner = next(choice for choice in typing.get_args(hint) if choice is not type(None))
         return _value(name, key, inner, text)
     examples = {bool: "true", int: "8", float: "0.05", str: "word"}
+    if hint is str and QUOTED.fullmatch(text):
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
     if hint not in examples:
         raise UserError(
             f"{name}:{key}={text}", f"a field that can be typed; its type is {hint}", "set this field in Python"
@@ -197,4 +256,11 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
 
 
 def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    """As it is typed: text that has a comma, a quote or another meaning stands in double quotes."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    text = str(value)
+    plain = not isinstance(value, str) or (text and text == text.strip() and not re.search(r'[",\\]', text))
+    if plain and not (isinstance(value, str) and text.lower() == "none"):
+        return text
+    return '"' + re.sub(r'([\\"])', r"\\\1", text) + '"'

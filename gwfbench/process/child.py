@@ -66,7 +66,7 @@ def perform(message: dict[str, Any], channel: int, log: int) -> int:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         _settle_in(message)
-        job = Job.read(message["words"])
+        job = Job.received(message["words"])
         setting = Setting(message["env"], Path(message["out"]), message["anew"], message["curve"], link.watch)
         execute(job, setting, link.progress, link, link.why_stopped)  # type: ignore[arg-type]
     except KeyboardInterrupt:

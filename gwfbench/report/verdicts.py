@@ -1,6 +1,7 @@
 """Whether our runs give what a paper printed: the rule, and what it is able to tell.
 
-With p the published value (or the range of its readings), [l, u] our 95 % interval over seeds (two: their range; one: its value),
+With p the published value (or the range of its readings), [l, u] our 95 % interval over seeds (two seeds: their range;
+one: its value),
 
     band             [l - w, u + w],   w = rounding + 2 sqrt(ours^2 + theirs^2 + common^2)
     agreement        the band holds p
@@ -37,10 +38,10 @@ SETTINGS: Mapping[Setting, str] = {"paper": "", "quick": "cut setting", "ours": 
 FEW = {0: "no seed", 1: "one seed", 2: "two seeds"}
 RULE = """\
 **How to read this.** *agrees within*: the published values that would have agreed with ours: our 95 % interval over
-seeds (two seeds: their range; one: its value), widened on both sides by rounding + 2 sqrt(ours² + theirs² + common²). Rounding is half
-a unit of the last printed digit; ours, the median standard error of our values; theirs, the printed standard deviation
-over seeds divided by the square root of their number (of one seed, if it is not printed; 0 if no deviation is); common,
-an error that no interval over seeds shows, where a table states one.
+seeds (two seeds: their range; one: its value), widened on both sides by rounding + 2 sqrt(ours² + theirs² + common²).
+Rounding is half a unit of the last printed digit; ours, the median standard error of our values; theirs, the printed
+standard deviation over seeds divided by the square root of their number (of one seed, if it is not printed; 0 if no
+deviation is); common, an error that no interval over seeds shows, where a table states one.
 
 - **reproduced**: the published value agrees; the run has the paper's settings and at least 3 seeds; nothing was chosen
   by agreement with the table; and the band (with the range of the readings) is narrow: on either side at most a quarter

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import Any
 
 import torch
 
@@ -13,12 +15,11 @@ from gwfbench.drive.controls import CONTROLS, Control
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
 from gwfbench.metrics import known as known_metrics
-from gwfbench.plugins import registry
+from gwfbench.plugins import instances, registry
 from gwfbench.protocol import Method, Task
 from gwfbench.store.record import Run
 
-if TYPE_CHECKING:
-    pass
+DEVICES = "one of cpu, cuda, cuda:1, ..."
 
 
 @dataclass(frozen=True)
@@ -39,25 +40,35 @@ class Order:
 
     @staticmethod
     def read(
-        tasks: Iterable[str], methods: Iterable[str], seeds: str | int | Iterable[int], device: str = "cpu",
-        dtype: str = "float32", budget: str = "", controls: bool = True,
+        tasks: Iterable[Any], methods: Iterable[Any], seeds: str | int | Iterable[int], device: str = "cpu",
+        dtype: str = "float32", budget: str | Budget = "", controls: bool = True,
     ) -> Order:  # fmt: skip
-        """From words: `name:key=value` for tasks and methods, a number of seeds or a list of them."""
-        tasks, methods = tuple(dict.fromkeys(tasks)), tuple(dict.fromkeys(methods))
+        """From words: `name:key=value` for tasks and methods (or objects), a number of seeds or a list of them."""
+        tasks, methods = tuple(tasks), tuple(methods)
         require(bool(tasks), "no task", "at least one", "add --task ou")
         require(bool(methods), "no method", "at least one", "add --method vjko")
         numbers = read_seeds(seeds)
-        _check_device(device)
+        device = read_device(device)
         kinds = {"float32": torch.float32, "float64": torch.float64}
         require(dtype in kinds, f"--dtype {dtype}", f"one of {', '.join(kinds)}", "leave it out for float32")
-        limits = Budget.read(budget)
-        for text in tasks:
+        limits = Budget.read(budget) if isinstance(budget, str) else budget
+        for text in (text for text in tasks if isinstance(text, str)):
             task = registry.find("task", registry.head(text))
-            for method in methods:
-                if registry.head(method) not in CONTROLS:
+            for method in (method for method in methods if isinstance(method, str)):
+                if not registry.is_control(registry.head(method)):
                     registry.require_fit(task, registry.find("method", registry.head(method)))
-        built = tuple(registry.parse("task", text) for text in tasks)
-        contestants = tuple(CONTROLS[m] if m in CONTROLS else registry.parse("method", m) for m in methods)
+        built = tuple(dict.fromkeys(instances.settled("task", one) for one in tasks))  # two texts may mean the same
+        for task in built:
+            registry.data_files(task)  # refused now if they are missing, not when it runs
+        named = [isinstance(one, str) and registry.is_control(one) for one in methods]
+        contestants = tuple(
+            CONTROLS[one] if control else instances.settled("method", one)
+            for one, control in zip(methods, named, strict=True)
+        )
+        for task in built:
+            for who in contestants:
+                if not isinstance(who, Control):
+                    instances.fit(task, who)
         return Order(built, contestants, numbers, device, kinds[dtype], limits, controls)
 
     def jobs(self) -> Iterator[Job]:
@@ -84,9 +95,11 @@ def read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
     fix = "write --seeds 3 for seeds 0 1 2, --seeds 3,5,8 for these, --seeds 7, for seed 7 alone"
     wrong = UserError(f"--seeds {seeds}", "a number of seeds, at least 1, or a list of different seeds, 0 or more", fix)
     try:
-        if isinstance(seeds, str) and "," in seeds:
-            seeds = [int(part) for part in seeds.split(",") if part.strip()]
-        found: Any = range(int(seeds)) if isinstance(seeds, str | int) else [int(seed) for seed in seeds]
+        if isinstance(seeds, str):
+            listed = [int(part) for part in seeds.split(",") if part.strip()]
+            found: Any = listed if "," in seeds else range(*listed)
+        else:
+            found = [_whole(seed) for seed in seeds] if isinstance(seeds, Iterable) else range(_whole(seeds))
     except (ValueError, TypeError):
         raise wrong from None
     if isinstance(found, range) and found.stop > 100_000:
@@ -97,13 +110,34 @@ def read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
     return found
 
 
-def _check_device(device: str) -> None:
+def _whole(number: Any) -> int:
+    if isinstance(number, bool):
+        raise TypeError("a truth value is no seed")
+    return index(number)
+
+
+def device_name(device: str) -> str:
+    """`cpu`, `cuda` or `cuda:1`; `cpu:0` is `cpu`.
+
+    Raises:
+        UserError: it is no such name; whether it is there is not asked.
+    """
+    name = "cpu" if device.strip() == "cpu:0" else device.strip()
+    require(bool(re.fullmatch(r"cpu|cuda(:\d{1,3})?", name)), f"--device {device}", DEVICES, "leave it out for the CPU")
+    return name
+
+
+def read_device(device: str) -> str:
+    """The same, if this machine has it.
+
+    Raises:
+        UserError: it has not.
+    """
+    name = device_name(device)
     try:
-        kind = torch.device(device)
-        torch.empty(0, device=kind)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        have = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        have = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
         reason = str(error).partition("\n")[0][:120]
-        raise UserError(
-            f"--device {device}: {reason}", f"one of {', '.join(have)}", "leave it out for the CPU"
-        ) from None
+        raise UserError(f"--device {device}: {reason}", f"one of {have}", "leave it out for the CPU") from None
+    return name

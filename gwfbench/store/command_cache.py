@@ -1,9 +1,9 @@
 """The answer to a `run` whose runs are all finished, kept under --out with all that it was made from.
 
 To import torch takes seconds, to compare files does not. The same words get the kept answer if nothing has changed
-since: no source or data file of gwfbench, its tasks and its methods (by content), no version of a library, no file
-under --out (by size, inode and time of change, which no program can set back). With plug-ins from elsewhere none is
-kept: what they import can't be known without importing it.
+since: no source or data file of gwfbench, its tasks and its methods (by content), no version of a library, no variable
+GWFBENCH_..., no file under --out (by size, inode and time of change, which no program can set back). None is kept with
+plug-ins from elsewhere (what they import can't be known without importing it) and with data files of one's own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def code() -> str:
                 hashed.update(f"{folder.name}/{path.relative_to(folder)} {path.stat().st_size}\n".encode())
                 hashed.update(path.read_bytes())
     versions = [importlib.metadata.version(library) for library in (*VERSIONED.values(), "rich", "tabulate")]
-    hashed.update(json.dumps([sys.executable, platform.python_version(), versions]).encode())
+    ours = sorted((name, value) for name, value in os.environ.items() if name.startswith("GWFBENCH_"))
+    hashed.update(json.dumps([sys.executable, platform.python_version(), versions, ours]).encode())
     return hashed.hexdigest()
 
 
@@ -124,7 +125,8 @@ def heard() -> Iterator[tuple[list[str], list[str]]]:
 
 def _place(words: Mapping[str, Any], out: Path) -> Path:
     """Where the answer to these words has its place: tables are as wide as the terminal."""
-    look = shutil.get_terminal_size().columns, sys.stdout.isatty(), sys.stderr.isatty(), sys.stdout.encoding.lower()
+    encoding = (sys.stdout.encoding or "").lower()
+    look = shutil.get_terminal_size().columns, sys.stdout.isatty(), sys.stderr.isatty(), encoding
     return out / FOLDER / f"{digest(json.dumps([dict(words), look], sort_keys=True, default=str))}.json"
 
 

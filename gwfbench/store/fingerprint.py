@@ -113,7 +113,7 @@ def read(module: str) -> Source:
     file = locate(module)
     if file is None or file.suffix != ".py":
         return Source()
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")
     tree = ast.parse(text)
     package, top = module if file.name == "__init__.py" else module.rpartition(".")[0], module.partition(".")[0]
     optional = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
@@ -195,6 +195,11 @@ def locate(module: str) -> Path | None:
             if file.exists() and (file.suffix == ".py" or file.is_dir()):
                 return file
     return None
+
+
+def is_followed(module: str) -> bool:
+    """Whether this module counts for the code of a script or notebook that imports it."""
+    return locate(module) is not None and _followed(module.partition(".")[0], "__main__")
 
 
 def _followed(name: str, top: str) -> bool:

@@ -1,14 +1,14 @@
-"""What a command that runs says on standard error: a bar on a terminal, plain lines elsewhere."""
+"""What is said of runs while they go on: a bar on a terminal or in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
+from gwfbench import escape
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 SHOWN = ("end", "stale", "elsewhere", "folder")  # above a bar; the rest is in it
 
 
+def has_bar() -> bool:
+    """Whether a bar can be drawn: in a notebook that needs ipywidgets."""
+    from rich.console import Console
+
+    here = Console(stderr=True)
+    return importlib.util.find_spec("ipywidgets") is not None if here.is_jupyter else here.is_terminal
+
+
 @contextmanager
-def progress() -> Iterator[Listener]:
-    """What to call on every event: a bar where standard error is a terminal, plain lines elsewhere."""
-    if sys.stderr.isatty():
+def progress(say: Callable[[str], None], bar: bool) -> Iterator[Listener]:
+    """What to call on every event: a bar, or lines that go to `say`."""
+    if bar:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -35,13 +43,13 @@ def progress() -> Iterator[Listener]:
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
             TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("remaining"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            whole = bar.add_task("", total=1.0)
+        with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
+            whole = drawn.add_task("", total=1.0)
 
             def draw(event: Event) -> None:
-                bar.update(whole, completed=event.share, description=f"{who_is(event.job)} {event.text}")
+                drawn.update(whole, completed=event.share, description=escape.rich(f"{who_is(event.job)} {event.text}"))
                 if event.kind in SHOWN:
-                    bar.console.print(_line(event), markup=False, highlight=False)
+                    drawn.console.print(escape.rich(_line(event)), highlight=False)
 
             yield draw
         return
@@ -54,7 +62,7 @@ def progress() -> Iterator[Listener]:
             return
         last[who] = now
         left = f", {(now - start) * (1 - share) / share:.0f} s remaining" if share > 0.02 else ""
-        click.echo(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {_line(event)}", err=True)
+        say(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {escape.line(_line(event))}")
 
     yield tell
 
