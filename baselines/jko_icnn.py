@@ -29,6 +29,7 @@ one, symkl_jko on ou ended at 7e-4 (step 10), not 2e-5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,7 @@ from gwfbench.nn.conjugate import conjugate_gradients
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
-from gwfbench.training.jko_step import batches, offered
+from gwfbench.training.jko_step import LIMIT, batches, offered
 from gwfbench.training.minmax import cosine
 from gwfbench.training.states import below, joined
 
@@ -56,8 +57,8 @@ BLOCK = 2048  # points pushed at once
 
 @dataclass(frozen=True)
 class JKOICNN:
-    step: Positive = 0.05
-    "JKO step size a, in flow time; shortened where it must hit a judged time"
+    step: Positive | None = None
+    "JKO step size a, shortened where it must hit a judged time; default: 0.05, or 5 / steps if only the limit counts"
     steps: Count = 40
     "number of JKO steps, if only the limit is judged"
     iterations: Count = 500
@@ -95,7 +96,7 @@ class JKOICNN:
     one_of: ClassVar[frozenset[type[Info]]] = frozenset({LogDensity, InternalEnergy, InteractionEnergy})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {
         "iterations": 10, "batch": 128, "pool": 1024, "width": 16, "steps": 2, "step": 2.0,
     }  # fmt: skip
@@ -145,7 +146,9 @@ class _Solver:
 
     def laws(self, pool: Tensor, log_p: Tensor | None, done: int) -> Iterator[Marginal]:
         """The laws after JKO step `done`; the pool and its log-densities are moved in place."""
-        times = (0.0, *self._problem.grid(self._method.step, self._method.steps))
+        limit, method = math.isinf(self._problem.times[-1]), self._method
+        step = method.step or (LIMIT / method.steps if limit else 0.05)
+        times = (0.0, *self._problem.grid(step, method.steps))
 
         def state(k: int) -> State:
             density = {} if log_p is None else {"log_p": log_p.clone()}

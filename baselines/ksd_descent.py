@@ -33,6 +33,7 @@ from gwfbench.fields import Count, Positive, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
+from gwfbench.velocity.distances import apart
 from gwfbench.velocity.movers import first
 
 
@@ -100,5 +101,9 @@ def squared_ksd(log_prob: Field, x: Tensor, sigma: float) -> Tensor:
     square = length[:, :, None] + length[:, None] - 2 * y @ y.mT
     cross, own = s @ y.mT, (s * y).sum(-1)  # s_i . y_j and s_i . y_i
     slopes = own[:, :, None] + own[:, None] - cross - cross.mT
+    if (far := apart(length[..., None], length[..., None], 1 / sigma)) is not None:  # differences alone keep digits
+        gap, change = (z[far, :, None] - z[far, None] for z in (x, s))
+        square = square.index_put((far,), gap.square().sum(-1))
+        slopes = slopes.index_put((far,), (change * gap).sum(-1))
     kernel = (-square / (2 * sigma)).exp()
     return (kernel * (s @ s.mT + slopes / sigma + x.shape[-1] / sigma - square / sigma**2)).mean((1, 2))

@@ -37,8 +37,9 @@ from gwfbench.fields import Count, Fraction, Positive, Share, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.velocity.distances import apart, direct, of_seeds, pull
 from gwfbench.velocity.movers import first
-from gwfbench.velocity.pairs import LEAST, log_kernel
+from gwfbench.velocity.pairs import LEAST, distant, log_kernel
 
 SAMPLE = 256  # particles whose median distance stands for all, 30 000 pairs; and draws of P_0 for its spread
 
@@ -111,7 +112,11 @@ def median_bandwidth(x: Tensor) -> Tensor:
     part = x[:, :SAMPLE]
     m = part.shape[1]
     middle = m + (m * (m - 1) + 1) // 2  # of all m^2, the m distances 0 of a point to itself come first
-    h = torch.cdist(part, part).flatten(1).kthvalue(middle).values / math.sqrt(2 * math.log(n + 1))
+    median = torch.cdist(part, part).flatten(1).kthvalue(middle).values
+    x2 = part.square().sum(-1, keepdim=True)
+    if (far := apart(x2, x2, 0.01 / median.square()[:, None, None])) is not None:  # a tenth of the square is no matter
+        median[far] = direct(part[far], part[far]).sqrt().flatten(1).kthvalue(middle).values
+    h = median / math.sqrt(2 * math.log(n + 1))
     return h.clamp_min(torch.finfo(x.dtype).tiny ** 0.25)[:, None, None]  # coinciding particles are not an error
 
 
@@ -127,4 +132,9 @@ def stein_direction(x: Tensor, score: Tensor, h: Tensor | float) -> Tensor:
     precision = 1 / torch.as_tensor(h, dtype=x.dtype, device=x.device).square()
     columns = torch.cat([score - precision * y, torch.ones_like(y[..., :1])], -1)
     sums = torch.cat([values.clamp_min_(LEAST).exp_() @ columns for _, values in log_kernel(y, y, h, "gaussian")], 1)
-    return (sums[..., :-1] + precision * y * sums[..., -1:]) / x.shape[1]
+    phi = (sums[..., :-1] + precision * y * sums[..., -1:]) / x.shape[1]
+    if (far := distant(y, y, h)) is not None:  # there y has lost digits to the middle, and sums cancel
+        for at, values in log_kernel(x, x, h, "gaussian"):
+            k = values[far].clamp_min_(LEAST).exp_()
+            phi[far, at] = (k @ score[far] - of_seeds(precision, far) * pull(k, x[far, at], x[far])) / x.shape[1]
+    return phi

@@ -4,11 +4,17 @@ One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by 
 
     min_T  1/(2a) E_{P_k} |x - T(x)|^2 + sup_h { E_{P_k}[A_h(T(x))] - E_Gamma[B_h(z)] } + 1/2 E[W(T(x) - T(x'))].
 
-`kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k; `entropy` from a box around P_k. With
-`proposal=student` mu_k is a Student law: where P_k has long tails (blr) a Gaussian is wider than its bulk, log mu falls
-faster outwards than a critic can make up for, and T runs away (german: at every setting that was tried). The pair term
-is there where the task offers an interaction energy, alone too. T and h start where the step before left them. P_k is a
-pool of particles, pushed once per step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
+`kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k. `entropy` draws it from any set that holds P_k
+(Corollary 3.4). The paper's is a box: in 16 dimensions none of its draws is where P_k is, and T does not move. The
+default is an ellipsoid, of which a third is filled in any dimension; its volume must leave room for what a step adds.
+With `proposal=student` mu_k is a Student law: where P_k has long tails (blr) a Gaussian is wider than its bulk, log mu
+falls faster outwards than a critic can make up for, and T runs away. The pair term is there where the task offers an
+interaction energy, alone too. h starts where the step before left it; with `start=previous`, as in Algorithm 1, T too,
+and goes astray where the iterations don't take the last displacement back (twonorm). P_k is a pool of particles, pushed
+once per step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
+
+As log mu_k is fixed during a step, a wrong h makes it an explicit step of the entropy. For a target whose log-density
+has curvatures up to L, a step a is too long where a L is far above 1: it is 0.1 on ou, and 14 to 350 on blr at a = 0.1.
 
     backward           the step above
     forward_backward   x <- x - a grad(W * P_k)(x) first, then the step without the pair term (Section C)
@@ -25,14 +31,15 @@ enough, P_0 and the target both Gaussian: third differences of their log-densiti
 entropy, whose densities are then exact (Section D).
 
 Defaults are the paper's for Ornstein-Uhlenbeck (section F.3 and the authors' code): T residual, three linear maps
-d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, then squared. Ours are
+d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, then squared. `num_layer` in their code
+is one less than the number of hidden layers; of their ICNN it is that number. Ours are
 
 - learning rates that go down to 0 within each JKO step: at constant rates (`decay=none`, the paper's) Adam now and then
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere. On ou, seed 1 was at
   SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5;
 - a critic that starts near h = 1, and a squared head with a tail in place of its zero (objectives/variational.py);
 - maps that are not linear, and their critics, see coordinates in which P_k has size one;
-- dropout acts in training only, so that T is a map; the authors judge with it on.
+- dropout acts in training only, so that T is a map; the authors judge with it on, and without it in the first layer.
 """
 
 from __future__ import annotations
@@ -49,33 +56,33 @@ import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, at_least, check_fields, refuse
+from gwfbench.fields import Count, Interior, Natural, NonNegative, Positive, Share, at_least, check_fields, refuse
 from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnergy, LogDensity, TargetSamples
 from gwfbench.nn.adam import Adam
-from gwfbench.nn.icnn import DenseICNN
-from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
+from gwfbench.nn.mlp import MLP
 from gwfbench.objectives.variational import HEADS, TABLE, entropy
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.training.jko_step import (
+    LIMIT,
+    MAPS,
     Functional,
+    Network,
     Shift,
     Transport,
     batches,
     gaussian,
     move,
+    network,
     offered,
     on_rows,
     pushed,
+    require_reach,
     step_loss,
 )
 from gwfbench.training.minmax import Decay, Decaying, alternate
-from gwfbench.training.proposals import Box, Gaussian, Matched, Student
+from gwfbench.training.proposals import PROPOSALS, Box, Ellipsoid, Proposal
 from gwfbench.training.states import below, joined
-
-MAPS = {"linear": ResidualLinear, "prelu": ResidualMLP, "icnn": DenseICNN}  # by their number in a state
-PROPOSALS = {"iid": Gaussian, "matched": Matched, "student": Student}
-Proposal = Gaussian | Student | Box
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,11 @@ class VJKO:
     scheme: Literal["backward", "forward_backward", "crank_nicolson", "section_b", "forward"] = "backward"
     "time discretisation of one step"
     step: Positive | None = None
-    "JKO step size a, in flow time; default: max(0.05, last judged time / steps), or 0.1 if only the limit is judged"
+    "JKO step size a, in flow time; default: max(0.05, last judged time / steps), or 5 / steps if only the limit counts"
     steps: Count = 40
     "number of JKO steps, if only the limit is judged"
+    start: Literal["identity", "previous"] = "identity"
+    "map from which T starts in each JKO step: the identity, or T of the step before"
     iterations: Count = 500
     "outer iterations J1 per JKO step"
     critic_steps: Count = 3
@@ -101,11 +110,11 @@ class VJKO:
     map: Literal["auto", "linear", "prelu", "icnn"] = "auto"
     "transport map T: residual, without activations or with PReLU; or the gradient of a strongly convex DenseICNN"
     head: Literal["auto", "squared", "exp1", "plain"] = "auto"
-    "critic h from its network's output x: x^2, exp(20 sigmoid(3x/20)) - 1, or x itself (js and kl_dv)"
+    "critic h from its network's output x: x^2, exp(20 sigmoid(3x/20)) - 1, or x itself (js, kl_dv, entropy of even m)"
     width: Count = 64
     "units per hidden layer, of T and h"
     depth: Count = 2
-    "number of hidden layers, of T and h"
+    "number of hidden layers, of T and h; of an icnn, of layers of units"
     lr: Positive = 5e-3
     "learning rate of Adam, for T and h"
     critic_width: Count | None = None
@@ -126,10 +135,20 @@ class VJKO:
     "weight decay of Adam, added to the gradient, for T and h"
     dropout: Share = 0.0
     "fraction of T's hidden units dropped in training (map=prelu only)"
+    dropout_from: Count = 1
+    "first hidden layer with dropout"
+    prelu_output: bool = False
+    "whether what T adds to x ends in a PReLU (map=prelu only)"
+    strong: Interior = 0.1
+    "strong convexity c of the potential of T (map=icnn only)"
     proposal: Literal["iid", "matched", "student"] = "iid"
     "law mu_k (energy=kl only): Gaussian, its batches independent or moment-matched; or Student, for long tails"
-    box: Annotated[float, at_least(1)] = 1.5
-    "half the side of the box, in units of the largest coordinate of P_k (energy=entropy only)"
+    volume: Annotated[float, at_least(1)] = 3.0
+    "volume of the critic's ellipsoid, in units of the smallest one of its shape that holds P_k (energy=entropy only)"
+    box: Annotated[float, at_least(1)] | None = None
+    "half the side of a box in the ellipsoid's place, in units of P_k's largest coordinate; default: no box"
+    radial: bool | None = None
+    "whether the critic's network also sees the squared distance to the centre of P_k; default: on an ellipsoid only"
     warmup: Natural | None = None
     "iterations of the critic alone before the first step; default: 0 for a linear map, else iterations"
     rows: Count | None = None
@@ -143,7 +162,7 @@ class VJKO:
     one_of: ClassVar[frozenset[type[Info]]] = frozenset({LogDensity, TargetSamples, InternalEnergy, InteractionEnergy})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     smoke: ClassVar[Mapping[str, object]] = {
         "iterations": 6, "batch": 128, "pool": 1024, "width": 16, "steps": 2, "forces": 64,
     }  # fmt: skip
@@ -155,19 +174,26 @@ class VJKO:
         check_fields(self)
         small = self.pool is not None and self.pool < self.batch
         refuse(self, "pool", "batch", when=small, expected="a pool of at least one batch")
-        refuse(self, "dropout", "map", when=self.dropout > 0 and self.map in ("linear", "icnn"), expected="map=prelu")
+        other = self.map in ("linear", "icnn")
+        refuse(self, "dropout", "map", when=self.dropout > 0 and other, expected="map=prelu")
+        refuse(self, "prelu_output", "map", when=self.prelu_output and other, expected="map=prelu")
+        refuse(self, "dropout_from", "dropout", when=self.dropout_from > 1 and not self.dropout, expected="a dropout")
+        both = self.box is not None and self.volume != VJKO.volume
+        refuse(self, "volume", "box", when=both, expected="one of the two: a box takes the ellipsoid's place")
         wrong = self.rows is not None and self.energy not in ("auto", "kl")
         refuse(self, "rows", "energy", when=wrong, expected="energy=kl")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         settled = _settled(self, problem, rng)
-        size = self.pool or (512_000 if settled.map == "linear" else max(131_072, self.batch))
+        size = self.pool or max(512_000 if settled.map == "linear" else 131_072, self.batch)
         size = self.forces if self.scheme == "forward" else size // self.batch * self.batch
         pool = problem[Initial].draw(size, rng.fork("pool")).contiguous()  # stands for P_k
+        if settled.energy == "entropy":
+            require_reach(settled, problem, pool, settled._region(pool))
         yield from settled._laws(problem, rng, pool, {"k": 0})
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
-        settled = _settled(replace(self, map=list(MAPS)[int(state["map"])]), problem, rng)
+        settled = _settled(replace(self, map=MAPS[int(state["map"])]), problem, rng)
         yield from settled._laws(problem, rng, torch.as_tensor(state["pool"]).clone(), state)
 
     def _laws(self, problem: Problem, rng: Streams, pool: Tensor, state: State) -> Iterator[Marginal]:
@@ -177,7 +203,7 @@ class VJKO:
 
         def kept(k: int) -> State:
             parts = {key: part for stage in stages for key, part in stage.state().items()}
-            return {"k": k, "map": list(MAPS).index(self.map), "pool": pool.clone(), **parts}
+            return {"k": k, "map": MAPS.index(self.map), "pool": pool.clone(), **parts}
 
         for k in range(int(state["k"]) + 1, len(times)):
             maps = []
@@ -186,19 +212,22 @@ class VJKO:
                 move(pool, maps[-1])
             yield pushed(times[k], maps, partial(kept, k))
 
+    def _region(self, cloud: Tensor) -> Ellipsoid | Box:
+        return Box.around(cloud, self.box) if self.box else Ellipsoid.around(cloud, self.volume)
+
     def _times(self, problem: Problem) -> tuple[float, ...]:
         """Flow times of the JKO sequence, 0 first."""
         last = problem.times[-1]
         if math.isfinite(last):
             return (0.0, *problem.grid(self.step or max(0.05, last / self.steps), self.steps))
-        step, late = self.step or 0.1, self.halve_after
+        step, late = self.step or LIMIT / self.steps, self.halve_after
         if late is None:
             return (0.0, *problem.grid(step, self.steps))
         return tuple(accumulate((step if k < late else step * self.late_step for k in range(self.steps)), initial=0.0))
 
 
 def _settled(method: VJKO, problem: Problem, rng: Streams) -> VJKO:
-    """The same with energy, head and map decided.
+    """The same with energy, head, map and radial decided.
 
     Raises:
         UserError: they don't go with the task, or with one another.
@@ -208,11 +237,16 @@ def _settled(method: VJKO, problem: Problem, rng: Streams) -> VJKO:
         energy = next((name for name, row in TABLE.items() if offered(problem, row.needs)), "kl")
     row = TABLE[energy]
     head = row.heads[0] if method.head == "auto" and row.heads else method.head
+    if method.head == "auto" and energy == "entropy" and method.box:
+        head = "exp1"  # h is large on a box
     _require_fit(replace(method, energy=energy, head=head), problem)
+    if chosen == "auto" and (method.dropout or method.prelu_output):
+        chosen = "prelu"
     if chosen == "auto":
-        plain = energy == "kl" and not method.dropout and pairs is None
+        plain = energy == "kl" and pairs is None
         chosen = "linear" if plain and gaussian(problem, rng.fork("probe")) else row.map
-    return replace(method, energy=energy, head=head, map=chosen)
+    radial = energy == "entropy" and not method.box if method.radial is None else method.radial
+    return replace(method, energy=energy, head=head, map=chosen, radial=radial)
 
 
 def _require_fit(method: VJKO, problem: Problem) -> None:
@@ -221,6 +255,9 @@ def _require_fit(method: VJKO, problem: Problem) -> None:
     offers = f"this one offers {', '.join(type(info).__name__ for info in problem.infos)}"
     starts = row.starts and problem[Initial].log_prob is not None
     alone, data = method.energy == "interaction", offered(problem, LogDensity)
+    internal = offered(problem, InternalEnergy)
+    odd = internal is not None and internal.m % 2 != 0
+    pairs = scheme not in STAGES and offered(problem, InteractionEnergy) is not None
     for names, when, expected in (
         (("energy",), offered(problem, row.needs) is None, f"a task that offers {row.needs.__name__}; {offers}"),
         (("head", "energy"), not alone and method.head not in row.heads, f"head={' or '.join(row.heads)}"),
@@ -230,8 +267,13 @@ def _require_fit(method: VJKO, problem: Problem) -> None:
         (("scheme", "energy"), scheme == "forward_backward" and alone, "a further energy, or scheme=forward"),
         (("scheme", "energy"), scheme in TRAPEZOIDS and not (alone or starts),
          "energy=kl or entropy, and a log-density of P_0, for dF/dP(P_0)"),
+        (("head", "energy"), method.head == "plain" and method.energy == "entropy" and odd,
+         "a task whose exponent m is even, as h may be below 0; or head=squared"),
         (("proposal", "energy"), method.proposal != "iid" and method.energy != "kl",
-         "energy=kl: the others draw from the target or a box"),
+         "energy=kl: the others draw from the target or a region"),
+        (("batch", "proposal"), method.proposal == "matched" and method.batch <= problem.shape[0],
+         f"a batch of more than {problem.shape[0]} points, the task's dimension, to match moments"),
+        (("batch",), method.batch < 2 and pairs, "a batch of 2 points or more, for the interaction energy"),
         (("rows", "energy"), method.rows is not None and not (method.energy == "kl" and data and data.batch),
          f"energy=kl of a target made of data rows (blr); {offers}"),
     ):  # fmt: skip
@@ -261,18 +303,21 @@ class _Backward:
         self._kernel = pairs and pairs.kernel
         self._last: Proposal | None = None  # the proposal of the step before, for dF/dP(P_k)
         (d,) = problem.shape
-        self._net = MAPS[method.map](d, method.width, method.depth, rng.fork("map"))
+        ends = "all" if method.prelu_output else "hidden"
+        self._net = network(method.map, d, method.width, method.depth, rng.fork("map"), method.strong, ends)
         self._adams = {"map": self._adam(self._net, method.lr)}
         if self._row.heads:
             hidden = [method.critic_width or method.width] * (method.critic_depth or method.depth)
-            self._raw = MLP((d, *hidden, 1), rng.fork("critic"), prelu="all" if method.head == "squared" else "hidden")
+            itself = method.energy == "entropy" and method.head == "plain"  # the network is h, not log h
+            ends = "all" if itself or method.head == "squared" else "hidden"
+            self._raw = MLP((d + bool(method.radial), *hidden, 1), rng.fork("critic"), ends)
             with torch.no_grad():  # start at h = 1, which is right for T = id and Gaussian P_k
-                self._raw.layers()[-1][1].fill_(HEADS[method.head][1])
+                self._raw.layers()[-1][1].fill_(1.0 if itself else HEADS[method.head][1])
             self._adams["critic"] = self._adam(self._raw, method.critic_lr or method.lr)
         if state["k"]:
             self._load(state)
 
-    def _adam(self, net: ResidualLinear | ResidualMLP | DenseICNN | MLP, lr: float) -> Adam:
+    def _adam(self, net: Network | MLP, lr: float) -> Adam:
         decay = self._method.weight_decay
         return Adam(Decaying(net.parameters, decay) if decay else net.parameters, lr)
 
@@ -281,7 +326,9 @@ class _Backward:
             adam.load(below(name, state))
         kept = {name: torch.as_tensor(part) for name, part in below("before", state).items()}
         if kept:
-            self._last = (Box if self._method.energy == "entropy" else PROPOSALS[self._method.proposal])(**kept)
+            method = self._method
+            region = Box if method.box else Ellipsoid
+            self._last = (region if method.energy == "entropy" else PROPOSALS[method.proposal])(**kept)
 
     def state(self) -> State:
         last = self._last
@@ -292,7 +339,10 @@ class _Backward:
         """Algorithm 1: train T and h for JKO step k, of length a, on the pool."""
         method, rng = self._method, self._rng
         mu = PROPOSALS[method.proposal].fitted(pool)
-        gamma = Box.around(pool, method.box) if method.energy == "entropy" else mu
+        gamma = method._region(pool) if method.energy == "entropy" else mu
+        if method.start == "identity":
+            self._net.to_identity()
+            self._adams["map"] = self._adam(self._net, method.lr)
         transport = Transport.of(self._net, None if method.map == "linear" else mu)
         critic_loss = now = before = None
         if self._row.heads:
@@ -317,7 +367,8 @@ class _Backward:
             train(xs, zs, lambda x: x, iterations=warmup, map_steps=0)
         push = transport
         if method.dropout:
-            push = partial(transport.dropped, share=method.dropout, noise=rng.fork(f"dropout/{k}"))
+            noise = rng.fork(f"dropout/{k}")
+            push = partial(transport.dropped, share=method.dropout, noise=noise, first=method.dropout_from)
         xs, zs = batches(pool, method.batch, rng.fork(f"shuffle/{k}")), self._draws(gamma, rng.fork(f"proposal/{k}"))
         train(xs, zs, push, iterations=method.iterations, map_steps=method.map_steps, decay=method.decay)
         return transport
@@ -325,11 +376,11 @@ class _Backward:
     def _functional(self, proposal: Proposal, log_q: Field | None) -> Functional:
         bound = self._row.bound
         if bound is None:
-            assert isinstance(proposal, Box)
+            assert isinstance(proposal, Ellipsoid | Box)
             internal = self._problem[InternalEnergy]
-            bound = entropy(internal.m, internal.weight, proposal.volume)
-        head, _ = HEADS[self._method.head]
-        return Functional(bound, head, proposal, self._method.map != "linear", log_q)
+            bound = entropy(internal.m, internal.weight, proposal.log_volume)
+        (head, _), radial = HEADS[self._method.head], bool(self._method.radial)
+        return Functional(bound, head, proposal, radial or self._method.map != "linear", radial, log_q)
 
     def _before(self, energy: Functional) -> Field:
         """dF/dP at P_k: by the critic as the step before has left it, or by the density of P_0."""

@@ -23,7 +23,6 @@ from gwfbench.metrics import choose as choose_metrics
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.report import rows
-from gwfbench.report.board import tables
 from gwfbench.report.board.leaderboard import leaderboard
 from gwfbench.rng import Streams
 from gwfbench.runs.options import Options
@@ -79,7 +78,7 @@ class Collect:
         tasks = [f"ou:dim={dim},horizon=0.5" for dim in range(2, 22)]
         count = attempts.write(folder / "runs", tasks, [f"ula:step={k / 1000}" for k in range(1, 18)], 5)
         assert count == 2000
-        tables.write_rows(rows.rows_of(folder / "runs")[0], folder / "rows.csv")
+        rows.write(rows.rows_of(folder / "runs")[0], folder / "rows.csv")
         return str(folder)
 
     def time_attempts(self, folder: str) -> None:

@@ -62,10 +62,6 @@ class Budget:
         """The limits there are, by name."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
-    def covers(self, other: Budget) -> bool:
-        """Whether nothing that `other` allows goes beyond this."""
-        return all(other.limits().get(name, math.inf) <= value for name, value in self.limits().items())
-
 
 class BudgetSpent(BaseException):
     """The budget ended inside a method. Not an `Exception`, so that a method's own `except` can't swallow it.

@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +88,23 @@ class Streams:
         # each (S, blocks, points, d)
         parts: list[Tensor] = [x[:, :cut].unflatten(1, (-1, block)), x[:, cut:].unsqueeze(1)]
         return torch.cat([_whiten(part).flatten(1, 2) for part in parts if part.shape[1]], 1)
+
+
+@contextmanager
+def own_globals(name: str, device: torch.device) -> Iterator[None]:
+    """Let the global generators of Python, numpy and torch start in the block at numbers of its own, and after it at
+    those of before: a method that draws from them, against the contract, gives other numbers for another seed."""
+    seed = _derive(0, f"global/{name}")
+    before, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others draw from
+    with torch.random.fork_rng([device] if device.type == "cuda" and torch.cuda.is_available() else []):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(legacy)  # noqa: NPY002
 
 
 def _whiten(x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class BLR:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
-        *("log_likelihood", "accuracy", "mmd", "ksd", "energy_distance", "w2", "sliced_w2", "symkl"),
+        *("log_likelihood", "accuracy", "mmd", "ksd", "energy_distance", "w2", "sliced_w2", "symkl", "symkl_debiased"),
         *("moments_mean", "moments_covariance"),
     )
     files: ClassVar[tuple[str, ...]] = ("data/blr",)

@@ -37,7 +37,7 @@ class Gaussian:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = (
-        *("symkl", "bures_w2", "ksd", "sliced_w2", "mmd", "energy_distance", "w2", "c2st", "kl"),
+        *("symkl", "symkl_debiased", "bures_w2", "ksd", "sliced_w2", "mmd", "energy_distance", "w2", "c2st", "kl"),
         *("moments_mean", "moments_covariance", "objective"),
     )
     points: ClassVar[int] = 100_000

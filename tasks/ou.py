@@ -41,7 +41,7 @@ class OU:
     "starting points, in training and judging alike; iid: independent draws; matched: moment-matched in blocks of 1024"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
-    metrics: ClassVar[tuple[str, ...]] = ("symkl", "symkl_jko", "kl", "bures_w2", "sliced_w2", "w2")
+    metrics: ClassVar[tuple[str, ...]] = ("symkl", "symkl_debiased", "symkl_jko", "kl", "bures_w2", "sliced_w2", "w2")
     points: ClassVar[int] = 500_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {"horizon": 0.1}

@@ -107,7 +107,7 @@ def test_cells_are_the_leaderboards_and_tiers_those_of_stats():
 
 
 def test_where_higher_is_better_the_first_tier_is_the_highest():
-    points = several(low=[0.1, 0.11, 0.12], high=[0.9, 0.91, 0.92]).assign(better="higher")
+    points = several(low=[0.1, 0.11, 0.12], high=[0.9, 0.92, 0.93]).assign(better="higher")
     (sheet,) = sheets(points)
     assert {name: grade.tier for name, grade in sheet.grades["w2"].items()} == {"high": "a", "low": "b"}
 

@@ -14,7 +14,7 @@ import pytest
 import gwfbench
 from gwfbench.drive.log import Log
 from gwfbench.plugins import registry
-from gwfbench.process import forkserver, messages, pool
+from gwfbench.process import child, messages, pool
 from gwfbench.runs.options import Options
 from gwfbench.runs.order import Order
 from gwfbench.runs.scheduler import perform
@@ -54,9 +54,9 @@ MATRIX = {
     "os_exit": ("error", "exit code 3; it last said: nearly there", 1),
     "suicide": ("killed", "ended by SIGKILL", 1),
     "segfault": ("error", "ended by SIGSEGV; it last said:", 1),
-    "endless": ("timeout", "it took longer than --timeout 8 seconds", 1),
-    "deaf": ("timeout", "it took longer than --timeout 8 seconds", 1),
-    "swallows": ("timeout", "it took longer than --timeout 8 seconds", 1),
+    "endless": ("timeout", "it took longer than --timeout 16 seconds", 1),
+    "deaf": ("timeout", "it took longer than --timeout 16 seconds", 1),
+    "swallows": ("timeout", "it took longer than --timeout 16 seconds", 1),
     "numpy_10gb": ("oom", "Unable to allocate 9.31 GiB", 1),
     "torch_10gb": ("oom", "you tried to allocate 10000000000 bytes", 1),
     "creeps": ("oom", "GiB, --memory allows 1", 1),
@@ -72,7 +72,7 @@ MATRIX = {
 def test_the_failure_matrix(plugins, tmp_path, monkeypatch):
     """Each end in its own row with its status and reason, all in one command, four at once."""
     monkeypatch.setattr(pool, "GRACE", 1.0)
-    runs = go(tmp_path, *MATRIX, jobs=4, timeout=8, memory=1)
+    runs = go(tmp_path, *MATRIX, jobs=4, timeout=16, memory=1)
     kept, strange = store.attempts(tmp_path)
     assert not strange
     assert sorted(run.identity.method for run in kept) == sorted(MATRIX)  # one row each
@@ -113,10 +113,164 @@ def test_what_is_isolated_equals_what_is_not(plugins, tmp_path):
     assert (ours["good"].code, ours["good"].env) == (theirs["good"].code, theirs["good"].env)
 
 
+@pytest.mark.parametrize(
+    "data", [b"x\n", b"\xff\n", b"[1]\n", b"1\n", b"[" * 100_000 + b"\n", b"x" * (pool.LINE + 1), b'{"a": 1}\n{\n']
+)
+def test_what_is_no_message_is_refused(data):
+    with pytest.raises(messages.Garbled):
+        messages.Lines(pool.LINE).feed(data)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {}, {"t": "0.1", "last": 1.0}, {"t": 0.1}, {"failed": "=cmd", "status": "bogus"}, {"failed": "x", "status": "ok"},
+        {"failed": 3, "status": "error"}, {"clock": "never"}, {"clock": 1e300}, {"log": False}, {"status": "ok"},
+    ],
+)  # fmt: skip
+def test_a_message_that_no_run_sends_is_refused(message):
+    """The third last: a budget of seconds was not given, so no clock is told."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        run = pool._Child(ours, -1, lambda *_: None, 0)
+        messages.send(theirs, message)
+        with pytest.raises(messages.Garbled):
+            pool._read_channel(run)
+        assert (run.failed, run.spent_at) == (None, None)
+
+
+def test_messages_do_not_hang_on_what_a_method_replaces(monkeypatch):
+    import json
+
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(json, "dumps", lambda *_, **__: 1 / 0)
+    with ours, theirs:
+        messages.send(ours, {"t": 0.5, "last": None})
+        assert messages.Lines().feed(theirs.recv(100)) == [{"t": 0.5, "last": None}]
+
+
+def test_a_run_that_can_t_be_started_is_no_run(plugins, tmp_path, monkeypatch):
+    """What raises on the way to the server (it was a `Path` on `sys.path`) is told, and nobody waits for that run."""
+    jobs = list(Order.read(["tiny"], ["good"], "1", controls=False).jobs())
+    monkeypatch.setattr(pool.server, "search_path", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(perform(jobs, tmp_path, lambda *_: None, Options()))
+    monkeypatch.undo()
+    assert next(iter(perform(jobs, tmp_path, lambda *_: None, Options())))[0].status == "ok"
+
+
+def test_pages_that_processes_share_count_once():
+    """Twenty forks of 64 MiB that touch nothing are 64 MiB."""
+    from gwfbench.process import memory
+
+    size, pids, awake = 2**26, [], os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        keep = bytearray(os.urandom(1024) * (size // 1024))
+        for _ in range(20):
+            if os.fork() == 0:
+                break
+        else:
+            os.write(awake[1], b"x")
+        time.sleep(60 + len(keep) * 0)
+        os._exit(0)
+    os.read(awake[0], 1)
+    from gwfbench.store import processes
+
+    try:
+        pids = [parent, *processes.below(parent)]
+        assert len(pids) == 21
+        assert sum(map(memory._all, pids)) > 20 * size
+        assert size < memory.beyond(1, parent) < 6 * size  # and what python itself has
+        assert memory.beyond(20 * size, parent) == 0
+    finally:
+        processes.kill(pids)
+        os.waitpid(parent, 0)
+
+
+STATE = """
+import os, sys, signal, torch
+os.chdir("/")
+os.umask(0)
+os.environ["GWFBENCH_TEST_LEAK"] = "1"
+sys.path.insert(0, "/nowhere")
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(2)
+torch.set_grad_enabled(False)
+"""
+
+
+def _state():
+    import torch
+
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return (
+        os.getcwd(), mask, dict(os.environ), list(sys.path), [signal.getsignal(n) for n in signal.valid_signals()],
+        signal.pthread_sigmask(signal.SIG_BLOCK, []), torch.get_default_dtype(), torch.get_default_device(),
+        torch.get_num_threads(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+    )  # fmt: skip
+
+
+def test_a_run_in_this_process_leaves_it_as_it_was(plugins, tmp_path, monkeypatch):
+    """And lies where the others lie, though --out is relative and the method goes elsewhere."""
+    import gwfbench_failing
+
+    def fit(self, problem, budget, rng):
+        yield gwfbench_failing.half(0.1)
+        exec(STATE)
+        yield gwfbench_failing.half(0.2)
+        yield gwfbench_failing.half(0.3)
+
+    monkeypatch.setattr(gwfbench_failing.Good, "fit", fit)
+    monkeypatch.chdir(tmp_path)
+    before = _state()
+    runs = go(Path("runs"), "good", "slow", isolate=False)
+    assert _state() == before
+    assert {run.status for run in runs.values()} == {"ok"}
+    assert {run.identity.method for run in store.attempts(tmp_path / "runs")[0]} == {"good", "slow"}
+
+
+@pytest.mark.parametrize("how", ["inference", "no grad", "float64"])
+def test_a_run_in_this_process_does_not_see_its_settings(plugins, tmp_path, how):
+    import torch
+
+    contexts = {"inference": torch.inference_mode, "no grad": torch.no_grad}
+    words = {"task": "ou:dim=2,horizon=0.1", "isolate": False}
+    plain = go(tmp_path / "plain", "svgd", **words)["svgd"]
+    if how == "float64":
+        torch.set_default_dtype(torch.float64)
+        try:
+            changed = go(tmp_path / "changed", "svgd", **words)["svgd"]
+        finally:
+            torch.set_default_dtype(torch.float32)
+    else:
+        with contexts[how]():
+            changed = go(tmp_path / "changed", "svgd", **words)["svgd"]
+    assert (changed.status, changed.reason) == ("ok", "")
+    assert [point.value for point in changed.rows] == [point.value for point in plain.rows]
+
+
+def test_a_method_s_own_interrupt_is_an_error_and_not_run_again(plugins, tmp_path, monkeypatch):
+    import gwfbench_failing
+
+    def fit(self, problem, budget, rng):
+        yield gwfbench_failing.half(0.1)
+        raise KeyboardInterrupt("mine")
+
+    monkeypatch.setattr(gwfbench_failing.Good, "fit", fit)
+    run = go(tmp_path, "good", isolate=False)["good"]
+    assert (run.status, run.reason) == ("error", "KeyboardInterrupt: mine")
+    assert go(tmp_path, "good", isolate=False)["good"].attempt == run.attempt
+
+
 def test_a_fork_that_came_back_takes_no_answer_of_its_first_process():
     """Both had asked for the log on one socket: who read first took both answers, and the other waited for ever."""
     ours, theirs = socket.socketpair()
-    link = forkserver._Link(theirs)
+    link = child.Link(theirs)
     pid = os.fork()
     if pid == 0:
         try:
@@ -267,9 +421,31 @@ def test_limits_need_isolation():
     for wrong in ({"timeout": 1.0}, {"memory": 1.0}, {"jobs": 2}):
         with pytest.raises(gwfbench.UserError, match="--no-isolate with --"):
             Options(isolate=False, **wrong)
-    for wrong in ({"timeout": -1.0}, {"memory": 0.0}, {"jobs": 0}, {"retry": frozenset({"ok"})}):
+    for wrong in (
+        {"timeout": -1.0}, {"timeout": float("nan")}, {"memory": 0.0}, {"memory": 1e-12}, {"memory": 1e300}, {"jobs": 0},
+        {"jobs": 10**9}, {"threads": 0}, {"threads": 10**10}, {"retry": frozenset({"ok"})},
+    ):  # fmt: skip
         with pytest.raises(gwfbench.UserError, match="expected"):
             Options(**wrong)
+
+
+def test_runs_at_once_need_open_files(plugins, tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    jobs = list(Order.read(["tiny"], ["good"], "12", controls=False).jobs())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (36, hard))
+    try:
+        with pytest.raises(gwfbench.UserError, match="12 runs at once, and at most 36 open files"):
+            list(perform(jobs, tmp_path, lambda *_: None, Options(jobs=12)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seconds", [2147484.0, 1e15, 1e300])
+def test_a_limit_of_any_length_is_a_limit(plugins, tmp_path, seconds):
+    assert go(tmp_path, "good", timeout=seconds)["good"].status == "ok"
 
 
 def test_a_log_keeps_its_start_and_its_end():

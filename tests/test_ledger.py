@@ -11,8 +11,9 @@ from gwfbench.commands import reproduce
 from gwfbench.errors import UserError
 from gwfbench.papers import ledger
 from gwfbench.plugins import registry
-from gwfbench.report.board.leaderboard import Seeds
-from gwfbench.report.paper_page import Ours, counted, margin, page, verdict
+from gwfbench.report.board.leaderboard import Seeds, boards
+from gwfbench.report.paper_page import counted, page
+from gwfbench.report.verdicts import Ours, Verdict, difference, judged, judged_difference, margin
 
 PAPERS = ("caucheteux2026", "deng2026", "fan2022", "mokrov2021")
 NUMBER = ledger.Number("a, b", "Table 1", value=(1.0,), metric="symkl", task="ou", method="ula")
@@ -128,7 +129,7 @@ def test_the_common_errors_are_those_of_two_test_parts():
             assert found.pop() == pytest.approx(wanted, rel=0.06)
 
 
-CASES = {  # fields of the number, of ours, verdict
+BY_RULE = {  # fields of the number, of ours (value, ends of the interval, error), word at the paper's settings
     "inside": ({}, (1.0, 0.9, 1.1), "reproduced"),
     "below": ({}, (0.5, 0.4, 0.6), "better"),
     "above": ({}, (1.5, 1.4, 1.6), "not reproduced"),
@@ -153,20 +154,110 @@ CASES = {  # fields of the number, of ours, verdict
     "above two readings": ({"value": (1.0, 2.0)}, (3.0, 2.1, 4.0), "not reproduced"),
     "without a value": ({}, (math.nan, math.nan, math.nan), "not reproduced"),
 }
+FAR = -1000.0  # a value of `still` that leaves all bands narrow
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_verdict(case):
-    fields, ours, wanted = CASES[case]
-    value, low, high, se = (*ours, 0.0)[:4]
+def ours(value, low=None, high=None, se=0.0, seeds=3, failed=()):
+    low, high = value if low is None else low, value if high is None else high
+    return Ours(value, low, high, se, Seeds(seeds, dict.fromkeys(failed, "diverged")))
+
+
+@pytest.mark.parametrize("case", BY_RULE)
+def test_the_rule(case):
+    fields, (value, low, high, *se), word = BY_RULE[case]
     number = replace(NUMBER, **fields)
-    assert verdict(number, Ours(value, low, high, se, Seeds(3))) == wanted
-    assert verdict(number, Ours(value, low, high, se, Seeds(2, {2: "diverged"}))) == "not reproduced"
+    found = ours(value, low, high, *se)
+    assert judged(number, "paper", found, FAR) == Verdict(word)
+    failed = replace(found, seeds=Seeds(3, {3: "diverged"}))
+    assert judged(number, "paper", failed, FAR) == Verdict("not reproduced")
+
+
+@pytest.mark.parametrize(
+    ("setting", "seeds", "fields", "still", "why"),
+    [
+        ("paper", 3, {}, FAR, ()),
+        ("ours", 3, {}, FAR, ("own setting",)),
+        ("quick", 3, {}, FAR, ("cut setting",)),
+        ("paper", 2, {}, FAR, ("two seeds",)),
+        ("ours", 1, {}, FAR, ("own setting", "one seed")),
+        ("paper", 3, {"fitted": "the encoding"}, FAR, ("choices fitted to this table",)),
+        ("paper", 3, {}, math.nan, ("power not known",)),
+        ("paper", 3, {}, 1.39, ("band too wide to tell",)),
+        ("paper", 3, {}, 1.41, ()),
+    ],
+)
+def test_agreement_alone_is_no_reproduction(setting, seeds, fields, still, why):
+    number = replace(NUMBER, **fields)
+    inside = ours(1.0, 0.9, 1.1, seeds=seeds)
+    assert judged(number, setting, inside, still) == Verdict("consistent" if why else "reproduced", why)
+
+
+def test_a_difference_at_other_settings_is_not_held_against_the_paper():
+    assert judged(NUMBER, "ours", ours(2.0), FAR) == Verdict("different", ("own setting",))
+    assert judged(NUMBER, "paper", ours(2.0, seeds=1), FAR) == Verdict("different", ("one seed",))
+    assert judged(NUMBER, "paper", ours(2.0), FAR) == Verdict("not reproduced")
+    assert str(judged(NUMBER, "quick", ours(0.5), FAR)) == "**better** (cut setting)"
+
+
+def test_readings_a_decade_apart_tell_little():
+    """Half of the way from P_0 in logarithms is an order of magnitude or more: 1e-4 to 1e-3 with still = 1."""
+    number = replace(NUMBER, value=(1e-4, 1e-3))
+    inside = ours(5e-4, 4e-4, 6e-4)
+    assert judged(number, "paper", inside, 1.0).why == ()
+    assert judged(number, "paper", inside, 0.05).why == ("band too wide to tell",)
+    touching_zero = ours(2e-4, -1e-5, 2e-4)
+    assert judged(number, "paper", touching_zero, 1.0).why == ("band too wide to tell",)
+
+
+def test_what_the_rule_tells_apart_on_the_german_table():
+    """The published accuracy agrees with anything from 0.57 to 0.77: the page must say that this is little."""
+    number = replace(NUMBER, value=(0.67,), rounding=0.005, error=0.046, better="higher")
+    for value in (0.58, 0.67, 0.76):
+        assert judged(number, "paper", ours(value), 0.5) == Verdict("consistent", ("band too wide to tell",))
 
 
 def test_the_margin_in_numbers():
     number = replace(NUMBER, rounding=0.5, spread=8.0, seeds=4, error=12.0)
-    assert margin(number, Ours(1, 1, 1, 3.0, Seeds(1))) == 0.5 + 2 * 13
+    assert margin(number, ours(1, se=3.0)) == 0.5 + 2 * 13
+
+
+def claim(published, gaps, setting="paper", **fields):
+    """The verdict on a claimed advantage, from our accuracies at three seeds or so; the other method has 0.5."""
+    first = replace(NUMBER, value=(0.5 + published,), metric="accuracy", better="higher", **fields)
+    second = replace(first, value=(0.5,))
+    found = rows([0.5 + gap for gap in gaps], metric="accuracy")
+    other = rows([0.5] * len(gaps), metric="accuracy", method="other")
+    (board,) = boards(pd.concat([found, other]).assign(better="higher"))
+    lines = {line.method: line for line in board.lines}
+    answer = ledger.Answer("", "", setting)
+    gap = difference(first, second, (answer, lines["ula:step=0.05"]), (answer, lines["other"]))
+    return gap, judged_difference(gap)
+
+
+def test_a_claimed_advantage_is_judged_by_paired_differences():
+    assert claim(0.05, [0.049, 0.050, 0.051])[1] == Verdict("reproduced")
+    assert claim(0.05, [-0.003, -0.002, -0.004])[1] == Verdict("not reproduced")
+    assert claim(0.05, [-0.003, -0.002, -0.004], "ours")[1] == Verdict("different", ("own setting",))
+    assert claim(0.05, [0.09, 0.091, 0.092])[1] == Verdict("better")
+    assert claim(0.05, [0.2, -0.1, 0.05])[1] == Verdict("consistent", ("no advantage to be seen",))
+    assert claim(0.05, [0.05])[1] == Verdict("consistent", ("one seed",))
+    assert claim(0.05, [0.049, 0.050, 0.051], fitted="x")[1].why == ("choices fitted to this table",)
+
+
+def test_another_test_part_has_an_error_in_a_difference_too():
+    gap, verdict = claim(0.05, [-0.003, -0.002, -0.004], rows=100)
+    half = (gap.high - gap.low) / 2
+    assert half == pytest.approx(2 * math.sqrt(2 * 0.05 / 100) + 4.302653 * 0.001 / math.sqrt(3), rel=1e-6)
+    assert verdict == Verdict("consistent", ("no advantage to be seen",))
+    assert claim(0.05, [-0.003, -0.002, -0.004], rows=100_000)[1] == Verdict("not reproduced")
+
+
+def test_the_paper_s_claims_are_differences_of_its_columns():
+    (table,) = ledger.chosen(ledger.load("fan2022"), ["table5"])
+    claims = {what: (one.value[0], other.value[0]) for what, one, other in table.claims()}
+    assert claims["image, Ours - JKO-ICNN-d: accuracy"] == (0.866, 0.82)
+    assert claims["image, Ours - SVGD: log-likelihood"] == (-0.394, -0.44)
+    assert len(claims) == 9 * 2 * 2
 
 
 def test_a_number_is_answered_by_the_runs_that_it_names():
@@ -208,6 +299,10 @@ BAD = {
     "a row twice": ("second row", "first | row", "two numbers"),
     "a table twice": ('"Figure 2"\ntitle', '"Table  1"\ntitle', "two tables"),
     "kind": ('kind = "code"', 'kind = "rumour"', "kind rumour"),
+    "again names no table": ('kind = "code"', 'again = "Table 9"', "again = Table 9"),
+    "again names itself": ('kind = "code"', 'again = "Figure 2"', "again = Figure 2"),
+    "pairs are no pairs": ('kind = "code"', 'pairs = ["a", "b"]', "pairs"),
+    "a pair of no columns": ('kind = "code"', 'pairs = [["a", "b"]]', "pair a, b"),
 }
 
 
@@ -234,9 +329,18 @@ def test_a_run_that_is_not_there_and_a_spec_that_does_not_parse_are_refused():
 
 
 def lines(text):
-    """Cells of the page's tables by their first."""
-    cut = [line.replace("\\|", "!").strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
-    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in cut}
+    """The rows of the page's tables by their first cell, each by the names of its columns."""
+    found, names = {}, []
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            names = []
+            continue
+        cells = [cell.strip() for cell in line.replace("\\|", "!").strip("|").split("|")]
+        if not names:
+            names = cells
+        elif not cells[0].startswith(":-"):
+            found[cells[0]] = dict(zip(names, cells, strict=True))
+    return found
 
 
 def test_the_page_from_rows():
@@ -246,25 +350,61 @@ def test_the_page_from_rows():
             rows([0.4, 0.5, 0.6]),
             rows([2.0, 2.2, 2.4], method="ula:step=0.1"),
             rows([0.15, None], method="gaussian_vi").assign(status=["ok", "diverged"]),
+            rows([500.0], method="still").assign(role="control"),
+            rows([0.01], method="exact").assign(role="floor"),
         ]
     )
     text, tally = page(paper, points)
     assert "## Table 1: Normal laws\n\nFrom 100 points.\n" in text
     assert "## Figure 2: What nobody has\n\nSource: Figure 2.\n" in text
-    assert tally == {"reproduced": 1, "better": 1, "not reproduced": 2, "not run": 2}
+    assert tally == {"reproduced": 1, "better": 1, "different": 2, "not run": 2}
     assert f"\nLines: {counted(tally)}.\n" in text
-    assert counted(tally) == "1 reproduced, 1 better, 2 not reproduced, 2 not run"
+    assert counted(tally) == "1 reproduced, 0 consistent, 1 better, 0 not reproduced, 2 different, 2 not run"
     found = lines(text)
-    assert found["third row"] == ["-0.3", "-0.301 [-0.398, -0.222]", "3/3", "paper", "**reproduced**", ""]
-    assert found["second row"][:5] == ["0.1 to 0.2", "0.15", "1/2, 1 diverged", "ours", "**not reproduced**"]
-    assert found["GLOW"] == ["45.99", "-", "-", "-", "**not run**", "needs a GPU"]
-    assert found["blurred"][0] == "-"
+    third = found["third row"]
+    assert third["published"] == "-0.3"
+    assert third["ours [95 %]"].startswith("-0.301 [")
+    assert (third["truth"], third["seeds"], third["settings"]) == ("-2", "3/3", "paper")
+    assert third["verdict"] == "**reproduced**"
+    second = found["second row"]
+    assert (second["published"], second["seeds"]) == ("0.1 to 0.2", "1/2, 1 diverged")
+    assert second["verdict"] == "**different** (own setting; one seed)"
+    assert second["remark"] == "not all of our runs finished with a value"
+    assert "**not run**, 2: needs a GPU. GLOW: 45.99; blurred: -.\n" in text
     one, two = (line for line in text.splitlines() if line.startswith("| first"))
     assert "**better**" in one
     assert "| paper" in one
-    assert "**not reproduced** | one step for two" in two
+    assert "**different** (cut setting)" in two
+    assert "| one step for two" in two
     assert "- paper: `ula:step=0.05` on `ou:horizon=0.1`. source: 5.1; the text has another step." in text
     assert "- quick: `ula:step=0.1` on `ou:horizon=0.1`. cut: one step for two; source:" in text
+    assert "\n8 runs are behind the lines above, 0.0022 hours of training in all." in text
+
+
+def test_values_that_stand_in_two_tables_are_counted_once():
+    again = SMALL.replace('kind = "code"', 'again = "Table 1"').replace('what = "GLOW"', 'what = "second row"')
+    text, tally = page(ledger.parse("small", again), rows([0.4, 0.5, 0.6]))
+    assert "The same values stand in Table 1: they are answered and counted there.\n" in text
+    assert tally.total() == 3
+    fan, _ = page(ledger.load("fan2022"), rows([0.4]))
+    assert fan.count("twonorm, JKO-ICNN") == fan.count("twonorm, JKO-ICNN-d")
+
+
+def test_many_lines_that_were_not_run_are_folded():
+    more = ", ".join(f'{{ what = "row {i}", value = {i}.5 }}' for i in range(8))
+    text, tally = page(ledger.parse("small", SMALL.replace('{ what = "blurred" }', more)), rows([0.4]))
+    assert "<details><summary><b>not run</b>, 9: needs a GPU</summary>\n\nGLOW: 45.99; row 0: 0.5; row 1: 1.5" in text
+    assert tally["not run"] == 10
+
+
+def test_the_page_says_what_it_is_made_of():
+    facts = {"e1": {"commit": "abc", "cpu": "A `CPU`", "torch": "2"}, "e2": {"commit": "aab", "torch": "2"}}
+    both = rows([0.4, 0.5]).assign(env=["e1", "e2"])
+    text, _ = page(ledger.parse("small", SMALL), both, ["../ou/rows.csv"], facts)
+    assert "Made from [../ou/rows.csv](../ou/rows.csv).\n" in text
+    assert "\ncommits: aab, abc\n" in text
+    assert "\nprocessors: A \\`CPU\\`\n" in text
+    assert "\ntorch: 2\n" in text
 
 
 def test_the_page_is_a_function_of_the_rows_set():
@@ -272,33 +412,37 @@ def test_the_page_is_a_function_of_the_rows_set():
     points = pd.concat([rows([0.4, 0.5, 0.6]), rows([1.0], task="ou:dim=3"), rows([2.0, 2.5], method="ula:step=0.1")])
     shuffled = points.sample(frac=1, random_state=3)
     assert page(paper, points) == page(paper, shuffled)
-    assert counted(page(paper, points.iloc[:0])[1]) == "0 reproduced, 0 better, 0 not reproduced, 5 not run"
+    nothing = page(paper, points.iloc[:0])[1]
+    assert nothing == {"not run": 5}
 
 
 def test_a_metric_that_the_rows_lack_is_not_reproduced():
     paper = ledger.parse("small", SMALL)
-    cells = lines(page(paper, rows([0.5, 0.5], metric="kl"))[0])["first ! row"]
-    assert cells == ["1", "-", "2/2", "paper", "**not reproduced**", "not all of our runs finished with a value"]
+    cells = lines(page(paper, rows([0.5, 0.5, 0.5], metric="kl"))[0])["first ! row"]
+    assert (cells["ours [95 %]"], cells["agrees within"], cells["seeds"]) == ("-", "-", "3/3")
+    assert cells["verdict"] == "**not reproduced**"
+    assert cells["remark"] == "not all of our runs finished with a value"
 
 
 def test_logarithms_take_the_error_along():
     paper = ledger.parse("small", SMALL)
     near = lines(page(paper, rows([0.25], se=0.08))[0])["third row"]  # log10: -0.602, error 0.139
     far = lines(page(paper, rows([0.25], se=0.01))[0])["third row"]
-    assert near[4] == "**reproduced**"
-    assert far[4] == "**better**"
-    assert lines(page(paper, rows([0.0]))[0])["third row"][4] == "**not reproduced**"
+    assert near["verdict"] == "**consistent** (one seed; power not known)"
+    assert far["verdict"] == "**better** (one seed)"
+    assert lines(page(paper, rows([0.0]))[0])["third row"]["verdict"] == "**different** (one seed)"
 
 
 def test_of_a_run_in_several_files_the_last_one_s_rows_count(cli, small):
     old, new = rows([9.0]).assign(n=1000, attempt="1"), rows([1.0])
     old.to_csv("old.csv", index=False)
     new.to_csv("new.csv", index=False)
-    for files, wanted in ((("old", "new"), ["1", "1", "1/1"]), (("new", "old"), ["1", "9", "1/1"])):
+    for files, wanted in ((("old", "new"), "1"), (("new", "old"), "9")):
         given = [word for name in files for word in ("--rows", f"{name}.csv")]
         code, _, err = cli("reproduce", "small", *given, "--write", "pages")
         assert code == 0, err
-        assert lines((small / "pages" / "small.md").read_text())["first ! row"][:3] == wanted
+        found = lines((small / "pages" / "small.md").read_text())["first ! row"]
+        assert (found["published"], found["ours [95 %]"], found["seeds"]) == ("1", wanted, "1/1")
 
 
 @pytest.fixture
@@ -326,10 +470,11 @@ def test_reproduce_runs_what_answers_and_writes_the_page(cli, small, monkeypatch
     code, _, err = cli(*words, "--only", "figure2")  # nothing is to be run for it
     assert code == 0
     assert cli("report", "--out", "runs", "--write", "kept")[0] == 0
-    code, text, _ = cli("reproduce", "small", "--rows", "kept/rows.csv", "--rows", "kept/rows.csv", "--write", "again")
+    code, text, _ = cli("reproduce", "small", "--rows", "kept/rows.csv", "kept/rows.csv", "--write", "again")
     assert code == 0
     assert text == ""
-    assert (small / "again" / "small.md").read_text() == made
+    source = "Made from [kept/rows.csv](kept/rows.csv).\n\n"
+    assert (small / "again" / "small.md").read_text().replace(source, "") == made
 
 
 def test_a_dry_run_runs_and_writes_nothing(cli, tmp_path, monkeypatch):
@@ -345,6 +490,21 @@ def test_a_dry_run_runs_and_writes_nothing(cli, tmp_path, monkeypatch):
     assert text.startswith("deng2026: 0 runs of 0 settings\nnot run: 53 numbers\n  53: needs GPUs")
 
 
+def test_a_dry_run_says_what_the_runs_will_cost(cli, small):
+    earlier = rows([0.4, 0.5, 0.6]).assign(seconds=[3000.0, 3600.0, 5000.0], sample_seconds=3600.0)
+    ((small / "results" / "ou").mkdir(parents=True), earlier.to_csv("results/ou/rows.csv", index=False))
+    _, text, _ = cli("reproduce", "small", "--dry-run", "--seeds", "2")
+    wanted = (
+        "cost: about 4 hours of one core for 2 runs, by earlier rows, judging left out; 4 runs are of settings without"
+    )
+    assert wanted in text
+    earlier.assign(seconds=0.0, sample_seconds=36.0).to_csv("mine.csv", index=False)
+    _, text, _ = cli("reproduce", "small", "--dry-run", "--seeds", "2", "--rows", "mine.csv")
+    assert "cost: about 0.02 hours of one core for 2 runs" in text
+    earlier.assign(method="other").to_csv("mine.csv", index=False)
+    assert "cost: not known" in cli("reproduce", "small", "--dry-run", "--rows", "mine.csv")[1]
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_quick_settings_are_the_default(cli, small, whole):
     _, text, _ = cli("reproduce", "small", "--dry-run", *["--paper-settings"] * whole)
@@ -358,7 +518,7 @@ def test_quick_settings_are_the_default(cli, small, whole):
         (["fan2022", "--only", "table6"], "no table 'table6'", "did you mean 'table"),
         (["fan2022", "--rows", "none.csv"], "none.csv: ", "report --write"),
         (["fan2022", "--rows", "a.csv", "--only", "table2"], "--only with --rows", "leave --only out"),
-        (["fan2022", "--rows", "a.csv", "--dry-run"], "--dry-run with --rows", "leave --dry-run out"),
+        (["fan2022", "table2"], "reproduce fan2022 table2", "write --rows first"),
         (["fan2022", "--dry-run", "--seeds", "0"], "--seeds 0", "--seeds 3"),
     ],
 )

@@ -164,6 +164,44 @@ def test_scores_over_tasks_by_hand():
     assert slow["score"] == pytest.approx((0.0 + 0.8) / 2)
     assert (fast["failed"], slow["failed"]) == (0.25, 0.0)
     assert (fast["solved"], slow["solved"]) == (0.5, 1.0)  # slow was at target on two, and left it
-    assert (fast["seconds x2"], fast["seconds x10"]) == (0.0, 0.5)  # 3 s; alone had 1
-    assert (slow["seconds x2"], slow["seconds x10"]) == (0.5, 0.5)
-    assert (slow["calls x2"], slow["calls x10"]) == (0.5, 0.5)
+    assert (fast["seconds x2"], fast["seconds x10"]) == (0.5, 0.5)  # alone, with 1 s, is in no table
+    assert (slow["seconds x2"], slow["seconds x10"]) == (0.5, 1.0)
+    assert (slow["calls x2"], slow["calls x10"]) == (1.0, 1.0)
+
+
+def marks(*tasks):
+    return [
+        line
+        for task in tasks
+        for name, mark in MARKS.items()
+        for line in run(task, name, 0, [(mark, 0, 0)], role="floor" if name == "exact" else "control", information="")
+    ]
+
+
+def test_only_those_are_compared_that_were_run_on_the_same_tasks():
+    tasks = {"a": "xyz", "b": "xyz", "c": "xy", "d": "yz", "e": "z", "f": "wv"}
+    rows = marks(*"xyzwv") + [
+        line
+        for name, own in tasks.items()
+        for task in own
+        for line in run(task, name, 0, [(6.0 if task == "z" else 2.0, 1, 1)])
+    ]
+    table = overall(pd.DataFrame(rows))
+    found = {names: list(part["method"]) for names, part in table.groupby("tasks", sort=False)}
+    assert found == {"x, y, z": ["a", "b"], "x, y": ["a", "b", "c"], "y, z": ["a", "b", "d"]}
+    scores = dict(zip(table["tasks"] + table["method"], table["score"], strict=True))
+    assert scores["x, y, za"] == pytest.approx(0.7 / 3)
+    assert scores["x, yb"] == pytest.approx(0.1)
+
+
+def test_scores_are_by_the_first_metric_that_tells_and_next_to_the_controls_of_their_seed():
+    rows = []
+    for task in ("one", "two"):
+        for seed, still in ((0, 11.0), (1, 3.0)):
+            for name, value in {"exact": 1.0, "still": still, "a": 2.0, "b": 2.0}.items():
+                role = {"exact": "floor", "still": "control"}.get(name, "method")
+                information = "" if role != "method" else "LogDensity"
+                line = run(task, name, seed, [(value, 1, 1)], role=role, information=information)[0]
+                rows += [line | {"metric": "blind", "value": 1.0 + seed, "se": 1.0}, line]
+    table = overall(pd.DataFrame(rows))
+    assert list(table["score"]) == pytest.approx([(0.1 + 0.5) / 2] * 2)

@@ -173,6 +173,28 @@ def test_files_that_cannot_be(cli, tmp_path):
         assert "folder" in err
 
 
+@pytest.mark.parametrize("name", ["", "-", "/", ".", "/dev/null", "fifo", "x" * 300])
+def test_what_is_no_name_of_a_file_is_refused(cli, tmp_path, name):
+    """Reading /dev/stdout or a pipe, to see whether the plan is there already, waited for ever."""
+    os.mkfifo(tmp_path / "fifo")
+    code, _, err = cli("run", *QUICK, "--plan", name)
+    assert code == 2
+    assert len(err.splitlines()) == 3
+
+
+def test_a_long_line_is_not_echoed_whole(cli, tmp_path):
+    (tmp_path / "p.jsonl").write_text(changed(task="x" * 10**6) + "\n")
+    code, _, err = cli("exec", "p.jsonl")
+    assert code == 2
+    assert len(err) < 2000
+
+
+@pytest.mark.parametrize("seeds", ["99999999999", "9" * 30, "100001", str(2**63)])
+def test_more_seeds_than_can_be_are_refused_at_once(seeds):
+    with pytest.raises(UserError, match="--seeds"):
+        Order.read(["ou"], ["ula"], seeds)
+
+
 def test_run_with_plan_writes_it_runs_nothing_and_never_replaces_another(cli, tmp_path):
     path = tmp_path / "some/p.jsonl"
     assert cli("run", *QUICK, "--plan", "some/p.jsonl")[:2] == (0, "")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -96,6 +97,49 @@ def test_what_is_not_whole_is_said_and_left_alone(tmp_path, harm, word):
     assert ".partial-x: unfinished" in text
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
     assert good.exists()
+
+
+def test_rows_of_before_have_no_worst_and_none_has_it_next_to_a_value():
+    content = dataclasses.asdict(POINT)
+    worst = content.pop("worst")
+    assert worst == ""
+    assert Row.read([json.dumps(content)]) == [POINT]
+    nothing = content | {"value": None, "worst": "infinite"}
+    assert Row.read([json.dumps(nothing)])[0].worst == "infinite"
+    with pytest.raises(ValueError, match="a value, and a reason"):
+        Row.read([json.dumps(nothing | {"value": 0.5})])
+
+
+@pytest.mark.parametrize(
+    "change", [{"score_calls": -1}, {"draw_calls": 2.5}, {"seconds": -3.0}, {"n": np.int64(5)}, {"t": math.inf}]
+)
+def test_a_row_that_could_not_be_read_again_is_not_made(change):
+    with pytest.raises(ValueError, match=f"Row: {next(iter(change))} can't be"):
+        Row.of(**dataclasses.asdict(POINT) | change)
+
+
+def test_a_newer_version_s_runs_are_left_where_they_are_and_said(tmp_path):
+    folder = finished(tmp_path)
+    edit(folder / "run.json", '"schema": 4', '"schema": 5')
+    runs, said = folders.sweep(tmp_path)
+    assert (runs, folder.exists()) == ([], True)
+    assert said == [f"left alone: {folder.name}: its schema is 5, and this version reads 4: update gwfbench to read it"]
+
+
+def test_a_changed_line_of_a_half_written_folder_is_set_aside(tmp_path):
+    attempt = Attempt(tmp_path / "one", Run(IDENTITY, (), "code", "env", "2026-01-01T00:00:00+00:00"))
+    attempt.judged(1, [POINT], np.ones((3, 2)))
+    (folder,) = (tmp_path / "one").iterdir()
+    (folder / "checkpoint.pt.123").write_text("a draft")
+    copy = tmp_path / "other" / folder.name
+    shutil.copytree(folder, copy)
+    (run,), _ = folders.sweep(tmp_path / "other")
+    assert run.rows == [POINT]
+    assert not list((tmp_path / "other").glob("*/checkpoint.pt*"))
+    edit(folder / "rows.jsonl", '"value": 0.1', '"value": 0.2')
+    runs, (said,) = folders.sweep(tmp_path / "one")
+    assert runs == []
+    assert "line 1 of rows.jsonl has changed since it was written" in said
 
 
 def test_a_crash_leaves_the_rows_so_far(tmp_path):

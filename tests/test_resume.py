@@ -303,7 +303,7 @@ def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(checkpoint, "sync", full)
     ALARM.at(0)
     run = finished(tmp_path)
     log = folders.checkpoint_of(tmp_path, run).with_name("log.txt").read_text()

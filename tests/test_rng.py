@@ -1,7 +1,10 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 
-from gwfbench.rng import Streams
+from gwfbench.rng import Streams, own_globals
 
 
 def test_a_seed_does_not_depend_on_its_company():
@@ -47,6 +50,19 @@ def test_whitened_blocks_have_exact_moments():
         scatter = block.mT @ block / block.shape[1]
         torch.testing.assert_close(scatter, torch.eye(4).double().expand(2, 4, 4), atol=1e-12, rtol=0)
     assert 0.5 < x.abs().median() < 0.85  # still normal: the median of |x| is 0.674
+
+
+def test_global_generators_are_a_run_s_own_inside_and_as_before_outside():
+    def draws(name):
+        with own_globals(name, torch.device("cpu")):
+            return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[2]  # noqa: NPY002
+    one, other = draws("a run"), draws("another run")
+    assert one == draws("a run")
+    assert not set(one) & set(other)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[2]) == before[1:]  # noqa: NPY002
 
 
 def test_whitening_needs_points():

@@ -3,9 +3,10 @@
 import itertools
 import json
 import math
+import os
+import signal
 import sys
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from gwfbench.drive.judge import ANYTIME
 from gwfbench.drive.points import CHUNK
 from gwfbench.info import Initial, LogDensity, TargetSamples
 from gwfbench.plugins import registry
-from gwfbench.protocol import Drawn, Pushed
+from gwfbench.protocol import Drawn, Estimate, Instance, Metric, Problem, Pushed, Truth
 from gwfbench.report.board.leaderboard import alarms, boards, leaderboard
 from gwfbench.store import folders
 from gwfbench.store.rows import tidy
@@ -110,8 +111,22 @@ def wrong_draw(problem, budget, rng):
 
 
 def goes_back(problem, budget, rng):
-    yield Pushed(0.10, still)
     yield Pushed(0.05, still)
+    yield Pushed(0.04, still)
+
+
+def leaves_out(problem, budget, rng):
+    yield Pushed(0.05, still)
+    yield Pushed(0.15, still)
+
+
+def at_infinity(problem, budget, rng):
+    yield Pushed(math.inf, still)
+
+
+def yields_none(problem, budget, rng):
+    yield Pushed(0.05, still)
+    yield None
 
 
 def stops_early(problem, budget, rng):
@@ -163,9 +178,12 @@ def peeks(problem, budget, rng):
         (never_yields, "error", "it ended without yielding a law", 0),
         (shrinks, "error", "its push gave (1, 65536, 1); expected (S, n, ...) = (1, 65536, 2)", 0),
         (wrong_draw, "error", "its draw gave (1, 65537, 2)", 0),
-        (goes_back, "error", "its flow time went from 0.1 to 0.05; expected it to grow", 1),
-        (stops_early, "error", "it ended at t = 0.05; the task is judged up to t = 0.15", 1),
-        (yields_points, "error", "it yielded a Tensor; expected Drawn or Pushed", 0),
+        (goes_back, "error", "its flow time went from 0.05 to 0.04 (test_runner.py:", 1),
+        (stops_early, "error", "it ended at t = 0.05, and yielded no law at t = 0.1, 0.15; expected a law at each", 1),
+        (leaves_out, "error", "it went from t = 0.05 to 0.15 (test_runner.py:", 1),
+        (at_infinity, "error", "; the task is judged at t = 0.05, 0.1, 0.15; expected a finite time; fix: ", 0),
+        (yields_none, "error", "; expected a Drawn or a Pushed; fix: yield one for each law", 1),
+        (yields_points, "error", "it yielded a Tensor (test_runner.py:", 0),
         (mixes, "error", "it yielded Pushed after Drawn", 1),
         (out_of_memory, "oom", "CUDA out of memory", 1),
         (peeks, "error", "AttributeError", 0),
@@ -226,9 +244,8 @@ def test_an_endless_method_ends_with_its_budget():
 
 def test_the_clock_leaves_out_judging_and_the_oracle_counts_training_only(monkeypatch):
     now = [0.0]
-    clock = SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr("gwfbench.drive.meter.time", clock)
-    monkeypatch.setattr("gwfbench.drive.driver.time", clock)
+    for module in ("meter", "driver"):
+        monkeypatch.setattr(f"gwfbench.drive.{module}.perf_counter", lambda: now[0])
 
     def push(x, score):
         now[0] += 10
@@ -330,15 +347,17 @@ def _streams():
 
 
 def test_symkl_jko_is_for_jko_methods_and_follows_their_own_steps():
+    task = registry.parse("task", "ou:horizon=0.15,step=0.15")  # judged at its end alone
+
     def jko(problem, budget, rng):
         """Draws from the exact JKO sequence of its own uneven steps: at the floor of symkl_jko only."""
-        truth = TASK.build(_streams()).truth.jko((0.02, 0.03, 0.1))
+        truth = task.build(_streams()).truth.jko((0.02, 0.03, 0.1))
         for index, t in enumerate((0.02, 0.05, 0.15)):
             yield Drawn(t, lambda n, noise, index=index: truth.draw(index, n, noise))
 
-    (ended,) = run(fake(jko, kind="jko"))
+    (ended,) = run(fake(jko, kind="jko"), task)
     values = {point.metric: point.value for point in ended.rows if point.t == 0.15}
-    (floor,) = run(CONTROLS["exact_jko"])
+    (floor,) = run(CONTROLS["exact_jko"], task)
     noise = next(point.value for point in floor.rows if point.metric == "symkl_jko" and point.t == 0.15)
     assert values["symkl_jko"] < 10 * noise
     assert values["symkl"] > 10 * noise
@@ -380,7 +399,7 @@ def test_better_than_the_floor_raises_the_alarm():
         from gwfbench.rng import Streams
 
         truth = EIGHT.build(Streams(rng.seeds).fork("task/ou")).truth
-        yield Drawn(0.05, lambda n, noise: truth.draw(0, n, noise))
+        yield Drawn(0.05, lambda n, noise: truth.draw(0, n, noise.fork("own")))  # not the noise of exact draws
 
     def board(body):
         runs = [e for who in (CONTROLS["exact"], fake(body)) for s in (0, 1, 2) for e in run(who, EIGHT, seeds=(s,))]
@@ -394,7 +413,7 @@ def test_better_than_the_floor_raises_the_alarm():
 def test_an_interrupt_keeps_the_run_and_goes_on_up(tmp_path):
     def body(problem, budget, rng):
         yield Pushed(0.05, still)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         run(fake(body), out=tmp_path)
@@ -403,19 +422,118 @@ def test_an_interrupt_keeps_the_run_and_goes_on_up(tmp_path):
     assert kept.rows
 
 
-def test_a_metric_that_fails_is_a_null_with_its_reason_in_the_log(tmp_path):
+def test_a_method_s_own_interrupt_is_its_error_and_stops_nothing(tmp_path):
     def body(problem, budget, rng):
-        for t in problem.times:
-            yield Drawn(t, lambda n, noise: noise.normal(n, 2), limit=3)
+        yield Pushed(0.05, still)
+        raise KeyboardInterrupt
 
     (ended,) = run(fake(body), out=tmp_path)
-    values = {point.metric: point.value for point in ended.rows}
-    assert values["symkl"] is None
-    assert values["w2"] > 0
+    assert (ended.status, ended.reason) == ("error", "KeyboardInterrupt: ")
+    assert ended.rows
+
+
+def test_an_infinite_value_is_a_null_with_its_reason(tmp_path):
+    def body(problem, budget, rng):
+        for t in problem.times:
+            yield Drawn(t, lambda n, noise: noise.normal(n, 2), limit=2)
+
+    (ended,) = run(fake(body), out=tmp_path)
+    values = {point.metric: point for point in ended.rows}
+    assert values["symkl"].value is None
+    assert values["symkl"].worst == "infinite"
+    assert values["w2"].value > 0
+    assert values["w2"].worst == ""
     (folder,) = tmp_path.iterdir()
-    assert "symkl at t = 0.05: null: ValueError: a covariance in dimension 2 needs" in (folder / "log.txt").read_text()
     assert '"value": null' in (folder / "rows.jsonl").read_text()
     assert json.loads((folder / "run.json").read_text())["status"] == "ok"
+
+
+def estimate(**changes):
+    return Estimate(**{"value": torch.ones(1).double(), "se": torch.zeros(1).double(), "n": 5} | changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "worst"),
+    [
+        (estimate(), 1.0, ""),
+        (estimate(se=torch.tensor([math.nan])), 1.0, ""),
+        (estimate(value=torch.tensor([math.inf])), None, "infinite"),
+        (estimate(value=torch.tensor([-math.inf])), None, "infinite"),
+        (estimate(value=torch.tensor([math.nan])), None, "not a number"),
+        (estimate(value=torch.ones(2)), None, "own gave value as torch.float32 (2,); expected real numbers (1,)"),
+        (estimate(value=torch.ones(1).long()), None, "own gave value as torch.int64"),
+        (estimate(se=0.5), None, "own gave se as float"),
+        (estimate(se=-torch.ones(1)), None, "own gave a negative standard error"),
+        (estimate(n=0), None, "own gave n = 0"),
+        (estimate(n=2.0), None, "own gave n = 2.0"),
+        ((1.0, 0.0), None, "own gave a tuple; expected an Estimate"),
+    ],
+    ids=map(str, range(12)),
+)
+def test_a_value_is_a_finite_number_or_null_with_why(given, value, worst, tmp_path):
+    @dataclass(frozen=True)
+    class Own:
+        offers, metrics, points, version = frozenset({Initial}), (), 100, 1
+
+        def build(self, rng):
+            own = Metric("own", lambda judged: given, None, "")
+            truth = Truth(lambda index, n, rng: rng.normal(n, 2), exact=True, metrics=(own,))
+            return Instance(Problem((2,), (1.0,), (Initial(lambda n, rng: rng.normal(n, 2)),)), truth)
+
+    def body(problem, budget, rng):
+        yield Pushed(1.0, still)
+
+    (ended,) = run(fake(body), Own(), out=tmp_path)
+    (row,) = ended.rows
+    assert row.value == value
+    assert worst in row.worst if worst else row.worst == ""
+    assert folders.attempts(tmp_path)[0][0].rows == ended.rows
+
+
+def test_a_law_is_drawn_while_it_is_valid_and_only_where_it_is_judged(tmp_path):
+    """A generator that changes its network in place: 0.5^k N(0, I) after step k."""
+    drawn = []
+
+    def body(problem, budget, rng):
+        scale = torch.ones(())
+        for k in range(13):
+            scale.mul_(0.5)
+            problem[LogDensity].score(torch.zeros(1, 1, 2))
+
+            def draw(n, noise, k=k):
+                drawn.append(k + 1)
+                return scale * noise.normal(n, 2)
+
+            yield Drawn(0.1 * (k + 1), draw)
+
+    def last(curve, budget=None):
+        drawn.clear()
+        job = Job(_limit_task(), fake(body), (0,), budget=budget or Budget())
+        (ended,) = execute(job, Setting("env", tmp_path, curve=curve), lambda *_: None)
+        return ended, ended.rows[-1].value
+
+    whole, value = last(curve=True)
+    assert drawn == [*range(1, 11), 12, 13]
+    assert last(curve=False)[1] == value
+    assert drawn == [13]
+    cut, value = last(curve=False, budget=Budget(score_calls=12))  # it ends in the middle of step 13
+    assert (cut.status, cut.rows[-1].step) == ("budget", 12)
+    assert value == next(row.value for row in whole.rows if row.step == 12)
+
+
+def test_what_goes_wrong_before_the_method_begins_is_set_up(tmp_path):
+    @dataclass(frozen=True)
+    class Missing:
+        offers, metrics, points, version = TASK.offers, ("symkl",), 100, 1
+
+        def build(self, rng):
+            raise FileNotFoundError("no data")
+
+    (ended,) = run(fake(stops_early), Missing(), out=tmp_path)
+    assert (ended.status, ended.reason) == ("error", "set-up: FileNotFoundError: no data")
+    assert not ended.began
+    (ended,) = run(fake(raises), out=tmp_path)
+    assert ended.began
 
 
 def test_kept_points_are_the_judged_ones_with_their_log_densities(tmp_path):

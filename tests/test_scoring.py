@@ -111,10 +111,10 @@ def test_a_changed_metric_makes_only_its_values_stale_and_score_mends_them(cli, 
     assert {row["symkl_n"] for row in board.values()} == {4096}
     code, text, err = cli("score", "--metric", "symkl")
     assert (code, "6 skipped" in text) == (0, True)
-    torn = next(out.glob("*/scores-symkl@1.jsonl"))
+    torn = next(out.glob("*/scores-symkl@2.jsonl"))
     torn.write_text(torn.read_text().replace("4096", "4097"))
     _, _, err = cli("report")
-    assert "scores-symkl@1.jsonl" in err
+    assert "scores-symkl@2.jsonl" in err
     assert "2 values of symkl" in err
 
 

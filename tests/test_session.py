@@ -22,7 +22,7 @@ from gwfbench.runs.options import Options
 from gwfbench.runs.order import Order
 from gwfbench.runs.scheduler import perform
 from gwfbench.store import folders as store
-from gwfbench.store import locks
+from gwfbench.store import locks, processes
 from gwfbench.store.record import Identity, Row, Run
 
 pytestmark = pytest.mark.slow
@@ -175,6 +175,58 @@ def test_a_claim_is_one_process_s_and_ends_with_it(tmp_path):
         other.kill()
         other.wait()
     assert locks.claim(tmp_path, "k") is not None
+
+
+def test_a_claim_is_held_by_nothing_that_a_method_starts(tmp_path):
+    """Neither a fork in this process, nor a program in a session of its own."""
+    held = locks.claim(tmp_path, "k")
+    fork = os.fork()
+    if fork == 0:
+        time.sleep(60)
+        os._exit(0)
+    program = subprocess.Popen(["sleep", "60"], start_new_session=True, close_fds=False)
+    try:
+        os.close(held.descriptor)  # as if we had died
+        assert not locks.is_claimed(tmp_path, "k")
+    finally:
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
+        program.kill()
+        program.wait()
+
+
+def test_what_a_dead_holder_has_left_is_ended_by_its_mark(tmp_path):
+    """Its claim is free, its server is gone: what carries its mark is found, in whatever session, and nothing else."""
+    script = "import pathlib, sys; from gwfbench.store import locks, processes; locks.claim(pathlib.Path(sys.argv[1]), 'k'); print(processes.mark())"
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    mark = subprocess.run(words, env=env(), capture_output=True, text=True, check=True).stdout.strip()
+    assert processes.is_dead(mark)
+    assert not processes.is_dead(processes.mark())
+    assert not processes.is_dead("")
+    boot, pid, start = processes.mark().split(".")
+    assert processes.is_dead(f"{boot}.{pid}.{int(start) + 1}")  # the pid was given again
+    assert not processes.is_dead(f"{'0' * 36}.{pid}.{int(start) + 1}")  # of another machine
+    marks = [mark, f"{mark}.0", f"{mark}0", processes.mark()]
+    started = [
+        subprocess.Popen(["sleep", "60"], start_new_session=True, env={processes.VARIABLE: mark}) for mark in marks
+    ]
+    try:
+        _wait_for(lambda: all(b"sleep" in Path(f"/proc/{one.pid}/cmdline").read_bytes() for one in started))
+        held = locks.claim(tmp_path, "k")
+        assert [one.wait() for one in started[:2]] == [-signal.SIGKILL] * 2
+        assert [one.poll() for one in started[2:]] == [None, None]
+        held.release()
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+
+
+def _wait_for(what):
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_run_that_a_dead_process_had_claimed_elsewhere_is_taken_over(plugins, tmp_path):

@@ -40,10 +40,104 @@ def test_the_paired_test_takes_the_seeds_that_both_have():
 
 @pytest.mark.parametrize(
     ("a", "b", "p"),
-    [({0: 1.0}, {0: 2.0}, 1.0), ({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}, 1.0), ({0: 1.0, 1: 2.0}, {0: 3.0, 1: 4.0}, 0.0)],
+    [
+        ({0: 1.0}, {0: 2.0}, 1.0),
+        ({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}, 1.0),
+        ({0: 1.0, 1: 2.0}, {0: 3.0, 1: 4.0}, 1 / 2),
+        ({0: 0.1, 1: 0.2, 2: 0.7}, {0: 0.4, 1: 0.5, 2: 1.0}, 1 / 4),  # equal but for rounding
+        (dict.fromkeys(range(6), 1.0), dict.fromkeys(range(6), 2.0), 1 / 32),
+    ],
 )
-def test_where_there_is_no_spread(a, b, p):
+def test_no_spread_is_no_evidence_but_that_of_the_signs(a, b, p):
     assert stats.differs(a, b) == p
+
+
+@pytest.mark.parametrize("unit", [1 / 200, 0.25, 3.0])
+def test_the_unit_of_counts_is_found_and_other_values_have_none(unit):
+    counts = np.random.default_rng(0).integers(100, 160, size=12)
+    assert math.gcd(*np.diff(np.unique(counts)).tolist()) == 1
+    assert stats.resolution((unit * counts).tolist()) == pytest.approx(unit)
+    assert stats.resolution((unit * counts).astype(np.float32).tolist()) == pytest.approx(unit, rel=1e-3)
+    assert stats.resolution([0.3, 0.1 + 0.2, math.nan]) == stats.resolution([]) == 0.0
+    assert stats.resolution(np.random.default_rng(0).normal(size=12).tolist()) < 0.02
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("methods", [2, 8])
+def test_whole_counts_are_told_apart_by_mistake_on_one_board_in_twenty(seeds, methods):
+    """Accuracy on 200 fixed rows, of methods that are equal but for a noise of 0.7 rows."""
+    rng = np.random.default_rng(20 + seeds)
+    boards = np.round(170 + 0.7 * rng.normal(size=(400, methods, seeds))) / 200
+    wrong = [
+        bool(stats.told_apart({f"m{i}": dict(enumerate(one)) for i, one in enumerate(b.tolist())})) for b in boards
+    ]
+    assert np.mean(wrong) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400) - 0.02
+
+
+@pytest.mark.parametrize("noise", ["normal", "lognormal"])
+@pytest.mark.parametrize("seeds", [3, 5, 7, 10])
+def test_intervals_hold_the_median_as_often_as_they_say(noise, seeds):
+    rng = np.random.default_rng(seeds)
+    draws = np.sort(rng.normal(size=(2000, seeds)))
+    logs = noise == "lognormal"
+    ends = [stats.interval((np.exp(x) if logs else x).tolist(), logs) for x in draws]
+    held = np.mean([low <= (1.0 if logs else 0.0) <= high for low, high in ends])
+    assert held >= 0.95 - 5 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_the_interval_of_three_to_five_seeds_is_that_of_the_mean_of_logarithms():
+    for count in (3, 4, 5):
+        values = sorted(np.random.default_rng(count).lognormal(size=count).tolist())
+        logs = np.log(values)
+        half = scipy_stats.t.ppf(0.975, count - 1) * scipy_stats.sem(logs)
+        assert stats.interval(values, True) == pytest.approx(tuple(np.exp([logs.mean() - half, logs.mean() + half])))
+        half = scipy_stats.t.ppf(0.975, count - 1) * scipy_stats.sem(values)
+        assert stats.interval(values) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+
+
+@pytest.mark.parametrize(("count", "inward"), [(6, 0), (8, 0), (9, 1), (11, 1), (12, 2), (10_000, 4901)])
+def test_the_interval_of_six_seeds_or_more_is_between_two_of_the_values(count, inward):
+    values = np.sort(np.random.default_rng(0).normal(size=count)).tolist()
+    assert stats.interval(values) == stats.interval(values, True) == (values[inward], values[-1 - inward])
+    held = 1 - 2 * scipy_stats.binom.cdf(inward, count, 0.5)
+    assert held >= 0.95 > 1 - 2 * scipy_stats.binom.cdf(inward + 1, count, 0.5)
+
+
+def test_one_seed_has_no_interval_and_two_have_their_range():
+    assert all(math.isnan(end) for end in stats.interval([1.0]))
+    assert stats.interval([1.0, 3.0], True) == (1.0, 3.0)
+    assert stats.interval([2.0] * 7) == stats.interval([2.0] * 3, True) == (2.0, 2.0)
+
+
+def test_what_is_infinite_leaves_no_end_to_the_interval():
+    inf = math.inf
+    assert stats.interval([1.0, 2.0, inf], True) == (0.0, inf)
+    assert stats.interval([-1.0, 2.0, inf]) == (-inf, inf)
+    assert stats.interval([1.0, inf]) == (1.0, inf)
+    assert stats.interval([inf] * 4, True) == (inf, inf)
+    assert stats.interval([1.0, 2.0, 3.0, 4.0, 5.0, inf], True) == (1.0, inf)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_what_is_printed_of_the_median_lies_in_what_is_printed_of_its_interval(seed):
+    rng = np.random.default_rng(seed)
+    values = sorted((rng.choice([1, 1e-7, 1e9]) * rng.standard_t(1.5, size=rng.integers(2, 12)) ** 2).tolist())
+    low, high = stats.interval(values, True)
+    middle = float(np.median(values))
+    assert low <= middle <= high
+    shown = [float(text) for text in (*stats.outwards(low, high), stats.rounded(middle))]
+    assert shown[0] <= shown[2] <= shown[1]
+    assert shown[0] <= low
+    assert high <= shown[1]
+
+
+def test_digits_are_those_of_the_shortest_decimal():
+    assert stats.outwards(0.1, 0.1) == ("0.1", "0.1")
+    assert stats.outwards(0.14749, 0.1471) == ("0.147", "0.148")
+    assert stats.outwards(-0.14749, -0.1471) == ("-0.148", "-0.147")
+    assert [stats.rounded(x) for x in (1.2549e-5, 123456.0, -0.0, math.inf, -math.inf)] == [
+        *("1.25e-05", "1.23e+05", "0", "inf", "-inf"),
+    ]  # fmt: skip
 
 
 def test_holm():
@@ -87,13 +181,24 @@ def test_two_standard_deviations_are_seen_with_ten_seeds(others):
     assert np.mean(apart) >= 0.80
 
 
-def test_what_is_detectable_is_seen_in_four_cases_of_five():
+@pytest.mark.parametrize("methods", [2, 4])
+def test_what_is_detectable_is_seen_in_four_cases_of_five(methods):
+    """With the spread that is known, for two methods among others which are equal to the first."""
     rng = np.random.default_rng(9)
-    factor, logs = stats.detectable(board(rng, [0.0] * 40, 6))
-    assert logs
-    pairs = [board(rng, (0.0, math.log(factor)), 6) for _ in range(2 * BOARDS)]
-    seen = np.mean([bool(stats.told_apart(pair)) for pair in pairs])
-    assert seen == pytest.approx(0.8, abs=0.08)
+    gap = stats._needed(6, math.comb(methods, 2)) * math.sqrt(2 * scipy_stats.chi2.median(5) / 5)
+    boards = [board(rng, (gap, *[0.0] * (methods - 1)), 6, shared=3.0) for _ in range(BOARDS)]
+    seen = np.mean([frozenset(("m0", "m1")) in stats.told_apart(one) for one in boards])
+    assert seen == pytest.approx(0.8, abs=0.06)
+
+
+def test_the_detectable_difference_is_made_from_the_spread_of_differences():
+    rng = np.random.default_rng(9)
+    found = [stats.detectable(board(rng, (0.0, 0.0), 6)) for _ in range(BOARDS)]
+    assert all(logs for _, logs in found)
+    expected = stats._needed(6, 1) * math.sqrt(2 * scipy_stats.chi2.median(5) / 5)  # in the middle
+    assert np.median(np.log([factor for factor, _ in found])) == pytest.approx(expected, rel=0.1)
+    some = {"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 4.0}}
+    assert math.isnan(stats.detectable(some)[0]), "no spread is no evidence"
 
 
 def test_nothing_is_detectable_with_one_seed():

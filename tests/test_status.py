@@ -1,6 +1,7 @@
 """`status` over attempts that are written here, so that nothing has to run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from gwfbench.audit import status
 from gwfbench.drive.job import Job
 from gwfbench.runs.order import Order
-from gwfbench.store import locks
+from gwfbench.runs.scheduler import answer, finished
+from gwfbench.store import folders, locks
 from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Row, Run
 
@@ -41,7 +43,7 @@ def keep(out, task="ou", method="ula", seed=0, code=None, budget=None, **end):
 
 def states(out, seeds="6", methods=("ula",), budget=""):
     jobs = Order.read(["ou"], methods, seeds, budget=budget, controls=False).jobs()
-    return {(one.method, one.seed): one for one in status.survey(jobs, out)}
+    return {(one.method, one.seed): one for one in status.survey(jobs, out)[0]}
 
 
 def test_every_state_is_told(tmp_path):
@@ -60,12 +62,71 @@ def test_every_state_is_told(tmp_path):
     assert found["ula", 0].expected is None
 
 
-def test_what_a_smaller_budget_cut_is_missing_and_a_larger_one_covers(tmp_path):
-    keep(tmp_path, status="budget", reason="spent", budget={"steps": 5})
-    assert states(tmp_path, "1", budget="steps=5")["ula", 0].state == "done"
-    assert states(tmp_path, "1", budget="steps=4")["ula", 0].state == "done"
-    cut = states(tmp_path, "1", budget="steps=6")["ula", 0]
-    assert (cut.state, cut.reason) == ("missing", "its budget was smaller: spent")
+SPENT = "the budget of 5 steps was spent"
+
+
+@pytest.mark.parametrize(
+    ("ended", "budget", "done"),
+    [
+        ({"status": "budget", "reason": SPENT, "budget": {"steps": 5}}, "steps=5", True),
+        ({"status": "budget", "reason": SPENT, "budget": {"steps": 5}}, "steps=4", False),
+        ({"status": "budget", "reason": SPENT, "budget": {"steps": 5}}, "steps=6", False),
+        ({"status": "budget", "reason": SPENT, "budget": {"steps": 5}}, "", False),
+        ({"status": "budget", "reason": SPENT, "budget": {"steps": 5}}, "steps=5,seconds=9", False),
+        ({"status": "budget", "reason": SPENT, "budget": {"steps": 5, "seconds": 8}}, "steps=5,seconds=9", True),
+        ({"status": "budget", "reason": SPENT, "budget": {"steps": 5, "seconds": 9}}, "steps=5,seconds=8", False),
+        ({"steps": 1}, "", True),
+        ({"steps": 1}, "steps=1", True),  # a flow at its end
+        ({"steps": 2}, "steps=2", False),  # what came after its last judged law is not known
+        ({"steps": 1}, "seconds=3", False),  # it took 3
+        ({"steps": 1}, "seconds=3.1,score_calls=5", True),
+        ({"steps": 1}, "score_calls=4", False),
+        ({"steps": 1, "budget": {"score_calls": 5}}, "", True),
+        ({"status": "diverged", "reason": "x", "budget": {"steps": 9}}, "", True),
+        ({"status": "diverged", "reason": "x", "budget": {"steps": 9}}, "steps=9", True),
+        ({"status": "diverged", "reason": "x"}, "steps=9", False),
+        ({"status": "error", "reason": "set-up: FileNotFoundError: no data"}, "", False),
+    ],
+)
+def test_a_run_counts_where_it_would_have_ended_the_same(tmp_path, ended, budget, done):
+    keep(tmp_path, **ended)
+    one = states(tmp_path, "1", budget=budget)["ula", 0]
+    assert (one.state in ("done", "failed")) == done
+    assert one.state in ("done", "failed", "missing")
+    assert done or one.reason
+
+
+def test_an_older_attempt_answers_if_a_newer_one_had_another_budget(tmp_path):
+    whole = keep(tmp_path, steps=1)
+    keep(tmp_path, status="budget", reason=SPENT, budget={"steps": 5}, number=2)
+    assert states(tmp_path, "1")["ula", 0].state == "done"
+    keep(tmp_path, status="killed", reason="interrupted", budget={"steps": 7}, number=3)
+    runs = [run for run in folders.attempts(tmp_path)[0]]
+    job = Job.of(whole.identity)
+    assert answer(runs, job).attempt == whole.attempt
+    keep(tmp_path, status="killed", reason="interrupted", number=4)  # it was wanted anew
+    assert answer(folders.attempts(tmp_path)[0], job) is None
+
+
+def test_a_run_without_its_curve_is_run_for_one_and_said(tmp_path):
+    run = keep(tmp_path, status="ok", steps=4, rows=[replace(POINT, step=4, t=None)])
+    job = Job.of(run.identity)
+    assert finished(run, job)
+    assert not finished(run, job, curve=True)
+    assert states(tmp_path, "1")["ula", 0].reason == "run with --no-curve: only its last law is judged"
+    run.rows = [replace(POINT, step=step, t=None) for step in (1, 2, 3, 4)]
+    assert finished(run, job, curve=True)
+
+
+def test_damaged_folders_are_said_and_no_success(cli, tmp_path):
+    out = tmp_path / "results/runs"
+    keep(out)
+    torn = keep(out, seed=1)
+    (folder,) = out.glob(f"*-{torn.attempt}")
+    (folder / "rows.jsonl").write_text("{")
+    code, _, err = cli("status")
+    assert code == 1
+    assert "rows.jsonl has changed" in err
 
 
 def test_the_newest_attempt_by_today_s_code_counts(tmp_path):
@@ -79,7 +140,7 @@ def test_the_rest_is_estimated_from_the_same_pair_then_the_method_then_not_at_al
         keep(tmp_path, seed=seed, seconds=seconds)
     keep(tmp_path, task="ou:dim=3", method="vjko", seconds=99.0)
     keep(tmp_path, task="ou:dim=3", method="ula", seconds=77.0)
-    keep(tmp_path, method="vjko:lr=0.1", seed=1, seconds=500.0, status="error")
+    keep(tmp_path, method="vjko:lr=0.1", seed=1, seconds=500.0, status="error", reason="x")
     found = states(tmp_path, "4", ("ula", "vjko", "vjko:lr=0.1"))
     assert found["ula", 3].expected == 6.0
     assert found["ula", 3].basis == "3 runs of ula on ou"
@@ -112,13 +173,13 @@ def test_what_can_t_be_built_any_more_is_stale(cli, tmp_path, monkeypatch):
 
     cls = registry.find("method", "ula").load()
     monkeypatch.setattr(cls, "version", cls.version + 1)
-    (one,) = status.survey_all(tmp_path)
+    ((one,), _) = status.survey_all(tmp_path)
     assert (one.state, one.reason) == ("stale", "its fields or versions have changed since")
     known = {name: plugin for name, plugin in registry.plugins("method").items() if name != "ula"}
     monkeypatch.setattr(
         registry, "plugins", lambda kind, real=registry.plugins: known if kind == "method" else real(kind)
     )
-    (one,) = status.survey_all(tmp_path)
+    ((one,), _) = status.survey_all(tmp_path)
     assert one.reason == "it can't be built any more: no method 'ula'"
 
 

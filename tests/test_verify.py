@@ -49,7 +49,7 @@ def test_runs_are_identical_from_the_folder_and_from_the_csv_alone(cli, tmp_path
     [
         ("value", lambda x: x * (1 + 1e-9), 0, "within tolerance (4 values)\n  "),
         ("value", lambda x: x + 100, 1, "different (4 values)\n  "),
-        ("n", lambda x: x + 0 * x - 1, 1, "not run"),
+        ("n", lambda x: x - 1, 1, "different (0 values)\n  n of symkl at t = 0.05: got 4000, expected 3999"),
         (
             "score_calls",
             lambda x: x + 1,
@@ -70,6 +70,54 @@ def test_an_edited_row_is_found_out(cli, tmp_path, column, change, code, word):
     rows.to_csv(tmp_path / "kept/rows.csv", index=False)
     got, text, _ = cli("verify", "--rows", "kept/rows.csv")
     assert (got, word in text) == (code, True), text
+
+
+def test_a_forged_value_is_found_whatever_its_n_and_so_is_a_deleted_law(cli, tmp_path):
+    assert cli("run", *WORDS[:-1], "1", "--no-controls")[0] == 0
+    assert cli("report", "--write", "kept")[0] == 0
+    whole = pd.read_csv(tmp_path / "kept/rows.csv")
+    one = (whole["metric"] == "symkl") & (whole["t"] == 0.05)
+    forged = whole.copy()
+    forged.loc[one, ["value", "n"]] = 0.0, 3999
+    for rows, word in (
+        (forged, "got 4000, expected 3999"),
+        (whole[~one], "symkl at t = 0.05, step 1: the rows lack it"),
+    ):
+        rows.to_csv(tmp_path / "kept/rows.csv", index=False)
+        code, text, _ = cli("verify", "--rows", "kept/rows.csv")
+        assert (code, word in text) == (1, True), text
+
+
+@pytest.mark.slow
+def test_scored_values_are_made_again_and_a_forged_one_is_found(cli, tmp_path):
+    assert cli("run", *WORDS[:-1], "1", "--no-controls")[0] == 0
+    assert cli("score", "--metric", "bures_w2")[0] == 0
+    code, text, _ = cli("verify")
+    assert (code, "identical (6 values)" in text) == (0, True), text
+    assert cli("report", "--write", "kept")[0] == 0
+    rows = pd.read_csv(tmp_path / "kept/rows.csv")
+    rows.loc[rows["metric"] == "bures_w2", "value"] += 100
+    rows.to_csv(tmp_path / "kept/rows.csv", index=False)
+    code, text, _ = cli("verify", "--rows", "kept/rows.csv")
+    assert (code, "different" in text) == (1, True), text
+
+
+def test_a_run_without_its_curve_is_verified_without(cli, tmp_path):
+    words = ["--task", "gmm", "--method", "ula:steps=12", "--seeds", "1", "--no-controls"]
+    assert cli("run", *words, "--no-curve")[0] == 0
+    code, text, _ = cli("verify")
+    assert (code, "identical" in text) == (0, True), text
+    assert cli("run", *words)[0] == 0
+    code, text, _ = cli("verify")
+    assert (code, "identical" in text) == (0, True), text
+
+
+def test_a_folder_that_can_t_be_written_is_told(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert cli("run", *WORDS[:-1], "1", "--no-controls")[0] == 0
+    assert cli("report", "--write", "kept")[0] == 0
+    code, _, err = cli("verify", "--rows", "kept/rows.csv", "--out", "file")
+    assert (code, "a folder that can be written" in err) == (2, True), err
 
 
 def test_the_reason_is_said_where_it_is_known(cli, tmp_path, monkeypatch):
@@ -139,6 +187,8 @@ def test_the_choice_is_random_but_repeatable():
 def test_a_torn_line_of_verdicts_is_said(tmp_path):
     verify.keep(tmp_path, verify.Verdict("ou", "ula", 0, "k", "a", "identical"))
     with (tmp_path / verify.FILE).open("a") as file:
-        file.write('{"task": "ou"\n')
+        file.write('{"task": "ou"\n' + "[" * 100_000 + '\n{"task": 5}\n')
+    with (tmp_path / verify.FILE).open("ab") as file:
+        file.write(b"\xff\xfe\n")
     verdicts, strange = verify.kept(tmp_path)
-    assert (len(verdicts), len(strange)) == (1, 1)
+    assert (len(verdicts), len(strange)) == (1, 4)

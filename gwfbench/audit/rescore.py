@@ -10,8 +10,9 @@ line a judged law.
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 import re
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ import torch
 
 from gwfbench.audit.today import Today
 from gwfbench.drive.job import Job
-from gwfbench.drive.judge import Judge, Seen, judged_index
+from gwfbench.drive.judge import Judge, Seen, judged_index, reason_of
 from gwfbench.drive.log import Log
 from gwfbench.drive.meter import Counts
 from gwfbench.errors import UserError, require, unknown
@@ -41,6 +42,10 @@ class CantScore(Exception):
     """This metric can't be had from what this attempt keeps; why, in words."""
 
 
+class CantKeep(UserError):
+    """The values can't be written: it would be so for every run."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """What scoring did with one run."""
@@ -54,8 +59,10 @@ def score(name: str, out: Path, wanted: Iterable[Run]) -> Iterator[Scored]:
     """Score attempts under `out` that have no values of the metric that count; rows are kept next to each."""
     places, today = folders.places(out), Today()
     for run in wanted:
-        folder = places[run.attempt]
         try:
+            if run.attempt not in places:
+                raise CantScore("its folder has been moved away")
+            folder = places[run.attempt]
             stale = today.why_stale(run)
             if stale:
                 raise CantScore(f"it is stale: {stale}; run it again")
@@ -64,11 +71,23 @@ def score(name: str, out: Path, wanted: Iterable[Run]) -> Iterator[Scored]:
             if _has(run, folder, judge.chosen[0]):
                 raise CantScore(NOT_NEEDED)
             rows = tuple(_rows(judge, instance, run, folder))
+            _keep(folder, run, judge.chosen[0], rows)
+        except CantKeep:
+            raise
         except (CantScore, UserError) as error:
             yield Scored(run, skipped=error.got if isinstance(error, UserError) else str(error))
             continue
-        _keep(folder, run, judge.chosen[0], rows)
         yield Scored(run, rows)
+
+
+def again(name: str, run: Run, folder: Path) -> list[Row]:
+    """The metric over the points that one attempt keeps, whatever values it has; nothing is written.
+
+    Raises:
+        CantScore, UserError: it can't be had.
+    """
+    judge, instance = _build(name, Job.of(run.identity, run.budget))
+    return list(_rows(judge, instance, run, folder))
 
 
 def require_metric(names: Iterable[str], name: str) -> None:
@@ -98,9 +117,9 @@ def _rows(judge: Judge, instance: Instance, run: Run, folder: Path) -> Iterator[
     """The metric's row for each law that the attempt keeps points of."""
     (metric,), laws, times = judge.chosen, {row.step: row for row in run.rows}, instance.problem.times
     try:
-        with np.load(folder / "draws.npz", allow_pickle=False) as file:
+        with np.load(io.BytesIO(checked.read_bytes(folder / "draws.npz")), allow_pickle=False) as file:
             kept = dict(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise CantScore(f"draws.npz: {error}") from None
     if not any(f"t{step}" in kept for step in laws):
         raise CantScore("it keeps no points")
@@ -120,7 +139,7 @@ def _rows(judge: Judge, instance: Instance, run: Run, folder: Path) -> Iterator[
             with torch.no_grad():
                 estimate = judge.estimate(metric, seen, path)
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            raise CantScore(f"{type(error).__name__}: {error}") from None
+            raise CantScore(reason_of(error)) from None
         yield judge.row(metric, seen, estimate, 0)
 
 
@@ -154,10 +173,19 @@ def _file(folder: Path, name: str, version: int) -> Path:
 
 
 def _keep(folder: Path, run: Run, metric: Metric, rows: tuple[Row, ...]) -> None:
-    """The rows, whole or not at all."""
+    """The rows, whole or not at all.
+
+    Raises:
+        CantKeep: the folder can't be written.
+    """
     lines = "".join(to_json(asdict(row)) + "\n" for row in rows)
     head = {"schema": SCHEMA, "run_key": run.identity.key, "attempt": run.attempt, "sha256": _sha256(lines)}
-    checked.write(_file(folder, metric.name, metric.version), to_json(head) + "\n" + lines)
+    try:
+        checked.write(_file(folder, metric.name, metric.version), to_json(head) + "\n" + lines)
+    except OSError as error:
+        raise CantKeep(
+            f"{folder}: {error.strerror}", "a folder that can be written", "copy the results, and score the copy"
+        ) from None
 
 
 def _read(path: Path, run: Run) -> tuple[list[Row], str]:
@@ -165,14 +193,14 @@ def _read(path: Path, run: Run) -> tuple[list[Row], str]:
     if not path.exists():
         return [], ""
     try:
-        first, _, rows = path.read_text(encoding="utf-8").partition("\n")
-        head = json.loads(first)
+        first, _, rows = checked.read_text(path).partition("\n")
+        head = checked.from_json(first)
         if head["schema"] != SCHEMA or head["sha256"] != _sha256(rows):
             raise ValueError("it has changed since it was written")
         if (head["run_key"], head["attempt"]) != (run.identity.key, run.attempt):
             raise ValueError("it is of another attempt")
         return Row.read(rows.splitlines()), ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [], f"{path.parent.name}/{path.name}: {error}"
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from gwfbench.audit.today import Today
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
-from gwfbench.runs.scheduler import finished
+from gwfbench.runs.scheduler import answer, has_curve
 from gwfbench.store import folders, locks
 from gwfbench.store.record import Identity, Run
 
@@ -36,15 +36,18 @@ class Standing:
     basis: str = ""  # what that is estimated from
 
 
-def survey(jobs: Iterable[Job], out: Path) -> list[Standing]:
+Found = tuple[list[Standing], list[str]]  # and what else was found under `out`: damaged folders, other versions' runs
+
+
+def survey(jobs: Iterable[Job], out: Path) -> Found:
     """How each run of these jobs stands under `out`, in their order."""
-    runs, _ = folders.attempts(out)
-    return list(_look(jobs, runs, out))
+    runs, strange = folders.attempts(out)
+    return list(_look(jobs, runs, out)), strange
 
 
-def survey_all(out: Path) -> list[Standing]:
+def survey_all(out: Path) -> Found:
     """How each run that was ever tried under `out` stands, as it was asked for last."""
-    runs, _ = folders.attempts(out)
+    runs, strange = folders.attempts(out)
     gone: list[Standing] = []
     jobs: list[Job] = []
     today = Today()
@@ -58,7 +61,7 @@ def survey_all(out: Path) -> list[Standing]:
             jobs.append(job)
         else:
             gone.append(_stand(run.identity, "stale", run, today.why_stale(run)))
-    return [*_look(jobs, runs, out), *gone]
+    return [*_look(jobs, runs, out), *gone], strange
 
 
 def _look(jobs: Iterable[Job], runs: Sequence[Run], out: Path) -> Iterator[Standing]:
@@ -75,8 +78,10 @@ def _look(jobs: Iterable[Job], runs: Sequence[Run], out: Path) -> Iterator[Stand
 def _state(job: Job, who: Identity, attempts: Sequence[Run], out: Path) -> Standing:
     newest = attempts[-1] if attempts else None
     ours = [run for run in attempts if run.code == job.code()]
-    if ours and finished(ours[-1], job):
-        return _stand(who, "failed" if ours[-1].failed else "done", ours[-1], ours[-1].reason)
+    found = answer(ours, job)
+    if found is not None:
+        reason = found.reason or ("" if has_curve(found) else "run with --no-curve: only its last law is judged")
+        return _stand(who, "failed" if found.failed else "done", found, reason)
     if locks.is_claimed(out, who.key):
         return _stand(who, "running", newest, "another process is at it")
     if newest is None:
@@ -85,7 +90,11 @@ def _state(job: Job, who: Identity, attempts: Sequence[Run], out: Path) -> Stand
         return _stand(who, "stale", newest, "the code has changed since")
     if ours[-1].status == "killed":
         return _stand(who, "killed", ours[-1], ours[-1].reason)
-    return _stand(who, "missing", ours[-1], f"its budget was smaller: {ours[-1].reason}")
+    if not ours[-1].began:
+        return _stand(who, "missing", ours[-1], ours[-1].reason)
+    then = ", ".join(f"{name}={limit:g}" for name, limit in ours[-1].budget.items()) or "none"
+    why = f": {ours[-1].reason}" if ours[-1].reason else ""
+    return _stand(who, "missing", ours[-1], f"with another budget it may end otherwise; it had {then}{why}")
 
 
 def _stand(who: Identity, state: State, run: Run | None, reason: str) -> Standing:

@@ -5,16 +5,18 @@ same random numbers, so that all that can differ is rounding (another processor,
 training makes of it. Tolerated is
     |new - old| <= 5 se        what the metric itself can't tell apart: the larger standard error of the two, or
     |new - old| <= 1e-3 |old|  three digits, for values whose standard error is smaller than that, or not known.
-Numbers of points and oracle calls, judged times and the status must be the same in any case. A run that a budget of
-seconds cut is compared over the laws that both have.
+Numbers of points and oracle calls, judged times and the status must be the same in any case, and no law that the run
+has may lack among the rows of a metric. Values that `score` made from the points that the run kept are made in the same
+way again. A run that a budget of seconds cut is compared over the laws that both have.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import math
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +24,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from gwfbench.audit import rescore
 from gwfbench.budget import Budget
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
 from gwfbench.runs.options import Options
 from gwfbench.runs.scheduler import perform
-from gwfbench.store import environment
-from gwfbench.store.record import to_json
+from gwfbench.store import checked, environment, folders
+from gwfbench.store.record import Run, to_json
 from gwfbench.store.rows import tidy
 
 SIGMAS, DIGITS = 5.0, 1e-3
@@ -86,7 +89,8 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
         facts: of the environment that they were made in; empty if they are lost.
     """
     first = rows.iloc[0]
-    threads = int(facts.get("threads", 1))
+    threads = facts.get("threads")
+    threads = threads if type(threads) is int and threads > 0 else 1
     blank = Verdict(
         str(first["task"]), str(first["method"]), int(first["seed"]), str(first["run_key"]), str(first["attempt"]),
         "not run", code=str(first["code"]), env=str(first["env"]),
@@ -99,11 +103,14 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
             why = "fields or versions are others today"
             return replace(blank, what=f"run key {key} where the rows have {blank.run_key}", why=why)
         now = environment.environment(job.device, threads)
-        ((run,),) = perform([job], None, lambda *_: None, Options(force=True, threads=threads))
+        with tempfile.TemporaryDirectory(prefix="gwfbench-verify-") as folder:
+            options = Options(force=True, threads=threads, curve=_has_curve(rows))
+            ((run,),) = perform([job], Path(folder), lambda *_: None, options)
+            scored = _scored(rows, run, Path(folder))
     except UserError as error:
         return replace(blank, what=f"it can't be built any more: {error.got}")
     fresh = tidy([run])
-    verdict, what, values = _compare(rows, fresh[fresh["metric"].notna()], str(first["status"]), run.status, run.reason)
+    verdict, what, values = _compare(rows, [run, *scored], str(first["status"]))
     why = [] if verdict == "identical" else _reasons(rows, fresh, blank.code, run.code, facts, now)
     return replace(
         blank, verdict=verdict, what=what, values=values, why="; ".join(why), code_now=run.code,
@@ -117,33 +124,76 @@ def _job(first: pd.Series) -> Job:
     return Job.read(words | {"seeds": [int(first["seed"])], "budget": Budget.read(budget).limits()})
 
 
-def _compare(rows: pd.DataFrame, fresh: pd.DataFrame, was: str, status: str, reason: str) -> tuple[Word, str, int]:
-    """The verdict, the worst value in words, and how many were compared."""
-    if status != was:
-        return "different", f"it ended {status} ({reason}) where it had ended {was}", 0
-    new = {(row["step"], row["metric"]): row for row in fresh.to_dict("records")}
+def _has_curve(rows: pd.DataFrame) -> bool:
+    """Whether the run judged laws on the way: one of `--no-curve` is run again without them."""
+    return bool(rows["t"].notna().any()) or rows["step"].nunique() > 1
+
+
+def _scored(rows: pd.DataFrame, run: Run, out: Path) -> list[Run]:
+    """The run again with the values that `score` makes, for each metric of the rows that has others than the run."""
+    have = {(row.step, row.metric): row.n for row in run.rows}
+    wanted = [row["metric"] for row in rows.to_dict("records") if have.get((row["step"], row["metric"])) != row["n"]]
+    found = []
+    for name in dict.fromkeys(wanted):
+        try:
+            found.append(replace(run, rows=rescore.again(name, run, folders.places(out)[run.attempt])))
+        except (rescore.CantScore, UserError, KeyError):
+            continue  # what can't be had is told as such
+    return found
+
+
+def _compare(rows: pd.DataFrame, made: Sequence[Run], was: str) -> tuple[Word, str, int]:
+    """The verdict, the worst value in words, and how many were compared.
+
+    Args:
+        made: the run as it was made again, and after it what was scored of its points.
+    """
+    run, records = made[0], rows.to_dict("records")
+    if run.status != was:
+        return "different", f"it ended {run.status} ({run.reason}) where it had ended {was}", 0
+    cut = was == "budget" and "seconds" in run.budget
+    lacks = "" if cut else _lacking(records, made)
+    if lacks:
+        return "different", lacks, 0
+    new: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for row in (row for one in made for row in one.rows):
+        new[row.step, row.metric].append(vars(row))
     worst: tuple[float, str] = (0.0, "")
     values = 0
-    for row in rows.to_dict("records"):
-        name = f"{row['metric']}" + ("" if _missing(row["t"]) else f" at t = {row['t']:g}")
-        got = new.get((row["step"], row["metric"]))
-        if got is None:
-            if was == "budget":
+    for row in records:
+        mine = new[row["step"], row["metric"]]
+        if not mine:
+            if cut:
                 continue
-            return "different", f"{name}: got no such row", values
-        if row["n"] < got["n"]:  # scored later, from the points that were kept
-            continue
-        for field in EXACT:
-            if got[field] != row[field] and not (_missing(got[field]) and _missing(row[field])):
-                return "different", f"{field} of {name}: got {got[field]}, expected {row[field]}", values
+            return "different", f"{_named(row)}: got no such row", values
+        got = next((one for one in mine if one["n"] == row["n"]), mine[-1])
+        for field in (*EXACT, "worst"):
+            then = row.get(field)
+            same = got[field] == then or (_missing(got[field]) and _missing(then))
+            if not same and not (field == "worst" and (_missing(then) or not then)):  # rows of before have none
+                return "different", f"{field} of {_named(row)}: got {got[field]}, expected {then}", values
         values += 1
         off = _off(row, got)
         if off > worst[0]:
-            worst = off, f"{name}: got {got['value']!r}, expected {row['value']!r}, standard error {row['se']:.2g}"
+            said = f"{_named(row)}: got {got['value']!r}, expected {row['value']!r}, standard error {row['se']:.2g}"
+            worst = off, said
     if not values:
         return "not run", "no value of it can be compared", 0
     word: Word = "different" if worst[0] > 1 else "within tolerance" if worst[0] > 0 else "identical"
     return word, worst[1], values
+
+
+def _lacking(records: Sequence[Mapping[Any, Any]], made: Sequence[Run]) -> str:
+    """A law that the run judges by a metric of the rows, and that they lack, in words; empty if there is none."""
+    metrics, have = {row["metric"] for row in records}, {(row["step"], row["metric"]) for row in records}
+    for row in (row for run in made for row in run.rows):
+        if row.metric in metrics and (row.step, row.metric) not in have:
+            return f"{_named(vars(row))}, step {row.step}: the rows lack it"
+    return ""
+
+
+def _named(row: Mapping[Any, Any]) -> str:
+    return f"{row['metric']}" + ("" if _missing(row["t"]) else f" at t = {row['t']:g}")
 
 
 def _off(row: Mapping[Any, Any], got: Mapping[Any, Any]) -> float:
@@ -181,19 +231,33 @@ def _reasons(
 
 
 def keep(out: Path, verdict: Verdict) -> None:
-    """Append a verdict to verified.jsonl."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / FILE).open("a", encoding="utf-8") as file:
-        file.write(to_json(asdict(verdict)) + "\n")
+    """Append a verdict to verified.jsonl.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / FILE).open("a", encoding="utf-8") as file:
+            file.write(to_json(asdict(verdict)) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: {error.strerror}", "a folder that can be written", "name another folder with --out"
+        ) from None
 
 
 def kept(out: Path) -> tuple[list[Verdict], list[str]]:
     """The verdicts so far, and what else was found among them."""
-    found, strange = [], []
+    found: list[Verdict] = []
+    strange: list[str] = []
     path = out / FILE
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), start=1):
+    try:
+        lines = checked.read_bytes(path).decode(errors="replace").splitlines() if path.exists() else []
+    except OSError as error:
+        return [], [f"{FILE}: {error.strerror}"]
+    for number, line in enumerate(lines, start=1):
         try:
-            found.append(Verdict(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+            found.append(checked.checked(Verdict, checked.from_json(line)))
+        except ValueError as error:
             strange.append(f"{FILE}:{number}: {error}")
     return found, strange

@@ -232,7 +232,7 @@ def _show(rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict
     from gwfbench.store.record import to_json
 
     if form == "csv":
-        put(frame(shown).to_csv(index=False))
+        put(tables.csv(shown))
     elif form == "json":
         for row in frame(shown).to_dict("records"):
             put(to_json(row) + "\n")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from gwfbench.drive.job import Job
     from gwfbench.papers.ledger import Answer, Paper, Table
+    from gwfbench.report.rows import Facts
 
 
 @click.command()
@@ -38,10 +39,14 @@ if TYPE_CHECKING:
     "--rows",
     multiple=True,
     type=PLACE,
-    help="CSV of results to make the page from, instead of running anything (repeatable).",
+    help="CSV of results to make the page from, instead of running anything; several may follow it.",
 )
+@click.argument("more", nargs=-1, type=PLACE, metavar="[MORE ROWS]...")
 @click.option(
-    "--dry-run", is_flag=True, help="Run nothing and write nothing: list the runs, and why the others are left out."
+    "--dry-run",
+    is_flag=True,
+    help="Run nothing and write nothing: list the runs, their cost by earlier rows (--rows, else results/*/rows.csv), "
+    "and why the others are left out.",
 )
 @click.option(
     "--write",
@@ -53,36 +58,42 @@ if TYPE_CHECKING:
 @execution
 @OUT
 def reproduce(
-    paper: str, only: tuple[str, ...], whole: bool, seeds: str, device: str, rows: tuple[Path, ...], dry_run: bool,
-    write: Path, out: Path, **how: Any,
+    paper: str, only: tuple[str, ...], whole: bool, seeds: str, device: str, rows: tuple[Path, ...],
+    more: tuple[Path, ...], dry_run: bool, write: Path, out: Path, **how: Any,
 ) -> None:  # fmt: skip
     """Run the methods behind the published numbers of PAPER, and write a page that compares them with ours.
 
-    Each line has the published value, ours with its interval, and a verdict. Runs that are finished under --out are
-    not run again. Exit code: 0 if every run ended well, 1 if one failed, 2 for a mistake in the command.
+    Each line has the published value, ours with its interval, the published values that would have agreed, and a
+    verdict. Runs that are finished under --out are not run again. With --rows nothing is run, as in
+    `reproduce fan2022 --rows results/*/rows.csv`. Exit code: 0 if every run ended well, 1 if one failed, 2 for a
+    mistake in the command.
     """
     from gwfbench.papers import ledger
+    from gwfbench.report.rows import read
 
+    require(bool(rows) or not more, f"reproduce {paper} {' '.join(map(str, more))}", "one paper", "write --rows first")
+    rows = (*rows, *more)
     book = ledger.load(paper)
     tables = ledger.chosen(book, only)
     whole_page = "one of the two: the page always covers the whole paper"
     require(not (rows and only), "--only with --rows", whole_page, "leave --only out")
-    nothing_runs = "one of the two: with --rows nothing is run"
-    require(not (rows and dry_run), "--dry-run with --rows", nothing_runs, "leave --dry-run out")
-    if rows:
-        from gwfbench.report.rows import read
-
-        make(book, _joined([read(path)[0] for path in rows]), write)
+    parts = [read(path) for path in rows]
+    if rows and not dry_run:
+        facts = {name: kept for _, environments in parts for name, kept in environments.items()}
+        make(book, _joined([part for part, _ in parts]), facts, write, [str(path) for path in rows])
         return
     todo = ledger.to_run(book, tables, whole)
     jobs = listed(paper, todo, tables, seeds, device)
     if dry_run:
+        parts = parts or [read(path) for path in sorted(Path("results").glob("*/rows.csv"))]
+        click.echo(cost(jobs, _joined([part for part, _ in parts])))
         return
     failed = False
     if jobs:
         done, _ = performed(jobs, read_execution(how), out, "table", ())
         failed = tell_failed(done)
-    make(book, collected(out)[0] if jobs else _joined([]), write)
+    table, facts = collected(out)[:2] if jobs else (_joined([]), {})
+    make(book, table, facts, write)
     sys.exit(failed)
 
 
@@ -107,11 +118,31 @@ def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], s
     return jobs
 
 
-def make(book: Paper, rows: pd.DataFrame, write: Path) -> None:
+def cost(jobs: Sequence[Job], rows: pd.DataFrame) -> str:
+    """What these runs will take, by what earlier runs of the same settings took, in words.
+
+    Args:
+        rows: of earlier runs, on whatever machine; judging is not in them.
+    """
+    known: dict[tuple[str, str], float] = {}
+    if len(rows):
+        took = rows.assign(took=rows["seconds"] + rows["sample_seconds"].fillna(0.0))
+        runs = took.groupby(["task", "method", "run_key", "attempt"])["took"].max()
+        known = runs.groupby(level=[0, 1]).median().to_dict()  # type: ignore[assignment]
+    todo = [(job.identity(seed).task, job.identity(seed).method) for job in jobs for seed in job.seeds]
+    found = [known[one] for one in todo if one in known]
+    if not found:
+        return "cost: not known, as no earlier rows are of these settings"
+    left = f"; {len(todo) - len(found)} runs are of settings without earlier rows" if len(found) < len(todo) else ""
+    hours = sum(found) / 3600
+    return f"cost: about {hours:.2g} hours of one core for {len(found)} runs, by earlier rows, judging left out{left}"
+
+
+def make(book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Sequence[str] = ()) -> None:
     """Write the page, and print how many verdicts of each kind it has."""
     from gwfbench.report.paper_page import counted, page
 
-    text, tally = page(book, rows)
+    text, tally = page(book, rows, sources, facts)
     write.mkdir(parents=True, exist_ok=True)
     (write / f"{book.key}.md").write_text(text, encoding="utf-8")
     click.echo(f"wrote {write / book.key}.md: {counted(tally)}", err=True)

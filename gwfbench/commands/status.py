@@ -52,19 +52,26 @@ def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, 
     from gwfbench.store.record import to_json
 
     if plan:
-        found = standing.survey(plans.read(plan), out)
+        found, strange = standing.survey(plans.read(plan), out)
     elif tasks or methods:
-        found = standing.survey(order.Order.read(tasks, methods, **rest).jobs(), out)
+        found, strange = standing.survey(order.Order.read(tasks, methods, **rest).jobs(), out)
     else:
-        found = standing.survey_all(out)
-        require(bool(found), f"--out {out}: no runs", "at least one", "python -m gwfbench run --task ou --method vjko")
+        found, strange = standing.survey_all(out)
+        require(
+            bool(found or strange),
+            f"--out {out}: no runs",
+            "at least one",
+            "python -m gwfbench run --task ou --method vjko",
+        )
     if form == "json":
         for one in found:
             put(to_json(asdict(one)) + "\n")
     else:
         _print(found)
     say(summary(found), err=form == "json")
-    sys.exit(any(one.state != "done" for one in found))
+    for text in strange:
+        say(f"not counted: {escape.line(text)}", err=True)
+    sys.exit(bool(strange) or any(one.state != "done" for one in found))
 
 
 def summary(found: list[Standing]) -> str:

@@ -29,6 +29,7 @@ from gwfbench.drive.points import Cloud
 from gwfbench.drive.signals import Stops
 from gwfbench.protocol import State
 from gwfbench.store import folders
+from gwfbench.store.checked import read_bytes, sync
 from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Row, Run
 
@@ -178,7 +179,7 @@ def load(file: Path, device: torch.device) -> Checkpoint:
         ValueError: it is damaged, or no checkpoint.
         OSError: it can't be read.
     """
-    sha, _, data = file.read_bytes().partition(b"\n")
+    sha, _, data = read_bytes(file).partition(b"\n")
     try:
         if hashlib.sha256(data).hexdigest().encode() != sha:
             raise ValueError("its content does not match its hash")
@@ -246,10 +247,8 @@ def _write(places: Sequence[Path], data: bytes) -> None:
     """Write it to the first place, and link it to the others; what was there stays if it can't be written."""
     drafts = [place.with_name(f"{place.name}.{os.getpid()}") for place in places]
     try:
-        with drafts[0].open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        drafts[0].write_bytes(data)
+        sync(drafts[0])
         for draft in drafts[1:]:
             try:
                 os.link(drafts[0], draft)

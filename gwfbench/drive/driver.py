@@ -12,28 +12,31 @@ What begins and closes a run is in drive/execute.py.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from time import perf_counter
+from typing import Any
 
 import torch
 
 from gwfbench.drive import checkpoint, points, shapes
 from gwfbench.drive.checkpoint import Checkpoint, Keeper
+from gwfbench.drive.contract import line_of, require_next, require_whole, taken
 from gwfbench.drive.controls import Control
 from gwfbench.drive.job import Job
-from gwfbench.drive.judge import ANYTIME, Judge, Seen, judged_index, reason_of
+from gwfbench.drive.judge import ANYTIME, Judge, Seen, judged_index, readable, reason_of
 from gwfbench.drive.log import Log
 from gwfbench.drive.meter import Meter, counted
-from gwfbench.drive.points import BadLaw, Cloud
+from gwfbench.drive.points import Cloud
 from gwfbench.drive.signals import Stops
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable, State
 from gwfbench.rng import Streams
 from gwfbench.store.folders import Attempt
-from gwfbench.store.record import Run, Status
+from gwfbench.store.record import SET_UP, Run, Status
 
+_NO_LAW: Any = object()  # not None, which a method may yield by mistake
 Progress = Callable[[int, float, float], None]  # laws so far, flow time, last judged time
 
 
@@ -55,7 +58,7 @@ class _Last:
 
     Args:
         law: as yielded; None once the method has gone on, for it is valid no more.
-        draw: draws its points, if they are drawn only where it is judged.
+        draw: draws its points, if they are drawn only where it is judged, and while it is valid.
         seen: its points, until they are judged; None if it is at no judged time.
     """
 
@@ -79,7 +82,12 @@ class Drive:
         self._path = [0.0]  # flow times yielded
         self._cloud = Cloud()
         self._last = _Last()
+        self._where = ""  # the line that yielded it
+        self._began = False  # the method
         self._judge: Judge | None = None  # None until the task is built
+        # what can end a method between two laws; the law before must have been drawn by then
+        self._cut_short = bool(job.budget.limits().keys() - {"steps"})
+        self._generator: Iterator[Marginal] | None = None
 
     @property
     def steps(self) -> int:
@@ -88,9 +96,11 @@ class Drive:
 
     def end(self, status: Status, reason: str) -> None:
         """Close the runs that are still going."""
+        if status == "error" and not self._began:
+            reason = f"{SET_UP}{reason}"
         for run in self.runs:
             if run.status == "ok":
-                run.status, run.reason = status, reason
+                run.status, run.reason = status, readable(reason)
 
     def to_the_end(self, saved: Checkpoint | None, progress: Progress) -> None:
         """Drive the method until it ends or all runs have failed; the last law may be left to `judge_last`.
@@ -118,38 +128,42 @@ class Drive:
             if self._settled(limit, last):
                 return
             progress(self.steps, law.t, last)
-        if not self.steps:
-            raise BadLaw("it ended without yielding a law")
-        if job.contestant.clock != "none" and math.isfinite(last) and self._path[-1] < last * (1 - 1e-6):
-            raise BadLaw(f"it ended at t = {self._path[-1]:g}; the task is judged up to t = {last:g}")
+        require_whole(self.steps, self._path[-1], problem.times, limit)
 
     def _laws(self, instance: Instance, streams: Streams, state: State | None) -> Iterator[Marginal]:
         """The contestant's laws; its clock runs between them, and gradients are on only for it."""
         who = self.job.contestant
-        if isinstance(who, Control):
-            laws = iter(who.fit(instance))
-        else:
-            plain = counted(instance.problem, self.meter)
-            problem = _Watched(plain.shape, plain.times, plain.infos, self.asked)
-            laws = shapes.laws(who, problem, self.job.budget, streams, state)
+        plain = counted(instance.problem, self.meter, len(self.job.seeds))
+        problem = _Watched(plain.shape, plain.times, plain.infos, self.asked)
+        self._began = True
+        with torch.enable_grad(), self.meter.running():
+            if isinstance(who, Control):
+                laws = iter(who.fit(instance))
+            else:
+                laws = shapes.laws(who, problem, self.job.budget, streams, state)
+        self._generator = laws  # it is closed with us, after the run: its own end may take for ever
         while True:
             self._last.law = None
-            with torch.enable_grad(), self.meter.running():
-                law = next(laws, None)
-            if law is None:
+            try:
+                with torch.enable_grad(), self.meter.running():
+                    law = next(laws, _NO_LAW)
+            except BaseException:
+                self._last.draw = None  # the method has gone on: what the last law would draw now is not that law
+                raise
+            if law is _NO_LAW:
                 return
-            if not isinstance(law, Drawn | Pushed):
-                raise BadLaw(f"it yielded a {type(law).__name__}; expected Drawn or Pushed")
-            yield law
+            self._last.draw = None
+            self._where = line_of(laws)
+            yield taken(law, self._where)
 
     def _take(self, law: Marginal, problem: Problem, limit: bool, streams: Streams) -> None:
         """Make this law the last one, and see it."""
         before = self._path[-1]
+        if self.job.contestant.clock != "none":
+            require_next(law, before, problem.times, limit, self._where)
         self._path.append(law.t)
-        if self.job.contestant.clock != "none" and not law.t > before:
-            raise BadLaw(f"its flow time went from {before:g} to {law.t:g}; expected it to grow")
         see = partial(self._see, law, problem, limit, streams)
-        if isinstance(law, Drawn) and limit and self.steps not in self._curve and not self._keeper.resumable:
+        if isinstance(law, Drawn) and limit and self.steps not in self._curve and not self._cut_short:
             # drawn only if it turns out to be the last: a generator of a thousand steps has twenty judged laws
             self._last = _Last(law, draw=see)
         else:
@@ -157,7 +171,7 @@ class Drive:
 
     def _see(self, law: Marginal, problem: Problem, limit: bool, streams: Streams) -> Seen | None:
         """Move or draw the judged points of this law, its cost kept apart from training; None if it is not judged."""
-        start = time.perf_counter()
+        start = perf_counter()
         index = judged_index(problem.times, self.job.contestant.clock, law.t)
         if isinstance(law, Drawn) and index is None:
             return None
@@ -170,7 +184,7 @@ class Drive:
             moved, log_prob = points.draw(law, self.steps, count, problem, streams)
         self.meter.wait()
         for run in self.runs:
-            run.sample_seconds += time.perf_counter() - start
+            run.sample_seconds += perf_counter() - start
         if index is None:
             return None
         return Seen(
@@ -201,14 +215,11 @@ class Drive:
 
     def judge_last(self) -> None:
         """Judge the last law, if that has not been done; an interrupt leaves all its rows or none."""
-        if self._last.draw is not None:
-            draw, self._last.draw = self._last.draw, None
-            with self._stops.held(), torch.no_grad():
-                self._last.seen = draw()
+        self._draw_last()
         seen = self._last.seen
         if seen is None or self._judge is None or not self._cloud.whole:
             return
-        began = time.perf_counter()
+        began = perf_counter()
         try:
             with torch.no_grad():
                 rows = self._judge.judge(seen, self._path, self.runs)
@@ -218,9 +229,16 @@ class Drive:
         with self._stops.held():
             self._last.seen = None
             for run, more in zip(self.runs, rows, strict=True):
-                run.judge_seconds += time.perf_counter() - began
+                run.judge_seconds += perf_counter() - began
                 run.rows += more
             self._keeper.judged(seen, self.runs, rows)
+
+    def _draw_last(self) -> None:
+        """Draw the points of the last law, if that was put off."""
+        if self._last.draw is not None:
+            draw, self._last.draw = self._last.draw, None
+            with self._stops.held(), torch.no_grad():
+                self._last.seen = draw()
 
     def save_at_the_end(self) -> None:
         """A checkpoint at the last law, if the method has not gone on since and one can be had."""
@@ -235,6 +253,7 @@ class Drive:
         law = self._last.law
         self._keeper.started()
         if law is not None and law.state is not None:
+            self._draw_last()
             state = law.state()
             content = checkpoint.of(self.runs, self._path, state, self._cloud, self._last.seen, self.meter, self.log)
             self._keeper.save(content)

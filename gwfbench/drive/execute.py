@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,14 +19,16 @@ import torch
 from gwfbench.budget import BudgetSpent
 from gwfbench.drive import checkpoint
 from gwfbench.drive.checkpoint import Checkpoint
+from gwfbench.drive.contract import BadLaw, line_in
 from gwfbench.drive.controls import Control, NoTruth
 from gwfbench.drive.driver import Drive, Progress
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.drive.log import Log
-from gwfbench.drive.points import BadLaw
 from gwfbench.drive.signals import Stopped, Stops
+from gwfbench.errors import UserError
 from gwfbench.protocol import Resumable
+from gwfbench.rng import own_globals
 from gwfbench.store import folders
 from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Run, Status
@@ -40,12 +43,14 @@ class Setting:
         out: folder of the attempts, where a stopped one is found to continue from; None: nothing is written.
         anew: start from the beginning, whatever checkpoint there is.
         curve: judge the laws of `judge.ANYTIME` too where only the limit counts, not the last alone.
+        watch: is given the run before it begins, to watch its clock from outside.
     """
 
     env: str
     out: Path | None = None
     anew: bool = False
     curve: bool = True
+    watch: Callable[[Drive], None] = lambda _: None
 
 
 def begin(job: Job, env: str, out: Path | None) -> list[Run]:
@@ -54,10 +59,11 @@ def begin(job: Job, env: str, out: Path | None) -> list[Run]:
     needs = () if isinstance(who, Control) else tuple(sorted(need.__name__ for need in who.needs))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     code, budget = job.code(), job.budget.limits()
+    identities = [job.identity(seed) for seed in job.seeds]
+    before = folders.of_keys(out, [one.key for one in identities]) if out else {}
     runs = []
-    for seed in job.seeds:
-        identity = job.identity(seed)
-        number = 1 + max((run.number for run in folders.of_key(out, identity.key)), default=0) if out else 1
+    for identity in identities:
+        number = 1 + max((run.number for run in before.get(identity.key, ())), default=0)
         runs.append(Run(identity, needs, code, env, now, budget, batch=len(job.seeds), number=number))
     return runs
 
@@ -93,10 +99,13 @@ def execute(
         runs = begin(job, setting.env, out)
     files = [Attempt(out, run) if out and run.identity.seed in asked else None for run in runs]
     stop = None
-    with Stops() as stops, contextlib.redirect_stdout(log):  # a method that prints must not break --format json
+    name, device = " ".join(run.identity.key for run in runs), torch.device(job.device)
+    # a method that prints must not break --format json
+    with Stops() as stops, contextlib.redirect_stdout(log), own_globals(name, device):
         drive = Drive(job, runs, files, log, stops, setting.curve)
+        setting.watch(drive)
         try:
-            _to_an_end(drive, saved, progress)
+            _to_an_end(drive, saved, progress, stops)
         except KeyboardInterrupt as error:
             stop = error
         with stops.held():
@@ -110,8 +119,8 @@ def execute(
     return [run for run in runs if run.identity.seed in asked]
 
 
-def _to_an_end(drive: Drive, saved: Checkpoint | None, progress: Progress) -> None:
-    """Every end but an interrupt becomes the runs' status and reason."""
+def _to_an_end(drive: Drive, saved: Checkpoint | None, progress: Progress, stops: Stops) -> None:
+    """Every end but an interrupt from outside becomes the runs' status and reason."""
     spent = ""
     try:
         try:
@@ -123,7 +132,9 @@ def _to_an_end(drive: Drive, saved: Checkpoint | None, progress: Progress) -> No
             drive.end("budget" if drive.steps else "timeout", spent)
     except NoTruth as error:
         drive.end("skipped", str(error))
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and stops.arrived:
+            raise
         with contextlib.suppress(Exception):
             traceback.print_exc(file=drive.log)
         if is_out_of_memory(error):
@@ -131,7 +142,17 @@ def _to_an_end(drive: Drive, saved: Checkpoint | None, progress: Progress) -> No
             return
         with contextlib.suppress(Exception):
             drive.judge_last()
-        drive.end("error", str(error) if isinstance(error, BadLaw) else reason_of(error))
+        drive.end("error", _reason(drive.job, error))
+
+
+def _reason(job: Job, error: BaseException) -> str:
+    """An error in words; of a mistake in the use of what the runner offers, with the method's line."""
+    if isinstance(error, BadLaw):
+        return str(error)
+    module = sys.modules.get(type(job.contestant).__module__)
+    file = getattr(module, "__file__", None)
+    where = line_in(file, error.__traceback__) if isinstance(error, UserError) and file else ""
+    return f"{reason_of(error)}{where}"
 
 
 def _close(drive: Drive, run: Run, file: Attempt | None, resumed: bool) -> None:
@@ -143,7 +164,15 @@ def _close(drive: Drive, run: Run, file: Attempt | None, resumed: bool) -> None:
     ended = run.status not in checkpoint.RESUMED
     if ended:
         file.checkpoint.unlink(missing_ok=True)
-    file.finish(run, drive.log.getvalue())
+    log = drive.log.getvalue()
+    try:
+        file.finish(run, log)
+    except ValueError as error:  # what no file can keep: the run is closed with what it has judged
+        blank = begin(drive.job, run.env, None)[0]
+        for name in ("seconds", "sample_seconds", "judge_seconds", "steps", "paired", "resumed", "information"):
+            setattr(run, name, getattr(blank, name))
+        run.status, run.reason = "error", reason_of(error)
+        file.finish(run, log)
     if ended and resumed:
         checkpoint.remove_all(file.out, run)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gwfbench.drive.contract import same
 from gwfbench.drive.controls import role
 from gwfbench.drive.job import Job
 from gwfbench.drive.log import Log
@@ -22,6 +23,8 @@ from gwfbench.store.record import Row, Run
 # Where only the limit counts these laws are judged, and the last: 15 of 30, 17 of 100, 20 of 1,000, 29 of a million.
 # Fixed steps: rows do not depend on the machine's speed, nor on how far a budget lets a run go.
 ANYTIME = frozenset([*range(1, 11), 12, 15, 25, 30, *(k * 10**power for power in range(1, 13) for k in (1, 2, 5))])
+
+LONGEST = 2000  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,17 @@ class Judge:
         for metric in self.chosen:
             if Need.LOG_PROB in metric.needs and seen.log_prob is None:
                 continue
+            reason = ""
             try:
                 estimate = self.estimate(metric, seen, path)
             except (ValueError, ArithmeticError, RuntimeError) as error:
-                self._log.write(f"{metric.name}{where}: null: {reason_of(error)}\n")
+                reason = reason_of(error)
+                self._log.write(f"{metric.name}{where}: null: {reason}\n")
                 nothing = torch.full((len(points),), math.nan)
                 estimate = Estimate(nothing, nothing, points[:, : metric.points].shape[1])
             for i, run in enumerate(runs):
                 if run.status == "ok":
-                    rows[i].append(self.row(metric, seen, estimate, i))
+                    rows[i].append(self.row(metric, seen, estimate, i, reason))
         return rows
 
     def estimate(self, metric: Metric, seen: Seen, path: Sequence[float]) -> Estimate:
@@ -96,12 +101,19 @@ class Judge:
         truth, index = metric.against(self._instance.truth, tuple(path[: seen.step + 1]), seen.index)
         log_prob = None if seen.log_prob is None else seen.log_prob[:, : metric.points]
         rng = self._streams.fork(f"metric/{metric.name}/{seen.index}")
-        return metric.evaluate(Judged(seen.points[:, : metric.points], log_prob, truth, index, rng))
+        estimate = metric.evaluate(Judged(seen.points[:, : metric.points], log_prob, truth, index, rng))
+        _require_estimate(metric.name, estimate, len(seen.points))
+        return estimate
 
-    def row(self, metric: Metric, seen: Seen, estimate: Estimate, i: int) -> Row:
-        """The row of seed number i."""
+    def row(self, metric: Metric, seen: Seen, estimate: Estimate, i: int, reason: str = "") -> Row:
+        """The row of seed number i.
+
+        Args:
+            reason: why there is no value, if the metric has failed.
+        """
         value, se = float(estimate.value[i]), float(estimate.se[i])
-        return Row(
+        worst = "" if math.isfinite(value) else reason or ("infinite" if math.isinf(value) else "not a number")
+        return Row.of(
             step=seen.step,
             t=seen.t,
             metric=metric.name,
@@ -119,6 +131,7 @@ class Judge:
             sample_seconds=seen.sample_seconds,
             sample_calls=seen.sample_calls,
             metric_code=self._codes[metric.name],
+            worst=worst,
         )
 
 
@@ -127,7 +140,26 @@ def judged_index(times: Sequence[float], clock: str, t: float | None) -> int | N
     if t is None or clock == "none" or math.isinf(times[-1]):
         return len(times) - 1
     near = min(range(len(times)), key=lambda i: abs(times[i] - t))
-    return near if abs(times[near] - t) <= 1e-6 * max(1.0, t) else None
+    return near if same(times[near], t) else None
+
+
+def _require_estimate(name: str, estimate: object, seeds: int) -> None:
+    """Raise unless this is an estimate for so many seeds: what a metric gives is checked when it is taken.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(estimate, Estimate):
+        raise ValueError(f"{name} gave a {type(estimate).__name__}; expected an Estimate")
+    for what, part in (("value", estimate.value), ("se", estimate.se)):
+        real = isinstance(part, Tensor) and part.is_floating_point()
+        if not real or part.shape != (seeds,):
+            got = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+            raise ValueError(f"{name} gave {what} as {got}; expected real numbers ({seeds},), one for each seed")
+    if bool((estimate.se < 0).any()):
+        raise ValueError(f"{name} gave a negative standard error; expected 0 or more, or NaN where it is not known")
+    if type(estimate.n) is not int or estimate.n < 1:
+        raise ValueError(f"{name} gave n = {estimate.n!r}; expected a whole number of points, 1 or more")
 
 
 def reason_of(error: BaseException) -> str:
@@ -136,4 +168,10 @@ def reason_of(error: BaseException) -> str:
         text = str(error).strip().replace("\n", " ")
     except Exception:  # a stranger's exception can do anything
         text = "(it can't be told)"
-    return f"{type(error).__name__}: {text}"
+    return readable(f"{type(error).__name__}: {text}")
+
+
+def readable(text: str) -> str:
+    """The text as a file can keep it: no half characters, and not without end."""
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

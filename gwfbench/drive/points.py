@@ -1,4 +1,4 @@
-"""The runner's own points: pushed along by each law, or drawn from it; a method never sees them."""
+"""The runner's own points: pushed along by each law, or drawn from it; a method is given copies of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gwfbench.drive.contract import BadLaw, require_shape
 from gwfbench.info import Initial
 from gwfbench.protocol import Drawn, Problem, Pushed
 from gwfbench.rng import Streams
 
 CHUNK = 65536  # points pushed or drawn at once
-
-
-class BadLaw(Exception):
-    """The method yielded what the contract does not allow."""
 
 
 @dataclass
@@ -30,7 +27,7 @@ class Cloud:
         """Move all points, in place, by law number `step`; the first one finds n draws of P_0."""
         if self.points is None:
             if step > 1:
-                raise BadLaw("it yielded Pushed after Drawn; Pushed needs the law before it to be Pushed, or the first")
+                raise BadLaw("it yielded Pushed after Drawn", "Pushed after Pushed, or first", "yield one kind only")
             start = problem[Initial]
             drawn = start.draw(n, streams.fork("start"))
             self.points = drawn.clone(memory_format=torch.contiguous_format)  # ours, to move in place
@@ -40,9 +37,10 @@ class Cloud:
         noise = streams.fork(f"push/{step}")
         for first in range(0, n, CHUNK):
             part = self.points[:, first : first + CHUNK]
-            log_det = law.log_det(part) if law.log_det is not None and self.log_prob is not None else None
-            moved = law.push(part, noise)
-            _require_shape("push", moved, part.shape)
+            given = part.clone()  # what the method is given it may keep and overwrite
+            log_det = law.log_det(given) if law.log_det is not None and self.log_prob is not None else None
+            moved = law.push(given, noise)
+            require_shape("push", moved, part.shape)
             self.whole = False
             part.copy_(moved)
             if log_det is not None and self.log_prob is not None:
@@ -57,20 +55,7 @@ def draw(law: Drawn, step: int, n: int, problem: Problem, streams: Streams) -> t
     parts = []
     for count in [n] if law.limit else [min(CHUNK, n - first) for first in range(0, n, CHUNK)]:
         parts.append(law.draw(count, noise))
-        _require_shape("draw", parts[-1], (len(streams.seeds), count, *problem.shape))
-    points = torch.cat(parts, 1)
+        require_shape("draw", parts[-1], (len(streams.seeds), count, *problem.shape))
+    points = torch.cat(parts, 1)  # a copy, also of one part
     density = law.log_prob
-    return points, None if density is None else torch.cat([density(part) for part in points.split(CHUNK, 1)], 1)
-
-
-def _require_shape(what: str, got: Tensor, expected: tuple[int, ...]) -> None:
-    if not isinstance(got, Tensor) or tuple(got.shape) != tuple(expected):
-        shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        raise BadLaw(
-            f"its {what} gave {shape}; expected (S, n, ...) = {tuple(expected)}"
-            + (
-                f"; a law that has only {got.shape[1]} points says so: Drawn(..., limit={got.shape[1]})"
-                if what == "draw" and isinstance(got, Tensor) and got.ndim > 1 and got.shape[1] < expected[1]
-                else ""
-            )
-        )
+    return points, None if density is None else torch.cat([density(part.clone()) for part in points.split(CHUNK, 1)], 1)

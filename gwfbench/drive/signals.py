@@ -24,6 +24,7 @@ class Stops:
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._held, self._waiting = 0, 0
+        self.arrived = False  # whether a signal has: a KeyboardInterrupt without one is a method's own
 
     def __enter__(self) -> Stops:
         if threading.current_thread() is threading.main_thread():
@@ -47,6 +48,7 @@ class Stops:
                 self._answer(self._waiting, None)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
+        self.arrived = True
         # Slurm's SIGTERM comes to the run, and from its supervisor once more; what is endless gets SIGKILL after it
         if self._held and (not self._waiting or number == signal.SIGTERM):
             self._waiting = number

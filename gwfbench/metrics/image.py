@@ -1,7 +1,7 @@
 """Image metrics by torch-fidelity's formulas, on features of a network: its Inception, or a small classifier of ours.
 
     fid              |m - m0|^2 + tr(C + C0 - 2 (C C0)^1/2)                      Heusel et al. 2017, eq. 6
-    kid              unbiased MMD^2 of the kernel (x . y / d + 1)^3              Binkowski et al. 2018
+    kid              unbiased MMD^2 of the kernel (x . y / d + 1)^3, by all pairs     Binkowski et al. 2018
     inception_score  exp E KL(p(y | x) || p(y))                                  Salimans et al. 2016
     precision        share of points within a test image's distance to its third neighbour
     recall           share of test images within a point's distance to its third     Kynkaanniemi et al. 2019
@@ -27,9 +27,8 @@ from gwfbench.protocol import Estimate, Judged, Metric
 NAMES = ("fid", "kid", "inception_score", "precision", "recall")
 BLOCKS = 20  # of FID's jackknife
 WIDE = 256  # features beyond which a jackknife of FID would take minutes
-SUBSETS, SUBSET = 50, 1000  # of KID
 SPLITS = 10  # of the inception score
-NEIGHBOURS = 1000  # points a side of a block of distances
+NEIGHBOURS = 1000  # points a side of a block of distances, or of KID's kernel
 REMEMBERED = 2**28  # bytes of features
 
 
@@ -56,6 +55,7 @@ class Lens:
     test: Tensor
     _seen: dict[bytes, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _near: dict[bytes, tuple[float, float]] = field(default_factory=dict)
+    _own: list[Tensor] = field(default_factory=list)
 
     def see(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits of uint8 images; five metrics ask for those of the same ones."""
@@ -71,6 +71,12 @@ class Lens:
     def reference(self) -> Tensor:
         """Features of the test part."""
         return self.see(self.test)[0]
+
+    def own(self) -> Tensor:
+        """`kernel_sums` of the test part's features, the same for all laws."""
+        if not self._own:
+            self._own.append(kernel_sums(self.reference())[0])
+        return self._own[0]
 
     def near(self, images: Tensor) -> tuple[float, float]:
         """Precision and recall of uint8 images, which are had together."""
@@ -93,22 +99,27 @@ def metrics(lens: Lens, suffix: str) -> tuple[Metric, ...]:
     """The five metrics by this view, with this suffix to their names."""
     n, at = len(lens.test), "against the test part, by torch-fidelity"
     rows: list[tuple[str, Callable[[Lens, Judged], Estimate], str]] = [
-        ("fid", _fid, f"Frechet distance of Gaussians fitted to features (Heusel et al. 2017) {at}; se over the points "
-         f"by the block jackknife, none for more than {WIDE} features"),
-        ("kid", _kid, f"unbiased MMD^2 of a cubic kernel on features (Binkowski et al. 2018) {at}, mean over {SUBSETS} "
-         "subsets, may be negative; se from their spread as of n / size independent ones, for they share points"),
-        ("inception_score", _inception_score, f"Salimans et al. 2016, by torch-fidelity, mean over {SPLITS} splits; se "
-         "from their spread"),
-        ("precision", _precision, "share of points near a test image (Kynkaanniemi et al. 2019), k = 3, by "
-         "torch-fidelity; binomial se"),
-        ("recall", _recall, "share of test images near a point (Kynkaanniemi et al. 2019), k = 3, by torch-fidelity; "
-         "binomial se"),
+        ("fid", _fid, f"Frechet distance of Gaussians fitted to features (Heusel et al. 2017) {at}. Standard error "
+         f"over the points by the block jackknife, unknown for more than {WIDE} features"),
+        ("kid", _kid, "MMD^2 of a cubic kernel on features against the test part (Binkowski et al. 2018), by the "
+         "unbiased U-statistic over all pairs, so that it may be negative. Standard error by the jackknife over points "
+         "and over test images"),
+        ("inception_score", _inception_score, "How sure the network is of each image's class, and how different the "
+         f"classes are (Salimans et al. 2016), by torch-fidelity, mean over {SPLITS} splits. Standard error from their "
+         "spread"),
+        ("precision", _precision, "Share of points within a test image's distance to its third neighbour (Kynkaanniemi "
+         "et al. 2019), by torch-fidelity. Binomial standard error"),
+        ("recall", _recall, "Share of test images within a point's distance to its third neighbour (Kynkaanniemi et "
+         "al. 2019), by torch-fidelity. Binomial standard error"),
     ]  # fmt: skip
     lower = ("fid", "kid")
     return tuple(
-        Metric(name + suffix, partial(judge, lens), n, source, better="lower" if name in lower else "higher")
+        Metric(
+            name + suffix, partial(judge, lens), n, source, better="lower" if name in lower else "higher",
+            version=2 if name == "kid" else 1,
+        )
         for name, judge, source in rows
-    )
+    )  # fmt: skip
 
 
 def absent(why: str) -> tuple[Metric, ...]:
@@ -153,20 +164,42 @@ def _fid(lens: Lens, judged: Judged) -> Estimate:
 
 
 def _kid(lens: Lens, judged: Judged) -> Estimate:
-    from gwfbench.nn import fidelity
+    def one(images: Tensor, _seed: int) -> tuple[float, float]:
+        return kid(lens.see(images)[0], lens.reference(), lens.own())
 
-    target = lens.reference()
-    size = min(SUBSET, judged.points.shape[1] // 5, len(target) // 5)
+    return _each(judged, 4, one)
 
-    def one(images: Tensor, seed: int) -> tuple[float, float]:
-        features = lens.see(images)[0]
-        found = fidelity.kid_features_to_metric(
-            features, target, kid_subsets=SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
-        )
-        distinct = min(SUBSETS, len(features) // size)
-        return found[fidelity.KEY_METRIC_KID_MEAN], found[fidelity.KEY_METRIC_KID_STD] / math.sqrt(distinct)
 
-    return _each(judged, 10, one)
+def kid(x: Tensor, y: Tensor, own: Tensor | None = None) -> tuple[float, float]:
+    """MMD^2 of features x (n, k) and y (m, k) by the U-statistic, and its error by leaving out each x, and each y.
+
+    Args:
+        own: `kernel_sums` of y with itself, if at hand.
+    """
+    n, m = len(x), len(y)
+    cross, columns = kernel_sums(x, y)
+    total = cross.sum()
+    value, variance = -2 * total / (n * m), x.new_zeros(())
+    for k, other, within, between in ((n, m, kernel_sums(x)[0], cross), (m, n, own, columns)):
+        within = kernel_sums(y)[0] if within is None else within
+        value = value + within.sum() / (k * (k - 1))
+        left = (within.sum() - 2 * within) / ((k - 1) * (k - 2)) - 2 * (total - between) / ((k - 1) * other)
+        variance = variance + (k - 1) * left.var(correction=0)
+    return float(value), float(torch.where(variance > 0, variance.sqrt(), math.nan))
+
+
+def kernel_sums(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sums of (x_i . y_j / k + 1)^3 over each row and each column, by blocks; without y, over i != j of x alone."""
+    other = x if y is None else y
+    rows, columns = x.new_zeros(len(x)), x.new_zeros(len(other))
+    for first in range(0, len(x), NEIGHBOURS):
+        here = slice(first, first + NEIGHBOURS)
+        block = (x[here] @ other.T).div_(x.shape[1]).add_(1).pow_(3)
+        if y is None:
+            block[:, here].fill_diagonal_(0.0)
+        rows[here] = block.sum(1)
+        columns += block.sum(0)
+    return rows, columns
 
 
 def _inception_score(lens: Lens, judged: Judged) -> Estimate:
@@ -174,7 +207,8 @@ def _inception_score(lens: Lens, judged: Judged) -> Estimate:
 
     def one(images: Tensor, seed: int) -> tuple[float, float]:
         found = fidelity.isc_features_to_metric(lens.see(images)[1], SPLITS, True, seed)
-        return found[fidelity.KEY_METRIC_ISC_MEAN], found[fidelity.KEY_METRIC_ISC_STD] / math.sqrt(SPLITS - 1)
+        se = found[fidelity.KEY_METRIC_ISC_STD] / math.sqrt(SPLITS - 1)
+        return found[fidelity.KEY_METRIC_ISC_MEAN], se or math.nan
 
     return _each(judged, SPLITS, one)
 
@@ -189,7 +223,8 @@ def _recall(lens: Lens, judged: Judged) -> Estimate:
 
 def _near(lens: Lens, judged: Judged, which: int) -> Estimate:
     def one(images: Tensor, _seed: int) -> tuple[float, float]:
-        share = lens.near(images)[which]
-        return share, math.sqrt(share * (1 - share) / (len(images), len(lens.test))[which])
+        share, count = lens.near(images)[which], (len(images), len(lens.test))[which]
+        inner = min(max(share, 1 / count), 1 - 1 / count)  # none of so many is not to know that none ever is
+        return share, math.sqrt(inner * (1 - inner) / count)
 
     return _each(judged, 4, one)

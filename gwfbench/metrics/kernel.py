@@ -15,7 +15,12 @@ r_i = sum_j u(z_i, z_j) and q = sum_ij u(z_i, z_j)^2:
     E u u' (one point shared) = (sum r_i^2 - q) / (n' (n - 2)),   E u^2 = q / n'
     (E u)^2 = ((sum r_i)^2 - 4 sum r_i^2 + 2 q) / (n' (n - 2) (n - 3))
 and no zeta is let below 0. So the error holds away from the null, where zeta_1 leads, and at the null, where zeta_1 = 0
-and only zeta_2 is left; there, noise in zeta_1 cut off at 0 makes it a tenth to a third too large (measured).
+and only zeta_2 is left; there, noise in zeta_1 cut off at 0 makes it too large. Measured over 200
+clouds of N(0, I) in the plane, the mean of the error over the spread of the values is 1.28 for MMD and 1.31 for the
+energy distance (n = 1024), 1.14 and 1.18 for KSD (n = 2000, rbf and imq); its median is within 10 % of the spread.
+
+Squared distances are matrix products about the mean. Where that would lose digits that the kernel sees (distances.py),
+they are sums of squared differences.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from torch import Tensor
 
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 from gwfbench.rng import Streams
+from gwfbench.velocity.distances import apart, direct
 
 BLOCK = 512  # two float32 blocks of this side fit a core's second-level cache
 BANDWIDTH_DRAWS = 1000  # of the truth, whose median distance sets the bandwidth: known to 1 or 2 %
@@ -37,7 +43,7 @@ Kernel = Callable[[Tensor], Tensor]  # of squared distances, which it may overwr
 
 
 def u_statistic(u: Pairs, n: int, device: torch.device, size: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """Mean of u(z_i, z_j) over i != j, u symmetric, and its standard error: 0-d, float64.
+    """Mean of u(z_i, z_j) over i != j, u symmetric, and its standard error, NaN if unknown: 0-d, float64.
 
     Args:
         u: values for a block of pairs; it is asked for those on and above the diagonal, block by block, and may use one
@@ -46,10 +52,10 @@ def u_statistic(u: Pairs, n: int, device: torch.device, size: int = BLOCK) -> tu
         size: side of a block.
 
     Raises:
-        ValueError: n < 4, too few for the variance.
+        ValueError: n < 2.
     """
-    if n < 4:
-        raise ValueError(f"a U-statistic with its standard error needs at least 4 points, got {n}")
+    if n < 2:
+        raise ValueError(f"a mean over pairs needs at least 2 points, got {n}")
     rows = torch.zeros(n, dtype=torch.float64, device=device)
     squares = torch.zeros((), dtype=torch.float64, device=device)
     for first in range(0, n, size):
@@ -67,15 +73,23 @@ def u_statistic(u: Pairs, n: int, device: torch.device, size: int = BLOCK) -> tu
 
 
 def variance(rows: Tensor, squares: Tensor, n: int) -> Tensor:
-    """Of the U-statistic over n points, from the sums of u over each row (n,) and of u^2 over all pairs (above)."""
+    """Of the U-statistic over n points, from the sums of u over each row (n,) and of u^2 over all pairs (above).
+
+    NaN where nothing is known of it: with fewer than 4 points, or where both zetas were cut off at 0.
+    """
+    if n < 4:
+        return torch.full_like(squares, torch.nan)
     pairs, total, shared = float(n * (n - 1)), rows.sum(), rows.square().sum()  # n^4 overflows an int64 at 1e5 points
     mean_squared = (total.square() - 4 * shared + 2 * squares) / (pairs * (n - 2) * (n - 3))
     zeta1 = ((shared - squares) / (pairs * (n - 2)) - mean_squared).clamp_min(0.0)
     zeta2 = (squares / pairs - mean_squared).clamp_min(0.0)
-    return (4 * (n - 2) * zeta1 + 2 * zeta2) / pairs
+    found = (4 * (n - 2) * zeta1 + 2 * zeta2) / pairs
+    return torch.where(found > 0, found, torch.nan)
 
 
-def two_sample(x: Tensor, y: Tensor, kernel: Kernel, size: int = BLOCK) -> tuple[Tensor, Tensor]:
+def two_sample(
+    x: Tensor, y: Tensor, kernel: Kernel, size: int = BLOCK, length: float | None = None
+) -> tuple[Tensor, Tensor]:
     """E k(x, x') + E k(y, y') - 2 E k(x, y) without bias, and its standard error.
 
     It is written as one U-statistic over the pairs z_i = (x_i, y_i), by
@@ -85,20 +99,41 @@ def two_sample(x: Tensor, y: Tensor, kernel: Kernel, size: int = BLOCK) -> tuple
 
     Args:
         x, y: (n, d), float64.    kernel: k as a function of the squared distance.
+        length: the least that the kernel sees; None: median distance of the points from their median.
     """
-    n, center = len(x), x.mean(0)
+    n, center, middle = len(x), x.mean(0), torch.cat([x, y]).median(0).values
     matched = kernel((x - y).square().sum(1)) / n  # (n,)
     (left_x, right_x), (left_y, right_y) = (_distance_factors(cloud - center) for cloud in (x, y))
+    square = float((torch.cat([x, y]) - middle).square().sum(1).median()) if length is None else length**2
+    far = apart(left_x[None, :, -2:-1], left_y[None, :, -2:-1], 1e3 / square if square > 0 else torch.inf) is not None
+    sides = {"x": (x - middle, left_x, right_x), "y": (y - middle, left_y, right_y)}
+    careful = _anchored if kernel is minus_distance else lambda a, b: kernel(direct(a, b))
+    if far:
+        one = zip(*((cloud - middle)[:, None] for cloud in (x, y)), strict=True)
+        matched = torch.cat([careful(*pair)[0] for pair in one]) / n
 
     def u(rows: slice, columns: slice) -> Tensor:
-        def k(left: Tensor, right: Tensor) -> Tensor:
+        def k(one: str, other: str) -> Tensor:
+            (a, left, _), (b, _, right) = sides[one], sides[other]
+            if far:
+                return careful(a[rows], b[columns])
             return kernel((left[rows] @ right[columns].T).clamp_min_(0.0))
 
-        cross = k(left_x, right_y).add_(k(left_y, right_x)).mul_(1 - 1 / n)
-        within = k(left_x, right_x).add_(k(left_y, right_y))
+        cross = k("x", "y").add_(k("y", "x")).mul_(1 - 1 / n)
+        within = k("x", "x").add_(k("y", "y"))
         return within.sub_(cross).sub_(matched[rows, None]).sub_(matched[columns])
 
     return u_statistic(u, n, x.device, size)
+
+
+def _anchored(x: Tensor, y: Tensor) -> Tensor:
+    """|x| + |y| - |x - y| of all pairs: -|x - y| for a two-sample statistic, in which |x| and |y| cancel.
+
+    Written as |y| + (2 x.y - |y|^2) / (|x| + |x - y|), |y| <= |x|, it stays small for one far point.
+    """
+    a, b = x.norm(dim=-1)[:, None], y.norm(dim=-1)[None]
+    small, large = torch.minimum(a, b), torch.maximum(a, b)
+    return small + (2 * x @ y.T - small.square()) / (large + direct(x, y).sqrt()).clamp_min_(torch.finfo(x.dtype).tiny)
 
 
 def _distance_factors(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,18 +178,19 @@ def median_distance(judged: Judged, rng: Streams) -> list[float]:
 
 
 def _mmd(judged: Judged) -> Estimate:
-    kernels = [gaussian_mixture(median) for median in median_distance(judged, judged.rng.fork("bandwidth"))]
-    return _to_fresh_draws(judged, kernels)
+    medians = median_distance(judged, judged.rng.fork("bandwidth"))
+    return _to_fresh_draws(judged, [(gaussian_mixture(median), median / 2 ** (SCALES // 2)) for median in medians])
 
 
 def _energy_distance(judged: Judged) -> Estimate:
-    return _to_fresh_draws(judged, [minus_distance] * judged.points.shape[0])
+    return _to_fresh_draws(judged, [(minus_distance, None)] * judged.points.shape[0])
 
 
-def _to_fresh_draws(judged: Judged, kernels: list[Kernel]) -> Estimate:
+def _to_fresh_draws(judged: Judged, kernels: list[tuple[Kernel, float | None]]) -> Estimate:
+    """Kernels with the least length that they see."""
     x = judged.points[:, : judged.truth.limit].flatten(2).double()
     y = judged.reference(x.shape[1]).flatten(2).double()
-    both = [two_sample(*seed) for seed in zip(x, y, kernels, strict=True)]
+    both = [two_sample(a, b, kernel, length=length) for a, b, (kernel, length) in zip(x, y, kernels, strict=True)]
     return Estimate(torch.stack([value for value, _ in both]), torch.stack([se for _, se in both]), x.shape[1])
 
 
@@ -163,15 +199,16 @@ mmd = Metric(
     _mmd,
     points=4096,
     needs=frozenset({Need.DRAW}),
-    source="MMD^2 by the unbiased U-statistic (Gretton et al. 2012) to as many fresh draws of the truth, "
-    "may be negative; mean of Gaussian kernels of 1/4, 1/2, 1, 2, 4 median distances of the truth; se from "
-    "Hoeffding's variance with its degenerate term",
+    source="MMD^2 to as many fresh draws of the truth, by the unbiased U-statistic (Gretton et al. 2012), so that it "
+    "may be negative. The kernel is the mean of Gaussian ones of 1/4, 1/2, 1, 2, 4 median distances of the truth. "
+    "Standard error from Hoeffding's variance with its degenerate term",
 )
 energy_distance = Metric(
     "energy_distance",
     _energy_distance,
     points=4096,
     needs=frozenset({Need.DRAW}),
-    source="2 E|x - y| - E|x - x'| - E|y - y'| (Szekely and Rizzo 2013) by the unbiased U-statistic to as "
-    "many fresh draws of the truth, may be negative; se from Hoeffding's variance with its degenerate term",
+    source="2 E|x - y| - E|x - x'| - E|y - y'| (Szekely and Rizzo 2013) to as many fresh draws of the truth, by the "
+    "unbiased U-statistic, so that it may be negative. Standard error from Hoeffding's variance with its degenerate "
+    "term",
 )

@@ -1,9 +1,18 @@
-"""Mean and covariance of a cloud in float64, by blocks, the block jackknife over them, and the errors of both."""
+"""Mean and covariance of a cloud in float64, by blocks, the block jackknife over them, and the errors of both.
+
+At equal laws, where these statistics are not linear, the jackknife's errors are too large: over 200 clouds of N(0, I)
+in the plane (n = 2000) 1.34 times the spread for SymKL, 1.45 for Bures, 1.46 for the mean, 1.56 for the covariance.
+
+The sums of the last cloud are kept as long as the cloud lives: half a dozen metrics ask for those of the same points.
+"""
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,31 +20,56 @@ from torch import Tensor
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 BLOCKS = 50  # the standard error of a standard error is then about 10 %
+ROUNDING = 3e-14  # of sums of squares in float64, over their size
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of blocks of points: centre (S, d) of all, sums of x - centre (S, B, d) and of their squares (S, B, d, d)."""
+
+    center: Tensor
+    first: Tensor
+    second: Tensor
+    size: Tensor  # (B,)
+
+
+_LAST: dict[str, tuple[Any, Any, Sums]] = {}  # weak reference to a cloud, the place in it, its sums: written at once
+
+
+def block_sums(points: Tensor) -> Sums:
+    """Of points (S, n, d), in float64, by 50 blocks, fewer where n < 100."""
+    cloud = points if points._base is None else points._base  # a view is made anew for each metric
+    place = None if points.is_inference() else (points._version, points.storage_offset(), points.shape, points.stride())
+    known, where, sums = _LAST.get("sums", (lambda: None, None, None))
+    if sums is not None and place is not None and known() is cloud and where == place:
+        return sums
+    center = points.mean(1, dtype=torch.float64)  # (S, d); sums about it keep all digits
+    blocks = torch.tensor_split(points, max(1, min(BLOCKS, points.shape[1] // 2)), dim=1)
+    first, second = [], []
+    for block in blocks:
+        x = block.double() - center[:, None]  # (S, n/B, d)
+        first.append(x.sum(1))
+        second.append(x.mT @ x)
+    size = torch.tensor([block.shape[1] for block in blocks], dtype=torch.float64, device=points.device)
+    sums = Sums(center, torch.stack(first, 1), torch.stack(second, 1), size)
+    _LAST["sums"] = weakref.ref(cloud), place, sums
+    return sums
 
 
 def jackknife(points: Tensor, statistic: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """A function of mean and covariance, and its block-jackknife standard error.
 
     Args:
-        points: (S, n, d), n >= 2 d + 2.
+        points: (S, n, d).
         statistic: mean (..., d) and covariance (..., d, d), float64 -> (...).
 
     Returns:
         value (S,) of the whole cloud and se (S,) from leaving out each of 50 blocks (fewer when n < 100) in turn:
-        sqrt((B - 1) / B sum_b (f_b - f.)^2), Efron and Stein 1981.
+        sqrt((B - 1) / B sum_b (f_b - f.)^2), Efron and Stein 1981. With fewer than 2 d + 2 points the error is unknown.
     """
     n, d = points.shape[1:]
-    if n < 2 * d + 2:
-        raise ValueError(f"a covariance in dimension {d} needs at least {2 * d + 2} points, got {n}")
-    center = points.mean(1, dtype=torch.float64)  # (S, d); sums about it keep all digits
-    blocks = torch.tensor_split(points, min(BLOCKS, n // 2), dim=1)
-    first, second = [], []
-    for block in blocks:
-        x = block.double() - center[:, None]  # (S, n/B, d)
-        first.append(x.sum(1))
-        second.append(x.mT @ x)
-    s1, s2 = torch.stack(first, 1), torch.stack(second, 1)  # (S, B, d), (S, B, d, d)
-    size = torch.tensor([block.shape[1] for block in blocks], dtype=torch.float64, device=points.device)
+    sums = block_sums(points)
+    center, s1, s2, size = sums.center, sums.first, sums.second, sums.size
 
     def evaluate(s1: Tensor, s2: Tensor, count: Tensor) -> Tensor:
         shift = s1 / count[..., None]
@@ -43,16 +77,34 @@ def jackknife(points: Tensor, statistic: Callable[[Tensor, Tensor], Tensor]) -> 
         return statistic(center[:, None] + shift, covariance)
 
     whole = evaluate(s1.sum(1, keepdim=True), s2.sum(1, keepdim=True), size.sum()[None, None])[:, 0]
+    if n < 2 * d + 2:
+        return whole, torch.full_like(whole, math.nan)
     left = evaluate(s1.sum(1, keepdim=True) - s1, s2.sum(1, keepdim=True) - s2, (size.sum() - size)[None])
-    b = len(blocks)
+    b = len(size)
     return whole, ((b - 1) / b * (left - left.mean(1, keepdim=True)).square().sum(1)).sqrt()
+
+
+def regular_root(covariance: Tensor, noise: Tensor | float = ROUNDING) -> tuple[Tensor, Tensor]:
+    """Cholesky's factor (..., d, d), and whether the covariance is regular, (...); where it isn't, the factor is I.
+
+    It is regular if noise in each coordinate, as a share of its variance, could not have made its smallest eigenvalue:
+    sum_i noise_i c_ii (C^-1)_ii < 1. Units don't matter, and a condition of 1e12 is let pass in float64.
+
+    Args:
+        noise: (..., d), or one number: what rounding of the covariance itself comes to.
+    """
+    root, bad = torch.linalg.cholesky_ex(covariance)
+    root = torch.where((bad == 0)[..., None, None], root, torch.eye(root.shape[-1]).to(root))
+    open_ = torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1) * covariance.diagonal(dim1=-2, dim2=-1)
+    regular = (bad == 0) & ((open_ * noise).sum(-1) < 1)
+    return torch.where(regular[..., None, None], root, torch.eye(root.shape[-1]).to(root)), regular
 
 
 def mahalanobis(mean: Tensor, mean0: Tensor, covariance0: Tensor) -> Tensor:
     """sqrt((m - m0)' C0^-1 (m - m0)), shapes (..., d) and (..., d, d) -> (...); inf where C0 is singular."""
-    root, bad = torch.linalg.cholesky_ex(covariance0)
+    root, regular = regular_root(covariance0)
     white = torch.linalg.solve_triangular(root, (mean - mean0)[..., None], upper=False)
-    return torch.where(bad > 0, math.inf, white.square().sum((-2, -1)).sqrt())
+    return torch.where(regular, white.square().sum((-2, -1)).sqrt(), math.inf)
 
 
 def _moments_mean(judged: Judged) -> Estimate:
@@ -81,13 +133,13 @@ moments_mean = Metric(
     _moments_mean,
     points=None,
     needs=frozenset({Need.MOMENTS}),
-    source="|C0^-1/2 (m - m0)|: error of the mean in the truth's standard deviations, the same in all coordinates "
-    "(Mahalanobis 1936); its floor is about sqrt(d / n); se by the block jackknife",
+    source="Error of the mean in the truth's standard deviations, the same in all coordinates: |C0^-1/2 (m - m0)| "
+    "(Mahalanobis 1936). Its floor is about sqrt(d / n). Standard error by the block jackknife",
 )
 moments_covariance = Metric(
     "moments_covariance",
     _moments_covariance,
     points=None,
     needs=frozenset({Need.MOMENTS}),
-    source="|C - C0|_F / |C0|_F: relative error of the covariance; se by the block jackknife",
+    source="Relative error of the covariance, |C - C0|_F / |C0|_F. Standard error by the block jackknife",
 )

@@ -1,6 +1,14 @@
-"""Wasserstein distances: exact, sliced, and Bures-Wasserstein of fitted Gaussians. All are W2 with |x - y|^2."""
+"""Wasserstein distances: exact, sliced, and Bures-Wasserstein of fitted Gaussians. All are W2 with |x - y|^2.
+
+A value of equal laws is not 0 but the floor, the mean distance of two clouds of that size: value and error are of the
+cloud's distance, and two errors do not reach to 0. There the errors are too large, for a root is not linear at 0: over
+200 clouds of N(0, I) in the plane 1.49 times the spread for W2 (n = 1024), 1.45 and 1.20 for sliced W2
+(n = 1024, 4096), 1.45 for Bures (n = 2000).
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -8,6 +16,7 @@ from torch import Tensor
 
 from gwfbench.metrics.moments import jackknife
 from gwfbench.protocol import Estimate, Judged, Metric, Need
+from gwfbench.velocity.distances import direct
 
 DIRECTIONS = 128
 
@@ -49,8 +58,13 @@ def sliced_w2_squared(x: Tensor, y: Tensor, directions: Tensor) -> tuple[Tensor,
         slope = points.diff(dim=1) * (residual[:, 1:] + residual[:, :-1])
         potential = torch.nn.functional.pad(slope.cumsum(1), (1, 0))
         influence = torch.empty_like(potential).scatter_(1, order, potential).mean(0)  # (n,)
-        variance = variance + influence.var() / n
+        variance = variance + _spread(influence) / n
     return each.mean(), variance
+
+
+def _spread(x: Tensor) -> Tensor:
+    """The variance over points (n,); unknown of one point."""
+    return x.var() if len(x) > 1 else x.new_full((), math.nan)
 
 
 def _sort(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,11 +83,11 @@ def _w2(judged: Judged) -> Estimate:
     weights = torch.full((n,), 1 / n, dtype=torch.float64)
     squares, variances = [], []
     for x, y in zip(judged.points[:, :n].flatten(2).double().cpu(), other.flatten(2).double().cpu(), strict=True):
-        cost, log = ot.emd2(weights, weights, torch.cdist(x, y).square(), numItermax=10_000_000, log=True)
+        cost, log = ot.emd2(weights, weights, direct(x, y), numItermax=10_000_000, log=True)
         if log["warning"]:
             raise ArithmeticError(f"exact transport of {n} points did not converge: {log['warning']}")
         squares.append(float(cost))
-        variances.append(float(torch.as_tensor(log["u"]).var() + torch.as_tensor(log["v"]).var()) / n)
+        variances.append(float(_spread(torch.as_tensor(log["u"])) + _spread(torch.as_tensor(log["v"]))) / n)
     return _root_of(*torch.tensor([squares, variances], dtype=torch.float64), n=n)
 
 
@@ -88,9 +102,9 @@ def _sliced_w2(judged: Judged) -> Estimate:
 
 
 def _root_of(square: Tensor, variance: Tensor, n: int) -> Estimate:
-    """From a squared distance to the distance, by the delta method."""
+    """From a squared distance to the distance, by the delta method, which says nothing at 0."""
     value = square.clamp_min(0.0).sqrt()
-    return Estimate(value, variance.sqrt() / (2 * value.clamp_min(1e-12)), n)
+    return Estimate(value, torch.where(value > 0, variance.sqrt() / (2 * value), torch.nan), n)
 
 
 def _bures_w2(judged: Judged) -> Estimate:
@@ -108,22 +122,24 @@ w2 = Metric(
     _w2,
     points=1024,
     needs=frozenset({Need.DRAW}),
-    source="exact W2 to as many fresh draws of the truth (POT, network simplex); se from the dual potentials "
-    "(del Barrio and Loubes 2019, Theorem 4.1) by the delta method",
+    source="Exact W2 to as many fresh draws of the truth (POT, network simplex). Between two clouds of the same law "
+    "it is not 0 but the floor. Standard error from the dual potentials (del Barrio and Loubes 2019, Theorem 4.1) by "
+    "the delta method",
 )
 sliced_w2 = Metric(
     "sliced_w2",
     _sliced_w2,
     points=4096,
     needs=frozenset({Need.DRAW}),
-    source="sliced W2 over 128 random directions (Bonneel et al. 2015) to as many fresh draws of the truth; se from "
-    "the 1-D potentials and the spread over directions, by the delta method",
+    source="W2 of the projections on a line, root mean square over 128 random lines, to as many fresh draws of the "
+    "truth (sliced W2, Bonneel et al. 2015). Standard error from the 1-D potentials and the spread over lines, by the "
+    "delta method",
 )
 bures_w2 = Metric(
     "bures_w2",
     _bures_w2,
     points=None,
     needs=frozenset({Need.MOMENTS}),
-    source="W2 between the Gaussian fitted to the points and the truth's (Dowson and Landau 1982); "
-    "se by the block jackknife",
+    source="W2 between the Gaussian fitted to the points and the one with the truth's mean and covariance (Dowson and "
+    "Landau 1982). Standard error by the block jackknife",
 )

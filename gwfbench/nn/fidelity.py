@@ -54,18 +54,12 @@ from torch_fidelity.metric_isc import (  # noqa: E402
     KEY_METRIC_ISC_STD,
     isc_features_to_metric,
 )
-from torch_fidelity.metric_kid import (  # noqa: E402
-    KEY_METRIC_KID_MEAN,
-    KEY_METRIC_KID_STD,
-    kid_features_to_metric,
-)
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric  # noqa: E402
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor  # noqa: E402
 
 __all__ = [
-    "KEY_METRIC_FID", "KEY_METRIC_ISC_MEAN", "KEY_METRIC_ISC_STD", "KEY_METRIC_KID_MEAN", "KEY_METRIC_KID_STD",
-    "KEY_METRIC_PRECISION", "KEY_METRIC_RECALL", "fid_features_to_statistics", "fid_statistics_to_metric",
-    "isc_features_to_metric", "kid_features_to_metric", "prc_features_to_metric",
+    "KEY_METRIC_FID", "KEY_METRIC_ISC_MEAN", "KEY_METRIC_ISC_STD", "KEY_METRIC_PRECISION", "KEY_METRIC_RECALL",
+    "fid_features_to_statistics", "fid_statistics_to_metric", "isc_features_to_metric", "prc_features_to_metric",
 ]  # fmt: skip
 
 BATCH = 500  # images at once, of a small classifier

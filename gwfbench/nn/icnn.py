@@ -64,6 +64,13 @@ class DenseICNN:
         eye = torch.eye(d, device=rng.device, dtype=rng.dtype).expand(len(rng.seeds), d, d)
         tensors += [_free(0.02 * rng.uniform(width, 1) / width), (1 - strong) ** 0.5 * eye, 0.0 * eye[..., :1]]
         self.parameters = Stacked(tensors)
+        self._ends = [part.clone() for part in tensors[-3:]]
+
+    def to_identity(self) -> None:
+        """Set w, R and a to their start, from which grad psi is near the identity whatever the rest is."""
+        with torch.no_grad():
+            for part, end in zip(self.parameters.leaves[-3:], self._ends, strict=True):
+                part.copy_(end)
 
     def copy(self) -> DenseICNN:
         """The same functions with parameters of their own, which later training of these leaves alone."""

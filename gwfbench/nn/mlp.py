@@ -40,13 +40,23 @@ class MLP:
             return _Fused.apply(x, self._layers, *leaves)
         return composed(x, self._layers, *leaves)
 
-    def dropped(self, x: Tensor, share: float, noise: Streams) -> Tensor:
-        """Values at x with each hidden unit of each point left out with probability `share`, the others scaled up."""
+    def dropped(self, x: Tensor, share: float, noise: Streams, first: int = 1) -> Tensor:
+        """Values at x with each hidden unit of each point left out with probability `share`, the others scaled up.
+
+        Args:
+            first: hidden layer, counted from 1, before which nothing is left out.
+        """
         keep = [
-            noise.uniform(x.shape[1], bias.shape[-1]).ge(share).to(x.dtype) / (1 - share)
-            for _, bias in self.layers()[:-1]
+            noise.uniform(x.shape[1], bias.shape[-1]).ge(share).to(x.dtype) / (1 - share) if i >= first else None
+            for i, (_, bias) in enumerate(self.layers()[:-1], 1)
         ]
         return composed(x, self._layers, *self.parameters.leaves, keep=keep)
+
+    def end_at_zero(self) -> None:
+        """Set the last layer to 0."""
+        with torch.no_grad():
+            for part in self.layers()[-1]:
+                part.zero_()
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         """Weight (S, d_in, d_out) and bias (S, 1, d_out) of each layer."""
@@ -54,19 +64,20 @@ class MLP:
         return [(leaves[2 * i], leaves[2 * i + 1]) for i in range(self._layers)]
 
 
-def composed(x: Tensor, layers: int, *leaves: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
+def composed(x: Tensor, layers: int, *leaves: Tensor, keep: Sequence[Tensor | None] = ()) -> Tensor:
     """The perceptron out of PyTorch's own functions: what `_Fused` must equal, and what runs on a GPU.
 
     Args:
-        keep: factors of the hidden layers' values, (S, n, width) each.
+        keep: factors of the hidden layers' values, (S, n, width) each; None: one.
     """
     slopes = leaves[2 * layers :]
     for i in range(layers):
         x = torch.baddbmm(leaves[2 * i + 1], x, leaves[2 * i])
         if i < len(slopes):
             x = F.prelu(x[None], slopes[i])[0]  # channel axis = seeds
-        if i < len(keep):
-            x = x * keep[i]
+        factor = keep[i] if i < len(keep) else None
+        if factor is not None:
+            x = x * factor
     return x
 
 
@@ -125,18 +136,26 @@ def _per_seed(function: Callable[..., Tensor], *tensors: Tensor, slopes: Tensor)
 
 
 class ResidualMLP:
-    """T(x) = x + MLP(x), (S, n, d) -> (S, n, d)."""
+    """T(x) = x + MLP(x), (S, n, d) -> (S, n, d), with `depth` hidden layers.
 
-    def __init__(self, d: int, width: int, depth: int, rng: Streams):
-        self._mlp = MLP((d, *[width] * depth, d), rng)
+    Args:
+        prelu: as `MLP`; "all": the residual ends in one too.
+    """
+
+    def __init__(self, d: int, width: int, depth: int, rng: Streams, prelu: Literal["hidden", "all"] = "hidden"):
+        self._mlp = MLP((d, *[width] * depth, d), rng, prelu)
         self.parameters = self._mlp.parameters
+
+    def to_identity(self) -> None:
+        """Set the last layer to 0, which makes T the identity whatever the other layers are."""
+        self._mlp.end_at_zero()
 
     def __call__(self, x: Tensor) -> Tensor:
         return x + self._mlp(x)
 
-    def dropped(self, x: Tensor, share: float, noise: Streams) -> Tensor:
+    def dropped(self, x: Tensor, share: float, noise: Streams, first: int = 1) -> Tensor:
         """T with dropout in the hidden layers, as `MLP.dropped`."""
-        return x + self._mlp.dropped(x, share, noise)
+        return x + self._mlp.dropped(x, share, noise, first)
 
 
 class ResidualLinear:
@@ -145,6 +164,10 @@ class ResidualLinear:
     def __init__(self, d: int, width: int, depth: int, rng: Streams):
         self._mlp = MLP((d, *[width] * depth, d), rng, prelu="none")
         self.parameters = self._mlp.parameters
+
+    def to_identity(self) -> None:
+        """Set the last layer to 0, which makes T the identity whatever the other layers are."""
+        self._mlp.end_at_zero()
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         """Weight (S, d, d) and bias (S, 1, d) of the residual."""

@@ -10,10 +10,11 @@ per seed, (S,). A target or a proposal whose density is known adds its logarithm
     kl_samples   log h                     1 - E[h]                      Q         dP/dQ         equation 9
     kl_dv        D                         - log E[e^D]                  Q         log dP/dQ     Donsker-Varadhan
     js           log(1 - h), D = logit h   E[log h] + log 4              Q         Q/(P + Q)     equation 11
-    entropy      w m/(m-1) (h/O)^{m-1}     - w E[h^m] / O^{m-1}          U(box)    dP/dU         equation 10
+    entropy      w m/(m-1) (h/O)^{m-1}     - w E[h^m] / O^{m-1}          U         dP/dU         equation 10
 
-js is 2 JS(P, Q); D is a critic without sign; O the volume of the box; w and m are those of `InternalEnergy`. For kl the
-energy is KL(P || Q) = E_P[log h + log mu - log Q] + 1 - E_mu[h] at the best h.
+js is 2 JS(P, Q); D is a critic without sign; w and m are those of `InternalEnergy`. U is uniform on any set that holds
+the support of P, O its volume (Corollary 3.4; the paper takes a box). For kl the energy is
+KL(P || Q) = E_P[log h + log mu - log Q] + 1 - E_mu[h] at the best h.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def exp_minus_one(raw: Tensor) -> Tensor:
 
 
 def plain(raw: Tensor) -> Tensor:
-    """The critic itself: a logarithm of a ratio, of any sign."""
+    """The critic itself: a logarithm of a ratio, of any sign; or h itself, of entropy (the authors' code)."""
     return raw
 
 
@@ -105,15 +106,17 @@ JS = Energy(lambda d: -F.softplus(d), lambda d: -F.softplus(-d).mean(1) + math.l
 "2 JS(P, Q), with D = logit h."
 
 
-def entropy(m: float, weight: float, volume: Tensor) -> Energy:
-    """weight / (m - 1) int P^m, Gamma uniform on a set of that volume, (S,)."""
-    scale = weight / volume ** (m - 1)
+def entropy(m: float, weight: float, log_volume: Tensor) -> Energy:
+    """weight / (m - 1) int P^m, Gamma uniform on a set of that log-volume, (S,)."""
+    scale = weight * ((1 - m) * log_volume).exp()
 
     def power(h: Tensor, p: float) -> Tensor:
         return h if p == 1 else (h.clamp_min(FLOOR) if p < 1 else h).pow(p)  # a slope without bound at 0
 
     return Energy(
-        lambda h: (scale * m / (m - 1))[:, None] * power(h, m - 1), lambda h: -scale * power(h, m).mean(1), scale
+        lambda h: (scale * m / (m - 1)).to(h.dtype)[:, None] * power(h, m - 1),
+        lambda h: -scale.to(h.dtype) * power(h, m).mean(1),
+        scale,
     )
 
 
@@ -138,7 +141,7 @@ class Row:
 
 TABLE = {  # the first that the task offers is the default
     "kl": Row(LogDensity, KL, ("squared", "exp1"), starts=True),
-    "entropy": Row(InternalEnergy, None, ("exp1", "squared"), "icnn", starts=True),
+    "entropy": Row(InternalEnergy, None, ("squared", "exp1", "plain"), "icnn", starts=True),
     "js": Row(TargetSamples, JS, ("plain",)),
     "kl_samples": Row(TargetSamples, KL, ("exp1", "squared")),
     "kl_dv": Row(TargetSamples, KL_DV, ("plain",)),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import Any, Literal, get_type_hints
@@ -72,8 +72,12 @@ class Number:
     method: str = ""
     missing: str = ""
     "why nothing is run for it"
+    rows: int = 0
+    "test rows that a share is of; 0: not a share, or not known"
     differs: str = ""
     "what is not the same on our side, whatever comes out"
+    fitted: str = ""
+    "what on our side was chosen by agreement with this very table"
     note: str = ""
     "what may be behind a difference"
 
@@ -89,7 +93,21 @@ class Table:
     definition: str = ""
     source: str = ""
     differs: str = ""
+    fitted: str = ""
     "as a number's: of those that say nothing else"
+    again: str = ""
+    "another table where the same values stand, which answers them"
+    pairs: tuple[tuple[str, str], ...] = ()
+    "columns that the paper compares: of `row, column: metric`, the better one by its claim first"
+
+    def claims(self) -> Iterator[tuple[str, Number, Number]]:
+        """The differences that the paper claims: in words, and the two numbers."""
+        of = {number.what: number for number in self.numbers if len(number.value) == 1}
+        for one, other in self.pairs:
+            for what, number in of.items():
+                twin = of.get(what.replace(f", {one}:", f", {other}:"))
+                if f", {one}:" in what and twin:
+                    yield what.replace(f", {one}:", f", {one} - {other}:"), number, twin
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,9 @@ def parse(key: str, text: str) -> Paper:
     tables = tuple(_table(entry, f"{key}: [[table]] {i + 1}") for i, entry in enumerate(raw.get("table", [])))
     names = [short(table.name) for table in tables]
     require(len(set(names)) == len(names), f"{key}: two tables of one name", "different names", "fix the file")
+    for table in tables:
+        known = not table.again or table.again in {other.name for other in tables if other is not table}
+        require(known, f"{key}: {table.name}: again = {table.again}", "the name of another table", "fix the file")
     return Paper(key, title, runs, tables)
 
 
@@ -227,7 +248,7 @@ def to_run(paper: Paper, tables: Iterable[Table], whole: bool) -> dict[Answer, l
 def _table(entry: Mapping[str, Any], where: str) -> Table:
     numbers = entry.get("numbers")
     require(isinstance(numbers, list) and bool(numbers), f"{where}: no numbers", "numbers = [{...}]", "fix the file")
-    own = {"name", "title", "kind", "numbers"}
+    own = {"name", "title", "kind", "numbers", "again", "pairs"}
     shared = {key: value for key, value in entry.items() if key not in own}
     where = f"{where} {entry.get('name', '')}"
     made = []
@@ -237,8 +258,17 @@ def _table(entry: Mapping[str, Any], where: str) -> Table:
         made.append(one)
     whats = [one.what for one in made]
     require(len(set(whats)) == len(whats), f"{where}: two numbers of one `what`", "different ones", "fix the file")
-    kept = {key: entry[key] for key in ("name", "title", "kind", "definition", "source", "differs") if key in entry}
-    table = _made(Table, {**kept, "numbers": tuple(made)}, where)
+    kept = {key: entry[key] for key in ("name", "title", "kind", "definition", "source", "differs", "fitted", "again")
+            if key in entry}  # fmt: skip
+    pairs = entry.get("pairs", [])
+    is_pairs = isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs
+    )
+    require(is_pairs, f"{where}: pairs = {pairs!r}", 'pairs of columns, as [["Ours", "SVGD"]]', "fix the file")
+    table = _made(Table, {**kept, "numbers": tuple(made), "pairs": tuple(map(tuple, pairs))}, where)
+    for one, other in table.pairs:
+        found = any(f"{one} - {other}:" in what for what, _, _ in table.claims())
+        require(found, f"{where}: pair {one}, {other}", "two columns of the table", "fix the file")
     require(table.kind in KINDS, f"{where}: kind {table.kind}", f"one of {', '.join(KINDS)}", "fix the file")
     return table
 
@@ -252,6 +282,7 @@ def _check(one: Number, where: str) -> None:
         (min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1, "errors not negative, at least 1 seed"),
         (one.better in ("lower", "higher"), "better = lower or higher"),
         (one.scale in ("", "log10"), "scale = log10, or none"),
+        (one.rows >= 0, "rows not negative"),
     ):
         require(ok, f"{where}: {one}", expected, "fix the file")
 

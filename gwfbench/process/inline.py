@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -28,13 +32,13 @@ class Here:
     ) -> int:
         log, end = Log(), End("error", "it was not closed", "")
         try:
-            with _threads(self._threads):
+            with _unchanged(), _pristine(), _threads(self._threads):
 
                 def tell(_: int, t: float, last: float) -> None:
                     progress(t, last if last < float("inf") else None)
 
                 execute(job, setting, tell, log)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: a fork of the method's came back
             end = End("error", reason_of(error), log.getvalue())
         except KeyboardInterrupt:
             self._interrupted, end = True, End("killed", "interrupted", log.getvalue())
@@ -56,6 +60,48 @@ class Here:
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+@contextlib.contextmanager
+def _unchanged() -> Iterator[None]:
+    """What the user's process has, it has again afterwards, whatever the method did to it.
+
+    That is its folder, search path, environment, umask, and answers to signals.
+    """
+    folder = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    path, environ = list(sys.path), dict(os.environ)
+    os.umask(umask := os.umask(0o077))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()} if main else {}
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
+        sys.path[:] = path
+        if environ != dict(os.environ):
+            os.environ.clear()
+            os.environ.update(environ)
+        os.umask(umask)
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@contextlib.contextmanager
+def _pristine() -> Iterator[None]:
+    """Torch as a process of the run's own would find it, and afterwards as it was."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    try:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
-"""What the kernel says about memory: of process groups, and of those that it killed for want of it."""
+"""What the kernel says about memory: of a run's processes, and of those that it killed for want of it."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+
+from gwfbench.store import processes
 
 
 def out_of_memory_kills() -> int:
@@ -22,14 +24,31 @@ def out_of_memory_kills() -> int:
     return 0
 
 
-def memory_of_groups() -> dict[int, int]:
-    """Bytes of each process group that are its own: anonymous and shared memory, no mapped files. Linux only."""
-    used: dict[int, int] = {}
-    for folder in Path("/proc").iterdir() if Path("/proc/self/status").exists() else ():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):  # gone meanwhile
-                group = int((folder / "stat").read_text().rpartition(")")[2].split()[2])
-                lines = (folder / "status").read_text().splitlines()
-                parts = [int(x.split()[1]) for x in lines if x.startswith(("RssAnon:", "RssShmem:"))]
-                used[group] = used.get(group, 0) + 1024 * sum(parts)
-    return used
+def beyond(limit: int, root: int) -> int:
+    """Bytes that a process and all below it use, if that is more than the limit; else 0. Linux only.
+
+    Counted is anonymous and shared memory, no mapped files. A page that several processes share counts once: each has
+    its part of it. That takes the kernel some time to say, so it is asked only where the sum of all pages is too much.
+    """
+    pids = [root, *processes.below(root)]
+    if sum(map(_all, pids)) <= limit:
+        return 0
+    used = sum(map(_part, pids))
+    return used if used > limit else 0
+
+
+def _all(pid: int) -> int:
+    return _sum(Path(f"/proc/{pid}/status"), ("RssAnon:", "RssShmem:")) or 0
+
+
+def _part(pid: int) -> int:
+    known = _sum(Path(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:"))
+    return _all(pid) if known is None else known
+
+
+def _sum(path: Path, names: tuple[str, ...]) -> int | None:
+    """Bytes in these lines; None where there are none: the process is gone, or the kernel is too old to say."""
+    with contextlib.suppress(OSError):
+        found = [int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(names)]
+        return 1024 * sum(found) if found else None
+    return None

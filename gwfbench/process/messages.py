@@ -1,4 +1,4 @@
-"""JSON objects over a socket, one a line: how a run, its fork server and its supervisor talk."""
+"""JSON objects over a socket, one a line: how a run, its fork server and its command talk."""
 
 from __future__ import annotations
 
@@ -7,16 +7,38 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+# Ours for good: a method may replace json.dumps.
+_encode, _decode = json.JSONEncoder().encode, json.JSONDecoder().decode
+
+
+class Garbled(ValueError):
+    """What came over the socket is no message."""
+
 
 class Lines:
-    """Objects out of a stream of bytes."""
+    """Objects out of a stream of bytes.
 
-    def __init__(self) -> None:
-        self._rest = b""
+    Args:
+        most: bytes of a line, at most.
+    """
+
+    def __init__(self, most: int = 2**28) -> None:
+        self._rest, self._most = b"", most
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The objects that are whole now.
+
+        Raises:
+            Garbled: a line is none, or too long.
+        """
         *whole, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in whole]
+        try:
+            found = [_decode(line.decode()) for line in whole]
+        except (ValueError, RecursionError):
+            raise Garbled from None
+        if len(self._rest) > self._most or not all(isinstance(one, dict) for one in found):
+            raise Garbled
+        return found
 
 
 def send(channel: socket.socket, message: dict[str, Any], files: Sequence[int] = ()) -> None:
@@ -25,6 +47,6 @@ def send(channel: socket.socket, message: dict[str, Any], files: Sequence[int] =
     Raises:
         OSError: the other end is closed.
     """
-    data = json.dumps(message).encode() + b"\n"
+    data = _encode(message).encode() + b"\n"
     sent = socket.send_fds(channel, [data], files) if files else 0
     channel.sendall(data[sent:])

@@ -1,28 +1,30 @@
-"""One child process a run: starts them, watches their deadline and memory, and says how each ended.
+"""One child process a run: starts them, watches their deadlines and memory, and says how each ended.
 
 A child is forked by a server of our own (`process.forkserver`), started once and kept for later calls. It reports over
-a socket, prints into a pipe that is read here and cut to bounds, and holds its claims together with us. If we are
-killed, the server sees our socket close and kills its children; if the server is killed, the kernel kills them.
+a socket, and prints into a pipe that is read here and cut to bounds. Nothing that it says is taken on trust: what is no
+message ends it. All clocks are ours: a method may block signals, stop itself or swallow exceptions. If we are killed,
+the server sees our socket close and ends all that it has started; if the server is killed, the kernel and we do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gwfbench.drive.log import Log, last_lines
+from gwfbench.errors import UserError
 from gwfbench.process import server
-from gwfbench.process.memory import memory_of_groups, out_of_memory_kills
-from gwfbench.process.messages import Lines, send
+from gwfbench.process.memory import beyond, out_of_memory_kills
+from gwfbench.process.messages import Garbled, Lines, send
 from gwfbench.store.record import Status
 
 if TYPE_CHECKING:  # this module is light: a server may be started before torch is loaded here
@@ -31,6 +33,10 @@ from gwfbench.drive.job import Job
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.25  # seconds between two looks at the memory
+LOOK = 1.0  # seconds between two looks at all else
+LATE = 5.0, 0.1  # seconds, and share of a budget of seconds, that a method may go on after its end
+LINE = 1 << 20  # bytes of a message of a run, at most
+TEXT = 2000  # characters of its reason
 CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRAP"})
 
 
@@ -45,11 +51,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class End:
-    """What a run gets that could not close itself, and all that it printed."""
+    """What a run gets that could not close itself, and all that it printed.
+
+    Args:
+        left: number of processes that it had started and that went on after it; they were ended.
+    """
 
     status: Status
     reason: str
     log: str
+    left: int = 0
 
 
 @dataclass(eq=False)
@@ -59,12 +70,15 @@ class _Child:
     progress: Callable[[float, float | None], None]
     kills_before: int
     log: Log = field(default_factory=Log)
-    lines: Lines = field(default_factory=Lines)
-    pid: int = 0
-    deadline: float | None = None
+    lines: Lines = field(default_factory=lambda: Lines(LINE))
+    budget: float | None = None  # seconds of training
+    pid: int = 0  # of its keeper
+    deadline: float | None = None  # by the wall clock
+    spent_at: float | None = None  # while the method runs: when it has gone on for too long after its budget
     cause: tuple[Status, str] | None = None  # why we stopped it
     failed: tuple[Status, str] | None = None  # what it said of itself
     kill_at: float | None = None
+    kills: int = 0
 
 
 class Pool:
@@ -75,6 +89,7 @@ class Pool:
         self._children: dict[int, _Child] = {}
         self._names = itertools.count()
         self._looked = 0.0
+        self._broken = False
         self._selector.register(self._server.socket, selectors.EVENT_READ)
 
     def __len__(self) -> int:
@@ -86,7 +101,7 @@ class Pool:
         """Start a job; the number under which `wait` says that it has ended.
 
         Args:
-            claims: descriptors that the child holds open, at most 200.
+            claims: descriptors that are held open for as long as any process of the run lives, at most 200.
             progress: called from `wait` with (flow time, last judged time).
         """
         if not self._server.alive:
@@ -94,23 +109,29 @@ class Pool:
             self._server = server.take()
             self._selector.register(self._server.socket, selectors.EVENT_READ)
         number = next(self._names)
-        ours, theirs = socket.socketpair()
-        output, printed = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(output, False)
         memory = self._limits.memory if job.device == "cpu" else None  # CUDA maps far more than it uses
         assert setting.out is not None
         message = {
             "run": number, "descriptors": 2 + len(claims), "words": job.words(),
             "env": setting.env, "out": str(setting.out.absolute()), "anew": setting.anew, "curve": setting.curve,
-            "folder": os.getcwd(), "path": sys.path, "threads": self._limits.threads, "memory": memory,
+            "folder": _folder(), "path": server.search_path(), "threads": self._limits.threads, "memory": memory,
         }  # fmt: skip
-        child = _Child(ours, output, progress, out_of_memory_kills())
-        self._children[number] = child
-        self._server.send(message, [theirs.fileno(), printed, *claims])
-        theirs.close()
-        os.close(printed)
-        self._selector.register(ours, selectors.EVENT_READ, child)
-        self._selector.register(output, selectors.EVENT_READ, child)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            channel, far = socket.socketpair()
+            ours.callback(channel.close)
+            theirs.callback(far.close)
+            output, printed = os.pipe2(os.O_CLOEXEC)
+            ours.callback(os.close, output)
+            theirs.callback(os.close, printed)
+            os.set_blocking(output, False)
+            child = _Child(channel, output, progress, out_of_memory_kills(), budget=job.budget.seconds)
+            for file in (channel, output):
+                self._selector.register(file, selectors.EVENT_READ, child)
+                ours.callback(self._selector.unregister, file)
+            self._children[number] = child
+            ours.callback(self._children.pop, number)  # what the server never had would never end
+            self._server.send(message, [far.fileno(), printed, *claims])
+            ours.pop_all()
         return number
 
     def wait(self, seconds: float | None = None) -> list[tuple[int, End]]:
@@ -121,7 +142,13 @@ class Pool:
                 ended += self._listen()
                 continue
             read = _read_output if key.fd == key.data.output else _read_channel
-            if key.data in self._children.values() and not read(key.data):
+            try:
+                open_ = key.data not in self._children.values() or read(key.data)
+            except Garbled:
+                open_ = False
+                why = "it wrote onto its channel to the command, which the runner alone may use"
+                self._kill(key.data, "error", why)
+            if not open_:
                 self._selector.unregister(key.fileobj)  # it has closed its end, and may go on
         self._enforce()
         return ended
@@ -129,8 +156,10 @@ class Pool:
     def stop(self, status: Status, reason: str) -> list[tuple[int, End]]:
         """Stop all: SIGTERM, and SIGKILL to those that are there after a while; how they ended."""
         ended: list[tuple[int, End]] = []
-        for number in self._children:
-            self._terminate(number, status, reason)
+        if self._broken:
+            self._children.clear()  # none has begun
+        for child in self._children.values():
+            self._terminate(child, status, reason)
         while self._children:
             try:
                 ended += self.wait()
@@ -144,32 +173,48 @@ class Pool:
         self._selector.close()
         server.give(self._server)
 
-    def _patience(self, seconds: float | None) -> float | None:
+    def _patience(self, seconds: float | None) -> float:
         now = time.monotonic()
-        times = [t for c in self._children.values() for t in (c.kill_at, c.deadline if not c.cause else None)]
-        waits = [max(t - now, 0.0) for t in times if t is not None] + [POLL] * bool(self._limits.memory)
-        return min([*waits, *([] if seconds is None else [seconds])], default=None)
+        times = [
+            t
+            for c in self._children.values()
+            for t in (c.kill_at, *((c.deadline, c.spent_at) if not c.cause else ()))
+            if t is not None
+        ]
+        waits = [max(t - now, 0.0) for t in times] + [POLL] * bool(self._limits.memory)
+        return min([*waits, LOOK, *([] if seconds is None else [seconds])])
 
     def _listen(self) -> list[tuple[int, End]]:
         ended = []
         messages = self._server.receive()
         for message in messages or ():
-            number = message.get("started", message.get("exited"))
-            if number in self._children and "started" in message:
-                child = self._children[number]
+            if "broken" in message:
+                self._broken = True
+                raise UserError(
+                    f"the process that starts the runs could not start: {message['broken']}",
+                    "a Python that can import gwfbench and what it needs",
+                    "see whether a file in this folder, or on PYTHONPATH, has the name of a package (torch.py, ot.py)",
+                )
+            number = message.get("started", message.get("exited", message.get("refused")))
+            if number not in self._children:
+                continue
+            child = self._children[number]
+            if "started" in message:
                 child.pid = message["pid"]
                 child.deadline = time.monotonic() + self._limits.seconds if self._limits.seconds else None
-            elif number in self._children:
-                ended.append((number, self._end(number, message["code"])))
-        if messages is None:  # the server was killed
-            for number, child in tuple(self._children.items()):
-                _see_dead(child.pid)
-                ended.append((number, self._end(number, None)))
+            elif "exited" in message:
+                ended.append((number, self._end(number, _meaning(message["code"], child), message["left"])))
+            else:
+                ended.append((number, self._end(number, ("killed", f"it could not start: {message['reason']}"))))
+        if messages is None:  # the server was killed, and all that it had started is dead
+            for number in tuple(self._children):
+                ended.append((number, self._end(number, ("killed", "the server that had started it was killed"))))
         return ended
 
-    def _end(self, number: int, code: int | None) -> End:
+    def _end(self, number: int, seen: tuple[Status, str], left: int = 0) -> End:
         child = self._children.pop(number)
-        _read_channel(child)
+        with contextlib.suppress(Garbled):
+            _read_channel(child)
         _read_output(child)
         for file in (child.channel, child.output):
             with contextlib.suppress(KeyError):
@@ -177,48 +222,60 @@ class Pool:
         child.channel.close()
         os.close(child.output)
         log = child.log.getvalue()
-        status, reason = child.cause or child.failed or _meaning(code, child.kills_before)
+        status, reason = child.cause or child.failed or seen
         told = "" if child.failed else last_lines(log)
-        return End(status, f"{reason}; it last said: {told}" if told else reason, log)
+        return End(status, f"{reason}; it last said: {told}" if told else reason, log, 0 if child.cause else left)
 
     def _enforce(self) -> None:
-        now = time.monotonic()
-        look = self._limits.memory is not None and now - self._looked >= POLL
-        used = memory_of_groups() if look and self._children else {}
+        now, limits = time.monotonic(), self._limits
+        look = limits.memory is not None and now - self._looked >= POLL
         self._looked = now if look else self._looked
-        for number, child in self._children.items():
+        if self._server.alive:
+            self._server.wake()
+        for child in self._children.values():
+            used = beyond(limits.memory, child.pid) if look and limits.memory and child.pid else 0
             if child.kill_at is not None:
                 if now >= child.kill_at:
-                    self._server.send({"signal": number, "number": int(signal.SIGKILL)})
-                    child.kill_at = now + GRACE
-            elif self._limits.memory and used.get(child.pid, 0) > self._limits.memory:
-                child.cause = (
-                    "oom",
-                    f"it used {used[child.pid] / 2**30:.2f} GiB, --memory allows {_gib(self._limits)}",
-                )
-                child.kill_at = now + GRACE
-                self._server.send({"signal": number, "number": int(signal.SIGKILL)})
+                    self._send_kill(child)
+            elif used:
+                allowed = f"--memory allows {(limits.memory or 0) / 2**30:g}"
+                self._kill(child, "oom", f"it used {used / 2**30:.2f} GiB, {allowed}")
             elif child.deadline is not None and now >= child.deadline:
-                self._terminate(number, "timeout", f"it took longer than --timeout {self._limits.seconds:g} seconds")
+                self._terminate(child, "timeout", f"it took longer than --timeout {limits.seconds:g} seconds")
+            elif child.spent_at is not None and now >= child.spent_at:
+                told = f"told to stop at its budget of {child.budget:g} s of training, it went on"
+                self._terminate(child, "timeout", told)
 
-    def _terminate(self, number: int, status: Status, reason: str) -> None:
-        child = self._children[number]
+    def _terminate(self, child: _Child, status: Status, reason: str) -> None:
+        """SIGTERM, and in a while SIGKILL."""
         if child.cause is None:
             child.cause, child.kill_at = (status, reason), time.monotonic() + GRACE
             _tell(child, {"status": status, "reason": reason})
-            self._server.send({"signal": number, "number": int(signal.SIGTERM)})
+            self._signal(child, signal.SIGTERM)
+
+    def _kill(self, child: _Child, status: Status, reason: str) -> None:
+        child.cause = child.cause or (status, reason)
+        self._send_kill(child)
+
+    def _send_kill(self, child: _Child) -> None:
+        """SIGKILL to all of it; if that does not help in a while, the server goes, and all with it."""
+        if child.kills > 1:
+            self._server.kill()
+        child.kills += 1
+        child.kill_at = time.monotonic() + GRACE
+        self._signal(child, signal.SIGKILL)
+
+    def _signal(self, child: _Child, number: int) -> None:
+        for name, one in self._children.items():
+            if one is child:
+                self._server.send({"signal": name, "number": int(number)})
 
 
-def _see_dead(pid: int) -> None:
-    """Kill the group of a child whose server is gone, and wait until it is dead; a zombie stays visible."""
-    with contextlib.suppress(ProcessLookupError):
-        for _ in range(100 if pid else 0):
-            os.killpg(pid, signal.SIGKILL)
-            time.sleep(0.01)
-
-
-def _gib(limits: Limits) -> str:
-    return f"{(limits.memory or 0) / 2**30:g}"
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working folder was deleted", "one that is there", "change to another folder") from None
 
 
 def _read_output(child: _Child) -> bool:
@@ -233,7 +290,11 @@ def _read_output(child: _Child) -> bool:
 
 
 def _read_channel(child: _Child) -> bool:
-    """Take what it says; False at the end of that."""
+    """Take what it says; False at the end of that.
+
+    Raises:
+        Garbled: it is no message of a run.
+    """
     try:
         data = child.channel.recv(1 << 16, socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -241,33 +302,47 @@ def _read_channel(child: _Child) -> bool:
     except OSError:
         return False
     for message in child.lines.feed(data):
-        if "t" in message:
-            child.progress(message["t"], message["last"])
-        elif "log" in message:
-            _read_output(child)  # it has flushed all before it asked
-            _tell(child, {"log": child.log.getvalue()})
-        elif "failed" in message:
-            child.failed = (message["status"], message["failed"])
+        match message:
+            case {"t": float() | int() as t, "last": float() | int() | None as last}:
+                child.progress(t, last)
+            case {"clock": None}:
+                child.spent_at = None
+            case {"clock": float() as moment} if child.budget is not None and math.isfinite(moment):
+                child.spent_at = moment + max(LATE[0], LATE[1] * child.budget)
+            case {"log": True}:
+                _read_output(child)  # it has flushed all before it asked
+                if not _tell(child, {"log": child.log.getvalue()}):
+                    raise Garbled  # it asks, and does not listen
+            case {"failed": str() as reason, "status": "error" | "oom" as status}:
+                child.failed = (status, reason[:TEXT])
+            case _:
+                raise Garbled
     return bool(data)
 
 
-def _tell(child: _Child, message: dict[str, Any]) -> None:
+def _tell(child: _Child, message: dict[str, Any]) -> bool:
+    """Whether it has taken the message, or has ended."""
     child.channel.settimeout(GRACE)
-    with contextlib.suppress(OSError):  # it has ended meanwhile
+    try:
         send(child.channel, message)
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
     child.channel.settimeout(None)
+    return True
 
 
-def _meaning(code: int | None, kills_before: int) -> tuple[Status, str]:
+def _meaning(code: int, child: _Child) -> tuple[Status, str]:
     """What an exit code says of a child that was not stopped by us and has not closed its run."""
-    if code is None:
-        return "killed", "the server that had started it was killed"
     if code >= 0:
         return "error", f"exit code {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    if name == "SIGKILL" and out_of_memory_kills() > kills_before:
+    if name == "SIGKILL" and out_of_memory_kills() > child.kills_before:
         return "oom", "killed by the kernel, which had no memory left"
+    if name == "SIGALRM":  # the budget's own, in a program that has taken the method's place
+        return "timeout", f"ended by {name}, which ends its seconds"
     return "error" if name in CRASHES else "killed", f"ended by {name}"

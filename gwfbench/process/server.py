@@ -4,29 +4,52 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gwfbench.process.messages import Lines, send
+from gwfbench.process.messages import Garbled, Lines, send
+from gwfbench.store import processes
+
+# What a file in the working folder that has a package's name can break is told, not lost.
+_CODE = """
+import json, os, sys
+sys.path[:] = json.loads(sys.argv[1])
+try:
+    from gwfbench.process import forkserver
+except BaseException as error:
+    words = {"broken": f"{type(error).__name__}: {error}"}
+    os.write(int(sys.argv[2]), json.dumps(words).encode() + b"\\n")
+    sys.exit(1)
+forkserver.serve(int(sys.argv[2]))
+"""
 
 
 class Server:
     """Our end of a fork server."""
 
     def __init__(self) -> None:
+        if loading:  # it would load the same file, which would start a server, and so on
+            raise RuntimeError("a file that the fork server loads runs gwfbench itself; has it a package's name?")
+        _open_standard_files()
         self.socket, theirs = socket.socketpair()
-        code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gwfbench.process import forkserver"
-        words = [sys.executable, "-c", f"{code}; forkserver.serve(int(sys.argv[2]))"]
+        # a library that asks for GPUs when imported would start CUDA, which no fork survives; this way it asks NVML
+        more = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+        self._mark = processes.mark()
+        if self._mark:
+            self._mark += f".{next(_numbers)}"
+            more[processes.VARIABLE] = self._mark
+        # what it has to say comes over the socket; -P: its working folder is no place of modules unless it is ours too
         self._process = subprocess.Popen(
-            [*words, json.dumps(sys.path), str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, start_new_session=True,
-            # a library that asks for GPUs when imported would start CUDA, which no fork survives; this way it asks NVML
-            env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+            [sys.executable, "-P", "-c", _CODE, json.dumps(search_path()), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, env=os.environ | more,
         )  # fmt: skip
         theirs.close()
         self._lines, self.owner, self.alive = Lines(), os.getpid(), True
@@ -36,15 +59,24 @@ class Server:
             send(self.socket, message, files)
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """What it says; None once it has died."""
+        """What it says; None once it has died, and all that it had started."""
         try:
             data = self.socket.recv(1 << 16)
-        except OSError:
-            data = b""
-        if data:
-            return self._lines.feed(data)
+            if data:
+                return self._lines.feed(data)
+        except (OSError, Garbled):
+            pass
         self.close()
+        processes.end(self._mark)
         return None
+
+    def wake(self) -> None:
+        """A run may have stopped it; if it is awake, nothing happens."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """It does not do what it is told; `receive` says that it has died."""
+        self._process.kill()
 
     def close(self) -> None:
         self.alive = False
@@ -53,6 +85,20 @@ class Server:
         self._process.wait()
 
 
+def search_path() -> list[str]:
+    """`sys.path` as an import reads it: whatever is no text is passed over."""
+    return [place for place in sys.path if isinstance(place, str)]
+
+
+def _open_standard_files() -> None:
+    """Where a shell has closed 0, 1 or 2, the next file to be opened would get that number, and be printed into."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+loading = False  # whether this process is a fork server that loads what a run may need
+_numbers = itertools.count()
 _idle: list[Server] = []  # one is enough for one thread; each pool has its own
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from gwfbench import escape
 from gwfbench.audit import verify
 from gwfbench.audit.verify import Verdict
 from gwfbench.errors import UserError, require
@@ -30,7 +31,7 @@ from gwfbench.report import rows as kept_rows
 from gwfbench.report.board import ablation, tables
 from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.board.cells import FINISHED
-from gwfbench.report.board.leaderboard import Board, boards, frame
+from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.store import checked
 from gwfbench.store.record import to_json
 
@@ -78,11 +79,11 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
     if layout.ablate:
         effects = ablation.ablation(rows, layout.ablate, layout.metrics or None)
         body = f"{ablation.markdown(effects, layout.ablate)}\n{body}"
-    page = f"# {layout.title}\n\n{body}\n{tables.provenance(rows, facts)}"
+    page = f"# {escape.markdown(layout.title)}\n\n{body}\n{tables.provenance(rows, facts)}"
     verdicts = tables.verified(rows, verify.kept(folder)[0])
     return {
         folder / "leaderboard.md": page + (f"\n{verdicts}" if verdicts else ""),
-        folder / "leaderboard.csv": frame(shown).to_csv(index=False, float_format="%.6g"),
+        folder / "leaderboard.csv": tables.csv(shown, "%.6g"),
         folder / "leaderboard.tex": latex(shown),
     }
 
@@ -99,14 +100,20 @@ def all_made(root: Path) -> dict[Path, str]:
     )
     files: dict[Path, str] = {}
     rows: dict[str, pd.DataFrame] = {}
+    environments: kept_rows.Facts = {}
     for folder in folders:
         rows[folder.name], facts = kept_rows.read(folder / "rows.csv")
+        environments |= facts
         files |= made(folder, rows[folder.name], facts)
     # a run may stand on two pages
     every = pd.concat(rows.values()).drop_duplicates(["run_key", "attempt", "step", "metric"])
     files[root / "leaderboard.md"] = index(rows, every)
+    answered = {name: set(zip(part["task"], part["method"], strict=True)) for name, part in rows.items()}
     for key in ledger.papers():
-        files[root / "papers" / f"{key}.md"], _ = paper_page.page(ledger.load(key), every)
+        book = ledger.load(key)
+        asked = paper_page.asked(book)
+        sources = [f"../{name}/rows.csv" for name in rows if asked & answered[name]]
+        files[root / "papers" / f"{key}.md"], _ = paper_page.page(book, every, sources, environments)
     readme = root.parent / "README.md"
     if readme.exists():
         files[readme] = BLOCK.sub(lambda found: _block(rows, found), readme.read_text(encoding="utf-8"))
@@ -134,7 +141,7 @@ def index(rows: Mapping[str, pd.DataFrame], every: pd.DataFrame) -> str:
         methods = runs[runs["role"] == "method"]
         lines.append({
             "page": f"[{folder}]({folder}/leaderboard.md)",
-            "tasks": ", ".join(f"`{task}`" for task in dict.fromkeys(part["task"])),
+            "tasks": ", ".join(f"`{escape.markdown(task)}`" for task in dict.fromkeys(part["task"])),
             "methods": methods["method"].nunique(), "runs": len(runs),
             "failed": int((~runs["status"].isin(FINISHED)).sum()),
         })  # fmt: skip
@@ -147,11 +154,11 @@ def latex(shown: Sequence[Board]) -> str:
     """The boards as LaTeX tables with booktabs, one per task."""
     parts = []
     for board in shown:
-        cells = tables.texts(board)
-        text = cells.to_latex(index=False, escape=True, column_format="l" * len(cells.columns))
+        cells = tables.texts(board, escape.latex)
+        text = cells.to_latex(index=False, escape=False, column_format="l" * len(cells.columns))
         text = POWER.sub(lambda m: f"${m[1]} \\cdot 10^{{{'-' if m[2] == '-' else ''}{m[3]}}}$", text)
         text = text.replace("<= floor", "$\\le$ floor")
-        parts.append(f"% {tables.title(board)}\n{text}")
+        parts.append(f"% {escape.latex(tables.title(board))}\n{text}")
     return "% \\usepackage{booktabs}\n" + "\n".join(parts)
 
 
@@ -177,7 +184,7 @@ def written(files: dict[Path, str]) -> list[Path]:
 def keep(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts, verdicts: Sequence[Verdict], layout: Layout) -> None:
     """Write all that the page of a folder is made from."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables.write_rows(rows, folder / "rows.csv")
+    kept_rows.write(rows, folder / "rows.csv")
     (folder / "environments.json").write_text(to_json(facts, indent=2) + "\n", encoding="utf-8")
     shown = set(zip(rows["run_key"], rows["attempt"], strict=True))
     lines = [to_json(asdict(one)) + "\n" for one in verdicts if (one.run_key, one.attempt) in shown]

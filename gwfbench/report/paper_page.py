@@ -1,154 +1,177 @@
-"""The page of a paper: published values next to ours, and a verdict for each.
-
-With p the published value (or the range of its readings) and [l, u] our 95 % interval of the median over seeds,
-
-    reproduced       p is in [l - w, u + w],   w = rounding + 2 sqrt(ours^2 + theirs^2 + common^2)
-    better           p is outside, and we are on its good side
-    not reproduced   p is outside, and we are on its bad side; or a run of ours did not finish
-
-where `ours` is the median standard error of our values, `theirs` the published spread over seeds divided by the root
-of their number (of one, if it is not printed), and `common` the ledger's `error`.
-"""
+"""The page of a paper: published values next to ours, and a verdict for each (`report.verdicts`)."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
+from gwfbench import escape
 from gwfbench.papers.ledger import KINDS, Answer, Number, Paper, Table, answers
-from gwfbench.report.board.cells import NO_CELL
-from gwfbench.report.board.leaderboard import Line, Seeds, boards
+from gwfbench.report import verdicts
+from gwfbench.report.board.leaderboard import Line, boards
+from gwfbench.report.verdicts import DIFFERENCES, NOT_RUN, RULE, Difference, Ours, Verdict, Word
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Verdict = Literal["reproduced", "better", "not reproduced", "not run"]  # in the order of their count on a page
-RULE = """\
-**reproduced**: the published value, or the range of its readings, lies inside our 95 % bootstrap interval of the median
-over seeds, widened on both sides by w = rounding + 2 sqrt(ours² + theirs² + common²). Rounding is half a unit of the
-last printed digit; ours, the median standard error of our values; theirs, the printed standard deviation over seeds
-divided by the square root of the number of seeds (of one seed, if their number is not printed; 0 if no deviation is);
-common, an error that no interval over seeds shows, where a table states one. **better**: outside, on the good side.
-**not reproduced**: outside on the bad side, or one of our runs did not finish. **not run**: see the remark. A single
-seed has no interval: its value is used. The verdict compares two numbers; differences in how they were obtained are
-stated above the table or in the remark."""
+Lines = Mapping[tuple[str, str], Line]  # of boards, by task and method
+MORE = 6  # numbers of one reason, from which on they are folded
 
 
-@dataclass(frozen=True)
-class Ours:
-    """One metric of one run's seeds, in the unit of the published value."""
+def page(
+    paper: Paper, rows: pd.DataFrame, sources: Sequence[str] = (), facts: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[str, Counter[Word]]:
+    """The page as Markdown, from rows alone, and how many of its lines have each verdict.
 
-    value: float
-    "median over seeds"
-    low: float
-    high: float
-    se: float
-    "standard error, median over seeds"
-    seeds: Seeds
-
-    @property
-    def whole(self) -> bool:
-        """Whether every seed finished, and there is a value."""
-        return not self.seeds.failed and math.isfinite(self.value)
-
-
-def verdict(number: Number, ours: Ours) -> Verdict:
-    """Compare, by the rule on top of this module."""
-    if not ours.whole:
-        return "not reproduced"
-    w = margin(number, ours) + 1e-12
-    if ours.low - w <= max(number.value) and min(number.value) <= ours.high + w:
-        return "reproduced"
-    ahead = ours.high < min(number.value) if number.better == "lower" else ours.low > max(number.value)
-    return "better" if ahead else "not reproduced"
-
-
-def margin(number: Number, ours: Ours) -> float:
-    """The amount by which our interval is widened on both sides."""
-    se = 0.0 if math.isnan(ours.se) else ours.se
-    return number.rounding + 2 * math.hypot(se, number.spread / math.sqrt(number.seeds), number.error)
-
-
-def page(paper: Paper, rows: pd.DataFrame) -> tuple[str, Counter[Verdict]]:
-    """The page as Markdown, from rows alone, and how many of its lines have each verdict."""
-    import pandas as pd
-
+    Args:
+        sources: the files that the rows are from, as a reader of the page finds them.
+        facts: environments by their hash, where they are known.
+    """
     own = {(board.task, line.method): line for board in boards(rows) for line in board.lines}
-    tally: Counter[Verdict] = Counter()
+    tally: Counter[Word] = Counter()
     used: dict[Answer, None] = {}
-    sections = []
-    for table in paper.tables:
-        body = []
-        for number in table.numbers:
-            for answer, ours in _answered(paper, number, own) or [(None, None)]:
-                word = verdict(number, ours) if ours else "not run"
-                body.append(_row(number, answer, ours, word, table))
-                tally[word] += 1
-                if answer:
-                    used[answer] = None
-        head = ["", KINDS[table.kind], "ours [95 %]", "seeds", "settings", "verdict", "remark"]
-        text = pd.DataFrame(body, columns=head).to_markdown(index=False, disable_numparse=True)
-        sections.append("\n\n".join(filter(None, [f"## {table.name}: {table.title}", _about(table), text])))
-    made = f"Made by `python -m gwfbench reproduce {paper.key}`, which runs what there is to run and writes this page;"
-    made += f"\n`reproduce {paper.key} --rows FILE --write DIR` makes it from rows alone."
-    parts = [f"# {paper.title}", made, f"Lines: {counted(tally)}.", RULE, *sections, _settings(list(used))]
+    sections = [_section(paper, table, own, tally, used) for table in paper.tables]
+    made = _made(paper, rows, sources, facts or {}, used)
+    parts = [f"# {paper.title}", f"Lines: {counted(tally)}.", RULE, *sections, _settings(list(used)), made]
     return "\n\n".join(part for part in parts if part) + "\n", tally
 
 
-def counted(tally: Counter[Verdict]) -> str:
+def asked(paper: Paper) -> set[tuple[str, str]]:
+    """The tasks and methods that answer its numbers."""
+    every = (one for table in paper.tables for number in table.numbers for one in answers(paper, number))
+    return {(one.task, one.method) for one in every}
+
+
+def counted(tally: Counter[Word]) -> str:
     """How many lines have each verdict, in words."""
-    return ", ".join(f"{tally[word]} {word}" for word in get_args(Verdict))
+    return ", ".join(f"{tally[word]} {word}" for word in get_args(Word))
+
+
+def _section(paper: Paper, table: Table, own: Lines, tally: Counter[Word], used: dict[Answer, None]) -> str:
+    """One table of the paper: its lines, its differences, and what was not run."""
+    head = [f"## {table.name}: {table.title}", _about(table)]
+    if table.again:
+        head.append(f"The same values stand in {table.again}: they are answered and counted there.")
+        return "\n\n".join(filter(None, head))
+    body, left = [], []
+    for number in table.numbers:
+        found = _answered(paper, number, own)
+        for answer, line in found:
+            ours = verdicts.of_line(number, line)
+            verdict = verdicts.judged(number, answer.setting, ours, _control(number, own, answer.task, "still"))
+            body.append(_row(number, answer, ours, verdict, table, _control(number, own, answer.task, "exact")))
+            tally[verdict.word] += 1
+            used[answer] = None
+        if not found:
+            left.append(number)
+            tally[NOT_RUN.word] += 1
+    columns = ["", KINDS[table.kind], "ours [95 %]", "agrees within", "truth", "seeds", "settings", "verdict", "remark"]
+    parts = [*head, _table(body, columns), _differences(paper, table, own, tally), _left(left, table)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _table(body: list[list[str]], columns: list[str]) -> str:
+    import pandas as pd
+
+    if not body:
+        return ""
+    unused = {i for i, name in enumerate(columns) if name in ("truth", "remark") and all(row[i] in "-" for row in body)}
+    kept = [[cell for i, cell in enumerate(row) if i not in unused] for row in body]
+    names = [name for i, name in enumerate(columns) if i not in unused]
+    return pd.DataFrame(kept, columns=names).to_markdown(index=False, disable_numparse=True)
 
 
 def _about(table: Table) -> str:
     facts = {"": table.definition, "Differs: ": table.differs, "Source: ": table.source}
+    chosen = Counter(number.fitted for number in table.numbers if number.fitted)
+    facts["Fitted to this table: "] = "; ".join(f"{what} ({count} lines)" for what, count in chosen.items())
     return " ".join(f"{name}{fact}{'.' if name else ''}" for name, fact in facts.items() if fact)
 
 
-def _answered(paper: Paper, number: Number, own: Mapping[tuple[str, str], Line]) -> list[tuple[Answer, Ours]]:
+def _answered(paper: Paper, number: Number, own: Lines) -> list[tuple[Answer, Line]]:
     """Those answers to a number that have rows."""
     if not (number.metric and number.value):
         return []
     found = ((answer, own.get((answer.task, answer.method))) for answer in answers(paper, number))
-    return [(answer, _ours(number, line)) for answer, line in found if line]
+    return [(answer, line) for answer, line in found if line]
 
 
-def _ours(number: Number, line: Line) -> Ours:
-    cell = line.cells.get(number.metric, NO_CELL)
-    errors = [se for _, se in cell.values.values() if not math.isnan(se)]
-    se = statistics.median(errors) if errors else math.nan
-    value = cell.value
-    low, high = (value if math.isnan(end) else end for end in (cell.low, cell.high))  # of one seed
-    if number.scale == "log10":
-        se = se / (value * math.log(10)) if value > 0 else math.nan
-        value, low, high = (math.log10(x) if x > 0 else math.nan for x in (value, low, high))
-    return Ours(value, low, high, se, line.seeds)
+def _control(number: Number, own: Lines, task: str, name: str) -> float:
+    """A control's value in the unit of a number; nan where there is none."""
+    line = own.get((task, name))
+    return verdicts.in_unit(number, line.value(number.metric)) if line else math.nan
 
 
-def _row(number: Number, answer: Answer | None, ours: Ours | None, word: Verdict, table: Table) -> list[str]:
+def _row(number: Number, answer: Answer, ours: Ours, verdict: Verdict, table: Table, truth: float) -> list[str]:
     remark = [number.definition if number.definition != table.definition else ""]
-    printed = " to ".join(f"{value:g}" for value in number.value) or "-"
-    if number.spread:
-        printed += f" ± {number.spread:g}"
-    if answer is None or ours is None:
-        remark.append(number.missing or "no results yet")
-        cells = ["-", "-", "-"]
-    else:
-        remark.append(f"differs: {number.differs}" if number.differs != table.differs else "")
-        if not ours.whole:
-            remark.append("not all of our runs finished with a value")
-        elif word == "not reproduced":
-            known = [answer.cut, number.note, answer.note]
-            remark += known if any(known) else ["reason unknown"]
-        interval = f" [{ours.low:.3g}, {ours.high:.3g}]" if ours.low != ours.high else ""
-        shown = "-" if math.isnan(ours.value) else f"{ours.value:.3g}{interval}"
-        cells = [shown, str(ours.seeds), answer.setting]
-    row = [number.what, printed, *cells, f"**{word}**", "; ".join(filter(None, remark))]
-    return [cell.replace("|", "\\|") for cell in row]
+    remark.append(f"differs: {number.differs}" if number.differs != table.differs else "")
+    if not ours.whole:
+        remark.append("not all of our runs finished with a value")
+    elif verdict.word in ("not reproduced", "different"):
+        known = [answer.cut, number.note, answer.note]
+        remark += known if any(known) else ["reason unknown"]
+    interval = f" [{ours.low:.3g}, {ours.high:.3g}]" if ours.low != ours.high else ""
+    shown = "-" if math.isnan(ours.value) else f"{ours.value:.3g}{interval}"
+    within = "-" if math.isnan(ours.value) else _span(*verdicts.band(number, ours))
+    known_truth = "-" if math.isnan(truth) else f"{truth:.3g}"
+    cells = [shown, within, known_truth, str(ours.seeds), answer.setting, str(verdict)]
+    return _escaped([number.what, _printed(number), *cells, "; ".join(filter(None, remark))])
+
+
+def _escaped(row: list[str]) -> list[str]:
+    return [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
+
+
+def _printed(number: Number) -> str:
+    spread = f" ± {number.spread:g}" if number.spread else ""
+    return (" to ".join(f"{value:g}" for value in number.value) or "-") + spread
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}"
+
+
+def _differences(paper: Paper, table: Table, own: Lines, tally: Counter[Word]) -> str:
+    """What the paper claims for one method over another, row by row."""
+    body = []
+    for what, first, second in table.claims():
+        ones, others = _answered(paper, first, own), _answered(paper, second, own)
+        if not (ones and others):
+            continue
+        gap = verdicts.difference(first, second, ones[0], others[0])
+        if not gap.seeds:
+            continue
+        verdict = verdicts.judged_difference(gap)
+        tally[verdict.word] += 1
+        body.append(_gap(what, gap, verdict))
+    columns = ["", "published", "ours", "agrees within", "seeds", "settings", "verdict"]
+    return f"{DIFFERENCES}\n\n{_table(body, columns)}" if body else ""
+
+
+def _gap(what: str, gap: Difference, verdict: Verdict) -> list[str]:
+    cells = [f"{gap.published:+.3g}", f"{gap.ours:+.3g}", _span(*gap.band), str(gap.seeds), gap.setting, str(verdict)]
+    return _escaped([what, *cells])
+
+
+def _left(numbers: Sequence[Number], table: Table) -> str:
+    """What was not run, by reason; the published values are folded where they are many."""
+    by_reason: dict[str, list[Number]] = defaultdict(list)
+    for number in numbers:
+        by_reason[number.missing or "no results yet"].append(number)
+    parts = []
+    for reason, those in by_reason.items():
+        said = "; ".join(f"{one.what}: {_printed(one)}{_own_definition(one, table)}" for one in those)
+        if len(those) < MORE:
+            parts.append(f"**not run**, {len(those)}: {reason}. {said}.")
+        else:
+            parts.append(f"<details><summary><b>not run</b>, {len(those)}: {reason}</summary>\n\n{said}.\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _own_definition(number: Number, table: Table) -> str:
+    return f" ({number.definition})" if number.definition and number.definition != table.definition else ""
 
 
 def _settings(used: list[Answer]) -> str:
@@ -165,3 +188,28 @@ def _settings(used: list[Answer]) -> str:
         "fields that are given."
     )
     return "\n".join(["## Settings", "", about, "", *lines])
+
+
+def _made(
+    paper: Paper, rows: pd.DataFrame, sources: Sequence[str], facts: Mapping[str, Mapping[str, Any]],
+    used: Mapping[Answer, None],
+) -> str:  # fmt: skip
+    """Which rows, of which commits and machines, at which cost, are behind the lines; and how to make them."""
+    import pandas as pd
+
+    said = ["## Where this comes from", f"To run what there is to run: `python -m gwfbench reproduce {paper.key}`."]
+    said[1] += f" To make this page from rows alone: `reproduce {paper.key} --rows FILE... --write DIR`."
+    if sources:
+        said.append(f"Made from {', '.join(f'[{name}]({name})' for name in dict.fromkeys(sources))}.")
+    if used and len(rows):
+        mine = pd.MultiIndex.from_frame(rows[["task", "method"]]).isin([(one.task, one.method) for one in used])
+        part = rows[mine]
+        runs = part.assign(seconds=pd.to_numeric(part["seconds"])).groupby(["run_key", "attempt"], sort=False)
+        hours = float(runs["seconds"].max().sum()) / 3600
+        said.append(f"{runs.ngroups} runs are behind the lines above, {hours:.2g} hours of training in all.")
+        envs = dict.fromkeys(part["env"]) if "env" in part else {}
+        known = [facts[str(env)] for env in envs if str(env) in facts]
+        for name, title in (("commit", "commits"), ("cpu", "processors"), ("torch", "torch")):
+            values = sorted({str(fact[name]) for fact in known if fact.get(name)})
+            said.append(f"{title}: {', '.join(escape.markdown(value) for value in values)}" if values else "")
+    return "\n\n".join(filter(None, said))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,18 @@ from typing import Any
 
 import pandas as pd
 
+from gwfbench import escape
 from gwfbench.audit import rescore
 from gwfbench.audit.today import Today
 from gwfbench.errors import UserError
+from gwfbench.report.table import TEXT, checked, kept, mapped
 from gwfbench.store import folders
+from gwfbench.store.record import Run
 from gwfbench.store.rows import tidy
 
 Facts = dict[str, dict[str, Any]]  # of environments, by hash
+OF_RUN = ("task", "method", "seed", "status", "reason", "dtype", "device", "budget", "code")  # the same in all its rows
+CLOCKS = ("seconds", "sample_seconds")  # numbers that need not be kept to the last bit
 
 
 def read_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, Facts]:
@@ -33,6 +39,8 @@ def read_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, Facts]:
 def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     """The rows that count: of each run's newest attempt by today's code, values by today's metrics.
 
+    A run that a budget has ended is another result than the same run without one: the newest of each counts.
+
     Returns:
         The results table, the environments that its runs ran in, by hash, and a remark on all that was left out.
 
@@ -43,8 +51,8 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     remarks = [f"left alone: {text}" for text in unreadable]
     today = Today()
     fresh = (run for run in runs if not today.why_stale(run))  # a newer stale attempt hides no fresh one
-    newest = {run.identity.key: run for run in fresh}
-    stale = len({run.identity.key for run in runs}) - len(newest)
+    newest = {(run.identity.key, _ended_by(run)): run for run in fresh}
+    stale = len({run.identity.key for run in runs} - {key for key, _ in newest})
     if stale:
         remarks.append(f"left out: {stale} stale runs, made by other code than today's; run them again")
     if not newest:
@@ -56,27 +64,50 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     return rows, folders.environments(out, rows["env"]), [*remarks, *left_out]
 
 
+def _ended_by(run: Run) -> str:
+    """The budget that ended a run; empty if none did."""
+    return repr(sorted(run.budget.items())) if run.status == "budget" else ""
+
+
 def read(path: Path) -> tuple[pd.DataFrame, Facts]:
     """The results table of a CSV, and the environments next to it, if there are any.
 
     Raises:
         UserError: it is not a CSV of results.
     """
-    needed = {"task", "method", "seed", "metric", "metric_version", "value", "se", "n", "run_key", "attempt", "role"}
     try:
-        exact = dict.fromkeys(("run_key", "attempt", "metric_code", "code", "env", "information", "value", "se"), str)
-        rows = pd.read_csv(path, dtype=exact)  # some versions of pandas round floats when they read them
-        missing = needed - set(rows.columns)
-        if missing:
-            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-        rows = rows.assign(value=rows["value"].astype(float), se=rows["se"].astype(float))
-    except (OSError, ValueError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            head, *lines = csv.reader(file, strict=True)
+        lines = [line for line in lines if line]
+        for number, line in enumerate(lines, 2):
+            if len(line) != len(head):
+                raise ValueError(f"row {number} has {len(line)} cells, expected {len(head)}")
+        if not lines:
+            raise ValueError("no rows")
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: {error}", "a CSV of results", "python -m gwfbench report --write DIR makes one"
         ) from None
-    rows["information"] = rows["information"].fillna("")
+    rows = checked(pd.DataFrame(dict(zip(head, zip(*lines, strict=True), strict=True)), dtype=object), str(path))
+    different = rows[["run_key", "attempt", *OF_RUN]].drop_duplicates()
+    twice = different[different.duplicated(["run_key", "attempt"], keep=False)]
+    if len(twice):
+        key = twice["run_key"].iloc[0]
+        names = ", ".join(name for name in OF_RUN if twice.loc[twice["run_key"] == key, name].nunique() > 1)
+        raise UserError(
+            f"{path}: rows of the run {escape.line(key)} with several values of {names}", "one",
+            "make the file again: python -m gwfbench report --write DIR",
+        )  # fmt: skip
     try:
         facts = json.loads((path.parent / "environments.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         facts = {}
-    return rows, facts
+    known = isinstance(facts, dict) and all(isinstance(one, dict) for one in facts.values())
+    return rows, facts if known else {}
+
+
+def write(rows: pd.DataFrame, path: Path) -> None:
+    """The results table as CSV: values and errors to the last bit, clocks to six digits."""
+    rounded = {name: rows[name].map(lambda x: float(f"{x:.6g}"), na_action="ignore") for name in CLOCKS}
+    words = {name: mapped(rows[name], kept) for name in TEXT if name in rows}
+    rows.assign(**rounded, **words).to_csv(path, index=False)

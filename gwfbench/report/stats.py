@@ -6,19 +6,20 @@ A replicate is a seed, and seeds are paired: methods see the same problem and th
                A permutation test's p is at least 2^(1 - S), 0.06 for five seeds: it could never tell two methods apart
     Holm       of all pairs on a board at once (Holm 1979), level 5 %
     tiers      letters: methods that share one are not told apart (compact letter display, Piepho 2004); all others are
-    failures   a failed seed counts as the worst value on its board, `still` included
-    interval   percentile bootstrap of the median over S seeds, exactly and not by drawing: the sorted resample has
-                   P(x*_(k) <= x_i) = P(Bin(S, i/S) >= k)
-               and for even S = 2 m, where the median is the mean of the two in the middle,
-                   P(x*_(m) <= x_i, x*_(m+1) <= x_j)
-                       = P(Bin(S, i/S) > m) + C(S, m) (i/S)^m [(1 - i/S)^m - (1 - j/S)^m],   i <= j
-               (Efron 1979; Hutson and Ernst 2000)
+    failures   a failed seed counts as the worst value on its board, `still` included; so does one without a value
+    no spread  is no evidence: where the differences vary by no more than rounding does (to whole counts, if the board
+               has these), p is that of their signs, 2^(1 - S)
+    interval   of the median. 6 seeds or more: from the k-th smallest value to the k-th largest, with the largest k for
+               which P(Bin(S, 1/2) < k) <= 2.5 %: at least 95 % for every continuous law. 3 to 5 seeds have no such k:
+               there the t interval of the mean, of logarithms where all values are positive, which holds the median of
+               a (log-)normal law in 95 % of cases, and always the median of the values. 2 seeds: their range
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
 from functools import cache
 from itertools import combinations
 from string import ascii_lowercase
@@ -27,6 +28,8 @@ import numpy as np
 
 LEVEL = 0.05
 POWER = 0.8  # of a detectable difference
+DIGITS = 3  # printed of a value
+SAME = 1e-9  # of their mean: differences with less spread are equal but for rounding
 
 Values = Mapping[str, Mapping[int, float]]  # by contestant and seed; nan or inf is a failure
 
@@ -49,28 +52,55 @@ def on_scale(values: Values, others: Iterable[float] = ()) -> tuple[dict[str, di
     }, positive
 
 
-def differs(a: Mapping[int, float], b: Mapping[int, float]) -> float:
-    """Two-sided p of the paired t test of equal means, over the seeds that both have; 1 where there are not two."""
+def resolution(values: Iterable[float]) -> float:
+    """The unit of which all differences of these values are multiples, within rounding; 0 where there is none.
+
+    It is that of whole counts, or shares of them. Euclid's algorithm, with remainders below 1e-6 taken for 0.
+    """
+    known = np.unique([value for value in values if math.isfinite(value)])
+    least = 1e-6 * float(np.abs(known).max(initial=0.0))
+    unit = 0.0
+    for gap in np.diff(known).tolist():
+        rest = gap if gap > least else 0.0
+        while rest > least:
+            over = unit % rest
+            unit, rest = rest, min(over, rest - over)
+        if 0 < unit < 100 * least:
+            return 0.0
+    return unit
+
+
+def differs(a: Mapping[int, float], b: Mapping[int, float], unit: float = 0.0, logs: bool = False) -> float:
+    """Two-sided p of the paired t test of equal means, over the seeds that both have; 1 where there are not two.
+
+    Args:
+        unit: resolution of the values; differences that vary by no more than rounding to it have no spread.
+        logs: these are logarithms of the values.
+    """
     from scipy.special import stdtr
 
-    gaps = np.array([a[seed] - b[seed] for seed in a.keys() & b.keys()])
-    if len(gaps) < 2 or not gaps.any():
+    seeds = a.keys() & b.keys()
+    pairs = np.array([[a[seed], b[seed]] for seed in seeds])
+    if len(pairs) < 2 or not (gaps := pairs[:, 0] - pairs[:, 1]).any():
         return 1.0
-    spread = gaps.std(ddof=1) / math.sqrt(len(gaps))
-    if spread <= 1e-12 * abs(gaps.mean()):
-        return 0.0
-    return float(2 * stdtr(len(gaps) - 1, -abs(gaps.mean()) / spread))
+    deviation, mean = float(gaps.std(ddof=1)), abs(float(gaps.mean()))
+    rounding = np.full_like(pairs, unit)
+    if logs and unit:  # and of a value below the unit, not more than all of it
+        rounding = np.exp(np.minimum(math.log(unit) - pairs, 0.0))
+    if deviation <= max(SAME * mean, math.sqrt((rounding**2).sum(1).mean() / 12)):
+        return 2.0 ** (1 - len(gaps)) if (gaps > 0).all() or (gaps < 0).all() else 1.0
+    return float(2 * stdtr(len(gaps) - 1, -mean * math.sqrt(len(gaps)) / deviation))
 
 
 def paired(gaps: Mapping[int, float]) -> tuple[float, float]:
-    """Mean of differences over seeds, and half the width of its 95 % t interval; nan where there are not two."""
+    """Mean of differences over seeds, and half the width of its 95 % t interval; nan where they have no spread."""
     from scipy.special import stdtrit
 
     values = np.array(list(gaps.values()))
     if len(values) < 2:
         return float(values.mean()) if len(values) else math.nan, math.nan
     half = float(stdtrit(len(values) - 1, 1 - LEVEL / 2)) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(half)
+    return float(values.mean()), float(half) if half > SAME * abs(values.mean()) else math.nan
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -84,18 +114,26 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def told_apart(values: Values, others: Iterable[float] = ()) -> set[frozenset[str]]:
     """The pairs of contestants whose difference is no noise, at 5 % for all pairs together."""
-    scaled, _ = on_scale(values, others)
+    others = list(others)
+    scaled, logs = on_scale(values, others)
+    unit = resolution([*others, *(value for seeds in values.values() for value in seeds.values())])
     pairs = list(combinations(scaled, 2))
-    corrected = holm([differs(scaled[a], scaled[b]) for a, b in pairs])
+    corrected = holm([differs(scaled[a], scaled[b], unit, logs) for a, b in pairs])
     return {frozenset(pair) for pair, p in zip(pairs, corrected, strict=True) if p < LEVEL}
 
 
-def tiers(values: Values, others: Iterable[float] = ()) -> dict[str, str]:
-    """Letters by contestant, best first: two that share a letter are not told apart, and two that don't are."""
+def tiers(
+    values: Values, others: Iterable[float] = (), apart: Iterable[frozenset[str]] | None = None
+) -> dict[str, str]:
+    """Letters by contestant, best first: two that share a letter are not told apart, and two that don't are.
+
+    Args:
+        apart: what `told_apart` says, if it is known.
+    """
     scaled, _ = on_scale(values, others)
     order = sorted(scaled, key=lambda name: float(np.median(list(scaled[name].values()) or [math.inf])))
     groups = {frozenset(order)}
-    for pair in told_apart(values, others):
+    for pair in told_apart(values, others) if apart is None else apart:
         both = [group for group in groups if pair <= group]
         kept = groups.difference(both)
         split = {group - {name} for group in both for name in pair}
@@ -111,28 +149,34 @@ def _letter(i: int) -> str:
 
 
 def detectable(values: Values, others: Iterable[float] = ()) -> tuple[float, bool]:
-    """The smallest difference of two methods on such a board that one test at 5 % sees in 80 % of cases, and whether it
-    is a factor (of logarithms) or a difference; nan where no two methods share two seeds.
+    """The smallest difference of two methods that such a board sees in 80 % of cases, with Holm's first level for all
+    of its pairs, and whether it is a factor (of logarithms) or a difference; nan where no two methods share two seeds,
+    or none differ by more than a constant.
 
-    By the median over pairs of the spread of their differences.
+    The median over pairs, by the spread of their differences and the seeds that both have.
     """
+    scaled, logs = on_scale(values, others)
+    pairs = list(combinations(scaled.values(), 2))
+    found = []
+    for a, b in pairs:
+        gaps = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
+        found.append(_needed(len(gaps), len(pairs)) * float(np.std(gaps, ddof=1)) if len(gaps) >= 2 else math.inf)
+    gap = float(np.median(found)) if found else 0.0
+    if not 0 < gap < math.inf:
+        return math.nan, logs
+    return (math.exp(gap) if gap < 700 else math.inf) if logs else gap, logs
+
+
+@cache
+def _needed(seeds: int, pairs: int) -> float:
+    """The detectable difference, in units of the median spread of its values over so many seeds."""
     from scipy.optimize import root_scalar
     from scipy.stats import chi2, nct, t
 
-    scaled, logs = on_scale(values, others)
-    found = []
-    for a, b in combinations(scaled.values(), 2):
-        gaps = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
-        if len(gaps) >= 2:
-            found.append((float(np.std(gaps, ddof=1)), len(gaps)))
-    if not found:
-        return math.nan, logs
-    seeds = min(count for _, count in found)
-    bar = float(t.isf(LEVEL / 2, seeds - 1))
-    needed = root_scalar(lambda shift: float(nct.sf(bar, seeds - 1, shift)) - POWER, bracket=(0.0, 1e4)).root
+    bar = float(t.isf(LEVEL / pairs / 2, seeds - 1))
+    needed = root_scalar(lambda shift: float(nct.sf(bar, seeds - 1, shift)) - POWER, bracket=(0.0, 3 * bar + 10)).root
     middle = math.sqrt(float(chi2.median(seeds - 1)) / (seeds - 1))  # of a spread of so few, in standard deviations
-    gap = needed * float(np.median([spread for spread, _ in found])) / middle / math.sqrt(seeds)
-    return (math.exp(gap) if gap < 700 else math.inf) if logs else gap, logs
+    return needed / middle / math.sqrt(seeds)
 
 
 def score(value: float, exact: float, still: float) -> float:
@@ -170,47 +214,51 @@ def to_target(curve: Sequence[tuple[float, float]], target: float) -> float:
     return min((cost for cost, value in curve if value <= target), default=math.inf)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median of sorted values, exact; none for one value."""
-    if len(values) < 2:
+def interval(values: Sequence[float], logs: bool = False) -> tuple[float, float]:
+    """The interval of the median of sorted values, by the rules on top; nan for one value, the range of two.
+
+    Args:
+        values: an infinite one is worse or better than all others.
+        logs: whether values of this kind are always positive.
+    """
+    from scipy.special import stdtrit
+
+    count = len(values)
+    if count < 2:
         return math.nan, math.nan
-    if len(values) % 2:
-        medians, chances = values, _odd(len(values))
-    else:
-        x = np.array(values)
-        medians, chances = ((x[:, None] + x) / 2).ravel().tolist(), _even(len(values))
-    ordered = sorted(zip(medians, chances, strict=True))
-    return _quantile(ordered, LEVEL / 2), _quantile(ordered, 1 - LEVEL / 2)
+    if count == 2 or values[0] == values[-1]:
+        return values[0], values[-1]
+    if count >= 6:
+        k = _inward(count)
+        return values[k], values[-1 - k]
+    if not (math.isfinite(values[0]) and math.isfinite(values[-1])):
+        return 0.0 if logs and values[0] > 0 else -math.inf, math.inf
+    x = np.log(values) if logs else np.array(values)
+    half = float(stdtrit(count - 1, 1 - LEVEL / 2)) * float(x.std(ddof=1)) / math.sqrt(count)
+    low, high = (_exp(end) if logs else end for end in (float(x.mean()) - half, float(x.mean()) + half))
+    middle = values[count // 2 - (count % 2 == 0)], values[count // 2]  # of rounding: they are always inside
+    return min(low, middle[0]), max(high, middle[1])
 
 
-def _quantile(ordered: Iterable[tuple[float, float]], share: float) -> float:
-    """The least value up to which the probabilities of ordered (value, probability) add up to this share."""
-    below = 0.0
-    for value, chance in ordered:
-        below += chance
-        if below >= share - 1e-9:
-            return value
-    raise ValueError(f"probabilities that add up to {below}, which is less than {share}")
-
-
-@cache
-def _odd(size: int) -> list[float]:
-    """P(the median of a resample is the i-th smallest), (S,)."""
-    return np.diff([_tail(size, (size + 1) // 2, i / size) for i in range(size + 1)]).tolist()
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
 
 
 @cache
-def _even(size: int) -> list[float]:
-    """P(the two in the middle of a resample are the i-th and the j-th smallest), (S * S,)."""
-    m = size // 2
-    both = np.zeros((size + 1, size + 1))
-    for i in range(size + 1):
-        for j in range(size + 1):
-            p, q = min(i, j) / size, j / size
-            both[i, j] = _tail(size, m + 1, p) + math.comb(size, m) * p**m * ((1 - p) ** m - (1 - q) ** m)
-    return np.diff(np.diff(both, axis=0), axis=1).ravel().tolist()
+def _inward(count: int) -> int:
+    """By how many values from both ends the interval of the median begins."""
+    from scipy.stats import binom
+
+    return int(binom.ppf(LEVEL / 2, count, 0.5)) - 1
 
 
-def _tail(size: int, least: int, p: float) -> float:
-    """P(Bin(size, p) >= least)."""
-    return math.fsum(math.comb(size, k) * p**k * (1 - p) ** (size - k) for k in range(least, size + 1))
+def rounded(value: float, way: str = ROUND_HALF_EVEN) -> str:
+    """Three significant digits, of the shortest decimal that is this number."""
+    if not math.isfinite(value):
+        return f"{value:g}"
+    return f"{float(Context(prec=DIGITS, rounding=way).create_decimal(repr(value))) + 0.0:.{DIGITS}g}"
+
+
+def outwards(low: float, high: float) -> tuple[str, str]:
+    """The ends of an interval with the digits of `rounded`, rounded so that it holds what it held."""
+    return rounded(low, ROUND_FLOOR), rounded(high, ROUND_CEILING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from gwfbench.drive.job import Job
 from gwfbench.errors import require
 from gwfbench.process.pool import Limits
 
+BATCH = 200  # seeds a process: so many claims go with one message to the fork server
+MOST = 10_000  # runs at once, and threads of each
+SMALLEST, LARGEST = 0.001, 1e6  # GiB of memory
+FILES = 4  # open files of each run that goes on
 RETRY = ("diverged", "timeout", "oom", "error")  # "killed" is always tried again
 
 
@@ -31,10 +36,17 @@ class Options:
     def __post_init__(self) -> None:
         wrong = sorted(self.retry - {*RETRY, "killed"})
         require(not wrong, f"--retry {','.join(wrong)}", f"some of {', '.join(RETRY)}", "write --retry error,oom")
-        for name, value in (("timeout", self.timeout), ("memory", self.memory)):
-            good = value is None or 0 < value < float("inf")
-            require(good, f"--{name} {value}", "a positive number", f"leave --{name} out for no limit")
-        require(self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs}", "at least 1", "write --jobs 4")
+        good = self.timeout is None or 0 < self.timeout < float("inf")
+        require(good, f"--timeout {self.timeout}", "a positive number of seconds", "leave --timeout out for no limit")
+        good = self.memory is None or SMALLEST <= self.memory <= LARGEST
+        require(
+            good, f"--memory {self.memory}", f"a number of GiB from {SMALLEST:g} to {LARGEST:g}",
+            "leave --memory out for no limit",
+        )  # fmt: skip
+        good = self.jobs is None or 1 <= self.jobs <= MOST
+        require(good, f"--jobs {self.jobs}", f"a number from 1 to {MOST}", "write --jobs 4")
+        good = 1 <= self.threads <= MOST
+        require(good, f"--threads {self.threads}", f"a number from 1 to {MOST}", "write --threads 4")
         asked = [f"--{name}" for name in ("timeout", "memory") if getattr(self, name) is not None]
         asked += ["--jobs"] * ((self.jobs or 1) > 1)
         require(
@@ -62,6 +74,19 @@ def slots(jobs: Sequence[Job], options: Options) -> dict[str, list[str]]:
     unused = bool(options.gpus) and "cuda" not in found
     require(not unused, "--gpus", "with --device cuda", "write --device cuda, or leave --gpus out")
     return found
+
+
+def require_files(jobs: Sequence[Job], options: Options, slots: dict[str, list[str]]) -> None:
+    """Raise `UserError` if so many runs at once need more open files than this process may have."""
+    seeds = max((len(job.seeds) for job in jobs), default=1)
+    count = min(sum(map(len, slots.values())), options.jobs or len(jobs), sum(len(job.seeds) for job in jobs))
+    need = 24 + count * (FILES + min(seeds, BATCH))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    fits = limit == resource.RLIM_INFINITY or need <= limit or not options.isolate
+    require(
+        fits, f"{count} runs at once, and at most {limit} open files", f"about {need} files, as `ulimit -n` says",
+        f"ulimit -n {need}, or a smaller --jobs",
+    )  # fmt: skip
 
 
 def limits(options: Options) -> Limits:

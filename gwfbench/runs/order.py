@@ -102,6 +102,8 @@ def read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
             found = [_whole(seed) for seed in seeds] if isinstance(seeds, Iterable) else range(_whole(seeds))
     except (ValueError, TypeError):
         raise wrong from None
+    if isinstance(found, range) and found.stop > 100_000:
+        raise wrong
     found = tuple(found)
     if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= 2**63 or len(found) > 100_000:
         raise wrong

@@ -17,6 +17,7 @@ from gwfbench.errors import UserError, require
 from gwfbench.store import checked
 
 Item = TypeVar("Item")
+SHOWN = 400  # characters of what a line has, at most
 
 
 def text(jobs: Iterable[Job]) -> str:
@@ -44,6 +45,8 @@ def write(path: Path, jobs: Iterable[Job], force: bool = False) -> bool:
     """
     content = text(jobs)
     try:
+        named = path.name not in ("", "-") and (path.is_file() or not path.exists())
+        require(named, f"--plan {path}: no file", "the name of a file", "write --plan plan.jsonl")
         if path.exists():
             if path.read_bytes() == content.encode():
                 return False
@@ -79,7 +82,8 @@ def read(path: Path) -> list[Job]:
                 require(not where, where, "each run once", "delete one of the lines")
                 seen[key] = number
         except UserError as error:
-            raise UserError(f"{path}:{number}: {error.got}", error.expected, error.fix) from None
+            got, expected = _short(error.got), _short(error.expected)
+            raise UserError(f"{path}:{number}: {got}", expected, error.fix) from None
         jobs.append(job)
     require(bool(jobs), f"{path}: no job", "at least one line", write_it)
     return jobs
@@ -102,6 +106,10 @@ def _job(line: bytes) -> Job:
             "the plan was edited, or made by another version: write it again with the same `run ... --plan FILE`",
         )
     return job
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= SHOWN else f"{words[:SHOWN]} [... {len(words) - SHOWN} more]"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import tempfile
 import threading
@@ -12,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gwfbench.budget import Budget
+from gwfbench.budget import Budget, BudgetSpent
 from gwfbench.drive.execute import Setting, begin
 from gwfbench.drive.job import Job
-from gwfbench.drive.judge import reason_of
+from gwfbench.drive.judge import ANYTIME, reason_of
 from gwfbench.errors import UserError
 from gwfbench.process.inline import Here
 from gwfbench.process.pool import End, Pool
-from gwfbench.runs.options import Options, limits, slots
+from gwfbench.runs.options import BATCH, Options, limits, require_files, slots
 from gwfbench.store import environment, folders
 from gwfbench.store.locks import Claim, claim, holder
 from gwfbench.store.record import Run
@@ -49,17 +50,15 @@ class Event:
 
 Listener = Callable[[Event], None]
 
-BATCH = 200  # seeds a process: so many claims go with one message to the fork server
 AGAIN = 0.5  # seconds between two looks at a run that runs elsewhere
 
 
 def perform(jobs: Sequence[Job], out: Path | None, tell: Listener, options: Options) -> Iterator[list[Run]]:
     """Execute what is not finished under `out`; each job's runs as soon as they are there, old or new.
 
-    A run is finished when its newest attempt by the code as it is now ended in any way but a kill or one of
-    `options.retry`, and not by a budget smaller than today's. One that another living process has claimed is waited
-    for: its rows are then read, and if that process dies it is run here. So two equal commands at once share the work,
-    and both end with all of it. Jobs come in the order in which they end.
+    A run is finished when `answer` finds an attempt at it, and that one did not end in one of `options.retry`. One that
+    another living process has claimed is waited for: its rows are then read, and if that process dies it is run here.
+    So two equal commands at once share the work, and both end with all of it. Jobs come in the order in which they end.
 
     Raises:
         KeyboardInterrupt: after the interrupted runs were kept; on SIGTERM too.
@@ -68,17 +67,69 @@ def perform(jobs: Sequence[Job], out: Path | None, tell: Listener, options: Opti
     with contextlib.ExitStack() as stack:
         stack.enter_context(_sigterm_interrupts())
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwfbench-")))
+        with _writing(folder):
+            folder = folder.absolute()  # once: a method in this process may go elsewhere
         yield from _Schedule(tuple(jobs), folder, tell, options).go()
 
 
-def finished(run: Run, job: Job) -> bool:
-    """Whether an attempt at a run of this job, by the code as it is now, need not be repeated."""
+def finished(run: Run, job: Job, curve: bool = False) -> bool:
+    """Whether an attempt at a run of this job, by the code as it is now, need not be repeated.
+
+    It must be what the job would give: ended by itself, as it would have ended within the job's budget.
+
+    Args:
+        curve: whether the laws of `judge.ANYTIME` are asked for too.
+    """
     if run.identity.seed not in job.seeds or run.identity != job.identity(run.identity.seed):
         return False
-    if run.status == "killed" or run.code != job.code():
+    if run.status == "killed" or not run.began or run.code != job.code() or (curve and not has_curve(run)):
         return False
-    cut = run.status in ("budget", "timeout")
-    return not cut or Budget.of(run.budget).covers(job.budget)
+    return _ends_the_same(run, job.budget)
+
+
+def answer(attempts: Sequence[Run], job: Job, curve: bool = False) -> Run | None:
+    """The newest attempt that answers this job: `finished`, and the same job was not begun again after it.
+
+    Args:
+        attempts: at one run, the newest last.
+    """
+    for run in reversed(attempts):
+        if finished(run, job, curve):
+            return run
+        if run.status == "killed" and run.code == job.code() and Budget.of(run.budget) == job.budget:
+            return None
+    return None
+
+
+def has_curve(run: Run) -> bool:
+    """Whether what `--no-curve` leaves out was judged, as far as the run had gone."""
+    judged = {row.step for row in run.rows if row.t is None}
+    return not judged or all(step in judged for step in ANYTIME if step < max(judged))
+
+
+def _ends_the_same(run: Run, asked: Budget) -> bool:
+    """Whether the run would have ended as it has if its budget had been the one asked for."""
+    if run.status == "skipped" or Budget.of(run.budget) == asked:
+        return True
+    limits = asked.limits()
+    if run.status == "budget":
+        by = next((name for name, limit in run.budget.items() if str(BudgetSpent(name, limit)) == run.reason), "")
+        if not by or limits.pop(by, None) != run.budget[by]:
+            return False
+    # a limit that its own budget had held it to, or that it did not need
+    return all(run.budget.get(name, math.inf) <= limit or _within(run, name, limit) for name, limit in limits.items())
+
+
+def _within(run: Run, name: str, limit: float) -> bool:
+    """Whether it is known of a run that it ended by itself before it had used up this limit."""
+    last = run.rows[-1] if run.rows else None
+    if run.status != "ok" or last is None or last.step != run.steps:
+        return False
+    if name == "seconds":
+        return run.seconds < limit
+    if name == "steps":  # all of them end a run where only the limit counts, but not a flow at its end
+        return run.steps < limit or (last.t is not None and run.steps == limit)
+    return getattr(last, name) <= limit
 
 
 @dataclass
@@ -100,6 +151,7 @@ class _Schedule:
         self.jobs, self.out, self.options = jobs, out, options
         self._listener = tell
         self.slots = slots(jobs, options)
+        require_files(jobs, options, self.slots)
         self.env = ""
         self._done: list[dict[int, Run]] = [{} for _ in jobs]  # seed -> run
         self._ready: list[int] = []  # jobs that are done and not yet handed out
@@ -160,15 +212,14 @@ class _Schedule:
                 self._waiting.append(_Part(number, replace(job, seeds=seeds)))
 
     def _take(self, number: int, seed: int, attempts: list[Run], what: str) -> bool:
-        """Whether the newest attempt by today's code settles this run; it is taken down then."""
+        """Whether one of the attempts settles this run; it is taken down then."""
         job = self.jobs[number]
-        newest = [run for run in attempts if run.code == job.code()][-1:]
-        for run in newest:
-            again = run.attempt in self._old and (self.options.force or run.status in self.options.retry)
-            if finished(run, job) and not again:
-                self._settle(number, run, what, job)
-                return True
-        return False
+        run = answer(attempts, job, self.options.curve)
+        again = run and run.attempt in self._old and (self.options.force or run.status in self.options.retry)
+        if run is None or again:
+            return False
+        self._settle(number, run, what, job)
+        return True
 
     def _settle(self, number: int, run: Run, what: str, job: Job) -> None:
         self._done[number][run.identity.seed] = run
@@ -203,7 +254,8 @@ class _Schedule:
                 self._tell("start", "starts", ours.job)
 
                 def progress(t: float, last: float | None, part: _Part = ours) -> None:
-                    part.share = min(t / last, 1.0) if last else 0.0
+                    share = t / last if last else 0.0
+                    part.share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
                     self._tell("progress", f"t = {t:.4g}", part.job)
 
                 placed = replace(ours.job, device=ours.slot)
@@ -265,7 +317,8 @@ class _Schedule:
                 fresh = [run for run in folders.of_key(self.out, key) if run.attempt not in part.known]
                 run = fresh[-1] if fresh else self._close_for(alone, key, len(part.job.seeds), end)
                 self._release(held)
-                self._settle(part.number, run, "ended", alone)
+                left = f" ({end.left} that it had left running: ended too)" if end.left else ""
+                self._settle(part.number, run, f"ended{left}", alone)
             except OSError as error:
                 self._release(held)
                 reason = end.reason if error.strerror and error.strerror in end.reason else f"{end.reason}; {error}"

@@ -6,10 +6,12 @@ Nothing is guessed or repaired: what is not as it was written is a ValueError th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import stat
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +88,11 @@ def unsealed(content: object) -> dict[str, Any]:
     if not isinstance(content, dict) or type(content.get("seal")) is not str:
         raise ValueError("it is not sealed")
     rest = {name: value for name, value in content.items() if name != "seal"}
-    if _seal(rest) != content["seal"]:
+    try:
+        same = _seal(rest) == content["seal"]
+    except RecursionError:
+        raise ValueError("JSON nested without end") from None
+    if not same:
         raise ValueError("it does not agree with itself: it has changed since it was written")
     return rest
 
@@ -107,6 +113,46 @@ def write(path: Path, text: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes:
+    """What is in a file; a pipe, a socket or a device in its place is refused, for reading one may never end.
+
+    Raises:
+        OSError: it can't be read, or is no file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # O_NONBLOCK: to open a pipe waits too
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """The same as text.
+
+    Raises:
+        OSError: it can't be read, or is no file.
+        ValueError: it is not UTF-8.
+    """
+    return read_bytes(path).decode("utf-8")
+
+
+def sync(*paths: Path) -> None:
+    """Wait until the disk has these files and folders, so that not even a loss of power takes them away.
+
+    Raises:
+        OSError: it does not take them.
+    """
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:  # file systems that can't for a folder say so
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def checked(cls: type[D], content: object, tests: Mapping[str, Test] | None = None) -> D:

@@ -69,23 +69,24 @@ def code() -> str:
 
 
 def files(out: Path) -> str:
-    """Hash of what is under --out; empty if something is being written there."""
+    """Hash of what is under --out; empty if something is being written there, or can't be looked at."""
     seen = []
-    for path in sorted(out.iterdir()) if out.is_dir() else ():
-        if path.name.startswith(locks.PARTIAL):
-            return ""
-        if path.name not in (FOLDER, locks.FOLDER):
-            inside = sorted(os.scandir(path), key=lambda entry: entry.name) if path.is_dir() else []
-            seen += [(one.name, *_stamp(one.stat())) for one in (path, *inside)]
+    try:
+        for path in sorted(out.iterdir()) if out.is_dir() else ():
+            if path.name.startswith(locks.PARTIAL):
+                return ""
+            if path.name not in (FOLDER, locks.FOLDER):
+                inside = sorted(os.scandir(path), key=lambda entry: entry.name) if path.is_dir() else []
+                seen += [(one.name, *_stamp(one.stat())) for one in (path, *inside)]
+    except OSError:  # a link to nothing, or a folder that has gone meanwhile
+        return ""
     return digest(json.dumps(seen)) if seen else ""
 
 
 def find(words: Mapping[str, Any], made_from: str, out: Path) -> Answer | None:
     """The kept answer to these words, if it still is one."""
     try:
-        kept = checked.checked(
-            Answer, checked.unsealed(checked.from_json(_place(words, out).read_text(encoding="utf-8")))
-        )
+        kept = checked.checked(Answer, checked.unsealed(checked.from_json(checked.read_text(_place(words, out)))))
         return kept if made_from and (kept.made_from, kept.files) == (made_from, files(out)) else None
     except (OSError, ValueError):
         return None

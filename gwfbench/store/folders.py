@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gwfbench.errors import UserError
-from gwfbench.store import checked, command_cache, locks
+from gwfbench.store import checked, command_cache, locks, texts
 from gwfbench.store.environment import env_hash
-from gwfbench.store.record import SCHEMA, Row, Run, Status, to_json
+from gwfbench.store.record import Row, Run, Status, to_json
 
 WHOLE = frozenset({"rows.jsonl", "draws.npz", "log.txt"})  # files whose hashes run.json has
 CHECKPOINT = "checkpoint.pt"
@@ -33,8 +33,8 @@ class Attempt:
     """The folder of one attempt: written next to its place, row by row, and moved there when it ends.
 
     run.json, rows.jsonl, draws.npz (plain arrays t<step>, and l<step> where the law has a density), log.txt; of a
-    stopped run checkpoint.pt. A crash leaves the half-written folder under the
-    name .partial-<key>-<attempt>: header.json (what the run is), and the rows so far.
+    stopped run checkpoint.pt. A crash leaves the half-written folder under the name .partial-<key>-<attempt>:
+    header.json (what the run is, sealed), the rows so far, and in sums.txt a hash of each.
 
     Raises:
         OSError: here and below, the folder can't be written.
@@ -47,16 +47,19 @@ class Attempt:
         self.checkpoint = self._folder / CHECKPOINT
         self.draws: dict[str, np.ndarray] = {}
         self._process = os.getpid()
-        header = to_json(_content(run), indent=2)
-        _run(checked.from_json(header), [])  # before anything is spent: what can't be read again is not begun
+        header = texts.sealed(texts.content_of(run))
+        texts.unsealed(header)  # before anything is spent: what can't be read again is not begun
         self._folder.mkdir(parents=True)
         checked.write(self._folder / "header.json", header)
 
     def judged(self, step: int, rows: list[Row], draws: np.ndarray, log_prob: np.ndarray | None = None) -> None:
         """Append rows, and keep the first points of the judged cloud (n, d) and their log-densities (n,)."""
         self._require_own_process()
-        with (self._folder / "rows.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, rows)))
+        lines = [*map(texts.line_of, rows)]
+        # a row has its hash before it is there
+        for name, parts in ((texts.SUMS, map(texts.sum_of, lines)), ("rows.jsonl", lines)):
+            with (self._folder / name).open("a", encoding="utf-8") as file:
+                file.write("".join(parts))
         count = most(draws[:1].nbytes)
         self.draws[f"t{step}"] = draws[:count].copy()  # the runner moves its cloud in place
         if log_prob is not None:
@@ -65,8 +68,11 @@ class Attempt:
     def finish(self, run: Run, log: str) -> None:
         """Write the rest and move the folder into place."""
         self._require_own_process()
+        texts.unsealed(texts.sealed(texts.content_of(run)))
         # again, and whole: an interrupt may have come between a row and its line
-        checked.write(self._folder / "rows.jsonl", "".join(map(_line, run.rows)))
+        lines = [*map(texts.line_of, run.rows)]
+        checked.write(self._folder / texts.SUMS, "".join(map(texts.sum_of, lines)))
+        checked.write(self._folder / "rows.jsonl", "".join(lines))
         _save_draws(self._folder, self.draws)
         _seal(self._folder, self._place, run, log)
 
@@ -89,16 +95,15 @@ def close(folder: Path, status: Status, reason: str, log: str) -> Run:
     """
     if (folder / "run.json").exists():  # only the move was missing
         run = read(folder)
-        folder.replace(folder.parent / _name(run))
+        _move(folder, folder.parent / _name(run))
         return run
-    try:
-        run = _run(checked.from_json((folder / "header.json").read_text(encoding="utf-8")), [])
-        whole = _whole_lines(folder / "rows.jsonl")
+    with texts.told():
+        run = texts.unsealed(checked.read_text(folder / "header.json"))
+        whole = texts.whole_rows(folder)
         run.rows = Row.read(whole)
-    except FileNotFoundError as error:
-        raise ValueError(f"it has no {Path(error.filename).name}") from None
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+        if (folder / "draws.npz").exists():
+            with np.load(io.BytesIO(checked.read_bytes(folder / "draws.npz")), allow_pickle=False) as kept:
+                dict(kept)  # each has its own check sum
     if folder.name != f"{locks.PARTIAL}{run.identity.key}-{run.attempt}":
         raise ValueError("header.json is another run's")
     run.status, run.reason = status, reason
@@ -130,9 +135,10 @@ def sweep(out: Path) -> tuple[list[Run], list[str]]:
             finally:
                 ours.release()
     runs, strange = _scan(out)
-    for path, reason in strange:
+    for path, error in strange:
         torn = path.is_dir() and (_ATTEMPT.fullmatch(path.name) or (path / "run.json").exists())
-        said.append(set_aside(path, reason) if torn else f"left alone: {path.name}: {reason}")
+        whose = isinstance(error, texts.OtherSchema)
+        said.append(set_aside(path, str(error)) if torn and not whose else f"left alone: {path.name}: {error}")
     return runs, said
 
 
@@ -140,6 +146,8 @@ def close_dead(folder: Path) -> str:
     """Close the half-written folder of a dead process as killed, or set it aside; what was done, in words."""
     try:
         run = close(folder, "killed", "its process died", "")
+    except texts.OtherSchema as error:
+        return f"left alone: {folder.name}: {error}"
     except ValueError as error:
         return set_aside(folder, str(error))
     return f"closed: {_name(run)}: {run.status}: {run.reason or 'only its move was missing'}"
@@ -177,13 +185,13 @@ def save_environment(out: Path, facts: Mapping[str, Any]) -> None:
 
 def environments(out: Path, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The kept facts of these environments; one that is lost or does not match its hash is empty."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in sorted(set(hashes)):
         try:
-            facts = json.loads((out / f"env-{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            facts = {}
-        found[name] = facts if facts and env_hash(facts) == name else {}
+            facts = checked.from_json(checked.read_text(out / f"env-{name}.json"))
+            found[name] = facts if type(facts) is dict and env_hash(facts) == name else {}
+        except (OSError, ValueError, RecursionError):
+            found[name] = {}
     return found
 
 
@@ -193,23 +201,16 @@ def read(folder: Path) -> Run:
     Raises:
         ValueError: the folder is not a whole attempt; what is wrong is in the message.
     """
-    try:
-        content = checked.from_json((folder / "run.json").read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is not {SCHEMA}")
-        content = checked.unsealed({name: value for name, value in content.items() if name != "schema"})
+    with texts.told():
+        content = texts.opened(checked.read_text(folder / "run.json"))
         files, count = content.pop("files"), content.pop("rows")
         if WHOLE - files.keys():
             raise ValueError(f"run.json has no hash of {', '.join(sorted(WHOLE - files.keys()))}")
         for name, sha in files.items():
             if _sha256(folder / Path(name).name) != sha:
                 raise ValueError(f"{name} has changed since it was written")
-        lines = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-        run = _run(content, Row.read(lines))
-    except FileNotFoundError as error:
-        raise ValueError(f"it has no {Path(error.filename).name}") from None
-    except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+        lines = checked.read_text(folder / "rows.jsonl").splitlines()
+        run = texts.run_of(content, Row.read(lines))
     if len(run.rows) != count:
         raise ValueError("run.json does not agree with rows.jsonl")
     return run
@@ -224,9 +225,9 @@ def attempts(out: Path) -> tuple[list[Run], list[str]]:
     return runs, [f"{path.name}: {reason}" for path, reason in strange]
 
 
-def _scan(out: Path) -> tuple[list[Run], list[tuple[Path, str]]]:
+def _scan(out: Path) -> tuple[list[Run], list[tuple[Path, str | ValueError]]]:
     runs: list[Run] = []
-    strange: list[tuple[Path, str]] = []
+    strange: list[tuple[Path, str | ValueError]] = []
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file", "a folder", "name another folder")
     for path in sorted(out.iterdir()) if out.exists() else ():
@@ -243,25 +244,41 @@ def _scan(out: Path) -> tuple[list[Run], list[tuple[Path, str]]]:
                 runs.append(read(path))
             except ValueError as error:
                 if path.exists():  # else it was moved while we looked
-                    strange.append((path, str(error)))
+                    strange.append((path, error))
     return sorted(runs, key=_age), strange
 
 
 def of_key(out: Path, key: str) -> list[Run]:
     """The whole attempts at one run, the newest last."""
-    runs = []
+    return of_keys(out, [key])[key]
+
+
+def of_keys(out: Path, keys: Iterable[str]) -> dict[str, list[Run]]:
+    """The same for each of many runs: the folder is listed once."""
+    found: dict[str, list[Run]] = {key: [] for key in keys}
+    begin = {key[:8] for key in found}
     for name in os.listdir(out) if out.exists() else ():
-        if f"-{key[:8]}-" in name and not name.startswith("."):
+        if name[-17:-9] in begin and _ATTEMPT.fullmatch(name):
             try:
-                runs.append(read(out / name))
+                run = read(out / name)
             except ValueError:
                 continue  # it is said where all attempts are read
-    return sorted((run for run in runs if run.identity.key == key), key=_age)
+            if run.identity.key in found:
+                found[run.identity.key].append(run)
+    return {key: sorted(runs, key=_age) for key, runs in found.items()}
 
 
 def places(out: Path) -> dict[str, Path]:
-    """The folders of attempts under `out`, by attempt."""
-    return {attempt: path for path in out.iterdir() if (attempt := attempt_of(path))}
+    """The folders of attempts under `out`, by attempt; one that was renamed by what is in it."""
+    found = {}
+    for path in out.iterdir() if out.is_dir() else ():
+        attempt = attempt_of(path)
+        if not attempt and (path / "run.json").is_file():
+            with contextlib.suppress(ValueError):
+                attempt = read(path).attempt
+        if attempt:
+            found[attempt] = path
+    return found
 
 
 def attempt_of(folder: Path) -> str:
@@ -279,10 +296,6 @@ def partials(out: Path, key: str) -> list[Path]:
     return sorted(out.glob(f"{locks.PARTIAL}{key}-*"))
 
 
-def _line(row: Row) -> str:
-    return to_json(asdict(row)) + "\n"
-
-
 def _key_of(partial: Path) -> str:
     return partial.name.removeprefix(locks.PARTIAL).partition("-")[0]
 
@@ -298,29 +311,23 @@ def _name(run: Run) -> str:
     return f"{name}-s{run.identity.seed}-{run.identity.key[:8]}-{run.attempt}"
 
 
-def _content(run: Run) -> dict[str, Any]:
-    return {"schema": SCHEMA, "run_key": run.identity.key, **asdict(run), "rows": len(run.rows)}
-
-
-def _run(content: Mapping[str, Any], rows: list[Row]) -> Run:
-    """The run of what `_content` gave; raises what a wrong content raises."""
-    content = {name: value for name, value in content.items() if name not in ("schema", "rows")}
-    key = content.pop("run_key")
-    run = Run.read(content, rows)
-    if run.identity.key != key:
-        raise ValueError("its run key is not that of its identity")
-    return run
-
-
 def _seal(folder: Path, place: Path, run: Run, log: str) -> None:
     """Write log.txt and run.json, with the digests of all, and move the folder into place."""
     (folder / "log.txt").write_text(log, encoding="utf-8", errors="backslashreplace")
-    content = _content(run) | {"files": {name: _sha256(folder / name) for name in sorted(WHOLE)}}
-    content = json.loads(to_json(content))
-    text = to_json({"schema": content.pop("schema"), **checked.sealed(content)}, indent=2)
-    checked.write(folder / "run.json", text + "\n")
-    (folder / "header.json").unlink(missing_ok=True)
+    run.reason = run.reason.encode(errors="backslashreplace").decode()
+    content = texts.content_of(run) | {"files": {name: _sha256(folder / name) for name in sorted(WHOLE)}}
+    checked.write(folder / "run.json", texts.sealed(content))
+    _move(folder, place)
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Move a sealed folder into place, without what is of use only until the run has ended, and without the drafts of a
+    process that died in the middle; it is on the disk then, whatever happens to the power."""
+    for path in (folder / "header.json", folder / texts.SUMS, *folder.glob("*.new"), *folder.glob("*.*.[0-9]*")):
+        path.unlink(missing_ok=True)
+    checked.sync(*(folder / name for name in (*WHOLE, "run.json")), folder)
     folder.replace(place)
+    checked.sync(place.parent)
 
 
 def _save_draws(folder: Path, draws: Mapping[str, np.ndarray]) -> None:
@@ -330,12 +337,5 @@ def _save_draws(folder: Path, draws: Mapping[str, np.ndarray]) -> None:
     beside.replace(folder / "draws.npz")
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines that end: a kill inside a write leaves one that does not."""
-    if not path.exists():
-        return []
-    return path.read_bytes().decode(errors="replace").split("\n")[:-1]
-
-
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(checked.read_bytes(path)).hexdigest()

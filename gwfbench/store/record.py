@@ -15,6 +15,7 @@ from typing import Any, Literal
 from gwfbench.store import checked
 
 SCHEMA = 4
+SET_UP = "set-up: "  # how the reason of a run begins whose method never began: data, a device or a library is missing
 Status = Literal["ok", "diverged", "budget", "timeout", "oom", "error", "killed", "skipped"]
 Role = Literal["method", "floor", "control"]
 
@@ -95,6 +96,16 @@ class Row:
     sample_seconds: float  # spent so far in moving the judged points
     sample_calls: float  # score calls so far for each judged point
     metric_code: str = ""  # hash of the metric's source
+    worst: str = ""  # why there is no value, which then counts as the worst: "infinite", "not a number", or an error
+
+    @staticmethod
+    def of(**values: Any) -> Row:
+        """The row of these values, checked as when it is read: what can't be read again is not taken.
+
+        Raises:
+            ValueError: they are not a row's; what is wrong is in the message.
+        """
+        return _agreeing([checked.checked(Row, values, _TESTS)])[0]
 
     @staticmethod
     def read(lines: Sequence[str]) -> list[Row]:
@@ -103,7 +114,17 @@ class Row:
         Raises:
             ValueError: one is not a row's; what is wrong is in the message.
         """
-        return checked.all_checked(Row, checked.from_lines(lines), _TESTS)
+        found = checked.from_lines(lines)
+        for one in found:
+            one.setdefault("worst", "")  # rows of before have none
+        return _agreeing(checked.all_checked(Row, found, _TESTS))
+
+
+def _agreeing(rows: list[Row]) -> list[Row]:
+    """The rows, if none has both a value and why there is none."""
+    if any(row.worst and row.value is not None for row in rows):
+        raise ValueError("Row: it has a value, and a reason why there is none")
+    return rows
 
 
 @dataclass
@@ -142,6 +163,11 @@ class Run:
         if run.failed and not run.reason:
             raise ValueError(f"Run: status {run.status} without a reason")
         return run
+
+    @property
+    def began(self) -> bool:
+        """Whether its method did: what is missing for the set-up may be there the next time."""
+        return not (self.status == "error" and self.reason.startswith(SET_UP))
 
     @property
     def failed(self) -> bool:

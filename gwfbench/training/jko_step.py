@@ -6,21 +6,37 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gwfbench.info import Field, Initial, LogDensity
+from gwfbench.fields import refuse
+from gwfbench.info import Field, Initial, InternalEnergy, LogDensity
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
-from gwfbench.objectives.variational import Energy, force, pair_energy
+from gwfbench.objectives.variational import TOP, Energy, force, pair_energy
 from gwfbench.protocol import I, Problem, Pushed, State
 from gwfbench.rng import Streams
-from gwfbench.training.proposals import Box, Gaussian, Student
+from gwfbench.training.proposals import Box, Ellipsoid, Gaussian, Proposal, Student
 
 CHUNK = 65536  # points moved at once
 HESSIANS = 8192  # at once
+LIMIT = 5.0  # flow time at which a JKO method stops, unless told otherwise, where only the limit is judged
 JUMP = 30.0  # sizes of the cloud: the farthest that a forward step may move a point
+
+
+MAPS = ("linear", "prelu", "icnn")  # by their number in a state
+Network = ResidualLinear | ResidualMLP | DenseICNN
+
+
+def network(
+    kind: str, d: int, width: int, depth: int, rng: Streams, strong: float, prelu: Literal["hidden", "all"]
+) -> Network:
+    """The network under T, one of `MAPS`: strong is for icnn, prelu for prelu."""
+    if kind == "icnn":
+        return DenseICNN(d, width, depth, rng, strong=strong)
+    return ResidualLinear(d, width, depth, rng) if kind == "linear" else ResidualMLP(d, width, depth, rng, prelu)
 
 
 @dataclass(frozen=True)
@@ -47,22 +63,22 @@ class Frame:
 class Transport:
     """T, a network in the coordinates of a frame; None: in those of the points."""
 
-    net: ResidualLinear | ResidualMLP | DenseICNN
+    net: Network
     frame: Frame | None
 
     @staticmethod
-    def of(net: ResidualLinear | ResidualMLP | DenseICNN, mu: Gaussian | Student | None) -> Transport:
+    def of(net: Network, mu: Gaussian | Student | None) -> Transport:
         """In coordinates in which mu has size one; None: in those of the points."""
         return Transport(net, None if mu is None else Frame.of(mu))
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.net(x) if self.frame is None else self.frame.back(self.net(self.frame.to(x)))
 
-    def dropped(self, x: Tensor, share: float, noise: Streams) -> Tensor:
-        """T(x) with dropout, of a ResidualMLP."""
+    def dropped(self, x: Tensor, share: float, noise: Streams, first: int) -> Tensor:
+        """T(x) with dropout from that hidden layer on, of a ResidualMLP."""
         assert isinstance(self.net, ResidualMLP)
         assert self.frame is not None
-        return self.frame.back(self.net.dropped(self.frame.to(x), share, noise))
+        return self.frame.back(self.net.dropped(self.frame.to(x), share, noise, first))
 
     @property
     def log_det(self) -> Field | None:
@@ -91,15 +107,22 @@ class Transport:
 
 @dataclass(frozen=True)
 class Critic:
-    """h: a network with one output, in some coordinates (None: those of the points), behind its head."""
+    """h: a network with one output, in some coordinates (None: those of the points), behind its head.
+
+    `radial`: the mean square of the coordinates is an input of the network too.
+    """
 
     net: MLP
     head: Callable[[Tensor], Tensor]
     white: Field | None
+    radial: bool = False
 
     def __call__(self, y: Tensor, frozen: bool = False) -> Tensor:
         """h at y, (S, n, d) -> (S, n); `frozen` cuts the parameters from the gradient."""
-        return self.head(self.net(y if self.white is None else self.white(y), frozen).squeeze(-1))
+        u = y if self.white is None else self.white(y)
+        if self.radial:
+            u = torch.cat([u, u.square().mean(-1, keepdim=True)], -1)
+        return self.head(self.net(u, frozen).squeeze(-1))
 
     def at_both(self, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """h at y and at z, in one pass."""
@@ -115,17 +138,19 @@ class Functional:
         bound: its row of the table in objectives/variational.py.
         head: h from the critic's output.
         proposal: fitted to P_k; the critic sees its coordinates if `white`.
+        radial: as `Critic`.
         log_q: the target's log-density, of kl: A_h has log mu - log Q outside; None: nothing is outside.
     """
 
     bound: Energy
     head: Field
-    proposal: Gaussian | Student | Box
+    proposal: Proposal
     white: bool
+    radial: bool
     log_q: Field | None
 
     def critic(self, net: MLP) -> Critic:
-        return Critic(net, self.head, self.proposal.white if self.white else None)
+        return Critic(net, self.head, self.proposal.white if self.white else None, self.radial)
 
     def critic_loss(self, net: MLP) -> Callable[[Tensor, Tensor], Tensor]:
         """What the critic descends, (y, z) -> (S,)."""
@@ -137,7 +162,7 @@ class Functional:
         h, mu, log_q = self.critic(net), self.proposal, self.log_q
         if log_q is None:
             return lambda y: self.bound.rate(h(y, frozen=True))
-        assert not isinstance(mu, Box)
+        assert not isinstance(mu, Box | Ellipsoid)
         return lambda y: self.bound.rate(h(y, frozen=True)) + mu.log_prob(y) - log_q(y)
 
     def variation_at(self, log_p: Field) -> Field:
@@ -145,8 +170,8 @@ class Functional:
         proposal, log_q = self.proposal, self.log_q
         if log_q is not None:
             return lambda y: log_p(y) - log_q(y)
-        assert isinstance(proposal, Box)
-        return lambda y: self.bound.rate(log_p(y).exp() * proposal.volume[:, None])
+        assert isinstance(proposal, Box | Ellipsoid)
+        return lambda y: self.bound.rate((log_p(y) + proposal.log_volume[:, None]).exp().to(y.dtype))
 
 
 @dataclass(frozen=True)
@@ -204,6 +229,40 @@ def step_loss(
 def offered(problem: Problem, info: type[I]) -> I | None:
     """What the problem offers of that type, if it does."""
     return next((each for each in problem.infos if isinstance(each, info)), None)
+
+
+def best_log_h(problem: Problem, cloud: Tensor, region: Ellipsoid | Box) -> float:
+    """log of the largest h = dP/dU at P_0, U uniform on the region; from below, by the cloud (S, n, d) drawn from P_0.
+
+    A law within a set of volume V has a density of 1 / V or more somewhere; where P_0's density is known, it is looked
+    up at the cloud and at its centre.
+    """
+    highest = -Ellipsoid.around(cloud, 1.0).log_volume
+    log_p = problem[Initial].log_prob
+    if log_p is not None:
+        x = torch.cat([cloud[:, :CHUNK], cloud.mean(1, keepdim=True)], 1)
+        highest = torch.maximum(highest, log_p(x).double().amax(1))
+    return float((highest + region.log_volume).max())
+
+
+def require_reach(method: Any, problem: Problem, cloud: Tensor, region: Ellipsoid | Box) -> None:
+    """Raise unless a critic of the internal energy can have its best values at P_0, and its constants are floats.
+
+    Args:
+        method: with fields box, volume and head.
+        cloud: (S, n, d), drawn from P_0.
+    """
+    m = problem[InternalEnergy].m
+    top, most = best_log_h(problem, cloud, region), math.log(torch.finfo(cloud.dtype).max)
+    limit = min(most / m, TOP if method.head == "exp1" else math.inf)
+    constant = float(((m - 1) * region.log_volume).abs().max())
+    name = "box" if method.box else "volume"
+    fix = "leave box out" if method.box else "take a smaller volume, or a task of fewer dimensions"
+    words = f"e^{limit:.3g} at P_0; here it reaches e^{top:.3g}, as little of the region holds mass of P_0"
+    words = f"a region on which the critic's best h is at most {words}"
+    refuse(method, name, "head", when=not top <= limit, expected=words, fix=fix)
+    words = f"a region with a volume V for which V^(m - 1) is between e^-{most:.3g} and e^{most:.3g}"
+    refuse(method, name, when=not constant < most, expected=words, fix=fix)
 
 
 def on_rows(target: LogDensity, rows: int | None, rng: Streams) -> Field:

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from gwfbench.velocity.distances import apart, direct
 from gwfbench.velocity.kernels import Bandwidth, gaussian, gradient_sum
 from gwfbench.velocity.pairs import mean_shift, squares
 
@@ -56,7 +57,19 @@ def repulsion(x: Tensor, h: Bandwidth, m: float = 1.0, both: bool = True) -> tup
 
 
 def spacing(x: Tensor) -> Tensor:
-    """Median distance of the first 256 of x (S, n, d) to their nearest neighbours among all, (S, 1, 1), n > 1."""
+    """Median distance of the first 256 of x (S, n, d) to their nearest neighbours among all, (S, 1, 1), n > 1.
+
+    Where half of them and more have a neighbour at the same place, or nearer than a matrix product can tell: of those
+    that have one elsewhere, to the nearest elsewhere; 1 if all points are one, which then push each other nowhere.
+    """
     part = x[:, :SAMPLE]
-    nearest = [values.topk(2, -1, largest=False).values[..., 1] for _, values in squares(part, x)]
-    return torch.cat(nearest, 1).clamp_min(0).sqrt().median(1).values[:, None, None]
+    nearest = torch.cat([values.topk(2, -1, largest=False).values[..., 1] for _, values in squares(part, x)], 1)
+    median = nearest.clamp_min(0).sqrt().median(1).values[:, None, None]
+    x2 = (x - x.mean(1, keepdim=True)).square().sum(-1, keepdim=True)
+    far = apart(x2, x2, 0.01 / median.square())  # a tenth of the square, at worst, is no matter for a bandwidth
+    if far is not None:
+        distance = direct(part[far], x[far])
+        distance = distance.masked_fill_(distance == 0, torch.inf).amin(-1)
+        away = distance.masked_fill_(distance == torch.inf, torch.nan).nanmedian(1).values.nan_to_num_(1.0).sqrt()
+        median[far] = away[:, None, None]
+    return median

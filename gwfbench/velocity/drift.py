@@ -33,7 +33,8 @@ import torch
 from torch import Tensor
 
 from gwfbench.rng import Streams
-from gwfbench.velocity.pairs import LEAST, Kernel, Rows, log_kernel, log_sum_exp, mean_shift, squares
+from gwfbench.velocity.distances import pull
+from gwfbench.velocity.pairs import LEAST, Kernel, Rows, distant, log_kernel, log_sum_exp, mean_shift, squares
 
 SELF = 1e6  # added to the distance of a point to itself (appendix A.1)
 OFFICIAL_SELF, OFFICIAL_FLOOR = 100.0, 1e-6  # the same in the authors' code; the floor is on the product under the root
@@ -52,12 +53,12 @@ def mmd(x: Tensor, y: Tensor, h: Tensor | float, kernel: Kernel) -> Tensor:
 
 def algorithm2(x: Tensor, y: Tensor, h: Tensor | float, kernel: Kernel) -> Tensor:
     """Deng et al. 2026, appendix A.1."""
-    return _cross_weighted(x, y, lambda: _masked(x, y, h, kernel, SELF / _as(h, x)))
+    return _cross_weighted(x, y, lambda: _masked(x, y, h, kernel, SELF / _as(h, x)), h)
 
 
 def sinkhorn_proxy(x: Tensor, y: Tensor, h: Tensor | float) -> Tensor:
     """Separate row softmaxes, columns as in algorithm 2, exp(-|x - y|^2 / 2 h^2), no mask."""
-    return _cross_weighted(x, y, lambda: log_kernel(x, torch.cat([y, x], 1), h, "gaussian"), joint=False)
+    return _cross_weighted(x, y, lambda: log_kernel(x, torch.cat([y, x], 1), h, "gaussian"), h, joint=False)
 
 
 def official(x: Tensor, y: Tensor, temperatures: tuple[float, ...]) -> Tensor:
@@ -77,7 +78,7 @@ def official(x: Tensor, y: Tensor, temperatures: tuple[float, ...]) -> Tensor:
         def blocks(h: Tensor = length * temperature, far: Tensor = far) -> Iterator[Rows]:
             return _masked(x, y, h, "laplace", far)
 
-        force = _cross_weighted(x, y, blocks, floor=math.sqrt(OFFICIAL_FLOOR)) / unit
+        force = _cross_weighted(x, y, blocks, length * temperature, floor=math.sqrt(OFFICIAL_FLOOR)) / unit
         field += force / force.square().mean((1, 2), keepdim=True).clamp_min(1e-8).sqrt()
     return unit * field
 
@@ -100,7 +101,12 @@ def _masked(x: Tensor, y: Tensor, h: Tensor | float, kernel: Kernel, far: Tensor
 
 
 def _cross_weighted(
-    x: Tensor, y: Tensor, blocks: Callable[[], Iterator[Rows]], joint: bool = True, floor: float = 0.0
+    x: Tensor,
+    y: Tensor,
+    blocks: Callable[[], Iterator[Rows]],
+    h: Tensor | float,
+    joint: bool = True,
+    floor: float = 0.0,
 ) -> Tensor:
     """Algorithm 2 from its logits to y and x: softmaxes, root, and each side weighted by the other's mass.
 
@@ -109,9 +115,10 @@ def _cross_weighted(
 
     Args:
         blocks: the logits, (S, rows, m + n), anew at each call.
+        h: their length; seeds with points too far by it get their sums by differences.
         joint: rows sum to one over y and x together, not over each.
     """
-    m = y.shape[1]
+    m, far = y.shape[1], distant(x, y, h)
     rows, columns = [], None
     for _, values in blocks():
         row = torch.cat([log_sum_exp(part, -1) for part in values.split([m, x.shape[1]], -1)], -1)
@@ -122,13 +129,17 @@ def _cross_weighted(
     centre = y.mean(1, keepdim=True)
     sides = [torch.cat([torch.ones_like(side[..., :1]), side - centre], -1) for side in (y, x)]
     out = []
-    for (_, values), row in zip(blocks(), rows, strict=True):
+    for (at, values), row in zip(blocks(), rows, strict=True):
         values.sub_(columns / 2)
-        plus, minus = (
-            part.sub_(row[..., i : i + 1] / 2).clamp_min_(LEAST).exp_().clamp_min_(floor) @ sides[i]
+        weights = [
+            part.sub_(row[..., i : i + 1] / 2).clamp_min_(LEAST).exp_().clamp_min_(floor)
             for i, part in enumerate(values.split([m, x.shape[1]], -1))
-        )
+        ]
+        plus, minus = (part @ side for part, side in zip(weights, sides, strict=True))
         out.append(minus[..., :1] * plus[..., 1:] - plus[..., :1] * minus[..., 1:])
+        if far is not None:
+            to_y, to_x = (pull(w[far], x[far, at], other[far]) for w, other in zip(weights, (y, x), strict=True))
+            out[-1][far] = minus[far, :, :1] * to_y - plus[far, :, :1] * to_x
     return torch.cat(out, 1)
 
 

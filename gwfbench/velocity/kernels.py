@@ -15,7 +15,8 @@ of gradients is one product with [a y, a] as well. No n x m x d tensor is made; 
 
 Squared distances are |x|^2 + |y|^2 - 2 x.y about the mean of x, and so wrong by rounding: they are raised by a bound on
 that, a few units of rounding of |x|^2 + |y|^2. Thus no s is 0, where a laplace or riesz kernel has its kink, or below;
-there the gradient comes out as 0 up to rounding, since y - x is 0.
+there the gradient comes out as 0 up to rounding, since y - x is 0. Seeds for which rounding is too much get their s
+and their sums of gradients by differences (distances.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gwfbench.velocity.distances import apart, direct, of_seeds, pull
+
 Shape = Callable[[Tensor, Tensor], Tensor]  # of s; it may overwrite s, and the spare tensor of its shape
 Bandwidth = float | Tensor  # of all seeds, or (S, 1, 1)
 BLOCK = 2**18  # pairs at once on a CPU: two buffers of 1 MB in float32 stay in the cache
@@ -37,12 +40,13 @@ LOWEST = 60.0  # exp(-60) adds nothing to a sum; smaller ones end in denormal nu
 
 @dataclass(frozen=True)
 class Kernel:
-    """k(x, y) = profile(s), s = scale |x - y|^2 / bandwidth^2; slope is -d profile / ds."""
+    """k(x, y) = profile(s), s = scale |x - y|^2 / bandwidth^2; slope is -d profile / ds, 0 beyond `reach`."""
 
     bandwidth: Bandwidth
     scale: float
     profile: Shape
     slope: Shape
+    reach: float = math.inf
 
     @property
     def unit(self) -> Bandwidth:
@@ -54,7 +58,7 @@ Name = Literal["gaussian", "imq", "laplace", "matern32", "matern52", "riesz"]
 
 
 def gaussian(bandwidth: Bandwidth) -> Kernel:
-    return Kernel(bandwidth, 0.5, _decay, _decay)
+    return Kernel(bandwidth, 0.5, _decay, _decay, LOWEST)
 
 
 def imq(bandwidth: Bandwidth) -> Kernel:
@@ -72,7 +76,7 @@ def laplace(bandwidth: Bandwidth) -> Kernel:
         t = _root(s, spare)  # 1 / t stays in spare
         return _decay(t).mul_(spare).mul_(0.5)
 
-    return Kernel(bandwidth, 1.0, profile, slope)
+    return Kernel(bandwidth, 1.0, profile, slope, LOWEST**2)
 
 
 def matern32(bandwidth: Bandwidth) -> Kernel:
@@ -83,7 +87,7 @@ def matern32(bandwidth: Bandwidth) -> Kernel:
     def slope(s: Tensor, spare: Tensor) -> Tensor:
         return _decay(_root(s, spare)).mul_(0.5)
 
-    return Kernel(bandwidth, 3.0, profile, slope)
+    return Kernel(bandwidth, 3.0, profile, slope, LOWEST**2)
 
 
 def matern52(bandwidth: Bandwidth) -> Kernel:
@@ -95,7 +99,7 @@ def matern52(bandwidth: Bandwidth) -> Kernel:
         t = _root(s, spare)
         return torch.add(t, 1, out=spare).mul_(_decay(t)).div_(6)
 
-    return Kernel(bandwidth, 5.0, profile, slope)
+    return Kernel(bandwidth, 5.0, profile, slope, LOWEST**2)
 
 
 def riesz(bandwidth: Bandwidth, exponent: float = 1.0) -> Kernel:
@@ -162,8 +166,13 @@ def gradient_sum(kernel: Kernel, x: Tensor, y: Tensor, weights: Tensor) -> Tenso
     columns = torch.cat([pair.y, torch.ones_like(pair.y[..., :1])], 2) * weights[..., None]  # a [y, 1], (S, m, d + 1)
     out = torch.empty_like(pair.x)
     for rows, s, spare in _distances(pair):
-        product = kernel.slope(s, spare) @ columns
+        beyond = None if pair.far is None else s[pair.far] > kernel.reach  # e^-60 times a distance of 1e25 is no 0
+        slopes = kernel.slope(s, spare)
+        product = slopes @ columns
         torch.addcmul(product[..., :-1], pair.x[:, rows], product[..., -1:], value=-1, out=out[:, rows])
+        if (far := pair.far) is not None and beyond is not None:
+            each = slopes[far].masked_fill_(beyond, 0) * weights.expand(len(x), -1)[far, None]
+            out[far, rows] = pull(each, x[far, rows], y[far]) * of_seeds(kernel.unit, far)
     return out.mul_(2 * kernel.unit)
 
 
@@ -174,15 +183,24 @@ def rms_distance(y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Centred:
-    """Points in the kernel's unit about the mean of x: (S, n, d) and (S, m, d)."""
+    """Points in the kernel's unit about the mean of x: (S, n, d) and (S, m, d).
+
+    Args:
+        far: seeds that a matrix product would not do, (S,); None: it does all.
+        raw: for those, the points as they came, and the unit.
+    """
 
     x: Tensor
     y: Tensor
+    far: Tensor | None = None
+    raw: tuple[Tensor, Tensor, Bandwidth] | None = None
 
     @staticmethod
     def at(kernel: Kernel, x: Tensor, y: Tensor) -> _Centred:
-        middle = x.mean(1, keepdim=True)
-        return _Centred((x - middle) * kernel.unit, (y - middle) * kernel.unit)
+        middle, unit = x.mean(1, keepdim=True), kernel.unit
+        here, there = (x - middle) * unit, (y - middle) * unit
+        far = apart(here.square().sum(2, keepdim=True), there.square().sum(2, keepdim=True))
+        return _Centred(here, there, far, (x, y, unit))
 
 
 def _distances(pair: _Centred) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -205,4 +223,9 @@ def _distances(pair: _Centred) -> Iterator[tuple[slice, Tensor, Tensor]]:
         rows = slice(first, min(first + size, n))
         count = rows.stop - first
         s, spare = (part[: seeds * count * m].view(seeds, count, m) for part in buffers)
-        yield rows, torch.bmm(left[:, rows], right, out=s), spare
+        torch.bmm(left[:, rows], right, out=s)
+        if pair.far is not None and pair.raw is not None:
+            here, there, unit = pair.raw
+            s[pair.far] = direct(here[pair.far, rows], there[pair.far], of_seeds(unit, pair.far) ** 2)
+            s.clamp_min_(info.tiny)
+        yield rows, s, spare

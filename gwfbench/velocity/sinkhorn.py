@@ -12,13 +12,16 @@ its entries to the power of 8 have a mean of at least 1, so no row of K vanishes
 epsilon on, the scalings are over-relaxed (Thibault et al. 2021): plain ones took six times as long
 near p = q, or did not end.
 The plan of q with itself is symmetric: one potential, each update the geometric mean of the old and the new one
-(Knight et al. 2014). Memory: one n x m matrix per seed.
+(Knight et al. 2014). Memory: one n x m matrix per seed. Where costs are so many epsilons that they would lose digits
+that matter, the points are taken in float64; where that is too little, it is an error.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from gwfbench.velocity.distances import apart
 
 START = 20.0  # the largest cost over the first epsilon: e^-20 of single precision are no loss
 FALL = 8.0  # of epsilon, a round
@@ -63,8 +66,31 @@ def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, ro
         epsilon: (S, 1, 1).    tolerance, rounds: as in `sinkhorn`; each seed stops independently of the others.
 
     Raises:
-        ArithmeticError: a seed is not within the tolerance after all rounds.
+        ArithmeticError: a seed is not within the tolerance after all rounds, or its blur is too small for 64 bits.
     """
+    far = _far(x, y, epsilon)
+    if far is None:
+        return _transport(x, y, epsilon, tolerance, rounds)
+    image = torch.empty_like(x)
+    for which, dtype in ((far, torch.float64), (~far, x.dtype)):
+        if bool(which.any()):
+            a, e = x[which].to(dtype), epsilon[which].to(dtype)
+            b = a if x is y else y[which].to(dtype)
+            if _far(a, b, e) is not None:
+                raise ArithmeticError(
+                    f"a blur of {float(e.sqrt().min()):g} is too small next to distances of {float(b.abs().max()):g}: "
+                    "costs in units of its square have more digits than a number; take a larger blur"
+                )
+            image[which] = _transport(a, b, e, tolerance, rounds).to(x.dtype)
+    return image
+
+
+def _far(x: Tensor, y: Tensor, epsilon: Tensor) -> Tensor | None:
+    """Seeds whose costs lose too many digits, (S,)."""
+    return apart(x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True), 1 / epsilon)
+
+
+def _transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float, rounds: int) -> Tensor:
     half_x, half_y = x.square().sum(-1, keepdim=True) / 2, y.square().sum(-1, keepdim=True) / 2
     largest = (half_x.amax(1, keepdim=True).sqrt() + half_y.amax(1, keepdim=True).sqrt()).square()  # >= all costs
     f, g = torch.zeros_like(half_x), torch.zeros_like(half_y)
@@ -72,7 +98,7 @@ def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, ro
     kernel = x.new_empty(len(x), x.shape[1], y.shape[1])
     here = torch.maximum(epsilon, largest / START)
     for _ in range(rounds):
-        omega = torch.where(missing < torch.inf, OMEGA, 1.0)
+        omega = torch.where(missing < torch.inf, OMEGA, 1.0).to(x.dtype)
         left = torch.cat([x, f - half_x, torch.ones_like(f)], -1) / here
         right = torch.cat([y, torch.ones_like(g), g - half_y], -1)
         torch.bmm(left, right.mT, out=kernel).clamp_min_(LOWEST).exp_()
@@ -81,7 +107,7 @@ def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, ro
         image = torch.where(open_, kernel @ (v * y) / (kernel @ v), image)
         missing = torch.where(open_ & (here == epsilon), error, missing)
         f, g, here = f + here * u.log(), g + here * v.log(), torch.maximum(epsilon, here / FALL)
-        if not bool((missing > tolerance).any()):
+        if bool((missing <= tolerance).all()):
             return image
     worst = float(missing.max())
     raise ArithmeticError(f"Sinkhorn's column sums are {worst:.2g} off after {rounds} rounds; tolerance {tolerance:g}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gwfbench import metrics
-from gwfbench.metrics.classifier import accuracy
+from gwfbench.metrics.classifier import accuracy, standardised
 from gwfbench.protocol import Judged, Truth
 from gwfbench.rng import Streams
 
@@ -71,3 +71,42 @@ def test_too_few_points_and_points_that_are_not_finite_are_refused():
         c2st(0.0, n=4)
     with pytest.raises(ValueError, match="NaN"):
         c2st(math.nan, n=20)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e8, 1e25])
+def test_a_law_of_any_width_is_told_apart(size):
+    """Of N(0, size^2) a share of 1 / size lies where the truth does."""
+    rng = Streams((0,), dtype=torch.float64)
+    points = 2.0 + SPREAD * size * rng.fork("x").normal(200, 2)
+    assert float(METRIC.evaluate(Judged(points, None, truth(), 0, rng)).value) > 0.97
+
+
+@pytest.mark.parametrize("size", [1e6, 1e25])
+def test_one_far_draw_of_the_truth_hides_nothing(size):
+    def with_one_far(index, n, rng):
+        y = truth().draw(index, n, rng)
+        y[:, 0] = size
+        return y
+
+    rng = Streams((0,), dtype=torch.float64)
+    points = 2.0 + SPREAD * (torch.tensor([1.2, -0.9]) + rng.fork("x").normal(500, 2))  # a shift of 1.5 sd
+    found = METRIC.evaluate(Judged(points, None, Truth(with_one_far, exact=True), 0, rng))
+    best = 0.5 * (1 + math.erf(0.75 / math.sqrt(2)))
+    assert float(found.value) > best - 0.03 - 3 * float(found.se)
+
+
+def test_coordinates_are_mapped_one_to_one_and_without_a_jump():
+    y = np.random.default_rng(0).normal(size=(501, 1)) * 3 + 1
+    line = np.concatenate([-np.logspace(300, 2, 50), np.linspace(-40, 40, 801), np.logspace(2, 300, 50)])[:, None]
+    z = standardised(line, y)[: len(line), 0]
+    assert (np.diff(z) > 0).all()
+    assert np.abs(z).max() < 1000
+    inner = np.abs(line[:, 0]) < 20
+    unit = 1.4826 * np.median(np.abs(y - np.median(y)))
+    np.testing.assert_allclose(z[inner], (line[inner, 0] - np.median(y)) / unit, rtol=1e-5, atol=1e-6)
+
+
+def test_never_mistaken_is_not_without_error():
+    found = c2st(50.0, n=50)
+    assert float(found.value) == 1
+    assert float(found.se) == pytest.approx(math.sqrt(0.01 * 0.99 * 0.45 / 20))

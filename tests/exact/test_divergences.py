@@ -75,7 +75,7 @@ def cases():
     yield "kl_dv", KL_DV, Z, lambda x: log_ratio(x) + 0.7, divergence  # a constant does not matter
     yield "js", JS, Z, lambda x: -log_ratio(x), twice_js()  # h = 1/(1 + e^-D) = Q/(P + Q)
     for m, weight in ((1.5, 1.0), (2.0, 0.3), (3.0, 8.1)):
-        energy = variational.entropy(m, weight, VOLUME)
+        energy = variational.entropy(m, weight, VOLUME.log())
         yield (
             f"entropy {m}",
             energy,
@@ -184,7 +184,7 @@ def test_a_critic_below_zero_at_some_points_comes_back():
 def test_entropy_of_a_uniform_law_on_part_of_the_box():
     """P uniform on a quarter of the box: h = 4 there and 0 else, F = w/(m-1) (4/O)^{m-1}; h = 0 has no steep slope."""
     for m in (1.5, 2.0, 3.0):
-        energy = variational.entropy(m, 2.0, torch.tensor([8.0], dtype=torch.float64))
+        energy = variational.entropy(m, 2.0, torch.tensor([8.0], dtype=torch.float64).log())
         h_y = torch.full((1, 100), 4.0, dtype=torch.float64)
         h_z = torch.cat([torch.full((1, 50), 4.0), torch.zeros(1, 150)], 1).double().requires_grad_()
         bound = energy.bound(h_y, h_z)

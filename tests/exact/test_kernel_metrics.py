@@ -181,5 +181,13 @@ def test_what_can_t_be_had_is_refused():
     one = torch.ones(1, 50, 2).double()
     with pytest.raises(ArithmeticError, match="no bandwidth"):
         evaluate("mmd", one, Truth(lambda index, n, rng: torch.ones(1, n, 2).double(), exact=True))
-    with pytest.raises(ValueError, match="at least 4 points, got 3"):
-        two_sample(one[0, :3], one[0, :3], minus_distance)
+    with pytest.raises(ValueError, match="at least 2 points, got 1"):
+        two_sample(one[0, :1], one[0, :1], minus_distance)
+
+
+@KERNELS
+def test_three_points_have_a_value_and_no_known_error(kernel):
+    x, y = gaussian_clouds(3, 3, 2, 0.4)
+    value, se = two_sample(x, y, kernel)
+    assert value.isfinite()
+    assert se.isnan()

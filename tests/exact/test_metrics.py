@@ -167,13 +167,110 @@ def test_standard_errors_are_the_spread_over_repetitions(name, n):
     assert 0.65 * spread < np.mean(errors) < 1.35 * spread
 
 
-def test_too_few_points_are_refused():
+def test_too_few_points_for_an_error_have_a_value(streams):
+    """The plug-in value: infinite up to d points, which lie in a plane, and finite from d + 1 on."""
     truth = gaussian_truth(torch.zeros(4).double(), torch.eye(4).double())
-    with pytest.raises(ValueError, match="at least 10 points, got 9"):
-        evaluate("symkl", torch.zeros(1, 9, 4).double(), truth)
+    for n in (2, 4, 5, 9):
+        x = streams.normal(n, 4)[:1]
+        found = evaluate("symkl", x, truth)
+        covariance = torch.cov(x[0].T, correction=0)
+        expected = gaussian_symkl(x[0].mean(0), covariance, torch.zeros(4).double(), torch.eye(4).double())
+        assert float(found.value) == (pytest.approx(float(expected)) if n > 4 else math.inf)
+        assert found.se.isnan().all()
 
 
 def test_every_metric_says_where_it_comes_from():
     for name, metric in metrics.known().items():
         assert metric.name == name
-        assert "se" in metric.source or "standard error" in metric.source or "as symkl" in metric.source
+        assert "tandard error" in metric.source or "as symkl" in metric.source
+
+
+# ------------------------------------------------------------------------------------------------ SymKL
+
+
+def rotated(values, seed=0):
+    """A covariance with these eigenvalues, in no special basis."""
+    turn = torch.linalg.qr(Streams((seed,), **DOUBLE).normal(len(values), len(values))[0]).Q
+    return turn @ torch.as_tensor(values, **DOUBLE).diag() @ turn.T
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4, 1e8, 1e12])
+@pytest.mark.parametrize("d", [2, 8, 32])
+def test_symkl_is_right_up_to_a_condition_of_1e12(condition, d):
+    values = torch.logspace(0, -math.log10(condition), d, **DOUBLE)
+    c, zero, one = rotated(values), torch.zeros(d, **DOUBLE), torch.eye(d, **DOUBLE)
+    expected = 0.5 * float((values + 1 / values - 2).sum())
+    for pair in ((zero, c, zero, one), (zero, one, zero, c)):
+        assert float(gaussian_symkl(*pair)) == pytest.approx(expected, rel=1e-15 * condition + 1e-10, abs=1e-12)
+
+
+def test_symkl_does_not_cancel_near_0_and_is_never_negative(streams):
+    c = random_covariances(streams, 4)[0]
+    m = torch.zeros(4, **DOUBLE)
+    assert float(gaussian_symkl(m, c, m, c)) < 1e-25
+    assert float(gaussian_symkl(m, c * (1 + 1e-9), m, c)) == pytest.approx(0.5 * 4 * 1e-18, rel=1e-4)
+    noise = 1e-10 * streams.fork("noise").normal(200, 4, 4).flatten(0, 1)
+    assert (gaussian_symkl(m, c + noise + noise.mT, m, c) >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [2, 4, 16])
+def test_laws_in_a_plane_are_infinitely_far(d, dtype):
+    """2 to 4 distinct points, planes, a generator's image of fewer dimensions, n <= d points; in any units, off 0 or not."""
+    truth = gaussian_truth(torch.zeros(d, **DOUBLE), torch.eye(d, **DOUBLE))
+    streams = Streams(tuple(range(5)), **DOUBLE)
+    few = [streams.fork(f"few/{k}").normal(k, d) for k in range(2, min(d, 4) + 1)]
+    laws = [points.repeat_interleave(200 + torch.arange(points.shape[1]), 1) for points in few]
+    plane = streams.fork("plane").normal(5000, d - 1) @ streams.fork("map").normal(d - 1, d)
+    laws += [plane, plane + 30, plane * torch.logspace(-4, 4, d, **DOUBLE), streams.fork("n = d").normal(d, d)]
+    for points in laws:
+        for name in ("symkl", "symkl_debiased"):
+            found = evaluate(name, points.to(dtype), truth)
+            assert (found.value == math.inf).all()
+            assert found.se.isnan().all()
+
+
+def test_half_a_million_draws_of_few_points_are_infinitely_far():
+    truth = gaussian_truth(torch.zeros(4, **DOUBLE), torch.eye(4, **DOUBLE))
+    for k in (2, 3, 4):
+        streams = Streams((k, k + 10), **DOUBLE)
+        which = (streams.fork("which").uniform(500_000) * k).long()
+        points = streams.fork("points").normal(k, 4).gather(1, which[..., None].expand(-1, -1, 4))
+        assert (evaluate("symkl", points, truth).value == math.inf).all()
+
+
+@pytest.mark.parametrize(("d", "n", "runs"), [(2, 400, 400), (8, 800, 200), (32, 4000, 60)])
+def test_symkl_s_bias_and_what_is_left_of_it(d, n, runs):
+    """At equal normal laws E SymKL = d (d + 3) / (2 (n - d - 2)), by E tr C = d (n - 1) / n and Wishart's inverse mean."""
+    truth = gaussian_truth(torch.zeros(d, **DOUBLE), torch.eye(d, **DOUBLE))
+    x = Streams(tuple(range(runs)), **DOUBLE).normal(n, d)
+    plain, less = evaluate("symkl", x, truth), evaluate("symkl_debiased", x, truth)
+    error = float(plain.value.std()) / math.sqrt(runs)
+    assert abs(float(plain.value.mean()) - d * (d + 3) / (2 * (n - d - 2))) < 5 * error
+    assert abs(float(less.value.mean())) < 3 * error
+    torch.testing.assert_close(plain.value - less.value, torch.full((runs,), d * (d + 3) / (2 * n), **DOUBLE))
+    assert torch.equal(plain.se, less.se)
+
+
+def test_sums_are_kept_for_the_same_points_alone(streams):
+    from gwfbench.metrics.moments import block_sums
+
+    x = streams.normal(1000, 2)
+    once = block_sums(x[:, :900])
+    assert block_sums(x[:, :900]) is once
+    for other in (x[:, 1:901], x[:, :800], x.clone()[:, :900], x[..., :1]):
+        assert block_sums(other) is not once
+    torch.testing.assert_close(block_sums(x[:, :900]).second, once.second, rtol=0, atol=0)
+    once = block_sums(x)
+    x[0, 0] += 1
+    assert block_sums(x) is not once  # changed where it lies
+    with torch.inference_mode():
+        assert block_sums(x + 1) is not block_sums(x + 1)
+
+
+def test_w2_far_from_the_origin(streams):
+    """A shift of everything by 1e8 changes nothing: sd 1 about 1e8 gave 0."""
+    x, y = streams.normal(100, 3)[:1], streams.fork("y").normal(100, 3)[:1] + 0.5
+    far = evaluate("w2", x + 1e8, fixed(y + 1e8))
+    assert float(far.value) == pytest.approx(float(evaluate("w2", x, fixed(y)).value), rel=1e-6)
+    assert float(far.se) > 0

@@ -15,11 +15,12 @@ from scipy.stats import norm
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, InteractionEnergy
+from gwfbench.nn.mlp import ResidualMLP
 from gwfbench.objectives import variational
 from gwfbench.objectives.variational import force
 from gwfbench.plugins import registry
 from gwfbench.rng import Streams
-from gwfbench.training.jko_step import Shift, step_loss
+from gwfbench.training.jko_step import LIMIT, Shift, network, step_loss
 from gwfbench.training.proposals import DEGREES, Box, Gaussian, Student
 
 L, C = 1.7, 0.6  # the target N(C, 1/L) on the line
@@ -209,10 +210,11 @@ def test_bad_fields(words):
     ("task", "words"),
     [("aggregation_diffusion", "scheme=crank_nicolson"), ("aggregation_diffusion", "scheme=forward_backward"),
      ("gmm", "energy=kl_dv,dropout=0.1,halve_after=1"), ("ou", "scheme=section_b,weight_decay=0.1"),
-     ("aggregation", "scheme=forward,forces=64"), ("toy2d", "energy=kl_samples")],
+     ("aggregation", "scheme=forward,forces=64"), ("toy2d", "energy=kl_samples"), ("gmm", "start=identity"),
+     ("barenblatt", "scheme=crank_nicolson,start=identity"), ("barenblatt", "scheme=section_b,box=1.5,head=plain")],
 )  # fmt: skip
 def test_it_goes_on_from_its_state_in_every_scheme(task, words):
-    words, problem = f"batch=64,pool=256,width=4,iterations=2,steps=3,{words}", problem_of(task, (3, 7))
+    words, problem = f"batch=64,pool=256,width=4,iterations=2,step=0.1,steps=3,{words}", problem_of(task, (3, 7))
     x, rest = problem[Initial].draw(9, Streams((3, 7), dtype=torch.float64)), []
     run, ends = laws(words, problem, (3, 7)), []
     for law in itertools.islice(run, 3):
@@ -236,7 +238,7 @@ def test_proposals():
     z = box.draw(50_000, Streams((0, 1), dtype=torch.float64))
     assert float(box.white(z).abs().max()) <= 1
     sides = (12 * z.var(1)).sqrt()  # of a uniform law
-    torch.testing.assert_close(box.volume, sides.prod(1), rtol=0.02, atol=0)
+    torch.testing.assert_close(box.log_volume.exp(), sides.prod(1), rtol=0.02, atol=0)
     point = Gaussian.fitted(torch.zeros(1, 10, 2, dtype=torch.float64))
     torch.testing.assert_close(point.root[0], torch.eye(2, dtype=torch.float64))
 
@@ -253,6 +255,7 @@ def test_the_papers_settings_can_be_typed():
         full = registry.parse("method", run["method"])
         trained = full.scheme != "forward"
         assert not trained or (full.decay == "cosine") == ("quick" in run)  # the paper's rates do not decay
+        assert not trained or "quick" in run or full.start == "previous"  # Algorithm 1
 
 
 def student(d, rng, n=16384):
@@ -344,3 +347,126 @@ def test_a_proposal_that_an_energy_does_not_draw_from_is_refused():
     problem = registry.parse("task", "barenblatt").build(Streams((0,)).fork("task")).problem
     with pytest.raises(UserError, match="proposal=student,energy=entropy"):
         next(registry.parse("method", "vjko:proposal=student").fit(problem, Budget(), Streams((0,))))
+
+
+# ------------------------------------------------------------------------------------------------- T and its networks
+
+
+def moved(words, task="gmm", steps=2):
+    """How far each JKO step's map takes points, at a learning rate that changes nothing."""
+    problem = problem_of(task)
+    x = problem[Initial].draw(50, Streams((0,), dtype=torch.float64))
+    tiny = "batch=64,pool=256,width=8,iterations=2,step=0.001,lr=1e-13,late_lr=1"
+    found = []
+    for law in itertools.islice(laws(f"{tiny},{words}", problem), steps):
+        with torch.no_grad():
+            found.append(float((law.push(x, Streams((0,))) - x).abs().max()))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["linear", "prelu", "prelu,prelu_output=true", "icnn"])
+def test_t_starts_at_the_identity_or_where_it_was(kind):
+    size = 0.1 if kind == "icnn" else 1e-9  # a convex network is near the identity alone
+    assert max(moved(f"map={kind},start=identity")) < size
+    if kind != "icnn":
+        assert min(moved(f"map={kind},start=previous")) > 0.01
+
+
+@pytest.mark.parametrize("kind", ["linear", "prelu", "icnn"])
+def test_a_trained_network_is_set_back(kind):
+    rng = Streams((0, 1), dtype=torch.float64)
+    net, x = network(kind, 3, 8, 2, rng.fork("net"), 0.1, "all"), rng.fork("x").normal(40, 3)
+    start = net(x).detach()
+    with torch.no_grad():
+        net.parameters.flat += 0.3 * rng.fork("noise").normal(net.parameters.flat.numel() // 2).flatten()
+        assert float((net(x) - x).abs().max()) > 0.3
+        net.to_identity()
+        wanted, size = (start, 0.2) if kind == "icnn" else (x, 1e-12)
+        assert float((net(x) - wanted).abs().max()) < size
+
+
+def test_the_residual_can_end_in_a_prelu():
+    rng = Streams((0, 1), dtype=torch.float64)
+    net, x = ResidualMLP(3, 8, 2, rng.fork("net"), "all"), rng.fork("x").normal(40, 3)
+    with torch.no_grad():
+        net.parameters.leaves[-1].fill_(1.0)
+        linear = net(x) - x
+        net.parameters.leaves[-1].fill_(0.25)
+    torch.testing.assert_close(net(x) - x, torch.where(linear < 0, 0.25 * linear, linear))
+    assert (linear < 0).any()
+    assert (linear > 0).any()
+
+
+def test_dropout_spares_the_layers_before_its_first():
+    """With it in the last hidden layer alone T(x) is linear in what is dropped, and its mean is T without dropout."""
+    rng = Streams((0,), dtype=torch.float64)
+    net, x = ResidualMLP(2, 6, 2, rng.fork("net")), rng.fork("x").normal(1, 2)
+    many = x.expand(1, 40_000, 2)
+    for first, biased in ((1, True), (2, False)):
+        with torch.no_grad():
+            y = net.dropped(many, 0.5, rng.fork("noise"), first)
+            z = (y.mean(1) - net(x)[:, 0]) / (y.std(1) / 200)
+        assert bool((z.abs() > 5).any()) is biased
+    assert torch.equal(net.dropped(many, 0.5, rng.fork("noise"), 3), net(many))
+
+
+def test_the_strong_convexity_is_the_fields():
+    """With w and R at 0 grad psi is c x + a: log det = d log c."""
+    from gwfbench.baselines import vjko as module
+
+    streams, problem = Streams((0,), dtype=torch.float64), problem_of("barenblatt")
+    for strong in (1e-6, 0.9):
+        settled = module._settled(vjko(f"strong={strong}"), problem, streams)
+        net = module._Backward(settled, problem, streams, {"k": 0})._net
+        with torch.no_grad():
+            net.parameters.leaves[-3].fill_(-100.0)
+            net.parameters.leaves[-2].zero_()
+        found = net.log_det(problem[Initial].draw(20, streams))
+        torch.testing.assert_close(found, torch.full_like(found, 3 * math.log(strong)))
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "got"),
+    [("ou", "prelu_output=true,map=linear", "prelu_output=true"), ("ou", "dropout_from=2", "dropout_from=2"),
+     ("aggregation_diffusion", "head=plain", "head=plain"), ("ou", "proposal=matched,batch=2", "batch=2"),
+     ("aggregation", "batch=1", "batch=1"), ("aggregation", "rows=16,energy=kl", "energy=kl"),
+     ("barenblatt", "rows=16,energy=kl", "energy=kl"), ("barenblatt", "box=1.2,volume=2", "volume=2.0"),
+     ("ou", "head=plain,energy=entropy", "energy=entropy")],
+)  # fmt: skip
+def test_fields_that_do_not_go_together(task, words, got):
+    with pytest.raises(UserError) as found:
+        next(laws(words, problem_of(task)))
+    assert got in found.value.got
+
+
+@pytest.mark.parametrize("words", ["dropout=0.1", "prelu_output=true"])
+def test_fields_of_a_prelu_map_choose_it(words):
+    from gwfbench.baselines import vjko as module
+
+    for task in ("barenblatt", "ou"):
+        found = module._settled(vjko(words), problem_of(task), Streams((0,), dtype=torch.float64))
+        assert found.map == "prelu"
+
+
+# ------------------------------------------------------------------------------------------------------------ horizon
+
+
+@pytest.mark.parametrize("name", ["vjko", "jko_icnn"])
+@pytest.mark.parametrize("steps", [2, 7, 40])
+def test_where_the_limit_counts_both_stop_at_time_5(name, steps):
+    tiny = f"{name}:steps={steps},iterations=1,batch=64,pool=64,width=2,depth=1"
+    method = registry.parse("method", tiny)
+    *_, law = method.fit(problem_of("gmm"), Budget(), Streams((0,), dtype=torch.float64).fork("method"))
+    assert law.t == pytest.approx(5.0)
+
+
+def test_at_time_5_the_exact_flow_has_arrived_on_blr():
+    """The slowest mode of a Gaussian posterior falls as exp(-t / largest variance): below 1 % on all sets at t = 5."""
+    from gwfbench.tasks.blr import reference
+
+    left = {}
+    for data in ("banana", "german", "diabetis", "image", "splice", "twonorm", "ringnorm", "waveform"):
+        variance = float(np.linalg.eigvalsh(reference(data)["covariance"]).max())
+        left[data] = math.exp(-LIMIT / variance), math.exp(-1.2 / variance)
+    assert max(late for late, _ in left.values()) < 0.01
+    assert left["image"][1] > 0.1  # where vjko stopped before

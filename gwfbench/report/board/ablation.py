@@ -9,15 +9,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from gwfbench import escape
 from gwfbench.errors import UserError
 from gwfbench.plugins.registry import head, typed
 from gwfbench.report import stats
 from gwfbench.report.board.leaderboard import Board, boards
+from gwfbench.report.board.lines import Line
 
 ALL = "all of them"
 NOTE = """median without -> with: the mean over seeds of their ratio, with / without (difference, where values are not
 all positive) [95 % paired t interval]. *: significant at 5 % for all pairs of the table together (Holm). A failed seed
-counts as the worst value on its board. all of them: the mean over methods, seed by seed, tested alone."""
+and one without a value count as the worst on the board. No interval: the differences of all seeds are equal. all of
+them: the mean over methods, seed by seed, tested alone."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ def ablation(rows: pd.DataFrame, change: str, metrics: Sequence[str] | None = No
     Raises:
         UserError: no method is there with and without the field, or there is no such metric.
     """
-    pairs = list(_pairs(list(dict.fromkeys(rows["method"])), change))
     made = boards(rows)
+    pairs = list(_pairs({line.method: line for board in made for line in board.lines}, change))
     judged = list(dict.fromkeys(name for board in made for name in board.better))
     chosen = list(metrics or judged[:1])
     if not pairs or not set(judged) & set(chosen):
@@ -75,17 +78,20 @@ def _effects(board: Board, metric: str, pairs: Iterable[tuple[str, str]]) -> Ite
         for line in lines
     }
     scaled, logs = stats.on_scale(values)
+    unit = stats.resolution(value for own in values.values() for value in own.values())
     gaps = []
     for before, after in pairs:
         if before in scaled and after in scaled:
             without, with_it = scaled[before], scaled[after]
             gaps.append({seed: with_it[seed] - without[seed] for seed in with_it.keys() & without.keys()})
             medians = _median(without), _median(with_it)
-            yield _effect(metric, board.task, before, medians, gaps[-1], logs, sign)
+            p = stats.differs(with_it, without, unit, logs)
+            yield _effect(metric, board.task, before, medians, gaps[-1], logs, sign, p)
     shared = set.intersection(*map(set, gaps)) if gaps else set()
     if len(gaps) > 1 and shared:
         mean = {seed: float(np.mean([gap[seed] for gap in gaps])) for seed in shared}
-        yield _effect(metric, board.task, ALL, (math.nan, math.nan), mean, logs, sign)
+        p = stats.differs(mean, dict.fromkeys(mean, 0.0))
+        yield _effect(metric, board.task, ALL, (math.nan, math.nan), mean, logs, sign, p)
 
 
 def _median(values: Mapping[int, float]) -> float:
@@ -93,8 +99,9 @@ def _median(values: Mapping[int, float]) -> float:
 
 
 def _effect(
-    metric: str, task: str, method: str, medians: tuple[float, float], gaps: dict[int, float], logs: bool, sign: int
-) -> Effect:
+    metric: str, task: str, method: str, medians: tuple[float, float], gaps: dict[int, float], logs: bool, sign: int,
+    p: float,
+) -> Effect:  # fmt: skip
     """From the differences over seeds on the scale of the test."""
 
     def back(value: float) -> float:
@@ -103,7 +110,6 @@ def _effect(
     mean, half = stats.paired(gaps)
     low, high = sorted([back(mean - half), back(mean + half)]) if math.isfinite(half) else (math.nan, math.nan)
     before, after = map(back, medians)
-    p = stats.differs(gaps, dict.fromkeys(gaps, 0.0))
     return Effect(metric, task, method, before, after, back(mean), low, high, logs, len(gaps), p)
 
 
@@ -120,27 +126,28 @@ def markdown(effects: Sequence[Effect], change: str) -> str:
         cells = {(effect.task, effect.method): _cell(effect) for effect in effects if effect.metric == metric}
         tasks, names = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
         methods = [*(name for name in names if name != ALL), ALL]
-        body = [[name, *(cells.get((task, name), "-") for task in tasks)] for name in methods]
-        shown = pd.DataFrame(body, columns=["method", *tasks]).to_markdown(index=False, disable_numparse=True)
-        parts.append(f"## What `{change}` does to {metric}\n\n{shown}\n")
+        body = [[escape.markdown(name), *(cells.get((task, name), "-") for task in tasks)] for name in methods]
+        table = pd.DataFrame(body, columns=["method", *map(escape.markdown, tasks)])
+        shown = table.to_markdown(index=False, disable_numparse=True)
+        parts.append(f"## What `{escape.markdown(change)}` does to {escape.markdown(metric)}\n\n{shown}\n")
     return "\n".join([*parts, NOTE, ""])
 
 
-def _pairs(methods: Sequence[str], change: str) -> Iterator[tuple[str, str]]:
-    """Methods without and with the field."""
+def _pairs(lines: Mapping[str, Line], change: str) -> Iterator[tuple[str, str]]:
+    """Methods without and with the field, by name on the board, of one precision, device class and budget."""
     key, _, value = change.partition("=")
-    fields = {method: typed(method) for method in methods}
-    for after, with_it in fields.items():
+    fields = {name: (typed(line.spec), name.removeprefix(line.spec)) for name, line in lines.items()}
+    for after, (with_it, kind) in fields.items():
         if with_it.get(key) == value:
             without = {name: text for name, text in with_it.items() if name != key}
             for before, own in fields.items():
-                if head(before) == head(after) and own == without:
+                if head(lines[before].spec) == head(lines[after].spec) and own == (without, kind):
                     yield before, after
 
 
 def _cell(effect: Effect) -> str:
     sign = "x " if effect.ratio else ""
-    interval = "" if math.isnan(effect.low) else f" [{effect.low:.3g}, {effect.high:.3g}]"  # one seed has none
+    interval = "" if math.isnan(effect.low) else " [{}, {}]".format(*stats.outwards(effect.low, effect.high))
     star = " *" if effect.p < stats.LEVEL else ""
-    medians = "" if effect.method == ALL else f"{effect.before:.3g} -> {effect.after:.3g}: "
-    return f"{medians}{sign}{effect.effect:.3g}{interval}{star}"
+    medians = "" if effect.method == ALL else f"{stats.rounded(effect.before)} -> {stats.rounded(effect.after)}: "
+    return f"{medians}{sign}{stats.rounded(effect.effect)}{interval}{star}"

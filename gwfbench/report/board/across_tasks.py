@@ -1,7 +1,7 @@
 """Scores over tasks: where each contestant stands between the truth and not moving, and how soon it gets near.
 
-    score    (v - exact) / (still - exact), held to [0, 1], of the task's first metric at the last judged law: mean
-             over seeds, then over tasks; a failed seed is 1
+    score    (v - exact) / (still - exact), each of the same seed, held to [0, 1], of the task's first metric that tells
+             still from exact, at the last judged law: mean over seeds, then over tasks; a failed seed is 1
     target   a score of at most 0.1; its cost is the median over seeds of the first judged law that has it
     within   the share of a contestant's tasks on which its cost to target is at most that many times the least of all
              contestants that use the same information (performance profiles: Dolan and More 2002)
@@ -14,16 +14,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from gwfbench.report import stats
-from gwfbench.report.board.cells import FINISHED
+from gwfbench.report.board.cells import FINISHED, NO_CELL, Cell
 from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.report.board.tables import uses
+from gwfbench.report.table import contestants
 
 TARGET = 0.1
 FACTORS = (2, 10)
@@ -39,88 +40,111 @@ class Ended:
     costs: dict[str, float]  # of COSTS
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
-    """One contestant over tasks."""
+    """One contestant on one task."""
 
-    scores: list[float] = field(default_factory=list)  # by task
-    failed: list[bool] = field(default_factory=list)  # by run
-    costs: dict[str, dict[str, float]] = field(default_factory=dict)  # by task, then of COSTS: medians over seeds
+    score: float
+    failed: list[bool]  # by run
+    costs: dict[str, float]  # of COSTS: medians over seeds
 
 
 def overall(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each contestant that was run on two tasks or more.
+    """Scores of contestants that were run on the same two tasks or more.
+
+    A set of tasks that some contestant was run on makes a table, in which all stand that were run on all of them, by
+    what they have done on these; unless a larger set has the same contestants.
 
     Args:
         rows: the results table, of several tasks.
 
     Returns:
-        uses, method, tasks, score, failed (share of seeds), solved (share of tasks at target), and for each cost in
-        `COSTS` and each factor the share of tasks within it of the least; best first within what they use.
+        uses, tasks (their names), method, score, failed (share of seeds), solved (share of tasks at target), and for
+        each cost in `COSTS` and each factor the share of tasks within it of the least; best first within a table.
     """
-    groups: dict[str, dict[str, Record]] = defaultdict(lambda: defaultdict(Record))  # by what they use, then method
-    of_task = {task: part for task, part in rows.groupby("task", sort=False)}
+    if not len(rows):
+        return pd.DataFrame()
+    rows = contestants(rows)
+    groups: dict[str, dict[str, dict[str, Record]]] = defaultdict(lambda: defaultdict(dict))  # uses, method, task
+    of_line = dict(iter(rows.groupby(["task", "method"], sort=False)))
     for board in boards(rows):
-        marks = _marks(board)
-        if marks is None:
+        metric = _telling(board)
+        if metric is None:
             continue
-        metric, exact, still = marks
-        part = of_task[board.task]
+        marks = {name: _values(board, name, metric) for name in ("exact", "still")}
         for line in board.lines:
             if line.role == "method":
-                runs = _runs(part[part["method"] == line.method], metric, exact, still)
-                record = groups[uses(line.information)][line.method]
-                record.scores.append(statistics.fmean(run.score for run in runs))
-                record.failed += [run.failed for run in runs]
-                record.costs[board.task] = {cost: statistics.median(run.costs[cost] for run in runs) for cost in COSTS}
-    table = pd.DataFrame([
-        {"uses": group, "method": method} | _summary(method, records)
-        for group, records in groups.items()
-        for method, record in records.items()
-        if len(record.costs) > 1
+                runs = _runs(of_line[board.task, line.method], metric, marks)
+                groups[uses(line.information)][line.method][board.task] = Record(
+                    statistics.fmean(run.score for run in runs),
+                    [run.failed for run in runs],
+                    {cost: statistics.median(run.costs[cost] for run in runs) for cost in COSTS},
+                )
+    return pd.DataFrame([
+        {"uses": uses, "tasks": ", ".join(tasks), **row}
+        for uses, group in groups.items()
+        for tasks, names in _sets(group)
+        for row in _scored({name: [group[name][task] for task in tasks] for name in names})
     ])  # fmt: skip
-    return table.sort_values(["uses", "score"], ignore_index=True) if len(table) else table
 
 
-def _marks(board: Board) -> tuple[str, float, float] | None:
-    """The first metric with its values for `exact` and `still`; None where there is no scale between the two."""
-    metric = next(iter(board.better), None)
-    values = {line.method: line.value(metric) for line in board.lines} if metric else {}
-    exact, still = (values.get(name, math.nan) for name in ("exact", "still"))
-    return (metric, exact, still) if metric and math.isfinite(exact - still) else None
+def _sets(group: Mapping[str, Mapping[str, Record]]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Sets of tasks, the largest first, each with the contestants that were run on all of it."""
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}  # the tasks of these contestants
+    for own in sorted(group.values(), key=len, reverse=True):
+        names = tuple(name for name, other in group.items() if own.keys() <= other.keys())
+        if len(own) > 1 and len(names) > 1:
+            found.setdefault(names, tuple(own))
+    return [(tasks, names) for names, tasks in found.items()]
 
 
-def _summary(method: str, group: dict[str, Record]) -> dict[str, Any]:
-    """What is said of a contestant among those that use the same information."""
-    own = group[method]
-    found: dict[str, Any] = {
-        "tasks": len(own.costs), "score": statistics.fmean(own.scores), "failed": statistics.fmean(own.failed),
-        "solved": statistics.fmean(math.isfinite(costs["seconds"]) for costs in own.costs.values()),
-    }  # fmt: skip
-    for cost in COSTS:
-        table = {name: _column(record, list(own.costs), cost) for name, record in group.items()}
-        shares = stats.profile(table, FACTORS)[method]
-        found |= {f"{cost} x{factor}": share for factor, share in zip(FACTORS, shares, strict=True)}
-    return found
+def _telling(board: Board) -> str | None:
+    """The first metric that tells `still` from exact draws."""
+    return next((name for name in board.better if _cell(board, "still", name).told), None)
 
 
-def _column(record: Record, tasks: Sequence[str], cost: str) -> list[float]:
-    return [record.costs[task][cost] if task in record.costs else math.nan for task in tasks]
+def _cell(board: Board, name: str, metric: str) -> Cell:
+    return next((line.cells.get(metric, NO_CELL) for line in board.lines if line.method == name), NO_CELL)
 
 
-def _runs(rows: pd.DataFrame, metric: str, exact: float, still: float) -> list[Ended]:
+def _values(board: Board, name: str, metric: str) -> dict[int | None, float]:
+    """By seed; of None the median, for seeds under which it was not run."""
+    cell = _cell(board, name, metric)
+    return {seed: value for seed, (value, _) in cell.values.items()} | {None: cell.value}
+
+
+def _scored(records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
+    """A row for each contestant of a table, best first; the records of all are of the same tasks."""
+    shares = {
+        cost: stats.profile({name: [one.costs[cost] for one in own] for name, own in records.items()}, FACTORS)
+        for cost in COSTS
+    }
+    found = [
+        {
+            "method": name,
+            "score": statistics.fmean(one.score for one in own),
+            "failed": statistics.fmean(failed for one in own for failed in one.failed),
+            "solved": statistics.fmean(math.isfinite(one.costs["seconds"]) for one in own),
+        }
+        | {
+            f"{cost} x{factor}": share
+            for cost in COSTS
+            for factor, share in zip(FACTORS, shares[cost][name], strict=True)
+        }
+        for name, own in records.items()
+    ]
+    return sorted(found, key=lambda row: (row["score"], row["method"]))
+
+
+def _runs(rows: pd.DataFrame, metric: str, marks: Mapping[str, Mapping[int | None, float]]) -> list[Ended]:
     found = []
     for _, run in rows.groupby(["run_key", "attempt"], sort=False):
+        exact, still = (own.get(int(run["seed"].iloc[0]), own[None]) for own in (marks["exact"], marks["still"]))
         curve: list[tuple[float, dict[str, float]]] = []  # score, and what it had cost
         for row in run[run["metric"] == metric].sort_values("step").to_dict("records"):
-            calls = _number(row["score_calls"]) + _number(row["draw_calls"]) + _number(row["sample_calls"]) * row["n"]
-            paid = {"seconds": _number(row["seconds"]), "calls": calls}
-            curve.append((stats.score(_number(row["value"]), exact, still), paid))
+            calls = row["score_calls"] + row["draw_calls"] + row["sample_calls"] * row["n"]
+            curve.append((stats.score(row["value"], exact, still), {"seconds": row["seconds"], "calls": calls}))
         failed = not run["status"].isin(FINISHED).all() or not curve
         costs = {cost: stats.to_target([(paid[cost], score) for score, paid in curve], TARGET) for cost in COSTS}
         found.append(Ended(1.0 if failed else curve[-1][0], failed, costs))
     return found
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)

@@ -1,4 +1,9 @@
-"""The cells of leaderboards: values that may be compared, their median and interval, and the verdict on them."""
+"""The cells of leaderboards: values that may be compared, their median and interval.
+
+A value is a finite number, or it counts as the worst there is: infinite where lower is better. Rows of a cell agree in
+precision, device class and budget (they are one contestant's, see report/table.py), in the metric's version, and in the
+number of points.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +11,52 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 
 from gwfbench.report import stats
 
-ALARM = 4.0  # standard errors by which a method must beat the floor to be suspected
-AT_FLOOR = 2.0  # standard errors from the floor within which a method is at it
 FINISHED = ("ok", "budget")  # a spent budget is an end, not a failure
+UNSAID = "no reason was kept"  # in rows from before the reason had a column
 
 Key = tuple[str, str]  # task, method
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one contestant at the last judged time: values of one version at one number of points."""
+    """One metric of one contestant at the last judged time."""
 
     role: str
     better: str
     n: float  # points used; nan where there is no value
-    left: int  # values of an older version or at another n, which stay out
-    values: Mapping[int, tuple[float, float]]  # by seed, with its standard error
+    values: Mapping[int, tuple[float, float]]  # by seed, with its standard error (nan: unknown)
+    worst: Mapping[int, str] = field(default_factory=dict)  # seeds that count as the worst, and why
+    left: Mapping[str, int] = field(default_factory=dict)  # values that stay out, by reason
+    kind: Key = ("float32", "cpu")  # precision and device class
     value: float = math.nan  # median over seeds; nan where there is none
-    low: float = math.nan  # 95 % bootstrap interval of the median; nan for one seed
+    low: float = math.nan  # 95 % interval of the median; the range of two seeds; nan for one
     high: float = math.nan
-    verdict: Literal["", "floor", "alarm"] = ""  # not distinguishable from the noise floor, or better than it
+    verdict: Literal["", "floor", "alarm"] = ""  # shown to be at the noise floor, or better than it
+    why: str = ""  # there is an alarm
+    told: bool | None = None  # whether the metric tells `still` from exact draws on this task; None: not known
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Median and interval as text, with the same number of digits, and the median inside."""
+        if math.isnan(self.value):
+            return {"value": "-", "interval": ""}
+        return {"value": stats.rounded(self.value), "interval": self._interval()}
+
+    def _interval(self) -> str:
+        if math.isnan(self.low):
+            return ""
+        low, high = stats.outwards(self.low, self.high)
+        return f"({low} to {high})" if len(self.values) == 2 else f"[{low}, {high}]"
 
 
-NO_CELL = Cell("", "lower", math.nan, 0, {})
+NO_CELL = Cell("", "lower", math.nan, {})
 
 
 def last_laws(rows: pd.DataFrame) -> pd.DataFrame:
@@ -51,47 +72,54 @@ def last_laws(rows: pd.DataFrame) -> pd.DataFrame:
 
 def cells(final: pd.DataFrame) -> dict[Key, dict[str, Cell]]:
     """By (task, method), then metric: values of the newest version, at the n that most seeds have."""
-    columns = ["task", "method", "metric", "role", "better", "metric_version", "n", "seed"]
-    numbers = {name: pd.to_numeric(final[name]).astype(float) for name in ("value", "se")}
-    table: Any = final[columns].assign(**numbers)
+    columns = [
+        *("task", "method", "metric", "role", "better", "metric_version", "n", "seed", "attempt", "value", "se"),
+        *("worst", "dtype", "device_class"),
+    ]
     groups: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
     newest: dict[Key, int] = defaultdict(int)
+    signed: set[Key] = set()
+    table: Any = final[columns]
     for row in table.itertuples(index=False):
         groups[row.task, row.method, row.metric].append(row)
         newest[row.task, row.metric] = max(newest[row.task, row.metric], row.metric_version)
-    floors: dict[Key, Cell] = {}
+        if row.value <= 0:
+            signed.add((row.task, row.metric))
     found: dict[Key, dict[str, Cell]] = defaultdict(dict)
     for (task, method, metric), rows in groups.items():
-        found[task, method][metric] = cell = _cell(rows, newest[task, metric])
-        if cell.role == "floor":
-            floors[task, metric] = cell
-    for (task, _), own in found.items():
-        for metric, cell in own.items():
-            own[metric] = replace(cell, verdict=_verdict(cell, floors.get((task, metric), NO_CELL)))
+        logs = (task, metric) not in signed
+        found[task, method][metric] = _cell(rows, newest[task, metric], logs)
     return found
 
 
-def _cell(rows: Sequence[Any], version: int) -> Cell:
-    known = [row for row in rows if not math.isnan(row.value)]  # a null is no value
-    current = [row for row in known if row.metric_version == version]
-    counts = Counter(row.n for row in current)
+def _cell(rows: Sequence[Any], version: int, logs: bool) -> Cell:
+    first, left = rows[0], Counter[str]()
+    current = [row for row in rows if row.metric_version == version]
+    left["made by an older version of the metric"] = len(rows) - len(current)
+    counts = Counter(row.n for row in current if math.isfinite(row.value)) or Counter(row.n for row in current)
     n = max(counts, key=lambda n: (counts[n], n), default=math.nan)
-    values = {row.seed: (row.value, row.se) for row in current if row.n == n}
+    worst_value = math.inf if first.better == "lower" else -math.inf
+    values: dict[int, tuple[float, float]] = {}
+    worst: dict[int, str] = {}
+    attempts: dict[int, str] = {}
+    for row in sorted(current, key=lambda row: (row.seed, row.attempt)):
+        good = math.isfinite(row.value)
+        if good and row.n != n:
+            left["at another number of points"] += 1
+            continue
+        if attempts.setdefault(row.seed, row.attempt) != row.attempt:
+            left["of another attempt at the same seed"] += 1
+        attempts[row.seed] = row.attempt
+        values[row.seed] = (row.value, row.se) if good else (worst_value, math.nan)
+        worst.pop(row.seed, None)
+        if not good:
+            worst[row.seed] = row.worst or ("infinite" if math.isinf(row.value) else UNSAID)
     ordered = sorted(value for value, _ in values.values())
-    middle = statistics.median(ordered) if ordered else math.nan
-    low, high = stats.interval(ordered)
-    return Cell(rows[0].role, rows[0].better, n, len(known) - len(values), values, middle, low, high)
+    middle = _median(ordered)
+    low, high = stats.interval(ordered, logs)
+    kind = first.dtype, first.device_class
+    return Cell(first.role, first.better, n, values, worst, +left, kind, middle, low, high)
 
 
-def _verdict(mine: Cell, floor: Cell) -> Literal["", "floor", "alarm"]:
-    """Compare a method with the noise floor at the same n, seed by seed, in the difference's standard errors."""
-    both = [(mine.values[seed], floor.values[seed]) for seed in mine.values if seed in floor.values]
-    if mine.role != "method" or not both or mine.n != floor.n:
-        return ""
-    sign = -1 if mine.better == "higher" else 1
-    gain = sign * sum(bound - value for (value, _), (bound, _) in both) / len(both)
-    errors = (error for pair in both for _, error in pair)
-    se = math.sqrt(sum(error**2 for error in errors if not math.isnan(error))) / len(both)
-    if gain > ALARM * se:
-        return "alarm"
-    return "floor" if gain >= -AT_FLOOR * se else ""
+def _median(ordered: Sequence[float]) -> float:
+    return statistics.median(ordered) if ordered else math.nan

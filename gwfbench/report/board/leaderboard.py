@@ -6,7 +6,7 @@ A `Board` is what every text, page and figure reads; `leaderboard` is its view a
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,43 +14,17 @@ from typing import Any
 
 import pandas as pd
 
-from gwfbench.report import stats
+from gwfbench import escape
+from gwfbench.errors import UserError, unknown
+from gwfbench.plugins import registry
 from gwfbench.report.board.cells import NO_CELL, Cell, Key, cells, last_laws
+from gwfbench.report.board.grades import Grade, grades
+from gwfbench.report.board.lines import ROLES, Line, Seeds
+from gwfbench.report.board.verdicts import judged
+from gwfbench.report.table import contestants
 
 PLACE = {"floor": 0, "method": 1, "control": 2}  # on the board
-ROLES = ("method", "floor", "control")  # what a contestant with several, by metric, is first
 COSTS = ["seconds", "score_calls", "sample_seconds", "sample_calls"]
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """How many seeds finished, and how each of the others ended."""
-
-    finished: int
-    failed: Mapping[int, str] = field(default_factory=dict)  # status by seed
-
-    def __str__(self) -> str:
-        """As on the board: `3/5, 2 oom`."""
-        reasons = "".join(f", {count} {status}" for status, count in Counter(self.failed.values()).most_common())
-        return f"{self.finished}/{self.finished + len(self.failed)}{reasons}"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One contestant on one task."""
-
-    method: str
-    role: str
-    information: str  # used by any of its runs
-    seeds: Seeds
-    costs: Mapping[str, float]  # COSTS, medians over runs
-    cells: Mapping[str, Cell]  # by metric; none for a metric that no finished run has
-    tier: str = ""  # by the first metric among methods of the same information: letters (`stats.tiers`)
-    detectable: str = ""  # difference that the seeds would show in the first metric (`stats.detectable`), in words
-
-    def value(self, metric: str) -> float:
-        """The median; nan where there is none."""
-        return self.cells[metric].value if metric in self.cells else math.nan
 
 
 @dataclass(frozen=True)
@@ -61,42 +35,53 @@ class Board:
     t: float  # last judged time; nan for the limit
     better: Mapping[str, str]  # lower or higher, by metric, in the order of the metrics
     lines: Sequence[Line]
+    absent: Sequence[str] = ()  # metrics that are left away: nobody has a value
+    codes: Mapping[str, int] = field(default_factory=dict)  # by method: versions of the code that made its rows
+    graded: Mapping[str, Grade] = field(default_factory=dict)  # by method, in the first metric
 
     @property
     def metrics(self) -> list[str]:
-        """Those with a value."""
-        return [name for name in self.better if not all(math.isnan(line.value(name)) for line in self.lines)]
+        """Those that somebody has been judged by."""
+        return [name for name in self.better if any(name in line.cells for line in self.lines)]
 
-
-@dataclass(frozen=True)
-class Grade:
-    """A method's letters in one metric, and the difference that its seeds would show, in words."""
-
-    tier: str
-    detectable: str
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know besides the table, a sentence each."""
+        return [*_untold(self), *_worst(self), *_left(self), *(
+            f"{name} has no value for anybody here, so that it is left away." for name in self.absent
+        ), *(
+            f"The runs of {method} were made by {count} versions of the code." for method, count in self.codes.items()
+        )]  # fmt: skip
 
 
 def leaderboard(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """Medians over seeds at each task's last judged time, with bootstrap intervals, floors and failures.
+    """Medians over seeds at each task's last judged time, with intervals, floors and failures.
 
     Args:
-        rows: the results table, as `gwfbench.run` returns it.
-        metrics: which, and in which order; None: all, as the rows have them.
+        rows: the results table, as `gwfbench.run` returns it, or as pandas reads the CSV of `report --write`.
+        metrics: which, and in which order; None: all, in the order of the task.
 
     Returns:
         One row per (task, method): task, method, role, information, t, seeds ("finished/total" and why the others
-        did not finish), tier by the first metric among methods of the same information (letters: `stats.tiers`),
-        detectable (`stats.detectable`, in words), the median of each metric with <metric>_low, <metric>_high (95 %
-        bootstrap interval of the median over seeds; empty for one seed), <metric>_n (points used), <metric>_left
-        (values left out of the cell: of an older version of the metric than others on that task, or at another n than
-        most seeds) and <metric>_verdict ("", "floor": not distinguishable from the noise floor at the same n, or
-        "alarm": better than the floor by more than sampling error), and the median costs. Floors come first, then
+        did not finish), tier by the first metric among methods of the same information (letters: `stats.tiers`; ""
+        where too few seeds can tell), detectable (`stats.detectable`, in words), the median of each metric with
+        <metric>_low, <metric>_high (95 % interval of the median over seeds; of two seeds their range; empty for one),
+        <metric>_n (points used), <metric>_worst (seeds without a value, which count as infinitely bad),
+        <metric>_left (values left out of the cell: of an older version of the metric than others on that task, at
+        another n than most seeds, or of another attempt) and <metric>_verdict ("", "floor": shown to be at the noise
+        floor, or "alarm": too good to be true), and the median costs. Runs of one method that differ in precision,
+        device class or the budget that ended them are methods of their own: `ula [float64]`. Floors come first, then
         methods by information used and first metric, failures last, then the other controls.
+
+    Raises:
+        UserError: there are no rows, they are no table of results, or there is no such metric.
 
     >>> rows = gwfbench.run("ou:horizon=0.1", "ula", seeds=2, isolate=False)
     >>> list(gwfbench.leaderboard(rows, ["symkl"])["method"])
     ['exact', 'exact_jko', 'ula', 'still']
     """
+    if not len(rows):
+        raise UserError("no rows", "a table of results with at least one", "gwfbench.run or gwfbench.load gives one")
     return frame(boards(rows, metrics))
 
 
@@ -113,7 +98,8 @@ def frame(made: Sequence[Board]) -> pd.DataFrame:
                 cell = line.cells.get(name, NO_CELL)
                 record |= {
                     name: cell.value, f"{name}_low": cell.low, f"{name}_high": cell.high, f"{name}_n": cell.n,
-                    f"{name}_left": cell.left, f"{name}_verdict": cell.verdict,
+                    f"{name}_worst": len(cell.worst), f"{name}_left": sum(cell.left.values()),
+                    f"{name}_verdict": cell.verdict,
                 }  # fmt: skip
             records.append(record | dict(line.costs))
     return pd.DataFrame(records) if records else pd.DataFrame(columns=["task", "method"])
@@ -124,57 +110,123 @@ def boards(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[Boa
 
     Args:
         rows: the results table.
-        metrics: which, and in which order; None: all, as the rows have them.
+        metrics: which, and in which order; None: all, in the order of the task.
+
+    Raises:
+        UserError: there is no such metric.
     """
     if not len(rows):
         return []
+    rows = contestants(rows)
     final = last_laws(rows)
-    found = cells(final)
+    found = judged(cells(final))
     listed: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for task, *rest in _distinct(rows[rows["metric"].notna()], ["task", "method", "metric", "better"]):
         listed[task].append(tuple(rest))
+    known = {metric for own in listed.values() for _, metric, _ in own}
+    for name in metrics or ():
+        if name not in known:
+            raise unknown("metric", name, known, see="the column metric of the rows")
     lines: dict[str, list[Line]] = defaultdict(list)
     information, seeds, costs = _information(rows), _seeds(rows, final), _costs(rows)
-    for (task, method), role in _roles(rows).items():
+    for (task, method, spec), role in _roles(rows).items():
         key = task, method
-        lines[task].append(Line(method, role, information[key], seeds[key], costs[key], found[key]))
-    times = pd.to_numeric(final["t"]).groupby(final["task"]).max()
-    return [_board(task, times.get(task, math.nan), listed[task], own, metrics) for task, own in lines.items()]
+        lines[task].append(Line(method, spec, role, information[key], seeds[key], costs[key], found.get(key, {})))
+    times = final["t"].groupby(final["task"]).max()
+    codes = _codes(final)
+    return [
+        _board(task, times.get(task, math.nan), listed[task], own, metrics, codes[task]) for task, own in lines.items()
+    ]
 
 
 def _board(
-    task: str, t: float, listed: Sequence[tuple[str, str, str]], lines: Sequence[Line], metrics: Sequence[str] | None
-) -> Board:
+    task: str, t: float, listed: Sequence[tuple[str, str, str]], lines: Sequence[Line], metrics: Sequence[str] | None,
+    codes: Mapping[str, int],
+) -> Board:  # fmt: skip
     """Choose and order the metrics; grade and order the lines by the first one."""
     direction = {metric: better for _, metric, better in listed}
-    known = _order([(method, metric) for method, metric, _ in listed])
-    better = {name: direction[name] for name in metrics or known if name in direction}
-    first = next(iter(better), None)
-    if first:
-        graded = grades(lines, first)
-        none = Grade("", "")
-        best = [graded.get(line.method, none) for line in lines]
-        lines = [replace(line, tier=g.tier, detectable=g.detectable) for line, g in zip(lines, best, strict=True)]
-    return Board(task, t, better, sorted(lines, key=partial(_rank, first or "", better)))
+    chosen = [name for name in metrics or _order(task, listed) if name in direction]
+    absent = [name for name in chosen if not _has_value(lines, name)]
+    better = {name: direction[name] for name in chosen if name not in absent}
+    first = next(iter(better), "")
+    graded = grades(lines, first) if first else {}
+    none = Grade("", "", "")
+    done = []
+    for line in lines:
+        grade, own = graded.get(line.method, none), [line.cells[name] for name in better if name in line.cells]
+        seeds = replace(line.seeds, worst=len({seed for cell in own for seed in cell.worst}))
+        done.append(replace(line, tier=grade.tier, detectable=grade.detectable, seeds=seeds))
+    return Board(task, t, better, sorted(done, key=partial(_rank, first, better)), absent, codes, graded)
+
+
+def _has_value(lines: Sequence[Line], metric: str) -> bool:
+    """Whether somebody has one, or has only values that stay out of cells."""
+    own = [line.cells[metric] for line in lines if metric in line.cells]
+    return not own or any(len(cell.values) > len(cell.worst) or cell.left for cell in own)
+
+
+def _codes(final: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """By task and method, where rows of its cells were made by several: how many versions of the code."""
+    found: dict[Key, set[str]] = defaultdict(set)
+    for task, method, code in _distinct(final, ["task", "method", "code"]):
+        found[task, method].add(code)
+    several: dict[str, dict[str, int]] = defaultdict(dict)
+    for (task, method), codes in found.items():
+        if len(codes) > 1:
+            several[task][method] = len(codes)
+    return several
 
 
 def alarms(made: Sequence[Board]) -> list[str]:
-    """A line for each value that is better than its noise floor by more than sampling error."""
+    """A line for each value that is too good to be true."""
     return [
-        f"ALARM: {line.method} on {board.task}: {name} {cell.value:.3g} is better than exact draws of the truth by "
-        f"more than sampling error. Look for a leak, training points among the judged points, or a wrong metric."
+        escape.line(
+            f"ALARM: {line.method} on {board.task}: {name} {cell.shown['value']} is {cell.why}. "
+            f"Look for a leak, training points among the judged points, or a wrong metric."
+        )
         for board, line, name, cell in _all_cells(made)
         if cell.verdict == "alarm"
     ]
 
 
 def left_out(made: Sequence[Board]) -> list[str]:
-    """A line for each cell from which values stay out because they can't be compared with the others."""
+    """All remarks, a line each."""
+    return [escape.line(f"{board.task}: {remark}") for board in made for remark in board.remarks]
+
+
+def _left(board: Board) -> list[str]:
+    fix = "; to have them anew from kept points: python -m gwfbench score --metric "
     return [
-        f"left out: {cell.left} values of {name} for {line.method} on {board.task}: made by an older version of the "
-        f"metric, or at another number of points; to fix this: python -m gwfbench score --metric {name}"
-        for board, line, name, cell in _all_cells(made)
-        if cell.left
+        f"Left out: {count} values of {name} for {line.method}, {reason}{'' if 'attempt' in reason else fix + name}."
+        for _, line, name, cell in _all_cells([board])
+        for reason, count in cell.left.items()
+    ]
+
+
+def _worst(board: Board) -> list[str]:
+    """Which seeds count as the worst, one sentence for each contestant and reason."""
+    found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for _, line, name, cell in _all_cells([board]):
+        for reason in dict.fromkeys(cell.worst.values()):
+            seeds = ", ".join(str(seed) for seed, why in sorted(cell.worst.items()) if why == reason)
+            found[line.method, seeds, reason].append(name)
+    return [
+        f"{method}: {', '.join(names)} under seed {seeds} counts as the worst value: {reason}."
+        for (method, seeds, reason), names in found.items()
+    ]
+
+
+def _untold(board: Board) -> list[str]:
+    """Metrics that can't judge here."""
+    names = [
+        name for name in board.better
+        if any(line.cells[name].told is False for line in board.lines if name in line.cells)
+    ]  # fmt: skip
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)}: still is not told from exact draws here, so that nothing is at the floor by it, and no "
+        "tier or score over tasks is made from it."
     ]
 
 
@@ -188,11 +240,12 @@ def _all_cells(made: Sequence[Board]) -> list[tuple[Board, Line, str, Cell]]:
     ]
 
 
-def _roles(rows: pd.DataFrame) -> dict[Key, str]:
-    """What each (task, method) is; one that has several roles, by metric, is the first of ROLES."""
-    found: dict[Key, str] = {}
-    for task, method, role in _distinct(rows, ["task", "method", "role"]):
-        found[task, method] = min(role, found.get((task, method), role), key=ROLES.index)
+def _roles(rows: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """What each (task, method, spec) is; one that has several roles, by metric, is the first of ROLES."""
+    found: dict[tuple[str, str, str], str] = {}
+    for *key, role in _distinct(rows, ["task", "method", "spec", "role"]):
+        who = (key[0], key[1], key[2])
+        found[who] = min(role, found.get(who, role), key=ROLES.index)
     return found
 
 
@@ -204,15 +257,14 @@ def _seeds(rows: pd.DataFrame, final: pd.DataFrame) -> dict[Key, Seeds]:
         ends[task, method].setdefault(seed, status)
     found = {}
     for (task, method), statuses in ends.items():
-        failed = {seed: status for seed, status in statuses.items() if (task, method, seed) not in finished}
+        failed = {seed: statuses[seed] for seed in sorted(statuses) if (task, method, seed) not in finished}
         found[task, method] = Seeds(len(statuses) - len(failed), failed)
     return found
 
 
 def _costs(rows: pd.DataFrame) -> dict[Key, dict[str, float]]:
     """By (task, method): medians over runs of what each had cost in the end."""
-    numbers = rows[COSTS].apply(pd.to_numeric)
-    runs = numbers.groupby([rows["task"], rows["method"], rows["run_key"]], sort=False).max()
+    runs = rows[COSTS].groupby([rows["task"], rows["method"], rows["run_key"]], sort=False).max()
     medians = runs.groupby(level=[0, 1], sort=False).median()
     return dict(zip(medians.index.to_list(), medians.to_dict("records"), strict=True))  # type: ignore[arg-type]
 
@@ -230,41 +282,26 @@ def _information(rows: pd.DataFrame) -> dict[Key, str]:
     return {key: " ".join(sorted(set(" ".join(parts).split()))) for key, parts in found.items()}
 
 
-def grades(lines: Sequence[Line], metric: str) -> dict[str, Grade]:
-    """Tiers by one metric, and the difference that the seeds would show; by method.
+def _order(task: str, listed: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The metrics in the task's own order, whatever the order of the rows; others after them by name.
 
-    Methods are compared with those of the same information alone.
-
-    Args:
-        lines: of one task.
+    Of a task that is not known here: as a contestant that has most of them lists them.
     """
-    own = {line.method: line.cells[metric] for line in lines if metric in line.cells}
-    sign = -1 if any(cell.better == "higher" for cell in own.values()) else 1
-    everyone = [sign * value for cell in own.values() for value, _ in cell.values.values()]
-    groups: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
-    for line in lines:
-        if line.role == "method" and (line.method in own or line.seeds.failed):
-            values = own.get(line.method, NO_CELL).values.items()
-            known = {seed: sign * value for seed, (value, _) in values}
-            groups[line.information][line.method] = dict.fromkeys(line.seeds.failed, math.nan) | known
-    found = {}
-    for values in groups.values():
-        letters, (gap, is_factor) = stats.tiers(values, everyone), stats.detectable(values, everyone)
-        words = "" if math.isnan(gap) else f"a factor of {gap:.3g}" if is_factor else f"{gap:.2g}"
-        found |= {method: Grade(letters[method], words) for method in values}
-    return found
-
-
-def _order(listed: Sequence[Key]) -> list[str]:
-    """The metrics in the order in which a contestant that has most of them lists them."""
+    names = list(dict.fromkeys(metric for _, metric, _ in listed))
+    try:
+        own = registry.find("task", registry.head(task)).load().metrics
+    except UserError:
+        own = ()
+    if own:
+        return [*(name for name in own if name in names), *sorted(set(names).difference(own))]
     lists: dict[str, list[str]] = defaultdict(list)
-    for method, metric in listed:
+    for method, metric, _ in listed:
         lists[method].append(metric)
     longest = max(lists.values(), key=len, default=[])
-    return list(dict.fromkeys([*longest, *(metric for _, metric in listed)]))
+    return list(dict.fromkeys([*longest, *names]))
 
 
-def _rank(first: str, better: Mapping[str, str], line: Line) -> tuple[int, str, bool, float]:
-    """Floors, methods by information and first metric, failures, other controls."""
+def _rank(first: str, better: Mapping[str, str], line: Line) -> tuple[int, str, bool, float, str]:
+    """Floors, methods by information and first metric, failures, other controls; equal ones by name."""
     value = line.value(first) * (-1 if better.get(first) == "higher" else 1)
-    return PLACE[line.role], line.information, math.isnan(value), 0.0 if math.isnan(value) else value
+    return PLACE[line.role], line.information, math.isnan(value), 0.0 if math.isnan(value) else value, line.method

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gwfbench.report.board.leaderboard import Board, Line
+from gwfbench import escape
+from gwfbench.report.board.cells import NO_CELL
+from gwfbench.report.board.grades import FEW, Grade
+from gwfbench.report.board.leaderboard import Board, frame
+from gwfbench.report.board.lines import Line
 
 if TYPE_CHECKING:
     from gwfbench.audit.verify import Verdict
+
+Safe = Callable[[str], str]  # one of gwfbench.escape
 
 HEADS = {
     "seconds": "train s",
@@ -29,34 +34,33 @@ USES = {
     "InteractionEnergy": "interaction",
 }
 NOTES = (
-    "Median over seeds [95 % bootstrap interval] at the last judged time. exact: draws from the truth, the noise "
-    "floor; <= floor: not distinguishable from it. still: never moves. tier, by the first metric: methods that use "
-    "the same information and share a letter can't be told apart (paired t tests over seeds, on logarithms where all "
-    "values are positive; Holm's correction; 5 %). uses: information about the target that a method gets. seeds: "
-    "finished/total; a failed seed counts as the worst value. train s: training time without evaluation. sample s, "
-    "calls/point: cost of moving the judged points."
+    "Median over seeds [95 % interval of the median] (of two seeds: their range) at the last judged time. exact: draws "
+    "from the truth, the noise floor; <= floor: shown to be within 5 % of the way from it to still, and not told from "
+    "it. still: never moves. tier, by the first metric: methods that use the same information and share a letter can't "
+    "be told apart (paired t tests over seeds, on logarithms where all values are positive; Holm's correction; 5 %); "
+    "-: no letter, see below the table. uses: information about the target that a method gets. seeds: finished/total; "
+    "a failed seed, and one without a value, counts as the worst. train s: training time without evaluation. "
+    "sample s, calls/point: cost of moving the judged points."
 )
 OVER_TASKS = (
-    "Methods that were run on at least two tasks. score: 0 is exact, 1 is no better than not moving, by each task's "
-    "first metric at the last law; mean over seeds, then over tasks; a failed seed scores 1. solved: share of tasks "
-    "on which the median seed reaches a score of 0.1. seconds x2: share of tasks on which it does so in at most twice "
-    "the seconds of the fastest method that uses the same information; calls: points passed to the target's score or "
-    "drawn from the target. Where only the last laws are kept, the cost is that of the whole run. Not all methods were "
-    "run on the same tasks: compare those with the same number."
+    "Each table is about the tasks below it, all of which its methods were run on. score: 0 is exact, 1 is no better "
+    "than not moving (each seed next to exact and still under the same seed), by the first metric of the task that "
+    "tells the two apart, at the last law; mean over seeds, then over tasks; a failed seed scores 1. solved: share of "
+    "tasks on which the median seed reaches a score of 0.1. seconds x2: share of tasks on which it does so in at most "
+    "twice the seconds of the fastest method of the table; calls: points passed to the target's score or drawn from "
+    "the target. Where only the last laws are kept, the cost is that of the whole run."
 )
-CLOCKS = ["seconds", "sample_seconds"]  # numbers that need not be kept to the last bit
 MARKS = {"floor": "<= floor ", "alarm": "ALARM ", "": ""}
 
 
 def cell(line: Line, metric: str, usual: float, break_line: str = " ") -> str:
     """Median, verdict, interval, and the number of points where that is not the usual one."""
-    value = line.value(metric)
-    if math.isnan(value):
+    its = line.cells.get(metric, NO_CELL)
+    if math.isnan(its.value):
         return "-"
-    its = line.cells[metric]
-    interval = "" if math.isnan(its.low) else f"{break_line}[{its.low:.2g}, {its.high:.2g}]"
-    n = f"{break_line}(n = {its.n:.0f})" if its.n != usual else ""
-    return f"{MARKS[its.verdict]}{value:.3g}{interval}{n}"
+    shown = its.shown
+    n = f"(n = {its.n:.0f})" if its.n != usual else ""
+    return break_line.join(filter(None, [MARKS[its.verdict] + shown["value"], shown["interval"], n]))
 
 
 def _usual(lines: Iterable[Line], metric: str) -> float:
@@ -65,16 +69,16 @@ def _usual(lines: Iterable[Line], metric: str) -> float:
     return max((n for n in counts if not math.isnan(n)), key=lambda n: (counts[n], n), default=math.nan)
 
 
-def _head(board: Board) -> list[str]:
-    return ["method", "tier", *board.metrics, "seeds", *HEADS.values(), "uses"]
+def _head(board: Board, safe: Safe) -> list[str]:
+    return ["method", "tier", *map(safe, board.metrics), "seeds", *HEADS.values(), "uses"]
 
 
-def _body(board: Board, break_line: str = " ") -> list[list[str]]:
+def _body(board: Board, safe: Safe, break_line: str = " ") -> list[list[str]]:
     usual = {name: _usual(board.lines, name) for name in board.metrics}
     return [
         [
-            line.method, line.tier or "-", *(cell(line, name, n, break_line) for name, n in usual.items()),
-            str(line.seeds), *(_cost(line.costs[cost]) for cost in HEADS), uses(line.information),
+            safe(line.method), line.tier or "-", *(cell(line, name, n, break_line) for name, n in usual.items()),
+            str(line.seeds), *(_cost(line.costs[cost]) for cost in HEADS), safe(uses(line.information)),
         ]
         for line in board.lines
     ]  # fmt: skip
@@ -100,13 +104,15 @@ def print_boards(boards: Sequence[Board]) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=200)
     for board in boards:
-        table = Table(title=title(board), title_justify="left", header_style="bold")
-        for name in _head(board):
+        table = Table(title=escape.rich(title(board)), title_justify="left", header_style="bold")
+        for name in _head(board, escape.rich):
             table.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
-        for line, cells in zip(board.lines, _body(board, "\n"), strict=True):
+        for line, cells in zip(board.lines, _body(board, escape.rich, "\n"), strict=True):
             table.add_row(*cells, style="" if line.role == "method" else "dim")
         console.print(table)
-    console.print(NOTES, style="dim")
+        for sentence in power(board):
+            console.print(escape.line(sentence), style="dim", markup=False, highlight=False)
+    console.print(NOTES, style="dim", markup=False, highlight=False)
 
 
 def provenance(rows: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> str:
@@ -114,11 +120,11 @@ def provenance(rows: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> s
     lines = []
     for env, part in rows.groupby("env", sort=False):
         facts = environments.get(str(env)) or {"environment": f"{env}, whose facts are lost"}
-        shown = ", ".join(f"{key} {value}" for key, value in facts.items())
+        shown = escape.markdown(", ".join(f"{key} {value}" for key, value in facts.items()))
         runs = part.drop_duplicates(["run_key", "attempt"])
-        what = "; ".join(
+        what = escape.markdown("; ".join(
             f"{task}: {', '.join(dict.fromkeys(group['method']))}" for task, group in runs.groupby("task", sort=False)
-        )
+        ))  # fmt: skip
         lines.append(f"- {len(runs)} runs ({what}) with {shown}.")
     return "## What ran where\n\n" + "\n".join(lines) + "\n"
 
@@ -133,9 +139,13 @@ def pivoted(boards: Sequence[Board]) -> str:
              if any(name in board.metrics for board in boards)]  # fmt: skip
 
     def section(title: str, text: Callable[[Line], str]) -> str:
-        body = [[name, *(text(lines[name]) if name in lines else "-" for lines in of_task)] for name in methods]
-        table = pd.DataFrame(body, columns=["method", *heads]).to_markdown(index=False, disable_numparse=True)
-        return f"## {title}\n\n{table}\n"
+        body = [
+            [escape.markdown(name), *(text(lines[name]) if name in lines else "-" for lines in of_task)]
+            for name in methods
+        ]
+        table = pd.DataFrame(body, columns=["method", *map(escape.markdown, heads)])
+        shown = table.to_markdown(index=False, disable_numparse=True)
+        return f"## {escape.markdown(title)}\n\n{shown}\n"
 
     usual = {name: _usual(every, name) for name in names}
     parts = [section(name, lambda line, name=name: cell(line, name, usual[name])) for name in names]
@@ -143,7 +153,8 @@ def pivoted(boards: Sequence[Board]) -> str:
         parts.insert(1, section(f"tier by {names[0]}", lambda line: line.tier or "-"))
     parts.append(section("seeds", lambda line: str(line.seeds)))
     parts.append(section(HEADS["seconds"], lambda line: _cost(line.costs["seconds"], ".2g")))
-    return "\n".join([*parts, NOTES, ""])
+    said = [f"{board.task}: {remark}" for board in boards for remark in [*power(board), *board.remarks]]
+    return "\n".join([*parts, *_list(said), NOTES, ""])
 
 
 def _task_heads(tasks: Sequence[str]) -> list[str]:
@@ -152,48 +163,77 @@ def _task_heads(tasks: Sequence[str]) -> list[str]:
     return [(task.partition(":")[2] or task) if same else task for task in tasks]
 
 
-def texts(board: Board) -> pd.DataFrame:
-    """One task's board as text in cells."""
-    return pd.DataFrame(_body(board), columns=_head(board))
+def texts(board: Board, safe: Safe) -> pd.DataFrame:
+    """One task's board as text in cells, in which names are made safe for where it goes."""
+    return pd.DataFrame(_body(board, safe), columns=_head(board, safe))
+
+
+def csv(boards: Sequence[Board], form: str | None = None) -> str:
+    """The leaderboards as one CSV, without a formula in it."""
+    table = frame(boards)
+    words = {name: table[name].map(escape.csv) for name in table if table[name].map(type).eq(str).all()}
+    return table.assign(**words).rename(columns=escape.csv).to_csv(index=False, float_format=form)
 
 
 def markdown_table(board: Board) -> str:
     """One task's board as a Markdown table."""
-    return texts(board).to_markdown(index=False, disable_numparse=True)
+    return texts(board, escape.markdown).to_markdown(index=False, disable_numparse=True)
 
 
 def markdown(boards: Sequence[Board]) -> str:
     """The leaderboards as Markdown, a section per task."""
-    parts = [f"## {title(board)}\n\n{markdown_table(board)}\n{detectable(board)}" for board in boards]
+    parts = []
+    for board in boards:
+        said = "\n".join(_list([*power(board), *board.remarks]))
+        parts.append(f"## {escape.markdown(title(board))}\n\n{markdown_table(board)}\n\n{said}".rstrip("\n") + "\n")
     return "\n".join([*parts, NOTES, ""])
 
 
-def detectable(board: Board) -> str:
-    """The difference of two methods that one task's seeds would show, in a sentence; empty if it is not known."""
-    found = {line.information: line.detectable for line in board.lines}
-    said = [f"{gap} ({uses(information)})" for information, gap in found.items() if gap]
-    if not said:
-        return ""
-    first = next(iter(board.better))
-    gaps = "; ".join(said)
-    return f"\nLeast difference in {first} between two methods that one test detects in 80 % of cases: {gaps}.\n"
+def _list(sentences: Sequence[str]) -> list[str]:
+    return [*(f"- {escape.markdown(one)}" for one in sentences), ""] if sentences else []
+
+
+def power(board: Board, metric: str = "", graded: Mapping[str, Grade] | None = None) -> list[str]:
+    """What one task's seeds can tell in a metric, and whom they give no letter, in sentences.
+
+    Args:
+        metric: and its grades; the board's first one if it is not given.
+    """
+    metric, graded = metric or next(iter(board.better), ""), board.graded if graded is None else graded
+    information = {line.method: uses(line.information) for line in board.lines}
+    gaps = {information[method]: grade for method, grade in graded.items() if grade.detectable}
+    said = []
+    if gaps:
+        shown = "; ".join(f"{grade.detectable} ({who}{_warning(grade)})" for who, grade in gaps.items())
+        said.append(f"Least difference in {metric} between two methods that this board sees in 80 % of cases: {shown}.")
+    reasons: dict[str, list[str]] = {}
+    for method, grade in graded.items():
+        if grade.why and not (grade.why == FEW and grade.detectable):
+            reasons.setdefault(grade.why, []).append(method)
+    said += [f"No tier for {', '.join(methods)}: {why}." for why, methods in reasons.items()]
+    return said
+
+
+def _warning(grade: Grade) -> str:
+    """What to think of letters on such a board."""
+    if grade.why == FEW:
+        return ": too few seeds for tiers"
+    return ": to share a letter says little" if grade.weak and not grade.why else ""
 
 
 def over_tasks(table: pd.DataFrame) -> str:
     """The scores over tasks as Markdown, with what they mean."""
     if not len(table):
         return ""
-    shown = table.assign(
-        score=table["score"].map(lambda x: f"{x:.2g}"),
-        **{name: table[name].map(lambda x: f"{x:.2f}") for name in table.columns[4:]},
-    )
-    return f"## Over tasks\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n\n{OVER_TASKS}\n"
-
-
-def write_rows(rows: pd.DataFrame, path: Path) -> None:
-    """The results table as CSV: values and errors to the last bit, clocks to six digits."""
-    rounded = {name: rows[name].map(lambda x: float(f"{x:.6g}"), na_action="ignore") for name in CLOCKS}
-    rows.assign(**rounded).to_csv(path, index=False)
+    parts = []
+    for (group, tasks), part in table.groupby(["uses", "tasks"], sort=False):
+        shown = part.drop(columns=["uses", "tasks"]).assign(score=part["score"].map(lambda x: f"{x:.2g}"))
+        for name in shown.columns[2:]:
+            shown[name] = shown[name].map(lambda x: f"{x:.2f}")
+        shown["method"] = shown["method"].map(escape.markdown)
+        text = shown.to_markdown(index=False, disable_numparse=True)
+        parts.append(f"{text}\n\nUses: {escape.markdown(group)}. Tasks: {escape.markdown(tasks)}.")
+    return "\n\n".join(["## Over tasks", *parts, OVER_TASKS]) + "\n"
 
 
 def verified(rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> str:
@@ -208,5 +248,6 @@ def verified(rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> str:
     text = "; ".join(lines) + f" (last on {max(one.date for one in newest.values())[:10]}).\n"
     for one in newest.values():
         if one.verdict in ("different", "not run"):
-            text += f"{one.verdict.upper()}: {one.method} on {one.task}, seed {one.seed}: {one.what}. {one.why}\n"
+            said = f"{one.verdict.upper()}: {one.method} on {one.task}, seed {one.seed}: {one.what}. {one.why}"
+            text += escape.markdown(said) + "\n"
     return text

@@ -1,6 +1,6 @@
 """Figures for papers, a column wide, as PNG and PDF: quality against training seconds, and curves.
 
-The same numbers and the same looks as on the page: medians over seeds with 95 % bootstrap intervals, floors and
+The same numbers and the same looks as on the page: medians over seeds with their 95 % intervals, floors and
 controls in grey. A curve is the error along the flow where a task has judged times, else quality against seconds.
 """
 
@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from gwfbench.errors import UserError
-from gwfbench.report.board.leaderboard import Board, Line
+from gwfbench.report.board.leaderboard import Board
+from gwfbench.report.board.lines import Line
 from gwfbench.report.figures.style import Look, looks
 from gwfbench.report.page.data import ALONG, History, Sheet, sheets
+from gwfbench.report.table import contestants
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +51,8 @@ def draw(rows: pd.DataFrame, metrics: Sequence[str] | None, folder: Path) -> Ite
     except ImportError:
         fix = "pip install 'gwfbench[report]'"
         raise UserError("report figures without matplotlib", "the extra `report`", fix) from None
-    contestants = zip(rows["method"].astype(str), rows["role"].astype(str), strict=True)
-    all_looks = looks(contestants)
+    rows = contestants(rows)
+    all_looks = looks(zip(rows["method"], rows["role"], strict=True))
     for sheet in sheets(rows, metrics):
         task, names = sheet.board.task, sheet.board.metrics
         for metric in names if metrics else names[:1]:
@@ -88,7 +90,7 @@ def _cost(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | None
     _upright(ax, [edge for line in shown for edge in (line.cells[metric].value, line.cells[metric].low)])
     for line in shown:
         cell, look = line.cells[metric], style[line.method]
-        low, high = (cell.value if math.isnan(end) else end for end in (cell.low, cell.high))
+        low, high = (end if math.isfinite(end) else cell.value for end in (cell.low, cell.high))
         ax.errorbar(
             [line.costs["seconds"]], [cell.value], yerr=[[cell.value - low], [high - cell.value]], color=look.colour,
             marker=MARKERS[look.marker], linestyle="none", markersize=4.5, linewidth=0.8, capsize=1.5,
@@ -124,17 +126,17 @@ def _curve(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | Non
 
 
 def _with(board: Board, metric: str) -> list[Line]:
-    return [line for line in board.lines if not math.isnan(line.value(metric))]
+    return [line for line in board.lines if math.isfinite(line.value(metric))]
 
 
 def _track(history: History, metric: str, place: int) -> list[tuple[float, float, float, float]]:
-    """(x, median, low, high) of each law; the median itself where one seed has no interval."""
+    """(x, median, low, high) of each law; the median itself where an end is not known, or infinite."""
     found = []
     for step, band in zip(history.steps, history.curves.get(metric, []), strict=False):
         x = step[place]
         if band is not None and x is not None and x > 0:
             middle, low, high = band
-            found.append((x, middle, *(middle if math.isnan(end) else end for end in (low, high))))
+            found.append((x, middle, *(end if math.isfinite(end) else middle for end in (low, high))))
     return found
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from gwfbench import escape
 from gwfbench.audit import calibrate
 from gwfbench.audit.verify import Verdict
 from gwfbench.errors import UserError
@@ -28,6 +29,7 @@ from gwfbench.report.calibration_page import read
 from gwfbench.report.figures.style import looks
 from gwfbench.report.page.data import ALONG, RUN, sheets
 from gwfbench.report.page.draws import Views, views
+from gwfbench.report.table import contestants
 from gwfbench.store import checked, record
 
 CALIBRATION = ("task", "metric", "n", "floor", "still", "ratio", "apart", "shift", "scale", "seconds", "status", "note")
@@ -56,11 +58,11 @@ def page(
         from markupsafe import Markup
     except ImportError:
         raise UserError("report html without jinja2", "the extra `report`", "pip install 'gwfbench[report]'") from None
+    rows = contestants(rows)
     made = sheets(rows, metrics, verdicts)
-    contestants = zip(rows["method"].astype(str), rows["role"].astype(str), strict=True)
-    content = {
+    content = _harmless({
         "boards": [sheet.plain() for sheet in made],
-        "looks": {name: asdict(look) for name, look in looks(contestants).items()},
+        "looks": {name: asdict(look) for name, look in looks(zip(rows["method"], rows["role"], strict=True)).items()},
         "along": ALONG,
         "run": RUN,
         "heads": HEADS,
@@ -68,7 +70,7 @@ def page(
         "views": asdict(seen),
         "calibration": _calibration(calibrated),
         "environments": _environments(rows, facts),
-    }
+    })  # fmt: skip
     # an end tag inside a script's own text would end it
     scripts = [
         _plain(text).replace("</script", "<\\/script") for text in (_part("page.js"), _part("plotly-basic.min.js"))
@@ -127,6 +129,15 @@ def _environments(rows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) ->
         }
         for env, own in runs.groupby("env", sort=False)
     }
+
+
+def _harmless(value: Any) -> Any:
+    """With what acts instead of being seen made visible in all texts."""
+    if isinstance(value, str):
+        return value if value.isprintable() else escape.block(value)
+    if isinstance(value, Mapping):
+        return {_harmless(key): _harmless(one) for key, one in value.items()}
+    return [_harmless(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _part(name: str) -> str:

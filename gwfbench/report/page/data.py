@@ -15,11 +15,14 @@ import pandas as pd
 from gwfbench.audit.today import Today
 from gwfbench.audit.verify import Verdict
 from gwfbench.report.board.cells import last_laws
-from gwfbench.report.board.leaderboard import Board, Grade, Line, boards, grades
-from gwfbench.report.board.tables import uses
+from gwfbench.report.board.grades import Grade, grades
+from gwfbench.report.board.leaderboard import Board, boards
+from gwfbench.report.board.lines import Line
+from gwfbench.report.board.tables import power
 from gwfbench.report.stats import interval
+from gwfbench.report.table import contestants
 
-IDENTITY = ("task", "method", "seed", "device", "dtype", "run_key", "code")
+IDENTITY = ("task", "seed", "device", "dtype", "run_key", "code")
 CALLS = ("score_calls", "log_prob_calls", "draw_calls")
 ALONG = ("step", "t", "seconds", *CALLS)  # what a curve may be drawn against
 RUN = (
@@ -65,14 +68,8 @@ class Sheet:
             "t": None if math.isnan(self.board.t) else self.board.t,
             "metrics": self.board.metrics,
             "better": {name: self.board.better[name] for name in self.board.metrics},
-            "detectable": {
-                name: {
-                    uses(line.information): found[line.method].detectable
-                    for line in self.board.lines
-                    if line.method in found
-                }
-                for name, found in self.grades.items()
-            },
+            "power": {name: power(self.board, name, found) for name, found in self.grades.items()},
+            "remarks": self.board.remarks,
             "lines": [self._line(line) for line in self.board.lines],
         }
 
@@ -91,7 +88,9 @@ class Sheet:
     def _cell(self, line: Line, metric: str) -> dict[str, Any]:
         cell, grade = line.cells[metric], self.grades[metric].get(line.method)
         return {
-            **{name: getattr(cell, name) for name in ("value", "low", "high", "n", "left", "verdict")},
+            **{name: getattr(cell, name) for name in ("value", "low", "high", "n", "left", "verdict", "why")},
+            "shown": cell.shown,
+            "worst": [[seed, why] for seed, why in sorted(cell.worst.items())],
             "tier": grade.tier if grade else "",
             **asdict(self.sources[metric]),
             "values": [[seed, value, se] for seed, (value, se) in sorted(cell.values.items())],
@@ -107,6 +106,7 @@ def sheets(rows: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts: I
     """
     if not len(rows):
         return []
+    rows = contestants(rows)
     sources, runs, curves = _sources(rows), _runs(rows), _curves(rows)
     word = {(verdict.run_key, verdict.attempt): verdict.verdict for verdict in verdicts}
     today = Today()
@@ -127,7 +127,7 @@ def sheets(rows: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts: I
 def _history(
     runs: list[dict[str, Any]], curve: _Curve, word: Mapping[tuple[str, str], str], today: Today
 ) -> History:  # fmt: skip
-    stale = [why for run in runs if (why := today.why_stale_row(**{name: run[name] for name in IDENTITY}))]
+    stale = [why for run in runs if (why := today.why_stale_row(method=run["spec"], **{n: run[n] for n in IDENTITY}))]
     return History(
         calls={name: statistics.median(run[name] for run in runs) for name in CALLS[1:]},
         steps=curve.steps,
@@ -152,10 +152,13 @@ def _sources(rows: pd.DataFrame) -> dict[tuple[str, str], Source]:
 
 def _runs(rows: pd.DataFrame) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """The settings and costs of each run, by task and method, in the order of seeds."""
-    kept = rows[[*RUN, "task", "method", *CALLS[1:]]]
-    words = {name: kept[name].astype(object).where(kept[name].notna(), "").astype(str) for name in ("budget", "reason")}
-    kept = kept.assign(**words, **{name: pd.to_numeric(kept[name]).fillna(0) for name in CALLS[1:]})
-    last = kept.sort_values(["seed", "seconds"], kind="stable").groupby(["run_key", "attempt"], sort=False).tail(1)
+    kept = rows[[*RUN, "task", "method", "spec", *CALLS[1:]]]
+    kept = kept.assign(**{name: kept[name].fillna(0) for name in CALLS[1:]})
+    last = (
+        kept.sort_values(["seed", "seconds"], kind="stable")
+        .groupby(["task", "method", "run_key", "attempt"], sort=False)
+        .tail(1)
+    )
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in last.to_dict("records"):
         found[run["task"], run["method"]].append(run)  # type: ignore[arg-type]
@@ -170,24 +173,26 @@ class _Curve:
 
 def _curves(rows: pd.DataFrame) -> dict[tuple[str, str], _Curve]:
     """By (task, method): at each judged law the medians over the seeds that reached it, with intervals."""
-    judged = rows[rows["metric"].notna() & rows["value"].notna()]
+    judged = rows[rows["metric"].notna()]
     newest = judged.groupby(["task", "metric"])["metric_version"].transform("max")
     judged = judged[judged["metric_version"] == newest]
     along: dict[tuple[str, str], dict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
     values: dict[tuple[str, str], dict[str, dict[int, list[float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
-    columns = [judged[name].to_list() for name in ("task", "method", "metric", "step", "value")]
-    places = zip(*(pd.to_numeric(judged[name]).to_list() for name in ALONG), strict=True)
-    for (task, method, metric, step, value), place in zip(zip(*columns, strict=True), places, strict=True):
+    signed = set(zip(*(judged.loc[judged["value"] <= 0, name] for name in ("task", "metric")), strict=True))
+    columns = [judged[name].to_list() for name in ("task", "method", "metric", "better", "step", "value")]
+    places = zip(*(judged[name].to_list() for name in ALONG), strict=True)
+    for (task, method, metric, better, step, value), place in zip(zip(*columns, strict=True), places, strict=True):
         along[task, method][int(step)].append(place)
-        values[task, method][metric][int(step)].append(value)
+        worst = math.inf if better == "lower" else -math.inf
+        values[task, method][metric][int(step)].append(value if math.isfinite(value) else worst)
     found: dict[tuple[str, str], _Curve] = defaultdict(lambda: _Curve([], {}))
     for key, by_step in along.items():
         order = sorted(by_step)
         steps = [[_median(column) for column in zip(*by_step[step], strict=True)] for step in order]
         bands = {
-            metric: [_band(sorted(of_step[step])) if step in of_step else None for step in order]
+            metric: [_band(of_step.get(step), (key[0], metric) not in signed) for step in order]
             for metric, of_step in values[key].items()
         }
         found[key] = _Curve(steps, bands)
@@ -199,8 +204,11 @@ def _median(values: Sequence[float]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _band(values: list[float]) -> list[float]:
-    return [statistics.median(values), *interval(values)]
+def _band(values: list[float] | None, logs: bool) -> list[float] | None:
+    """Median and interval; None where no seed got, or where the median is infinite."""
+    if not values or not math.isfinite(middle := statistics.median(values)):
+        return None
+    return [middle, *interval(sorted(values), logs)]
 
 
 def _command(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -210,7 +218,7 @@ def _command(runs: Sequence[Mapping[str, Any]]) -> str:
         groups[tuple(str(run[name]) for name in ("device", "dtype", "budget"))].append(int(run["seed"]))
     lines = []
     for (device, dtype, budget), seeds in groups.items():
-        words = ["--task", runs[0]["task"], "--method", runs[0]["method"], "--seeds", _seed_words(seeds)]
+        words = ["--task", runs[0]["task"], "--method", runs[0]["spec"], "--seeds", _seed_words(seeds)]
         for option, value, default in (
             ("--device", device, "cpu"),
             ("--dtype", dtype, "float32"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from gwfbench.errors import UserError
 from gwfbench.report import kept_points
 from gwfbench.report.figures.flows import grid
 from gwfbench.report.kept_points import Draws
+from gwfbench.report.table import contestants
 from gwfbench.store import folders
-from gwfbench.store.record import Run
 
 POINTS = 512  # of a law, at most
 LEAST = 64  # of a law, however many runs there are
@@ -76,45 +76,47 @@ def views(rows: pd.DataFrame, out: Path | None) -> Views:
     """Views of the runs of these rows whose draws are kept under `out`; None: there are only rows, without draws."""
     if out is None:
         return Views([], [], ["This page was made from a CSV of rows, which has no draws."])
-    planes: list[tuple[str, np.ndarray | None, list[Draws]]] = []
+    rows = contestants(rows)
+    planes: list[tuple[str, np.ndarray | None, dict[str, Draws]]] = []
     grids: list[Grid] = []
     notes: list[str] = []
     places = folders.places(out)
     methods = rows[rows["role"] == "method"]
     for task, part in methods.groupby("task", sort=False):
-        kept = [draws for draws in _chosen(part, places) if draws]
+        kept = {name: draws for name, draws in _chosen(part, places).items() if draws}
         if not kept:
             notes.append(f"{task}: no draws of its runs were kept.")
             continue
-        shapes = {draws.laws[0].ndim if draws.laws[0].shape[1:] != (2,) else 2 for draws in kept}
+        shapes = {draws.laws[0].ndim if draws.laws[0].shape[1:] != (2,) else 2 for draws in kept.values()}
         if shapes == {2}:
-            planes.append((str(task), _truth(kept[0].run, notes), kept))
+            planes.append((str(task), _truth(kept, notes), kept))
         elif shapes == {4}:
-            grids += _grids(str(task), _truth(kept[0].run, notes), kept)
+            grids += _grids(str(task), _truth(kept, notes), kept)
         else:
             notes.append(f"{task}: its points are neither in the plane nor images.")
-    laws = sum(min(LAWS, len(draws.laws)) for _, _, kept in planes for draws in kept)
+    laws = sum(min(LAWS, len(draws.laws)) for _, _, kept in planes for draws in kept.values())
     count = max(LEAST, min(POINTS, BYTES // (6 * max(1, laws))))
     return Views([_plane(task, truth, kept, count) for task, truth, kept in planes], grids, notes)
 
 
-def _chosen(rows: pd.DataFrame, places: dict[str, Path]) -> list[Draws | None]:
-    """One run per method: of the lowest seed that all share, or of its own lowest where they share none."""
+def _chosen(rows: pd.DataFrame, places: dict[str, Path]) -> dict[str, Draws | None]:
+    """One run per contestant: of the lowest seed that all share, or of its own lowest where they share none."""
     runs = rows[["method", "seed", "attempt"]].drop_duplicates()
     runs = runs[runs["attempt"].isin(list(places))]
     if not len(runs):
-        return []
+        return {}
     seeds = {method: set(column) for method, column in runs.groupby("method", sort=False)["seed"]}
     shared = set.intersection(*seeds.values())
-    found = []
+    found = {}
     for method, own in seeds.items():
         seed = min(shared or own)
         attempt = runs[(runs["method"] == method) & (runs["seed"] == seed)]["attempt"].iloc[-1]
-        found.append(kept_points.read(places[attempt], LAWS))
+        found[method] = kept_points.read(places[attempt], LAWS)
     return found
 
 
-def _truth(run: Run, notes: list[str]) -> np.ndarray | None:
+def _truth(kept: Mapping[str, Draws], notes: list[str]) -> np.ndarray | None:
+    run = next(iter(kept.values())).run
     try:
         return kept_points.ends(run, SEEN)[1]
     except UserError as error:
@@ -122,8 +124,8 @@ def _truth(run: Run, notes: list[str]) -> np.ndarray | None:
         return None
 
 
-def _plane(task: str, truth: np.ndarray | None, kept: Sequence[Draws], count: int) -> Plane:
-    clouds = [draws.laws[-1] for draws in kept] + ([] if truth is None else [truth])
+def _plane(task: str, truth: np.ndarray | None, kept: Mapping[str, Draws], count: int) -> Plane:
+    clouds = [draws.laws[-1] for draws in kept.values()] + ([] if truth is None else [truth])
     low = np.min([np.quantile(cloud, 0.005, axis=0) for cloud in clouds], axis=0)
     high = np.max([np.quantile(cloud, 0.995, axis=0) for cloud in clouds], axis=0)
     middle, half = (low + high) / 2, 0.54 * float(max(high - low)) + 1e-9
@@ -133,21 +135,20 @@ def _plane(task: str, truth: np.ndarray | None, kept: Sequence[Draws], count: in
         unit = (law[:count] - low) / (high - low)
         return base64.b64encode((unit.clip(0, 1) * WIDE).round().astype("<u2").tobytes()).decode()
 
-    made = [_cloud(draws, [pack(law) for law in draws.laws]) for draws in kept]
+    made = [_cloud(name, draws, [pack(law) for law in draws.laws]) for name, draws in kept.items()]
     edges = [[float(m - size), float(m + size)] for size in (3 * half, half) for m in middle]
     return Plane(task, edges[0] + edges[1], edges[2] + edges[3], "" if truth is None else pack(truth), made)
 
 
-def _cloud(draws: Draws, packed: list[str]) -> Cloud:
-    identity = draws.run.identity
-    return Cloud(identity.method, identity.seed, draws.run.paired, draws.times, packed)
+def _cloud(name: str, draws: Draws, packed: list[str]) -> Cloud:
+    return Cloud(name, draws.run.identity.seed, draws.run.paired, draws.times, packed)
 
 
-def _grids(task: str, truth: np.ndarray | None, kept: Sequence[Draws]) -> list[Grid]:
+def _grids(task: str, truth: np.ndarray | None, kept: Mapping[str, Draws]) -> list[Grid]:
     made = [] if truth is None else [Grid(task, "truth", "draws of the truth", _png(truth))]
-    for draws in kept:
-        identity = draws.run.identity
-        made.append(Grid(task, identity.method, f"seed {identity.seed}, {draws.times[-1]}", _png(draws.laws[-1])))
+    for name, draws in kept.items():
+        what = f"seed {draws.run.identity.seed}, {draws.times[-1]}"
+        made.append(Grid(task, name, what, _png(draws.laws[-1])))
     return made
 
 

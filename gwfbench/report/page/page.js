@@ -103,15 +103,15 @@ function shown() {
 function valueColumn(metric, head) {
   return {
     id: `value ${metric}`, head, down: state.board.better[metric] === "higher",
-    title: `${metric}: median over seeds [95 % bootstrap interval]; ${state.board.better[metric]} is better`,
+    title: `${metric}: median over seeds [95 % interval] (range of two seeds); ${state.board.better[metric]} is better`,
     key: (line) => line.cells[metric]?.value,
     cell: (line) => {
       const cell = line.cells[metric];
-      if (!cell || cell.value === null) return "–";
-      const range = cell.low === null ? "" : ` [${number(cell.low, 2)}, ${number(cell.high, 2)}]`;
-      const label = `${line.method}: ${metric} ${number(cell.value)}${range}, where it comes from`;
+      if (!cell || cell.shown.value === "-") return "–";
+      const range = cell.shown.interval && ` ${cell.shown.interval}`;
+      const label = `${line.method}: ${metric} ${cell.shown.value}${range}, where it comes from`;
       return h("button", { type: "button", "aria-label": label, onclick: () => provenance(line, metric) },
-        number(cell.value), h("span", { class: "range" }, range));
+        cell.shown.value, h("span", { class: "range" }, range));
     },
   };
 }
@@ -122,8 +122,8 @@ function floorOf(metric) {
 
 function againstFloor(line, metric) {
   const cell = line.cells[metric];
+  if (cell?.verdict === "alarm") return h("strong", { class: "bad", title: cell.why }, "ALARM");
   if (!cell || cell.value === null) return "–";
-  if (cell.verdict === "alarm") return h("strong", { class: "bad", title: "better than exact draws of the truth by more than sampling error" }, "ALARM");
   if (cell.verdict === "floor") return "at floor";
   const floor = floorOf(metric)?.cells[metric].value;
   return floor > 0 && line.role !== "floor" ? `${number(cell.value / floor, 2)} ×` : line.role === "floor" ? "floor" : "–";
@@ -169,23 +169,13 @@ function boardNote(metric) {
   if (metric) {
     const floor = floorOf(metric);
     if (floor) lines.push(`Floor (${floor.method}): ${number(floor.cells[metric].value)} at n = ${number(floor.cells[metric].n, 6)}.`);
-    const gaps = Object.entries(state.board.detectable[metric]).filter(([, gap]) => gap).map(([uses, gap]) => `${gap} (${uses})`);
-    if (gaps.length) lines.push(`Least difference between two methods that one test detects in 80 % of cases: ${gaps.join("; ")}.`);
+    lines.push(...state.board.power[metric]);
     lines.push("Tiers: methods that use the same information and share a letter can't be told apart (paired t tests, Holm, 5 %); a failed seed counts as the worst value.");
   }
-  lines.push(content.notes);
-  const { alarms, left } = counts();
-  if (alarms) lines.push(`${alarms} values are better than exact draws by more than sampling error: ALARM.`);
-  if (left) lines.push(`${left} values are left out: made by an older version of their metric, or at another number of points.`);
+  lines.push(content.notes, ...state.board.remarks);
+  const alarms = state.board.lines.flatMap((line) => Object.values(line.cells)).filter((cell) => cell.verdict === "alarm");
+  if (alarms.length) lines.push(`${alarms.length} values are too good to be true: ALARM.`);
   return lines.join("\n");
-}
-
-function counts() {
-  const cells = state.board.lines.flatMap((line) => Object.values(line.cells));
-  return {
-    alarms: cells.filter((cell) => cell.verdict === "alarm").length,
-    left: cells.reduce((sum, cell) => sum + cell.left, 0),
-  };
 }
 
 // ---- where a number comes from ----------------------------------------------------------------------------------
@@ -199,22 +189,24 @@ function provenance(line, metric) {
   const cell = line.cells[metric];
   const runs = line.runs.map((run) => Object.fromEntries(content.run.map((name, i) => [name, run[i]])));
   const own = new Map(cell.values.map(([seed, value, se]) => [seed, { value, se }]));
+  const worst = new Map(cell.worst);
+  const counts = (pairs) => pairs.map(([word, count]) => `${count} ${word}`).join(", ");
   const each = (name) => [...new Set(runs.map((run) => run[name]))].filter((value) => value !== "").join(", ");
   const copy = h("button", { type: "button", id: "copy", onclick: () => toClipboard(line.command) }, "Copy");
   byId("cell-head").textContent = `${line.method} on ${state.board.task}: ${metric}`;
   const heads = ["seed", "value", "standard error", "train s", "status", "run key", "attempt"];
   const seeds = h("table", {}, h("thead", {}, h("tr", {}, ...heads.map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, ...runs.map((run) => h("tr", {}, ...[
-      run.seed, number(own.get(run.seed)?.value, 6), number(own.get(run.seed)?.se, 2), number(run.seconds),
+      run.seed, worst.has(run.seed) ? `worst: ${worst.get(run.seed)}` : number(own.get(run.seed)?.value, 6), number(own.get(run.seed)?.se, 2), number(run.seconds),
       run.reason ? `${run.status}: ${run.reason}` : run.status, run.run_key, run.attempt,
     ].map((text) => h("td", {}, String(text)))))));
   byId("cell-body").replaceChildren(
     facts([
-      ["median", `${number(cell.value, 6)}${cell.low === null ? "" : ` [${number(cell.low, 4)}, ${number(cell.high, 4)}]`}`],
+      ["median", `${cell.shown.value} ${cell.shown.interval}`],
       ["at", `n = ${number(cell.n, 7)}${state.board.t === null ? ", the last law" : `, t = ${state.board.t}`}`],
-      ["tier", cell.tier], ["against the floor", { floor: "not distinguishable from it", alarm: "better by more than sampling error: look for a leak" }[cell.verdict]],
-      ["values left out", cell.left || ""], ["seeds", line.seeds], ["stale", line.stale],
-      ["run again", Object.entries(line.verified).map(([word, count]) => `${count} ${word}`).join(", ")],
+      ["tier", cell.tier], ["against the floor", { floor: "shown to be at it", alarm: `${cell.why}: look for a leak` }[cell.verdict]],
+      ["values left out", counts(Object.entries(cell.left))], ["seeds", line.seeds], ["stale", line.stale],
+      ["run again", counts(Object.entries(line.verified))],
     ]),
     h("h3", {}, "Run it again"), h("pre", { id: "command" }, line.command), copy,
     h("h3", {}, "Seeds"), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Seeds" }, seeds),
@@ -349,7 +341,7 @@ function drawCost() {
   }));
   plot(host, traces, axis(`${WORDS[by]} (median)`, true), axis(plain(metric), logY), levels(metric, logY));
   const lost = visible.length - placed.length;
-  note.textContent = `Median over seeds with its 95 % bootstrap interval; ${board.better[metric]} is better. Lines: floor and controls.`
+  note.textContent = `Median over seeds with its 95 % interval; ${board.better[metric]} is better. Lines: floor and controls.`
     + (lost ? ` Without any ${WORDS[by]}, so not on this axis: ${visible.filter((line) => !placed.includes(line)).map((line) => line.method).join("; ")}.` : "")
     + axisNote(metric, logY);
 }
@@ -385,7 +377,7 @@ function drawCurve() {
     return;
   }
   plot(host, traces, axis(WORDS[by], logX), axis(plain(metric), logY), by === "t" ? {} : levels(metric, logY));
-  note.textContent = `${by === "t" ? "Error along the flow" : "Quality on the way"}: median over the seeds that reached each law, with its 95 % bootstrap interval as a band; ${board.better[metric]} is better.`
+  note.textContent = `${by === "t" ? "Error along the flow" : "Quality on the way"}: median over the seeds that reached each law, with its 95 % interval as a band; ${board.better[metric]} is better.`
     + axisNote(metric, logY);
 }
 
