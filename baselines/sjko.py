@@ -104,5 +104,5 @@ class SJKO:
             self.weight,
             Players.of(self, d + auxiliary, "initial", independent=auxiliary),
             Optim.of(self, problem),
-            Loop(self.steps, self.iterations, self.critic_steps, self.batch, tau, self.blur),
+            Loop(self.steps, self.iterations, self.critic_steps, self.batch, tau, self.blur, "identity"),
         )
