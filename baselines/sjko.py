@@ -65,7 +65,7 @@ class SJKO:
     lr: Positive | None = None
     "learning rate of the generator; default: 2e-4 for images, else 1e-3"
     critic_lr: Positive | None = None
-    "learning rate of the critic; default: 1e-4 for images, else the generator's"
+    "learning rate of the critic; default: 4e-4 for images, else the generator's"
     decay: Literal["cosine", "none"] = "cosine"
     "schedule of both learning rates over the whole run, down to lr_end"
     lr_end: Positive = 5e-5
@@ -79,7 +79,7 @@ class SJKO:
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
     shapes: ClassVar[Literal["vectors", "any"]] = "any"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {"steps": 3, "iterations": 3, "batch": 32, "width": 8, "depth": 2}
     reference: ClassVar[str] = """@inproceedings{choi2024scalable,
   title={Scalable {W}asserstein Gradient Flow for Generative Modeling through Unbalanced Optimal Transport},
