@@ -87,6 +87,8 @@ def test_on_images_the_critic_keeps_up():
         rules = registry.parse("method", words)._rules(problem((3, 4, 4)), rng)
         assert (rules.weight, rules.optim.critic_lr, rules.optim.betas) == (weight, critic_lr, (beta1, 0.9))
         assert rules.optim.lr == 2e-4
+    own = registry.parse("method", "sjko")._rules(problem((3, 4, 4))).optim
+    assert (own.lr, own.critic_lr, own.betas) == (2e-4, 1e-4, (0.5, 0.9))
     rules = registry.parse("method", "gwf")._rules(problem(), rng)
     assert (rules.weight, rules.optim.critic_lr, rules.optim.betas) == (0.2, 1e-3, (0.5, 0.9))
 
