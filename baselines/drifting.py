@@ -22,8 +22,10 @@ steps, for a CPU; network and learning rate are the notebook's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -32,8 +34,8 @@ from torch import Tensor
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
 from gwfbench.fields import Count, Positive, at_least, check_fields, refuse
-from gwfbench.info import Info, Initial, TargetSamples
-from gwfbench.protocol import Marginal, Problem
+from gwfbench.info import Draw, Info, Initial, TargetSamples
+from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity import drift
 from gwfbench.velocity.movers import Carrier, Network, Velocity, carry
@@ -44,6 +46,8 @@ from gwfbench.velocity.sliced import directions, sliced
 
 FREE = {"equation4", "algorithm2", "mmd"}  # fields with a choice of kernel
 BARE = {"sliced", "critic"}  # no temperature
+IMAGES = 0.05  # temperature for images, with these fields: 0.2 averages over the batch, 0.02 collapses
+SHARP = {"equation4", "algorithm2", "mmd", "parzen_kl"}
 TOLERANCE = 0.05  # of Sinkhorn's column sums, about the sampling error of 512 points
 STEPS = {"algorithm2": 2.0, "official": 0.01, "critic": 0.1, "sliced": 2.0}
 
@@ -67,8 +71,8 @@ class Drifting:
     kernel: Literal["own", "laplace", "gaussian"] = "own"
     "kernel of equation4, algorithm2 and mmd; own: laplace. The other fields have no choice"
     temperature: str | None = None
-    """bandwidth h of the kernel, or blur of sinkhorn; default: 0.2, and 0.02+0.05+0.2 for official, which sums
-    over several"""
+    """bandwidth h of the kernel, or blur of sinkhorn; default: 0.2, but 0.05 for images (except for sinkhorn and
+    sinkhorn_proxy), and 0.02+0.05+0.2 for official, which sums over several"""
     unit: Positive | None = None
     """length that temperatures are multiples of; default: mean distance of a step's points to its targets.
     official has none"""
@@ -76,15 +80,15 @@ class Drifting:
     """step size h; default: 1, but 2 for sliced and for algorithm2 (whose masses multiply to 1/2), 0.01 for
     official, 0.1 for critic"""
     steps: Count | None = None
-    "number of steps; default: 300 with particles, 1000 with a generator"
+    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
     points: Annotated[int, at_least(2)] = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
     "number of fresh target points per step"
     lines: Count = 64
     "number of random directions per step (sliced only)"
-    latent: Count = 32
-    "dimension of the generator's noise"
+    latent: Count | None = None
+    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
     width: Count = 256
     "width of the generator's hidden layers"
     depth: Count = 3
@@ -95,7 +99,8 @@ class Drifting:
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
-    version: ClassVar[int] = 1
+    shapes: ClassVar[Literal["vectors", "any"]] = "any"
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {"steps": 2, "points": 64, "batch": 64, "width": 16}
     reference: ClassVar[str] = """@misc{deng2026generative,
   title={Generative Modeling via Drifting}, author={Deng, Mingyang and Li, He and Li, Tianhong and Du, Yilun and He,
@@ -146,45 +151,71 @@ class Drifting:
         return values
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
-        particles = self.carrier == "particles"
-        return carry(
+        shape, images = problem.shape, len(problem.shape) > 1
+        laws = carry(
             self,
-            problem,
+            _flat(problem),
             rng,
-            self._velocity(problem, rng),
+            self._velocity(math.prod(shape), images, rng),
             step=STEPS.get(self.field, 1.0) if self.step is None else self.step,
-            steps=(300 if particles else 1000) if self.steps is None else self.steps,
+            steps=300,
             network=Network(self.latent, self.width, self.depth, self.lr),
         )
+        return (_shaped(law, shape) for law in laws) if images else laws
 
-    def _velocity(self, problem: Problem, rng: Streams) -> Velocity:
+    @property
+    def _sharp(self) -> bool:
+        """Whether the temperature is the default, and another one for images."""
+        return self.temperature is None and self.field in SHARP
+
+    def _length(self, temperature: float, x: Tensor, y: Tensor) -> Tensor:
+        """h of the kernel, (S, 1, 1)."""
+        unit = typical_distance(x, y) if self.unit is None else x.new_full((len(x), 1, 1), self.unit)
+        return temperature * unit
+
+    def _velocity(self, d: int, images: bool, rng: Streams) -> Velocity:
         kernel: Kernel = "laplace" if self.kernel == "own" else self.kernel
+        h = partial(self._length, IMAGES if images and self._sharp else self.temperatures[0])
         match self.field:
             case "equation4":
-                return lambda x, y, _noise: drift.equation4(x, y, self._length(x, y), kernel)
+                return lambda x, y, _noise: drift.equation4(x, y, h(x, y), kernel)
             case "algorithm2":
-                return lambda x, y, _noise: drift.algorithm2(x, y, self._length(x, y), kernel)
+                return lambda x, y, _noise: drift.algorithm2(x, y, h(x, y), kernel)
             case "mmd":
-                return lambda x, y, _noise: drift.mmd(x, y, self._length(x, y), kernel)
+                return lambda x, y, _noise: drift.mmd(x, y, h(x, y), kernel)
             case "official":
                 return lambda x, y, _noise: drift.official(x, y, self.temperatures)
             case "sinkhorn_proxy":
-                return lambda x, y, _noise: drift.sinkhorn_proxy(x, y, self._length(x, y))
+                return lambda x, y, _noise: drift.sinkhorn_proxy(x, y, h(x, y))
             case "parzen_kl":
-                return lambda x, y, noise: drift.parzen_kl(x, y, self._length(x, y), noise)
+                return lambda x, y, noise: drift.parzen_kl(x, y, h(x, y), noise)
             case "sinkhorn":
                 if self.carrier == "particles":
-                    return lambda x, y, _noise: sinkhorn(x, y, blur=self._length(x, y)[:, 0, 0], tolerance=TOLERANCE)
-                return lambda x, y, _noise: _two_batches(x, y, self._length(x, y))
+                    return lambda x, y, _noise: sinkhorn(x, y, blur=h(x, y)[:, 0, 0], tolerance=TOLERANCE)
+                return lambda x, y, _noise: _two_batches(x, y, h(x, y))
             case "sliced":
                 return lambda x, y, noise: sliced(x, y, directions(noise, self.lines, x.shape[2]))
             case "critic":
-                return Critic(torch.Size(problem.shape).numel(), rng.fork("critic"))
+                return Critic(d, rng.fork("critic"))
 
-    def _length(self, x: Tensor, y: Tensor) -> Tensor:
-        """h of the kernel, (S, 1, 1)."""
-        unit = typical_distance(x, y) if self.unit is None else x.new_full((len(x), 1, 1), self.unit)
-        return self.temperatures[0] * unit
+
+def _flat(problem: Problem) -> Problem:
+    """The same problem of vectors."""
+
+    def vectors(draw: Draw) -> Draw:
+        return lambda n, rng: draw(n, rng).flatten(2)
+
+    if len(problem.shape) == 1:
+        return problem
+    infos = (Initial(vectors(problem[Initial].draw)), TargetSamples(vectors(problem[TargetSamples].draw)))
+    return replace(problem, shape=(math.prod(problem.shape),), infos=infos)
+
+
+def _shaped(law: Marginal, shape: tuple[int, ...]) -> Marginal:
+    """A law of vectors as one of images."""
+    assert isinstance(law, Drawn)
+    draw = law.draw
+    return replace(law, draw=lambda n, rng: draw(n, rng).unflatten(2, shape))
 
 
 def _two_batches(x: Tensor, y: Tensor, blur: Tensor) -> Tensor:

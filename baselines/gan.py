@@ -29,7 +29,7 @@ from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.training.generator_critic import laws
-from gwfbench.training.rules import Defaults, Loop, Optim, Players, Rules
+from gwfbench.training.rules import IMAGE_WEIGHT, Defaults, Loop, Optim, Players, Rules
 
 LOSSES: dict[str, tuple[str, Penalty, float]] = {
     "nonsaturating": ("shannon", "real", 0.1),
@@ -37,7 +37,6 @@ LOSSES: dict[str, tuple[str, Penalty, float]] = {
     "wgan_gp": ("wasserstein1", "wgan", 10.0),
     "sngan": ("hinge", "none", 0.0),
 }
-IMAGE_WEIGHT = 5.0  # of the penalty at reals
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,14 @@ class GradientFlowDrifting:
     "bound on the density ratio r: it is clamped to [1/cut, cut] in the weights of KL(p|q) and chi^2"
     step: Positive | None = None
     "step size in units of h^2 of flow time; default: one over the largest weight that the cut allows"
-    steps: Count = 300
-    "number of steps"
+    steps: Count | None = None
+    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
     points: Annotated[int, at_least(2)] = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
     "number of fresh target points per step"
-    latent: Count = 32
-    "dimension of the generator's noise"
+    latent: Count | None = None
+    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
     width: Count = 256
     "width of the generator's hidden layers"
     depth: Count = 3
@@ -107,6 +107,7 @@ class GradientFlowDrifting:
             rng,
             velocity,
             step=self._step(),
+            steps=300,
             network=Network(self.latent, self.width, self.depth, self.lr),
             manifold=Manifold(sphere.exponential, sphere.project) if on_sphere else Manifold(),
         )

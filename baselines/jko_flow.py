@@ -14,8 +14,13 @@ the start. The judged law is T_k o ... o T_1 on fresh points of P_0.
 
 sp is softplus. The paper writes js, its code uses hinge: with the weight 0.1 = 1/(2a) of the transport cost, a sum over
 pixels, that is a = 5. Of J2 and J3 the text says 1 and 5, its code has five critic steps a map step; the code's order
-is the default here, and is also the usual one of spectrally normalised GANs (Miyato et al. 2018). The rest is theirs:
-Adam at 2e-4 with betas (0, 0.9), batch 128, spectrally normalised residual critic.
+is the default here, and is also the usual one of spectrally normalised GANs (Miyato et al. 2018). Of the rest, Adam at
+2e-4, its betas (0, 0.9) and batches of 128 are the code's (the text has Adam's default betas), the spectrally
+normalised residual critic and P_0 = N(0, I) are the text's. Their code has no spectral normalisation, PReLU, the
+entries of the critic's gradient clipped at 1, 256 generated points per generator update, a map that is a UNet with tanh
+at the end and no residual x, P_0 uniform on [-1, 1] and FID on the training particles; their text has six residual
+blocks in the critic. Write spectral=false and critic_steps=5 for what can be had of the code, and
+critic_steps=1,map_steps=5 for the text's order.
 
 With step=inf no cost is taken, and one step (`steps=1`) is a GAN with generator T and latent law P_0. For the limit,
 such steps have t = 1, 2, ...
@@ -107,7 +112,8 @@ class JKOFlow:
     batch: Count | None = None
     "points per update; default: 128 for images, else 256"
     pool: Count | None = None
-    "particles that stand for P_k, rounded down to whole batches; default: 65,536, fewer for large images"
+    """particles that stand for P_k, rounded down to whole batches, and no more than a step uses, iterations x batch;
+    default: 65,536, fewer for large images"""
     network: Kind = "auto"
     "architecture of T: unet or mlp; auto: by shape"
     width: Count | None = None
@@ -153,6 +159,7 @@ class JKOFlow:
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         pair = _Pair(self, problem, rng)
         size = self.pool or max(pair.batch, min(65_536, POOL // math.prod(problem.shape)))
+        size = min(size, self.iterations * pair.batch)  # no step uses more
         pool = problem[Initial].draw(size // pair.batch * pair.batch, rng.fork("pool")).contiguous()
         yield from self._laws(pair, problem, pool, 0)
 

@@ -12,7 +12,9 @@ move by
 so that `step` has no unit; for large lambda it is half that of `mmd_flow`, as sigma = 2 bandwidth^2. The authors' rate
 is step sigma lambda / (1 + lambda). On their three rings (sigma 0.1) that is step = 1 at lambda = 1e-3 and 0.01 at 1e4,
 but their particles start in a small blob on a ring. Ours start wide, where a kernel of that width leaves distant
-particles behind.
+particles behind. Hence sqrt(sigma) falls geometrically, from `wider` times its last value, in the first part of the
+run: a kernel must first reach the particles of a wide P_0 and then see the target's details. A constant one pushed
+those away that started outside of its range (on toy2d's three rings, W2 was 1.33).
 """
 
 from __future__ import annotations
@@ -20,28 +22,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.fields import Count, NonNegative, Positive, check_fields
+from gwfbench.fields import Count, Fraction, NonNegative, Positive, at_least, check_fields
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import gaussian, rms_distance
-from gwfbench.velocity.movers import Carrier, carry
+from gwfbench.velocity.movers import Carrier, Network, carry, number
 from gwfbench.velocity.witness import kale_witness
+
+STEPS = 300  # of particles
 
 
 @dataclass(frozen=True)
 class KALEFlow:
     carrier: Carrier = "particles"
     "what the velocity field moves: particles, or the law of a generator"
-    step: Positive = 1.5
+    step: Positive = 1.0
     "step size in units of sigma lambda / (1 + lambda)"
-    steps: Count = 300
-    "number of steps of the particles, or of Adam steps of the generator"
+    steps: Count | None = None
+    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 512
@@ -49,19 +53,31 @@ class KALEFlow:
     regularisation: Positive = 0.01
     "regularisation lambda"
     sigma: Positive | None = None
-    """kernel parameter sigma, a squared length; default: `width` times the mean square distance between the
-    batch's target points"""
-    width: Positive = 2.0
+    """kernel parameter sigma, a squared length, after its fall; default: `width` times the mean square distance
+    between the batch's target points"""
+    width: Positive = 0.16
     "kernel parameter sigma in units of that mean square; ignored if `sigma` is given"
+    wider: Annotated[float, at_least(1)] = 20.0
+    "ratio of the first bandwidth, the square root of sigma, to the last; 1: a constant sigma"
+    falling: Fraction = 0.6
+    "share of the steps in which sigma falls, geometrically"
     noise: NonNegative = 0.0
     "noise beta_0, in units of the square root of sigma; 0: no noise"
     halving: Positive = 100.0
     "number of steps in which the noise is halved"
+    latent: Count | None = None
+    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    generator_width: Count = 256
+    "width of the generator's hidden layers"
+    generator_depth: Count = 3
+    "number of the generator's hidden layers"
+    generator_lr: Positive = 1e-3
+    "learning rate of the generator's Adam"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {"steps": 3, "points": 64, "batch": 32}
     reference: ClassVar[str] = """@inproceedings{glaser2021kale,
   title={{KALE} Flow: A Relaxed {KL} Gradient Flow for Probabilities with Disjoint Support}, author={Glaser, Pierre and
@@ -71,14 +87,24 @@ class KALEFlow:
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         lam, steps, witness = self.regularisation, count(), None
+        fall = self.falling * number(self, STEPS)
 
         def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
             nonlocal witness
-            sigma = self.width * rms_distance(y) ** 2 if self.sigma is None else self.sigma
+            k = next(steps)
+            last = self.width * rms_distance(y) ** 2 if self.sigma is None else self.sigma
+            sigma = last * self.wider ** max(0.0, 2 - 2 * k / fall)
             witness = kale_witness(gaussian((sigma / 2) ** 0.5), x, y, lam, witness)
-            beta, at = self.noise * 0.5 ** (next(steps) / self.halving), x
+            beta, at = self.noise * 0.5 ** (k / self.halving), x
             if beta > 0:
                 at = x + beta * sigma**0.5 * noise.normal(*x.shape[1:])
             return -sigma * lam * witness.gradient(at)
 
-        return carry(self, problem, rng, velocity)
+        return carry(
+            self,
+            problem,
+            rng,
+            velocity,
+            steps=STEPS,
+            network=Network(self.latent, self.generator_width, self.generator_depth, self.generator_lr),
+        )

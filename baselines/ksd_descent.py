@@ -6,6 +6,11 @@
 (Korba et al. 2021, equations 3 and 4, Algorithm 2; sigma is not squared, as in their code.) The gradient needs second
 derivatives of log pi, here by autograd through log_prob.
 
+By default sigma follows the scale of the particles: before each law it is set to h^2 of svgd's median rule,
+med(|x - y|^2) / (2 log(n + 1)), unless it is within a factor of 1.2 of that already. A new sigma is a new objective,
+and L-BFGS starts anew. Lengths are in units of sqrt(sigma), so that the descent knows no others. Their code has
+sigma = 1.
+
 The optimiser is PyTorch's L-BFGS with a strong Wolfe search. It keeps its memory between laws and runs in the problem's
 precision on its device, whereas SciPy's would copy each iterate to the host. A law is `inner` iterations; there are
 fewer laws if the gradient falls below `tolerance`.
@@ -20,6 +25,7 @@ of them, which the descent does not stop at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,15 +40,18 @@ from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.distances import apart
+from gwfbench.velocity.median import median_bandwidth
 from gwfbench.velocity.movers import first
+
+SAME = 1.2  # ratio of two sigmas within which the old one stays
 
 
 @dataclass(frozen=True)
 class KSDDescent:
-    particles: Count = 256
+    particles: Count = 1024
     "number n of particles; a law has no more points than these. An iteration costs n^2"
-    sigma: Positive = 1.0
-    "kernel parameter sigma, the square of a length"
+    sigma: Positive | None = None
+    "kernel parameter sigma, the square of a length; default: svgd's median rule, anew before each law"
     laws: Count = 50
     "largest number of laws"
     inner: Count = 10
@@ -50,12 +59,12 @@ class KSDDescent:
     history: Count = 10
     "number of pairs of steps and gradients that L-BFGS remembers"
     tolerance: Positive = 1e-7
-    "largest entry of the gradient at which the descent ends"
+    "largest entry of the gradient of sigma KSD^2 at which the descent ends, lengths in units of the root of sigma"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
     seeds: ClassVar[Literal["batched", "looped"]] = "looped"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {"particles": 64, "laws": 3, "inner": 2}
     reference: ClassVar[str] = """@inproceedings{korba2021kernel,
   title={Kernel {S}tein Discrepancy Descent}, author={Korba, Anna and Aubin-Frankowski, Pierre-Cyril and Majewski,
@@ -65,27 +74,40 @@ class KSDDescent:
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         log_prob = problem[LogDensity].log_prob
-        x = problem[Initial].draw(self.particles, rng.fork("particles")).detach().clone().requires_grad_()
+        x = problem[Initial].draw(self.particles, rng.fork("particles")).detach()
+        sigma = self.sigma or float(median_bandwidth(x).square())
+        unit, u, optimiser = self._start(x, sigma)
+
+        def loss() -> Tensor:
+            value = sigma * squared_ksd(log_prob, unit * u, sigma).sum()
+            (u.grad,) = torch.autograd.grad(value, u)
+            return value.detach()
+
+        for k in range(1, self.laws + 1):
+            median = sigma if self.sigma else float(median_bandwidth(x).square())
+            if not sigma / SAME <= median <= sigma * SAME:
+                sigma = median
+                unit, u, optimiser = self._start(x, sigma)
+            optimiser.step(loss)
+            x = unit * u.detach()
+            # the gradient kept is that of the last trial, at x or next to it
+            yield Drawn(k * 1e-3, partial(first, x), limit=self.particles)
+            if u.grad is not None and float(u.grad.abs().max()) <= self.tolerance:
+                return
+
+    def _start(self, x: Tensor, sigma: float) -> tuple[float, Tensor, torch.optim.LBFGS]:
+        """The unit of length, the particles in it, and their optimiser, whose steps and tolerance so know no units."""
+        unit = math.sqrt(sigma)
+        u = (x / unit).requires_grad_()
         optimiser = torch.optim.LBFGS(
-            [x],
+            [u],
             max_iter=self.inner,
             history_size=self.history,
             tolerance_grad=self.tolerance,
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )
-
-        def loss() -> Tensor:
-            value = squared_ksd(log_prob, x, self.sigma).sum()
-            (x.grad,) = torch.autograd.grad(value, x)
-            return value.detach()
-
-        for k in range(1, self.laws + 1):
-            optimiser.step(loss)
-            # the gradient kept is that of the last trial, at x or next to it
-            yield Drawn(k * 1e-3, partial(first, x.detach().clone()), limit=self.particles)
-            if x.grad is not None and float(x.grad.abs().max()) <= self.tolerance:
-                return
+        return unit, u, optimiser
 
 
 def squared_ksd(log_prob: Field, x: Tensor, sigma: float) -> Tensor:

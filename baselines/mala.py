@@ -52,7 +52,7 @@ AFTER = 3  # 0.3 after m laws is 0.3^3 = 0.03 after 3 m, if it decays at one rat
 
 @dataclass(frozen=True)
 class MALA:
-    laws: Count = 30
+    laws: Count = 200
     "largest number of laws, each of `inner` steps"
     inner: Count = 10
     "number of steps per law"
@@ -73,7 +73,7 @@ class MALA:
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
     seeds: ClassVar[Literal["batched", "looped"]] = "looped"  # each has a length of its own
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     smoke: ClassVar[Mapping[str, object]] = {"laws": 3, "inner": 2, "warmup": 2, "pilots": 32}
     reference: ClassVar[str] = """@article{roberts1996exponential,
   title={Exponential convergence of {L}angevin distributions and their discrete approximations}, author={Roberts, Gareth

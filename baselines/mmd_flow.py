@@ -26,7 +26,7 @@ from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import KERNELS, Name, rms_distance
-from gwfbench.velocity.movers import Carrier, carry
+from gwfbench.velocity.movers import Carrier, Network, carry
 from gwfbench.velocity.witness import mmd_witness
 
 
@@ -36,8 +36,8 @@ class MMDFlow:
     "what the velocity field moves: particles, or the law of a generator"
     step: Positive = 2.0
     "step size in squared bandwidths"
-    steps: Count = 400
-    "number of steps of the particles, or of Adam steps of the generator"
+    steps: Count | None = None
+    "number of steps; default: 400 of particles, 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -52,6 +52,14 @@ class MMDFlow:
     "noise beta_0, in bandwidths; 0: no noise"
     halving: Positive = 100.0
     "number of steps in which the noise is halved"
+    latent: Count | None = None
+    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    generator_width: Count = 256
+    "width of the generator's hidden layers"
+    generator_depth: Count = 3
+    "number of the generator's hidden layers"
+    generator_lr: Positive = 1e-3
+    "learning rate of the generator's Adam"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -74,4 +82,11 @@ class MMDFlow:
                 at = x + beta * h * noise.normal(*x.shape[1:])
             return -(h**2) * mmd_witness(KERNELS[self.kernel](h), x, y).gradient(at)
 
-        return carry(self, problem, rng, velocity)
+        return carry(
+            self,
+            problem,
+            rng,
+            velocity,
+            steps=400,
+            network=Network(self.latent, self.generator_width, self.generator_depth, self.generator_lr),
+        )

@@ -21,7 +21,7 @@ from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import rms_distance
-from gwfbench.velocity.movers import Carrier, carry
+from gwfbench.velocity.movers import Carrier, Network, carry
 from gwfbench.velocity.sliced import directions, riesz
 
 
@@ -31,8 +31,8 @@ class RieszFlow:
     "what the velocity field moves: particles, or the law of a generator"
     step: Positive = 0.1
     "step size h in units of the root mean square distance of two target points"
-    steps: Count = 600
-    "number of steps"
+    steps: Count | None = None
+    "number of steps; default: 600 of particles, 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -41,6 +41,14 @@ class RieszFlow:
     "number of random directions per step"
     momentum: Share | None = None
     "momentum mu; default: 0.8 for particles, 0 for a generator, whose points have no past"
+    latent: Count | None = None
+    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    generator_width: Count = 256
+    "width of the generator's hidden layers"
+    generator_depth: Count = 3
+    "number of the generator's hidden layers"
+    generator_lr: Positive = 1e-3
+    "learning rate of the generator's Adam"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -70,4 +78,11 @@ class RieszFlow:
             memory = v if memory is None or not mu else v + mu * memory
             return memory
 
-        return carry(self, problem, rng, velocity)
+        return carry(
+            self,
+            problem,
+            rng,
+            velocity,
+            steps=600,
+            network=Network(self.latent, self.generator_width, self.generator_depth, self.generator_lr),
+        )

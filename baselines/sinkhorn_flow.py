@@ -20,7 +20,7 @@ from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import rms_distance
-from gwfbench.velocity.movers import Carrier, carry
+from gwfbench.velocity.movers import Carrier, Network, carry
 from gwfbench.velocity.sinkhorn import sinkhorn
 
 
@@ -30,8 +30,8 @@ class SinkhornFlow:
     "what the velocity field moves: particles, or the law of a generator"
     step: Positive = 0.3
     "step size h"
-    steps: Count = 50
-    "number of steps"
+    steps: Count | None = None
+    "number of steps; default: 50 of particles, 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -43,6 +43,14 @@ class SinkhornFlow:
     "largest mean relative error of the plans' column sums"
     rounds: Count = 200
     "largest number of rounds per plan, each of 8 Sinkhorn updates"
+    latent: Count | None = None
+    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    generator_width: Count = 256
+    "width of the generator's hidden layers"
+    generator_depth: Count = 3
+    "number of the generator's hidden layers"
+    generator_lr: Positive = 1e-3
+    "learning rate of the generator's Adam"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -61,4 +69,11 @@ class SinkhornFlow:
             blur = self.blur or 0.1 * rms_distance(y)[:, 0, 0]
             return sinkhorn(x, y, blur=blur, tolerance=self.tolerance, rounds=self.rounds)
 
-        return carry(self, problem, rng, velocity)
+        return carry(
+            self,
+            problem,
+            rng,
+            velocity,
+            steps=50,
+            network=Network(self.latent, self.generator_width, self.generator_depth, self.generator_lr),
+        )

@@ -20,7 +20,7 @@ from gwfbench.fields import Count, NonNegative, Positive, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.movers import Carrier, carry
+from gwfbench.velocity.movers import Carrier, Network, carry
 from gwfbench.velocity.sliced import directions, sliced
 
 
@@ -30,8 +30,8 @@ class SlicedFlow:
     "what the velocity field moves: particles, or the law of a generator"
     step: Positive = 1.0
     "step size h"
-    steps: Count = 300
-    "number of steps"
+    steps: Count | None = None
+    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -41,6 +41,14 @@ class SlicedFlow:
     entropy: NonNegative = 0.0
     """weight lambda of the negative entropy added to half SW_2^2, which blurs the limit; the paper's toy
     example has 1e-4"""
+    latent: Count | None = None
+    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    generator_width: Count = 256
+    "width of the generator's hidden layers"
+    generator_depth: Count = 3
+    "number of the generator's hidden layers"
+    generator_lr: Positive = 1e-3
+    "learning rate of the generator's Adam"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -68,4 +76,11 @@ class SlicedFlow:
             v = sliced(x, y, directions(noise.fork("directions"), self.lines, x.shape[2]))
             return v + spread * noise.fork("entropy").normal(*x.shape[1:]) if spread else v
 
-        return carry(self, problem, rng, velocity)
+        return carry(
+            self,
+            problem,
+            rng,
+            velocity,
+            steps=300,
+            network=Network(self.latent, self.generator_width, self.generator_depth, self.generator_lr),
+        )

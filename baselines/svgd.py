@@ -22,7 +22,6 @@ the flow at the last of these times, which they do not stop at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -37,11 +36,10 @@ from gwfbench.fields import Count, Fraction, Positive, Share, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
-from gwfbench.velocity.distances import apart, direct, of_seeds, pull
+from gwfbench.velocity.distances import of_seeds, pull
+from gwfbench.velocity.median import SAMPLE, median_bandwidth
 from gwfbench.velocity.movers import first
 from gwfbench.velocity.pairs import LEAST, distant, log_kernel
-
-SAMPLE = 256  # particles whose median distance stands for all, 30 000 pairs; and draws of P_0 for its spread
 
 
 @dataclass(frozen=True)
@@ -102,22 +100,6 @@ def spread(x: Tensor) -> Tensor:
     """Standard deviation of each coordinate of x (S, n, d), (S, 1, d); 1 where all points are the same."""
     deviation = x.std(1, keepdim=True)
     return deviation.where(deviation > 1e-6 * x.abs().amax(1, keepdim=True), 1.0)  # rounding is no spread
-
-
-def median_bandwidth(x: Tensor) -> Tensor:
-    """h = sqrt(med(|x_i - x_j|^2) / (2 log(n + 1))), i != j among the first 256 of x (S, n, d); (S, 1, 1)."""
-    n = x.shape[1]
-    if n == 1:
-        return torch.ones_like(x[:, :, :1])  # one particle has no distances, and needs none
-    part = x[:, :SAMPLE]
-    m = part.shape[1]
-    middle = m + (m * (m - 1) + 1) // 2  # of all m^2, the m distances 0 of a point to itself come first
-    median = torch.cdist(part, part).flatten(1).kthvalue(middle).values
-    x2 = part.square().sum(-1, keepdim=True)
-    if (far := apart(x2, x2, 0.01 / median.square()[:, None, None])) is not None:  # a tenth of the square is no matter
-        median[far] = direct(part[far], part[far]).sqrt().flatten(1).kthvalue(middle).values
-    h = median / math.sqrt(2 * math.log(n + 1))
-    return h.clamp_min(torch.finfo(x.dtype).tiny ** 0.25)[:, None, None]  # coinciding particles are not an error
 
 
 def stein_direction(x: Tensor, score: Tensor, h: Tensor | float) -> Tensor:

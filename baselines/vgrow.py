@@ -20,7 +20,7 @@ from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
 from gwfbench.velocity.kernels import rms_distance
-from gwfbench.velocity.movers import Carrier, carry
+from gwfbench.velocity.movers import Carrier, Network, carry
 from gwfbench.velocity.ratio import Critic, Divergence
 
 
@@ -30,8 +30,8 @@ class VGrow:
     "what the velocity field moves: particles, or the law of a generator"
     step: Positive = 0.02
     "step size h in units of the mean variance of a target coordinate"
-    steps: Count = 300
-    "number of steps"
+    steps: Count | None = None
+    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -49,6 +49,14 @@ class VGrow:
     "number of critic updates per step"
     clip: Positive = 3.0
     "bound on log(p/q): it is clamped to [-clip, clip] in the weight"
+    latent: Count | None = None
+    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    generator_width: Count = 256
+    "width of the generator's hidden layers"
+    generator_depth: Count = 3
+    "number of the generator's hidden layers"
+    generator_lr: Positive = 1e-3
+    "learning rate of the generator's Adam"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -79,4 +87,11 @@ class VGrow:
         def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
             return unit * critic(x / unit, y / unit, noise)
 
-        return carry(self, problem, rng, velocity)
+        return carry(
+            self,
+            problem,
+            rng,
+            velocity,
+            steps=300,
+            network=Network(self.latent, self.generator_width, self.generator_depth, self.generator_lr),
+        )

@@ -7,9 +7,11 @@ from gwfbench.budget import Budget
 from gwfbench.drive import shapes
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.nn.silu import SiLU
+from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
-from gwfbench.velocity.movers import Network, carry
+from gwfbench.velocity import movers
+from gwfbench.velocity.movers import Network, carry, number
 
 
 def problem(shape=(2,)):
@@ -95,6 +97,51 @@ def test_no_more_particles_than_there_are():
     law, _ = run("particles", steps=1)[0]
     with pytest.raises(ValueError, match="65 points asked of 64 particles"):
         law.draw(65, Streams((3,)))
+
+
+CARRIED = sorted(
+    name
+    for name, each in registry.plugins("method").items()
+    if "carrier" in getattr(each.load(), "__annotations__", {})
+)
+
+
+def test_all_generators_have_the_same_number_of_steps_and_the_same_network(monkeypatch):
+    """Fields can be compared on generators; one that learns longer would tell nothing of its field."""
+    assert len(CARRIED) == 9
+    sizes = []
+
+    def net(layers, rng):
+        sizes.append(layers)
+        return SiLU(layers, rng)
+
+    monkeypatch.setattr(movers, "SiLU", net)
+    for d, latent in ((2, 32), (40, 40)):
+        for name in CARRIED:
+            method = registry.parse("method", f"{name}:carrier=generator,points=8,batch=8")
+            assert number(method, 7) == movers.GENERATOR_STEPS == 500
+            assert number(registry.parse("method", f"{name}:carrier=particles"), 7) == 7
+            assert number(registry.parse("method", f"{name}:carrier=generator,steps=3"), 7) == 3
+            next(iter(method.fit(problem((d,)), Budget(), Streams((3,), dtype=torch.float64))))
+            assert sizes.pop() == (latent, 256, 256, 256, d)
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_latent_width_depth_and_rate_are_the_method_s_fields(name, monkeypatch):
+    sizes, rates = [], []
+
+    class Adam(movers.Adam):
+        def __init__(self, parameters, lr):
+            rates.append(lr)
+            super().__init__(parameters, lr)
+
+    monkeypatch.setattr(movers, "Adam", Adam)
+    monkeypatch.setattr(movers, "SiLU", lambda layers, rng: sizes.append(layers) or SiLU(layers, rng))
+    own = "" if name in ("drifting", "gf_drifting") else "generator_"
+    words = f"{name}:carrier=generator,points=8,batch=8,latent=5,{own}width=6,{own}depth=2,{own}lr=0.5"
+    next(iter(registry.parse("method", words).fit(problem(), Budget(), Streams((3,), dtype=torch.float64))))
+    assert sizes == [(5, 6, 6, 2)]
+    assert rates == [0.5]
 
 
 def test_without_a_step_nothing_is_carried():

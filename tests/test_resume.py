@@ -156,7 +156,7 @@ def kept(out, ended):
 
 
 CASES = [
-    (VJKO, False, 1), (VJKO, False, 2), (f"{VJKO},steps=3", True, 1), ("ula:step=0.02", False, 2),
+    (VJKO, False, 1), (VJKO, False, 2), (f"{VJKO},steps=3", True, 1), ("ula:step=0.015", False, 2),
     ("ula:steps=21", True, 1), (Particles(), False, 2), (Particles(14), True, 1),
 ]  # fmt: skip
 

@@ -8,7 +8,9 @@ a point with itself), the critic descends and the generator descends
     smmd    -s MMD^2                            s MMD^2              Arbel et al. 2018; 1/s = 1 + 10 E_p |grad D|^2
     ckmmd   E k(z, D(G(z))) - E k(z, D(y))        -E k(z, D(G(z)))       z the latent points, as many coordinates as D
 
-(Caucheteux et al. 2026, their code.) A kernel is a function of a `Relation` of points. Fixed ones, with s = |x - y|^2:
+(Caucheteux et al. 2026, their code.) ckmmd is no divergence: it couples z to G(z) but not to y, so that its supremum is
+above 0 even at q = p, where a D that lowers k(z, D) along G's own coupling gains. A kernel is a function of a
+`Relation` of points. Fixed ones, with s = |x - y|^2:
 
     linear     x.y                       riesz      -|x - y|                      rq        1/(1 + s/2)
     rbf        exp(-s / 2 10^2)          riesz_psd  |x| + |y| - |x - y|           mix_rq    sum over a in .1, 1, 10 of

@@ -5,10 +5,14 @@ length tau is `iterations` times: `critic_steps` steps of Adam on critic loss + 
 
     generator loss + E |G(z) - G_{k-1}(z')|^2 / (2 tau),
 
-|.| the norm of R^d (a sum over coordinates), G_{k-1} the generator as the step before left it. Without a first point
-there is no first term: a generator's law at the start means nothing, so step 1 has none, unless the latent points begin
-with a point x of P_0, G(x, a): then G_0(x, a) = x, and the first step too is proximal. tau = inf: no term ever, a GAN.
-z' is z except for its last `independent` coordinates, which are drawn anew (S-JKO's auxiliary latents).
+|.| the norm of R^d (a sum over coordinates), G_{k-1} the generator as the step before left it. A generator's law at the
+start means nothing. So step 1 has no term, unless `start` names a G_0: the identity on the first d latent coordinates
+(where they are a point x of P_0, step 1 is proximal to P_0 itself), or independent noise, which only shrinks points.
+tau = inf: no term ever, a GAN. z' is z except for its last `independent` coordinates, which are drawn anew (S-JKO's
+auxiliary latents).
+
+Where the generator's loss depends on real points (mmd, immd, smmd, chi2_tight), they are those of the critic's last
+update, or, with `fresh`, drawn anew.
 
 Adam and the critic go on from step to step. The judged generator has the running average of the parameters, if asked
 for: with share min(ema, (1 + i)/(10 + i)) kept at iteration i, so that the first parameters are soon forgotten.
@@ -128,6 +132,8 @@ class Trainer:
             now = (k - 1) * loop.iterations + i
             share = cosine(now, loop.steps * loop.iterations)
             real = self._train_critic(reals, latents, mix, optim.factor(optim.critic_lr, share))
+            if loop.fresh:
+                real = next(reals)
             z = next(latents)
             fake = self.generator(z)
             loss = self._generator_loss(real, fake, z, mix)
@@ -176,17 +182,19 @@ class Trainer:
         """Batches of the target, noisy if so chosen."""
         loop, blur, shape = self.rules.loop, noise.fork("blur"), self._problem.shape
         draw, source = self._problem[TargetSamples].draw, noise.fork("real")
-        batches = ahead(lambda n: draw(n, source), loop.iterations * loop.critic_steps, loop.batch, math.prod(shape))
+        rounds = loop.iterations * (loop.critic_steps + loop.fresh)
+        batches = ahead(lambda n: draw(n, source), rounds, loop.batch, math.prod(shape))
         return (y + loop.blur / k * blur.normal(loop.batch, *shape) for y in batches) if loop.blur else batches
 
     def before(self, k: int, rng: Streams) -> Callable[[Tensor], Tensor] | None:
         """z -> G_{k-1}(z'), cut from gradients; None where there is no proximal term."""
-        players = self.rules.players
-        if math.isinf(self.rules.loop.tau) or (k == 1 and players.prior != "initial"):
+        players, start, shape = self.rules.players, self.rules.loop.start, self._problem.shape
+        if math.isinf(self.rules.loop.tau) or (k == 1 and start == "none"):
             return None
+        if k == 1 and start == "noise":
+            return lambda z: rng.normal(z.shape[1], *shape)
         if k == 1:
-            d = players.latent - players.independent
-            return lambda z: z[..., :d].unflatten(2, self._problem.shape)
+            return lambda z: z[..., : math.prod(shape)].unflatten(2, shape)
         old = copy.deepcopy(self.generator)
 
         @torch.no_grad()

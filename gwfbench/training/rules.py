@@ -17,6 +17,7 @@ from gwfbench.rng import Streams
 from gwfbench.training.minmax import Decay
 
 Prior = Literal["uniform", "normal", "initial"]
+Start = Literal["none", "identity", "noise"]
 
 
 class Fields(Protocol):
@@ -52,7 +53,7 @@ class Defaults:
         outputs: of a critic that embeds points.
         lr: of the generator.
         critic_lr: of the critic of a flow; None: the generator's. A GAN has the generator's always.
-        beta1: of Adam, for a GAN.
+        beta1: of Adam.
     """
 
     latent: int | None
@@ -68,7 +69,8 @@ class Defaults:
 
 
 VECTORS = Defaults(latent=None, auxiliary=None, outputs=8, lr=1e-3, critic_lr=None, beta1=0.5)
-IMAGES = Defaults(latent=128, auxiliary=100, outputs=128, lr=2e-4, critic_lr=1e-4, beta1=0.0)
+IMAGES = Defaults(latent=128, auxiliary=100, outputs=128, lr=2e-4, critic_lr=4e-4, beta1=0.0)
+IMAGE_WEIGHT = 5.0  # of a penalty at real images: with less, critics of images circle (Mescheder et al. 2018)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,9 @@ class Loop:
         batch: real points, and generated points, per update.
         tau: length of a JKO step, inf for no proximal term.
         blur: standard deviation of Gaussian noise on real points in JKO step 1, blur/k in step k.
+        start: G_0 of the first step's proximal term: none, so that it has no term; the identity on the first latent
+            coordinates; or noise, an independent standard normal point.
+        fresh: whether the generator's update has real points of its own, or those of the critic's last one.
     """
 
     steps: int
@@ -152,6 +157,8 @@ class Loop:
     batch: int
     tau: float
     blur: float = 0.0
+    start: Start = "none"
+    fresh: bool = False
 
 
 @dataclass(frozen=True)

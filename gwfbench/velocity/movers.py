@@ -6,9 +6,11 @@ A velocity is estimated from samples alone: v(x; q, p) at points x of q, from th
     generator    x = G(z), z ~ N(0, I); one Adam step on the mean square of G(z) - stop(G(z) + h v(G(z); q, p)), whose
                  gradient is that of -2h v . G(z) (Deng et al. 2026, equation 1 and Algorithm 1)
 
-The same field with both carriers tells the effect of the field from that of the network. On a manifold v is tangent,
-x + h v becomes exp_x(h v), G ends with the projection, and the square is that of the geodesic distance: at x the
-gradient of |log_x exp_x(h v)|^2 is the same -2h v.
+The same field with both carriers tells the effect of the field from that of the network. So that fields can be compared
+on generators, all methods train theirs by the same number of Adam steps, GENERATOR_STEPS, unless told otherwise.
+
+On a manifold v is tangent, x + h v becomes exp_x(h v), G ends with the projection, and the square is that of the
+geodesic distance: at x the gradient of |log_x exp_x(h v)|^2 is the same -2h v.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from gwfbench.protocol import Drawn, Marginal, Problem
 from gwfbench.rng import Streams
 
 Carrier = Literal["particles", "generator"]
+GENERATOR_STEPS = 500  # of Adam, where a method's `steps` is none
+LATENT = 32  # least dimension of a generator's noise, where it is none
 Velocity = Callable[[Tensor, Tensor, Streams], Tensor]  # x (S, n, d) of q, y (S, m, d) of p, noise -> v at x (S, n, d)
 
 
@@ -41,9 +45,13 @@ class Manifold:
 
 @dataclass(frozen=True)
 class Network:
-    """z (latent) -> `depth` times width -> d, SiLU; defaults are the notebook's of Deng et al. 2026."""
+    """z (latent) -> `depth` times width -> d, SiLU; defaults are the notebook's of Deng et al. 2026.
 
-    latent: int = 32
+    Args:
+        latent: None: 32, the notebook's, but d where that is more: from fewer coordinates the law would be singular.
+    """
+
+    latent: int | None = None
     width: int = 256
     depth: int = 3
     lr: float = 1e-3
@@ -105,14 +113,15 @@ class Flow:
     def generator(self, network: Network) -> Iterator[Marginal]:
         """Laws of a network's images of N(0, I)."""
         (d,) = self.problem.shape
-        net = SiLU((network.latent, *[network.width] * network.depth, d), self.rng.fork("generator"))
+        size = network.latent or max(LATENT, d)
+        net = SiLU((size, *[network.width] * network.depth, d), self.rng.fork("generator"))
         adam, latent = Adam(net.parameters, network.lr), self.rng.fork("latent")
 
         def draw(n: int, noise: Streams) -> Tensor:
-            return self.manifold.project(net(noise.normal(n, network.latent), frozen=True))
+            return self.manifold.project(net(noise.normal(n, size), frozen=True))
 
         for k in range(1, self.steps + 1):
-            x = self.manifold.project(net(latent.normal(self.points, network.latent)))
+            x = self.manifold.project(net(latent.normal(self.points, size)))
             move = self.shift(k, x.detach())
             # summed over seeds, mean over points and coordinates; equals the gradient of |x - stop(x + move)|^2
             adam.descend(-2 * (x * move).sum() / (self.points * d), 1.0)
@@ -134,17 +143,30 @@ def carry(
 
     Args:
         problem: of vectors.
-        step, steps: in place of the method's, which may be None.
+        step: in place of the method's, which may be None.
+        steps: of particles, where the method's is None.
         network: of the generator.
 
     Raises:
-        ValueError: neither the method nor the call has a step and a number of steps.
+        ValueError: neither the method nor the call has a step, or a number of steps.
     """
-    step, steps = step or method.step, steps or method.steps
-    if step is None or steps is None:
-        raise ValueError("a method without a default for step and steps passes both here")
-    flow = Flow(problem, rng, velocity, step, steps, method.points, method.batch, manifold)
+    step = step or method.step
+    if step is None:
+        raise ValueError("a method without a default for step passes it here")
+    flow = Flow(problem, rng, velocity, step, number(method, steps), method.points, method.batch, manifold)
     return flow.particles() if method.carrier == "particles" else flow.generator(network)
+
+
+def number(method: Carried, particles: int | None = None) -> int:
+    """Of steps: the method's own; where that is None, `particles`, or GENERATOR_STEPS with a generator.
+
+    Raises:
+        ValueError: there is none.
+    """
+    steps = method.steps or (particles if method.carrier == "particles" else GENERATOR_STEPS)
+    if steps is None:
+        raise ValueError("a method without a default for steps passes it here")
+    return steps
 
 
 def first(x: Tensor, n: int, _rng: Streams) -> Tensor:

@@ -77,6 +77,61 @@ def test_the_proximal_term_by_hand():
     assert default.loop.tau == 24.0  # lambda2 = 1 of the authors: mean_d(.) = sum(.) / d, so 2 tau = d
 
 
+def test_on_images_the_critic_keeps_up():
+    """The settings of gan, with which the proximal term has next to no effect on digits; the authors' can be written."""
+    rng = Streams((3,), dtype=torch.float64)
+    for words, weight, critic_lr, beta1 in (
+        ("gwf", 5.0, 4e-4, 0.0), ("gwf:divergence=js,penalty=real", 5.0, 4e-4, 0.0),
+        ("gwf:divergence=mmd", 10.0, 4e-4, 0.0), ("gwf:critic_lr=1e-4,beta1=0.5,weight=0.2", 0.2, 1e-4, 0.5),
+    ):  # fmt: skip
+        rules = registry.parse("method", words)._rules(problem((3, 4, 4)), rng)
+        assert (rules.weight, rules.optim.critic_lr, rules.optim.betas) == (weight, critic_lr, (beta1, 0.9))
+        assert rules.optim.lr == 2e-4
+    own = registry.parse("method", "sjko")._rules(problem((3, 4, 4))).optim
+    assert (own.lr, own.critic_lr, own.betas) == (2e-4, 1e-4, (0.5, 0.9))
+    rules = registry.parse("method", "gwf")._rules(problem(), rng)
+    assert (rules.weight, rules.optim.critic_lr, rules.optim.betas) == (0.2, 1e-3, (0.5, 0.9))
+
+
+def test_the_first_step_has_the_term_that_is_asked_for():
+    rng, z = Streams((3,), dtype=torch.float64), Streams((3,), dtype=torch.float64).fork("z").normal(16, 3)
+    first = {}
+    for words in ("", "start=none,", "start=identity,latent=3,", "start=noise,latent=3,"):
+        method = registry.parse("method", f"gwf:{words}{SMALL}")
+        trainer = Trainer(method._rules(problem(), rng), problem(), rng)
+        first[words] = trainer.before(1, rng.fork("before"))
+        assert trainer.before(2, rng) is not None
+    assert first[""] is first["start=none,"] is None
+    assert torch.equal(first["start=identity,latent=3,"](z), z[..., :2])
+    noise = rng.fork("before").normal(16, 2)
+    assert torch.equal(first["start=noise,latent=3,"](z), noise)
+    with pytest.raises(UserError, match="start=identity,latent=2"):
+        registry.parse("method", f"gwf:start=identity,latent=1,{SMALL}")._rules(problem(), rng)
+    with pytest.raises(UserError, match="start=noise,prior=initial"):
+        registry.parse("method", "gwf:start=noise,prior=initial")
+
+
+def real_batches(words):
+    """Of the critic's and the generator's updates in turn."""
+    rng, batches = Streams((3,), dtype=torch.float64), []
+    trainer = Trainer(registry.parse("method", words)._rules(problem(), rng), problem(), rng)
+    critic, generator = trainer._critic_step, trainer._generator_loss
+    trainer._critic_step = lambda real, *rest: batches.append(real) or critic(real, *rest)
+    trainer._generator_loss = lambda real, *rest: batches.append(real) or generator(real, *rest)
+    trainer.step(1)
+    return batches
+
+
+@pytest.mark.parametrize("divergence", ["mmd", "chi2_tight"])
+def test_the_generator_s_real_points_are_fresh_or_the_critic_s(divergence):
+    seen = {fresh: real_batches(f"gwf:divergence={divergence},fresh={fresh},{SMALL}") for fresh in ("false", "true")}
+    assert all(torch.equal(one, other) for one, other in zip(seen["false"][::2], seen["false"][1::2], strict=True))
+    all_ = torch.cat(seen["true"], 1).flatten(0, 1)
+    assert len(all_.unique(dim=0)) == len(all_)  # no point twice
+    with pytest.raises(UserError, match="fresh=true"):
+        registry.parse("method", "gwf:fresh=true")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_divergence_gives_finite_laws_that_move(divergence):

@@ -212,3 +212,18 @@ def test_reaches_a_stripe():
         x = law.push(x, method_streams(1))
     off = (x.mean(1) - stripes(1, Streams((1,), dtype=torch.float64))[:, 0]).abs().mean()
     assert off < 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "size"), [("", 112), ("pool=64,", 64), ("pool=4096,", 112), ("iterations=2,pool=64,", 32)]
+)
+def test_no_particle_is_pushed_that_no_step_uses(words, size):
+    """At most iterations x batch of them: 7 x 16 by default here."""
+    drawn, problem = [], problem_of("vectors")
+    initial = problem[Initial].draw
+    counted = Initial(lambda n, rng: drawn.append(n) or initial(n, rng))
+    others = tuple(info for info in problem.infos if not isinstance(info, Initial))
+    iterations = "" if "iterations" in words else "iterations=7,"
+    method = jko_flow(f"{words}{iterations}batch=16,width=4,critic_width=4,critic_steps=1")
+    next(iter(method.fit(replace(problem, infos=(counted, *others)), Budget(), method_streams(0))))
+    assert drawn == [size]

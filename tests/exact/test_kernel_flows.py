@@ -292,7 +292,7 @@ def test_one_step_of_kale_flow():
         v = -(1 + 0.1) * kale_witness(gaussian((sigma / 2).double().sqrt()), x, y, 0.1).gradient(x)
         expected = x + 0.2 * sigma * 0.1 / (1 + 0.1) * v
         torch.testing.assert_close(
-            last(f"kale_flow:regularisation=0.1,step=0.2,{field}", 1), expected, rtol=1e-6, atol=1e-9
+            last(f"kale_flow:regularisation=0.1,step=0.2,wider=1,{field}", 1), expected, rtol=1e-6, atol=1e-9
         )
 
 
@@ -302,23 +302,53 @@ def test_one_step_of_drmmd():
         v = -drmmd_witness(KERNELS["imq"](h), x, y, 0.1).gradient(x)
         expected = x + 0.2 * h**2 * 0.1 / (1 + 0.1) * v
         torch.testing.assert_close(
-            last(f"drmmd:regularisation=0.1,step=0.2,{field}", 1), expected, rtol=1e-9, atol=1e-12
+            last(f"drmmd:regularisation=0.1,step=0.2,wider=1,{field}", 1), expected, rtol=1e-9, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("name", ["kale_flow", "drmmd"])
+def test_the_bandwidth_falls_geometrically_and_then_stays(name):
+    """With wider=4, falling=0.5 and four steps: 4, 2, 1 and 1 times the last bandwidth, 0.7."""
+    field = "sigma=0.49" if name == "kale_flow" else "bandwidth=0.7"
+    words = f"{name}:regularisation=0.1,step=0.2,{field}"
+    rng, (x, _), witness = Streams((0, 1), dtype=torch.float64).fork("steps"), first_clouds(), None
+    for j, wider in ((1, 4), (2, 2), (3, 1), (4, 1)):
+        y, h = 1.5 + rng.fork(str(j)).fork("target").normal(32, 2), 0.7 * wider
+        if name == "kale_flow":
+            witness = kale_witness(gaussian(h / 2**0.5), x, y, 0.1, witness)
+            x = x - 0.2 * h**2 * 0.1 * witness.gradient(x)
+        else:
+            x = x - 0.2 * h**2 * 0.1 / 1.1 * drmmd_witness(KERNELS["imq"](h), x, y, 0.1).gradient(x)
+    torch.testing.assert_close(last(f"{words},wider=4,falling=0.5", 4), x, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "before"), [("kale_flow", "width=2,step=1.5"), ("drmmd", "width=0.4,step=5")])
+def test_particles_that_start_out_of_range_come_to_the_rings(name, before):
+    """Half of the points of a board, which has 0.11 and 0.24 where a constant bandwidth had 1.33 and 1.11."""
+    left = {}
+    for words in ("", f",wider=1,{before}"):
+        streams = Streams((0,), dtype=torch.float32)
+        instance = registry.parse("task", "toy2d:shape=three_rings").build(streams.fork("task"))
+        method = registry.parse("method", f"{name}:points=512,batch=256,steps=150{words}")
+        *_, law = method.fit(instance.problem, Budget(), streams.fork("method"))
+        left[words] = w2(law.draw(512, streams)[0], instance.truth.draw(0, 512, streams)[0])
+    assert left[""] < 0.5 < left[f",wider=1,{before}"]
 
 
 def test_adaptive_lambda_falls_with_the_root_of_the_divergence():
     """Two steps, the second by hand."""
     rng = Streams((0, 1), dtype=torch.float64).fork("steps")
     x, y = first_clouds()
-    k, lam = KERNELS["imq"](0.7), 0.1
+    k, lam, words = KERNELS["imq"](0.7), 0.1, "drmmd:regularisation=0.1,bandwidth=0.7,adaptive=true,wider=1,step=5"
     before = drmmd(drmmd_witness(k, x, y, lam), x, y)
     # D_0 is that of the first step, so that the second one's lambda is unchanged, and the third's is not
     for j in (2, 3):
-        x = last("drmmd:regularisation=0.1,bandwidth=0.7,adaptive=true", j - 1)
+        x = last(words, j - 1)
         y = 1.5 + rng.fork(str(j)).fork("target").normal(32, 2)
         witness = drmmd_witness(k, x, y, lam)
         v = -(0.7**2) * (lam / (1 + lam) * torch.ones(2, 1, dtype=y.dtype))[..., None] * witness.gradient(x)
-        ours = last("drmmd:regularisation=0.1,bandwidth=0.7,adaptive=true", j)
+        ours = last(words, j)
         torch.testing.assert_close(ours, x + 5 * v, rtol=1e-8, atol=1e-10)
         lam = 0.1 * (drmmd(witness, x, y) / before).sqrt()[:, None]
     assert (lam < 0.09).all()
@@ -327,7 +357,8 @@ def test_adaptive_lambda_falls_with_the_root_of_the_divergence():
 @pytest.mark.parametrize("name", ["mmd_flow", "kale_flow"])
 def test_noise_moves_where_the_field_is_read_and_is_halved(name):
     """Two steps, with the noise of the second halved."""
-    length, noise = ("bandwidth" if name == "mmd_flow" else "sigma"), Streams((0, 1), dtype=torch.float64).fork("steps")
+    length, still = ("bandwidth", "") if name == "mmd_flow" else ("sigma", ",wider=1,step=1.5")
+    noise = Streams((0, 1), dtype=torch.float64).fork("steps")
     x, witness = first_clouds()[0], None
     for j, beta in ((1, 0.5), (2, 0.25)):
         y, u = 1.5 + noise.fork(f"{j}/target").normal(32, 2), noise.fork(f"{j}/velocity").normal(48, 2)
@@ -336,13 +367,13 @@ def test_noise_moves_where_the_field_is_read_and_is_halved(name):
         else:
             witness = kale_witness(gaussian(0.35**0.5), x, y, 0.01, witness)
             x = x - 1.5 * 0.7 * 0.01 * witness.gradient(x + beta * 0.7**0.5 * u)
-        torch.testing.assert_close(last(f"{name}:{length}=0.7,noise=0.5,halving=1", j), x, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(last(f"{name}:{length}=0.7,noise=0.5,halving=1{still}", j), x, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
-    ["mmd_flow:kernel=riesz", "mmd_flow:kernel=gaussian,width=1,step=1", "kale_flow:step=1", "drmmd:width=1,step=1"],
+    ["mmd_flow:kernel=riesz", "mmd_flow:kernel=gaussian,width=1,step=1", "kale_flow", "drmmd"],
 )
 @pytest.mark.parametrize("carrier", ["particles", "generator"])
 def test_methods_bring_the_law_nearer(spec, carrier):
@@ -361,6 +392,8 @@ def test_methods_bring_the_law_nearer(spec, carrier):
         "kale_flow:regularisation=0",
         "kale_flow:batch=0",
         "drmmd:width=inf",
+        "drmmd:wider=0.5",
+        "kale_flow:falling=0",
     ],
 )
 def test_mistakes_are_told(spec):

@@ -14,6 +14,7 @@ from gwfbench.info import Initial, LogDensity
 from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
+from gwfbench.velocity.median import median_bandwidth
 
 
 def module(name):
@@ -126,7 +127,7 @@ def test_the_stein_direction_vanishes_on_exact_draws(streams):
 
 def test_the_median_bandwidth_is_that_of_the_pairs(streams):
     x = cloud(streams, n=7)
-    h = module("svgd").median_bandwidth(x)
+    h = median_bandwidth(x)
     distances = torch.stack([torch.pdist(part) for part in x])  # 21 pairs: one in the middle
     expected = distances.median(-1).values / math.sqrt(2 * math.log(8))
     torch.testing.assert_close(h[:, 0, 0], expected, rtol=1e-10, atol=0)
@@ -295,6 +296,67 @@ def test_ula_s_limit_on_a_gaussian_is_off_by_its_step(streams):
     within(x, mean, c / (1 - 0.2 / (2 * c)))
 
 
+def stiff(precision, d=2):
+    """N(0, 1 / precision) in each of d coordinates, precision (S, 1, 1), P_0 ten times as wide; to its limit."""
+    target = LogDensity(lambda x: -0.5 * (precision * x.square()).sum(-1), lambda x: -precision * x)
+    return to_the_limit(target, lambda n, rng: 10 / precision.sqrt() * rng.normal(n, d), d)
+
+
+def test_the_curvature_is_the_largest_eigenvalue_of_the_hessian_anywhere(streams):
+    """Of quadratics, one with a negative eigenvalue of larger modulus, and of a mixture, where it is 1 / sigma^2."""
+    curvature, x = module("ula").curvature, streams.fork("x").normal(64, 3)
+    for slopes in ((1.0, 4.0, 100.0), (-300.0, 2.0, 20.0)):
+        turn = torch.linalg.qr(streams.fork("turn").normal(3, 3)).Q
+        hessian = turn @ torch.tensor(slopes).double().diag() @ turn.mT
+        largest, _ = curvature(lambda y, h=hessian: -y @ h, x, streams.fork("v").normal(64, 3), 100)
+        torch.testing.assert_close(largest.flatten(), torch.full((3,), max(slopes)).double(), rtol=0.02, atol=0)
+    score = gradient(lambda x: two_modes(x / (0.1 * 2**0.5)))
+    largest, _ = curvature(score, 2 * x[..., :2], streams.fork("v").normal(64, 2), 20)
+    torch.testing.assert_close(largest.flatten(), torch.full((3,), 100.0).double(), rtol=0.02, atol=0)
+
+
+def test_ula_s_step_is_a_share_of_the_curvature_s_limit(streams):
+    """One law moves the origin by noise alone, of variance 2 h; each seed has its own h = cfl / L."""
+    precision = torch.tensor([1.0, 100.0, 1e6]).double()[:, None, None]
+    law = next(iter(method("ula:cfl=0.3").fit(stiff(precision), Budget(), streams)))
+    moved = law.push(torch.zeros(3, 5, 2).double(), streams.fork("noise"))
+    noise = streams.fork("noise").normal(5, 2)
+    torch.testing.assert_close(moved, (2 * 0.3 / precision).sqrt() * noise, rtol=0.02, atol=0)
+
+
+def test_ula_s_limit_on_a_gaussian_is_off_by_its_share(streams):
+    """Variance 1 / (1 - cfl / 2) times too large, whatever the scale."""
+    precision = torch.tensor([1.0, 100.0, 1e6]).double()[:, None, None]
+    problem = stiff(precision, d=1)
+    x = pushed(method("ula:steps=40").fit(problem, Budget(), streams), problem[Initial].draw(20_000, streams), streams)
+    within(x * precision.sqrt(), torch.zeros(3, 1).double(), torch.full((3, 1, 1), 4 / 3).double())
+
+
+@pytest.mark.parametrize("step", [0.0197, 0.0203])
+def test_a_seed_whose_step_is_beyond_the_limit_ends_as_diverged(streams, step, capsys):
+    """2 / L is 0.02 for the second seed; the others are as if it were not there."""
+    problem = stiff(torch.tensor([1.0, 100.0, 4.0]).double()[:, None, None])
+    start = problem[Initial].draw(10, streams)
+    x = pushed(method(f"ula:step={step},steps=3").fit(problem, Budget(), streams), start, streams.fork("push"))
+    beyond = step > 0.02
+    assert (~x.isfinite()).flatten(1).all(1).tolist() == [False, beyond, False]
+    assert x[[0, 2]].isfinite().all()
+    told = capsys.readouterr().out
+    assert ("ula: step 1 of seed 5 has h = 0.0203" in told) == beyond
+    assert ("below 2 / L = 0.02," in told) == beyond
+    assert "seed 3" not in told
+
+
+def test_a_flow_s_step_stays_that_of_its_judged_times(streams):
+    instance = task("ou:horizon=0.1,step=0.05", streams)
+    laws = list(method("ula").fit(instance.problem, Budget(), streams))
+    assert len(laws) == 20
+    x = instance.problem[Initial].draw(50, streams)
+    h, noise = 0.005, streams.fork("noise").normal(50, 2)
+    expected = x + h * instance.problem[LogDensity].score(x) + (2 * h) ** 0.5 * noise
+    assert torch.equal(laws[0].push(x, streams.fork("noise")), expected)
+
+
 # gaussian_vi
 
 
@@ -457,10 +519,24 @@ def test_ksd_descent_ends_at_a_small_discrepancy_and_one_particle_at_the_mode():
     problem = to_the_limit(LogDensity(parabola, gradient(parabola)), lambda n, rng: rng.normal(n, 2))
     one = last(method("ksd_descent:particles=1").fit(problem, Budget(), streams)).draw(1, streams)
     torch.testing.assert_close(one, torch.tensor([[[1.0, -3.0]]]).double(), rtol=0, atol=1e-4)
-    many = last(method("ksd_descent:particles=40").fit(problem, Budget(), streams)).draw(40, streams)
+    many = last(method("ksd_descent:particles=40,sigma=1").fit(problem, Budget(), streams)).draw(40, streams)
     value = module("ksd_descent").squared_ksd(parabola, many.clone().requires_grad_(), 1.0)
     assert float(value.detach()) < 1e-3
     assert (many.mean(1) - one[0]).abs().max() < 0.02
+
+
+def test_ksd_descent_knows_no_units(streams):
+    """All lengths a hundred times as long: the same spread, but not with sigma = 1."""
+    one, left = Streams((3,), dtype=torch.float64), {}
+    for words in ("", ",sigma=1"):
+        ends = []
+        for unit in (1.0, 100.0):
+            target = LogDensity(lambda x, c=unit: skewed(x / c), lambda x, c=unit: SKEWED.score(x / c) / c)
+            problem = to_the_limit(target, lambda n, rng, c=unit: 3 * c * rng.normal(n, 2))
+            law = last(method(f"ksd_descent:particles=30,laws=20{words}").fit(problem, Budget(), one))
+            ends.append(law.draw(30, one).std(1) / unit)
+        left[words] = float((ends[1] / ends[0] - 1).abs().max())
+    assert left[""] < 0.1 < left[",sigma=1"]
 
 
 @pytest.mark.slow
