@@ -46,7 +46,8 @@ def calibrate(
         rows.append(row)
         if form == "json":
             click.echo(to_json(asdict(row)))
-        click.echo(f"{row.task} {row.metric}: {row.status if new else 'finished before'} {row.note}".rstrip(), err=True)
+        words = (f"{row.task} {row.metric}", row.status if new else "finished before", row.note)
+        click.echo(": ".join(filter(None, words)), err=True)
     if form != "json":
         click.echo(table.markdown(rows) if form == "markdown" else table.to_csv(rows), nl=False)
     sys.exit(any(row.status == "error" for row in rows))

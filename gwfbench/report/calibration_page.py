@@ -19,7 +19,8 @@ NOTES = (
     "the two in standard errors for one seed. shift, scale: the smallest change of the truth's draws that the metric "
     "detects at that n in 95 % of the trials, at level 5 %: a shift along a random direction, in standard deviations "
     "of the truth along it, and a relative widening about the mean; on a grid of ratio 2^(1/4), for the problem of the "
-    f"first seed. CPU s: time for one value. > {GRID[-1]:g}: not detected at all; -: not measured, or not known."
+    f"first seed. CPU s: time for one value. > {GRID[-1]:g}: not detected at all; -: not measured, or not known. Not "
+    "calibrated: the values of unchanged draws don't differ enough from trial to trial to say what chance alone does."
 )
 HEADS = ("metric", "n", "floor", "still", "still/floor", "apart (se)", "shift", "scale", "CPU s", "note")
 
