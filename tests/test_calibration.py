@@ -312,6 +312,20 @@ def test_an_interrupted_table_goes_on_from_its_csv(tmp_path, monkeypatch):
     assert "torch" in text
 
 
+def test_an_error_s_words_are_harmless_everywhere(tmp_path):
+    """Escape sequences, HTML, links and formulas in the text of a metric's error."""
+    row = replace(rows("fails", power_seconds=0, trials=20)["fails"], note="=1+1 \x1b[31m <b>[x](http://y)\n| z")
+    (tmp_path / "x.csv").write_text(table.to_csv([row]))
+    (back,) = table.read(tmp_path / "x.csv")
+    assert back.note == "'=1+1 \\x1b[31m <b>[x](http://y)\\n| z"
+    assert table.to_csv([back]) == table.to_csv([row])
+    text = table.markdown([row])
+    assert "\x1b" not in text
+    assert "<b>" not in text
+    assert "[x](" not in text
+    assert "\\| z" in text
+
+
 def test_rows_survive_their_csv(tmp_path):
     found = list(rows(power_seconds=0, trials=20).values())
     (tmp_path / "x.csv").write_text(table.to_csv(found))

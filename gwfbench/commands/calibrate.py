@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gwfbench import escape
 from gwfbench.plugins import registry
 
 
@@ -47,7 +48,7 @@ def calibrate(
         if form == "json":
             click.echo(to_json(asdict(row)))
         words = (f"{row.task} {row.metric}", row.status if new else "finished before", row.note)
-        click.echo(": ".join(filter(None, words)), err=True)
+        click.echo(escape.line(": ".join(filter(None, words))), err=True)
     if form != "json":
         click.echo(table.markdown(rows) if form == "markdown" else table.to_csv(rows), nl=False)
     sys.exit(any(row.status == "error" for row in rows))
