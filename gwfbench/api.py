@@ -144,15 +144,14 @@ def run(
     Raises:
         UserError: something asked for can't be done; nothing has run then.
 
-    >>> rows = gwfbench.run("ou:dim=2,horizon=0.1", "ula", seeds=2, isolate=False)
-    >>> sorted(set(rows["method"]))
+    >>> sorted(set(gwfbench.run("ou:dim=2,horizon=0.1", "ula", seeds=2, isolate=False)["method"]))
     ['exact', 'exact_jko', 'still', 'ula']
     """
     try:
         numbers = read_seeds(seeds)
     except UserError as error:
         raise UserError(f"seeds={seeds!r}", error.expected, "write seeds=3 or seeds=[3, 5, 8]") from None
-    tasks, methods = ([value] if _is_one(value) else list(value) for value in (task, method))
+    tasks, methods = _several(task), _several(method)
     try:
         order = Order.read(
             *(tasks, methods, numbers, str(device), str(dtype).removeprefix("torch.")), _limits(budget), controls
@@ -164,7 +163,8 @@ def run(
             jobs=None if jobs is None else _count("jobs", jobs),
             timeout=None if timeout is None else _number("timeout", timeout),
             memory=None if memory is None else _number("memory", memory),
-            **{"isolate": isolate, "curve": curve},
+            isolate=isolate,
+            curve=curve,
         )
         todo = list(order.jobs())
         for text in (f"{registry.spec(one)}: {text}" for one in order.tasks for text in registry.remarks(one)):
@@ -182,9 +182,10 @@ def _limits(budget: str | Mapping[str, float]) -> str | Budget:
     return Budget.of({name: _number("budget", limit) for name, limit in budget.items()})
 
 
-def _is_one(value: object) -> bool:
-    """Whether it is one task or method, and no list of them."""
-    return isinstance(value, str | type) or not isinstance(value, Iterable)
+def _several(value: Any) -> list[Any]:
+    """A list of tasks or methods, of one or of several."""
+    one = isinstance(value, str | type) or not isinstance(value, Iterable)
+    return [value] if one else list(value)
 
 
 def _place(out: str | Path | None) -> Path | None:

@@ -169,7 +169,7 @@ def test_instances_of_plug_ins_are_what_their_words_are(tmp_path):
         ({"method": object()}, "class object"), ({"method": type("ULA", (), {})}, "class ULA"),
         ({"isolate": False, "timeout": 5}, "isolate=False with timeout"),
     ],
-    ids=str,
+    ids=lambda part: part if isinstance(part, str) else ",".join(part),
 )  # fmt: skip
 def test_mistakes_are_told_in_words_of_python(change, got):
     with pytest.raises(UserError) as caught:

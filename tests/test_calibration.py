@@ -1,6 +1,7 @@
 """The calibration table: power against closed forms, skipped cells, interrupts, the page, the command line."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from gwfbench.audit import calibrate
 from gwfbench.audit.calibrate import GRID, Plan, least, measure
 from gwfbench.errors import UserError
 from gwfbench.info import Initial
-from gwfbench.protocol import Estimate, Instance, Metric, Problem, Truth
+from gwfbench.protocol import Estimate, Instance, Metric, Need, Problem, Truth
 from gwfbench.report import calibration_page as table
 
 SPREAD = torch.tensor([2.0, 0.5])
@@ -29,6 +30,12 @@ def _fails(judged):
     raise ValueError("not with | these points")
 
 
+def _log_density(judged):
+    values = judged.log_prob.double()
+    return Estimate(-values.mean(1), values.std(1) / values.shape[1] ** 0.5, values.shape[1])
+
+
+ENTROPY = Metric("entropy", _log_density, points=None, source="", needs=frozenset({Need.LOG_PROB}))
 SHARE = Metric("share", _share_right, points=None, source="", better="higher")
 FAILS = Metric("fails", _fails, points=None, source="")
 
@@ -40,7 +47,7 @@ class Tiny:
     known: bool = True
 
     offers: ClassVar = frozenset({Initial})
-    metrics: ClassVar = ("moments_mean", "kl", "share", "symkl_jko", "fails")
+    metrics: ClassVar = ("moments_mean", "kl", "share", "symkl_jko", "fails", "entropy")
     points: ClassVar = 400
     version: ClassVar = 1
     smoke: ClassVar = {}
@@ -56,7 +63,7 @@ class Tiny:
             exact=True,
             log_prob=lambda index, x: law.log_prob(x),
             moments=lambda index: moments,
-            metrics=(SHARE, FAILS),
+            metrics=(SHARE, FAILS, ENTROPY),
         )
         initial = Initial(lambda n, streams: streams.normal(n, 2), start.log_prob)
         return Instance(Problem((2,), (math.inf,), (initial,)), truth)
@@ -98,16 +105,109 @@ def test_power_of_the_mean_is_that_of_the_chi_square_test():
 
 
 def test_power_by_density_follows_the_change():
-    """KL of exact draws is 0 at every point: what is left is the z-test of the log-ratio of N(0, (1 + e)^2) to N(0, 1).
+    """Minus the mean log-density of a law is its entropy, which grows by d log(1 + e); its error is sqrt(d / (2 n)).
 
-    At e its mean is d (e + e^2 / 2 - log(1 + e)), about d e^2, and its standard deviation about e sqrt(2 d): found in
-    95 % when e sqrt(d n / 2) = 1.64; the grid and 100 trials as above.
+    Found in 95 % when the growth is 3.29 errors; the grid and 100 trials as above. A shift leaves the density's values.
     """
+    row = rows("entropy")["entropy"]
+    expected = math.expm1(3.29 * math.sqrt(2 / 800) / 2)
+    assert expected / 1.45 < row.scale < 1.45 * 2**0.25 * expected
+    assert row.shift == math.inf
+
+
+@dataclass(frozen=True)
+class Kept(Tiny):
+    """Tiny with a truth of finitely many draws."""
+
+    draws: int = 400
+
+    def build(self, rng):
+        instance = super().build(rng)
+        pool = instance.truth.draw(0, self.draws, rng.fork("pool"))
+
+        def draw(index, n, streams):
+            chosen = streams.uniform(self.draws).argsort(1)[:, :n]
+            return pool.take_along_dim(chosen[..., None], 1)
+
+        return replace(instance, truth=replace(instance.truth, draw=draw, limit=self.draws))
+
+
+@pytest.mark.parametrize("metric", ["moments_mean", "share", "entropy", "sliced_w2"])
+def test_trials_that_draw_the_whole_pool_are_no_trials(metric):
+    """The same set each time: before, the least change of the grid was "found", or rounding decided."""
+    row = rows(metric, task=Kept(), trials=20)[metric]
+    assert row.status == "not calibrated"
+    assert row.note.startswith("trials share 100% of their 400 points")
+    assert (row.shift, row.scale) == (None, None)
+    assert row.floor is not None
+    assert f"| not calibrated: {row.note} |" in table.markdown([row])
+    assert ",not calibrated," in table.to_csv([row])
+
+
+def test_trials_that_share_points_say_so_and_few_may():
+    half = rows("moments_mean", task=Kept(draws=700), trials=20)["moments_mean"]
+    assert half.status == "not calibrated"
+    some = rows("moments_mean", task=Kept(draws=2000), trials=20)["moments_mean"]
+    assert some.status == "ok"
+    assert re.search(r"trials share (1[5-9]|2[0-5])% of their 400 points", some.note)  # 400 of 2000: a fifth, +- 2 %
+    many = rows("moments_mean", task=Kept(draws=40_000), trials=20)["moments_mean"]
+    assert (many.status, many.note) == ("ok", "")
+
+
+def test_a_null_of_one_point_is_refused():
+    """KL of exact draws with their exact densities is 0.0 in each trial, and so is the gap of an objective."""
     row = rows("kl")["kl"]
     assert row.floor == 0.0
     assert row.ratio is None
-    expected = 1.645 / math.sqrt(400)
-    assert expected / 1.45 < row.scale < 1.45 * 2**0.25 * expected
+    assert (row.status, row.note) == ("not calibrated", "the same value in 100 trials of unchanged draws")
+    assert (row.shift, row.scale) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "note"),
+    [
+        (lambda x: 1 + 1e-9 * x.mean(), "the same value in 100 trials of unchanged draws"),
+        (lambda x: (x.mean() * 10).round() / 10, "different values in 100 trials of unchanged draws"),
+        (
+            lambda x: (x.norm(dim=1) - 1).abs().mean(),
+            "a shift by 0.00024 is found: the values of unchanged draws hardly",
+        ),
+    ],
+)
+def test_nulls_with_next_to_no_variance_are_refused(value, note):
+    """A value but for rounding, a coarse one, and the distance to a circle of points on it, which is mere rounding."""
+
+    def judge(judged):
+        found = torch.stack([value(one.double()) for one in judged.points])
+        return Estimate(found, torch.zeros_like(found), judged.points.shape[1])
+
+    @dataclass(frozen=True)
+    class Circle(Tiny):
+        metrics: ClassVar = ("own",)
+
+        def build(self, rng):
+            instance = super().build(rng)
+            truth = replace(
+                instance.truth,
+                draw=lambda index, n, streams: torch.nn.functional.normalize(streams.normal(n, 2), dim=-1),
+                metrics=(Metric("own", judge, None, ""),),
+            )
+            return replace(instance, truth=truth)
+
+    row = rows("own", task=Circle())["own"]
+    assert (row.status, row.shift, row.scale) == ("not calibrated", None, None)
+    assert note in row.note
+
+
+def test_values_that_differ_enough_are_calibrated():
+    assert calibrate._edge([float(k) for k in range(100)]) == 95.0
+    assert calibrate._edge([*map(float, range(20)), *[0.0] * 80]) == 15.0
+    with pytest.raises(calibrate._NoNull, match="only 19 different values in 100 trials"):
+        calibrate._edge([*map(float, range(19)), *[0.0] * 81])
+    with pytest.raises(calibrate._NoNull, match="the same value in 20 trials"):
+        calibrate._edge([math.inf] * 20)
+    with pytest.raises(ArithmeticError, match="not a number"):
+        calibrate._edge([*map(float, range(50)), math.nan])
 
 
 def test_floor_and_still_bracket_the_task():
@@ -212,6 +312,20 @@ def test_an_interrupted_table_goes_on_from_its_csv(tmp_path, monkeypatch):
     assert "torch" in text
 
 
+def test_an_error_s_words_are_harmless_everywhere(tmp_path):
+    """Escape sequences, HTML, links and formulas in the text of a metric's error."""
+    row = replace(rows("fails", power_seconds=0, trials=20)["fails"], note="=1+1 \x1b[31m <b>[x](http://y)\n| z")
+    (tmp_path / "x.csv").write_text(table.to_csv([row]))
+    (back,) = table.read(tmp_path / "x.csv")
+    assert back.note == "'=1+1 \\x1b[31m <b>[x](http://y)\\n| z"
+    assert table.to_csv([back]) == table.to_csv([row])
+    text = table.markdown([row])
+    assert "\x1b" not in text
+    assert "<b>" not in text
+    assert "[x](" not in text
+    assert "\\| z" in text
+
+
 def test_rows_survive_their_csv(tmp_path):
     found = list(rows(power_seconds=0, trials=20).values())
     (tmp_path / "x.csv").write_text(table.to_csv(found))
@@ -257,7 +371,7 @@ def test_mistakes_end_with_2(cli, tmp_path, words, got):
 def test_the_command_line_end_to_end(cli, tmp_path):
     words = ["--task", "ou:horizon=0.1", "--metric", "kl", "--trials", "20", "--seeds", "2", "--power-seconds", "0"]
     code, out, err = cli("calibrate", *words, "--write", "page.md", "--format", "csv")
-    assert (code, err.splitlines()) == (0, ["ou:horizon=0.1 kl: cut " + table.read(tmp_path / "page.csv")[0].note])
+    assert (code, err.splitlines()) == (0, ["ou:horizon=0.1 kl: cut: " + table.read(tmp_path / "page.csv")[0].note])
     assert out == (tmp_path / "page.csv").read_text()
     code, out, err = cli("calibrate", *words, "--write", "page.md")
     assert "finished before" in err

@@ -8,6 +8,11 @@ along it. A change is found when the value of changed draws of the truth is beyo
 unchanged ones (the 5 % quantile where higher is better) in at least 95 % of the trials. Each trial has one set of draws
 for all changes (common random numbers). The least change on the grid 2^(k/4) is one that is found where the next
 smaller is not; a bisection with a few of the trials says where to look. Densities follow the change.
+
+All this means something only if the values of unchanged draws differ from trial to trial. A row is "not calibrated"
+where they don't: the trials share half of their points or more (a truth of finitely many draws, of which nearly all are
+drawn), their values are too few to tell the quantile (exact densities of exact draws give 0 each time), or the least
+change of the grid is found.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -32,11 +38,14 @@ from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need, Task, Tr
 from gwfbench.rng import Streams
 from gwfbench.store import environment, fingerprint
 
-VERSION = 2  # raised when numbers change
+VERSION = 3  # raised when numbers change
 CHUNK = 65536  # points drawn at once
 GRID = tuple(2 ** (k / 4) for k in range(-48, 17))  # 0.0002 to 16
 FOUND = 0.95  # share of trials in which a change must be found
 LEVEL = 0.05
+SHARED = 0.5  # share of points that two trials have in common from which on they are no trials
+SAME = 1e-6  # of the largest value: differences up to this are rounding
+KEPT = 2**28  # bytes of draws that are kept from one change to the next
 PILOT = 25  # trials of the bisection
 EFFORT = 6  # values that a search for both changes takes, over trials: the guess that is held against the budget
 
@@ -47,7 +56,7 @@ class Row:
 
     task: str
     metric: str
-    status: str  # ok; cut: power was left out, or cut short, for time; skipped; error
+    status: str  # ok; cut: power was left out, or cut short, for time; not calibrated; skipped; error
     note: str = ""
     t: float | None = None  # None: the limit
     better: str = "lower"
@@ -253,39 +262,87 @@ class _Cut(Exception):
     """The cell's time is spent."""
 
 
+class _NoNull(Exception):
+    """The values of unchanged draws say nothing about chance; the text says why."""
+
+
 def _power(plan: Plan, cell: _Cell, row: Row) -> Row:
     """The row with the least shift and scale that the metric finds, as far as the time goes."""
     assert row.seconds is not None
-    guess = EFFORT * plan.trials * row.seconds
-    if guess > plan.power_seconds:
-        return replace(row, status="cut", note=_join(row.note, f"power not sought: about {guess:.0f} s"))
+    found: dict[str, float] = {}
+    try:
+        row = replace(row, note=_join(row.note, _shared(cell)))
+        guess = EFFORT * plan.trials * row.seconds
+        if guess > plan.power_seconds:
+            return replace(row, status="cut", note=_join(row.note, f"power not sought: about {guess:.0f} s"))
+        _search(plan, cell, found)
+        return replace(row, **found)
+    except _NoNull as reason:
+        return replace(row, status="not calibrated", note=_join(str(reason), row.note))
+    except _Cut:
+        return replace(row, **found, status="cut", note=_join(row.note, f"power cut at {plan.power_seconds:g} s"))
+
+
+def _shared(cell: _Cell) -> str:
+    """What to say of the points that two trials have in common, where the truth has finitely many draws."""
+    if cell.truth.limit is None:
+        return ""
+    one, other = ([bytes(x.numpy()) for x in cell.exact(f"trial/{i}")[0][0].cpu()] for i in range(2))
+    share = len(set(one).intersection(other)) / len(set(one))
+    text = f"trials share {share:.0%} of their {cell.n} points"
+    if share >= SHARED:
+        raise _NoNull(f"{text}: the truth has too few draws for this n")
+    return text if share >= 0.05 else ""
+
+
+def _edge(usual: list[float]) -> float:
+    """The value above which a change is found, from those of unchanged draws."""
+    usual = sorted(usual)
+    if any(math.isnan(one) for one in usual):
+        raise ArithmeticError("its value for some draws of the truth is not a number")
+    rounding = SAME * max((abs(one) for one in usual if math.isfinite(one)), default=0.0)
+    different = 1 + sum(after - before > rounding for before, after in pairwise(usual))
+    if different < min(len(usual) / 2, 1 / LEVEL):
+        values = "the same value" if different == 1 else f"only {different} different values"
+        raise _NoNull(f"{values} in {len(usual)} trials of unchanged draws")
+    return usual[math.ceil((1 - LEVEL) * (len(usual) - 1))]
+
+
+def _search(plan: Plan, cell: _Cell, found: dict[str, float]) -> None:
+    """Put least shift and scale into `found`, as far as the time goes.
+
+    Raises:
+        _NoNull, _Cut, ArithmeticError: there are none, or they were not reached.
+    """
     mean, direction = _frame(cell)
     sign = 1 if cell.metric.better == "lower" else -1
     deadline = time.process_time() + plan.power_seconds
 
+    def draws(trial: int) -> tuple[Tensor, Tensor | None]:
+        return cell.exact(f"trial/{trial}")
+
+    if plan.trials * cell.n * mean.numel() * mean.element_size() <= KEPT:
+        draws = cache(draws)
+
     def value(trial: int, shift: float, scale: float) -> float:
         if time.process_time() > deadline:
             raise _Cut
-        x, log_prob = cell.exact(f"trial/{trial}")
+        x, log_prob = draws(trial)
         if scale:
             x = mean + (1 + scale) * (x - mean)
             log_prob = None if log_prob is None else log_prob - x[0, 0].numel() * math.log1p(scale)
         return sign * float(cell.judge((x + shift * direction, log_prob), f"trial/{trial}").value)
 
-    try:
-        usual = sorted(value(trial, 0.0, 0.0) for trial in range(plan.trials))
-        if any(math.isnan(one) for one in usual):
-            raise ArithmeticError("its value for some draws of the truth is not a number")
-        edge = usual[math.ceil((1 - LEVEL) * (plan.trials - 1))]
-        for kind in ("shift", "scale"):
+    edge = _edge([value(trial, 0.0, 0.0) for trial in range(plan.trials)])
+    for kind in ("shift", "scale"):
 
-            def hit(trial: int, size: float, kind: str = kind) -> bool:
-                return value(trial, *((size, 0.0) if kind == "shift" else (0.0, size))) > edge
+        def hit(trial: int, size: float, kind: str = kind) -> bool:
+            return value(trial, *((size, 0.0) if kind == "shift" else (0.0, size))) > edge
 
-            row = replace(row, **{kind: least(hit, plan.trials)})
-    except _Cut:
-        return replace(row, status="cut", note=_join(row.note, f"power cut at {plan.power_seconds:g} s"))
-    return row
+        size = least(hit, plan.trials)
+        if size == GRID[0]:
+            raise _NoNull(f"a {kind} by {size:.2g} is found: the values of unchanged draws hardly differ")
+        found[kind] = size
 
 
 def least(hit: Callable[[int, float], bool], trials: int) -> float:
@@ -332,4 +389,4 @@ def _frame(cell: _Cell) -> tuple[Tensor, Tensor]:
 
 
 def _join(first: str, second: str) -> str:
-    return f"{first}; {second}" if first else second
+    return "; ".join(filter(None, (first, second)))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from gwfbench import escape
+from gwfbench.commands._edge import put, say
 from gwfbench.commands._options import PLACE
 from gwfbench.plugins import registry
 
@@ -44,8 +46,9 @@ def calibrate(
     for row, new in table.keep(plan, write):
         rows.append(row)
         if form == "json":
-            click.echo(to_json(asdict(row)))
-        click.echo(f"{row.task} {row.metric}: {row.status if new else 'finished before'} {row.note}".rstrip(), err=True)
+            put(to_json(asdict(row)) + "\n")
+        words = (f"{row.task} {row.metric}", row.status if new else "finished before", row.note)
+        say(escape.line(": ".join(filter(None, words))), err=True)
     if form != "json":
-        click.echo(table.markdown(rows) if form == "markdown" else table.to_csv(rows), nl=False)
+        put(table.markdown(rows) if form == "markdown" else table.to_csv(rows))
     sys.exit(any(row.status == "error" for row in rows))

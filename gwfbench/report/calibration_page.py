@@ -6,10 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from gwfbench import escape
 from gwfbench.audit.calibrate import GRID, Plan, Row, measure
 from gwfbench.errors import UserError, require
 from gwfbench.store import checked
@@ -19,7 +20,8 @@ NOTES = (
     "the two in standard errors for one seed. shift, scale: the smallest change of the truth's draws that the metric "
     "detects at that n in 95 % of the trials, at level 5 %: a shift along a random direction, in standard deviations "
     "of the truth along it, and a relative widening about the mean; on a grid of ratio 2^(1/4), for the problem of the "
-    f"first seed. CPU s: time for one value. > {GRID[-1]:g}: not detected at all; -: not measured, or not known."
+    f"first seed. CPU s: time for one value. > {GRID[-1]:g}: not detected at all; -: not measured, or not known. Not "
+    "calibrated: the values of unchanged draws don't differ enough from trial to trial to say what chance alone does."
 )
 HEADS = ("metric", "n", "floor", "still", "still/floor", "apart (se)", "shift", "scale", "CPU s", "note")
 
@@ -58,7 +60,8 @@ def to_csv(rows: Iterable[Row]) -> str:
     table = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     table.writeheader()
     for row in rows:
-        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+        cells = asdict(replace(row, note=escape.csv(row.note)))  # the words of a stranger's error
+        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in cells.items()})
     return text.getvalue()
 
 
@@ -104,7 +107,7 @@ def markdown(rows: Iterable[Row]) -> str:
     for task in dict.fromkeys(row.task for row in rows):
         own = [row for row in rows if row.task == task]
         t = next((row.t for row in own if row.t is not None), None)
-        parts.append(f"## {task}" + (f" at t = {t:g}" if t else "") + "\n")
+        parts.append(f"## {escape.markdown(task)}" + (f" at t = {t:g}" if t else "") + "\n")
         lines = [HEADS, ("---",) * len(HEADS), *(_line(row) for row in own)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
     parts.append(NOTES + "\n")
@@ -122,8 +125,8 @@ def _line(row: Row) -> tuple[str, ...]:
     def change(value: float | None) -> str:
         return f"> {GRID[-1]:g}" if value == math.inf else number(value, ".2g")
 
-    note = {"ok": row.note, "cut": row.note}.get(row.status, f"{row.status}: {row.note}").replace("|", "\\|")
-    name = row.metric + (" (higher is better)" if row.better == "higher" else "")
+    note = escape.markdown({"ok": row.note, "cut": row.note}.get(row.status, f"{row.status}: {row.note}"))
+    name = escape.markdown(row.metric) + (" (higher is better)" if row.better == "higher" else "")
     return (
         name, number(row.n, "d"), number(row.floor), number(row.still), number(row.ratio),
         number(row.apart, ".0f"), change(row.shift), change(row.scale), number(row.seconds, ".2g"), note,

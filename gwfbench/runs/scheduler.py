@@ -48,7 +48,7 @@ class Event:
     share: float
 
 
-Listener = Callable[[Event], None]
+Listener = Callable[[Event], object]
 
 AGAIN = 0.5  # seconds between two looks at a run that runs elsewhere
 

@@ -66,8 +66,9 @@ def _source(thing: Any) -> tuple[ast.AST, dict[str, Any]]:
         text = "".join(linecache.getlines(code.co_filename)) if code else ""
         with contextlib.suppress(SyntaxError):
             for node in ast.walk(ast.parse(text)):
-                around = isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == thing.__name__
-                if code and around and node.lineno - 9 <= code.co_firstlineno <= (node.end_lineno or 0):
+                if not (code and isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == thing.__name__):
+                    continue
+                if node.lineno - 9 <= code.co_firstlineno <= (node.end_lineno or 0):
                     return node, function.__globals__
     if dataclasses.is_dataclass(thing):  # no function of its own: its fields are all there is
         return ast.Constant(
