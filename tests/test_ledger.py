@@ -14,6 +14,7 @@ from gwfbench.plugins import registry
 from gwfbench.report.board.leaderboard import Seeds, boards
 from gwfbench.report.paper_page import counted, page
 from gwfbench.report.verdicts import Ours, Verdict, difference, judged, judged_difference, margin
+from gwfbench.rng import Streams
 
 PAPERS = ("caucheteux2026", "deng2026", "fan2022", "mokrov2021")
 NUMBER = ledger.Number("a, b", "Table 1", value=(1.0,), metric="symkl", task="ou", method="ula")
@@ -120,8 +121,8 @@ def test_the_common_errors_are_those_of_two_test_parts():
 
     (table,) = ledger.chosen(ledger.load("fan2022"), ["table5"])
     for name in ("splice", "waveform", "twonorm", "ringnorm", "german", "image", "diabetis", "banana"):
-        draws, test = torch.as_tensor(blr.reference(name)["draws"])[::4], torch.from_numpy(blr.signed_rows(name)[1])
-        p = torch.sigmoid(draws[:, :-1].double() @ test.mT).mean(0)
+        law, test = blr.BLR(name).build(Streams((0,), dtype=torch.float64)), torch.from_numpy(blr.signed_rows(name)[1])
+        p = torch.sigmoid(law.truth.draw(0, 1024, Streams((0,), dtype=torch.float64))[0, :, :-1] @ test.mT).mean(0)
         for reward, metric in (((p > 0.5).double(), "accuracy"), (p.log(), "log_likelihood")):
             wanted = math.sqrt(2 / len(test)) * float(reward.std())
             found = {n.error for n in table.numbers if n.what.startswith(f"{name},") and n.metric == metric}
