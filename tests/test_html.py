@@ -280,7 +280,7 @@ def test_a_page_that_cannot_be_written_is_a_users_mistake(cli, tmp_path):
     (tmp_path / "folder").mkdir()
     code, _, err = cli("report", "html", "folder", "--rows", "rows.csv")
     assert code == 2
-    assert "report html folder" in err
+    assert "folder: a folder" in err
 
 
 def test_a_csv_with_an_evil_name_is_read_as_it_is(tmp_path):

@@ -104,7 +104,7 @@ def choices_and_energies(every):
 @pytest.mark.parametrize("name", ["vjko", "jko_icnn"])
 def test_each_value_runs_or_is_refused(name):
     seen = walk(name, alone, FEW)
-    assert seen["ran"] > 50
+    assert seen["ran"] > 40
     assert seen["refused"] > 0
 
 

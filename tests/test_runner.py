@@ -637,9 +637,7 @@ def test_calls_end_a_real_method_at_the_law_before_and_all_of_them_may_be_used(o
         assert getattr(cut.rows[-1], f"{oracle}_calls") == laws * 4 * 128
     (none,) = run(vjko, task, budget=Budget(**{f"{oracle}_calls": 128 * 4 - 1}))
     assert (none.status, none.rows) == ("timeout", [])
-    assert (
-        run(registry.parse("method", "ula"), task, budget=Budget(score_calls=1))[0].status == "ok"
-    )  # it trains nothing
+    assert run(CONTROLS["still"], task, budget=Budget(score_calls=1))[0].status == "ok"  # it trains nothing
 
 
 def test_steps_end_a_run_and_all_of_them_may_be_used():

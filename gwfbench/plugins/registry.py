@@ -183,7 +183,12 @@ def typed_fields(plugin: object) -> str:
     assert is_dataclass(plugin)
     values = {field.name: getattr(plugin, field.name) for field in fields(plugin)}
     defaults = {field.name: field.default for field in fields(plugin)}
-    return ",".join(f"{name}={_text(value)}" for name, value in values.items() if value != defaults[name])
+    chosen = {name for name, hint in _hints(type(plugin)).items() if typing.get_origin(hint) is Literal}
+    return ",".join(
+        f"{name}={value if name in chosen else _text(value)}"
+        for name, value in values.items()
+        if value != defaults[name]
+    )
 
 
 def name_of(plugin: object) -> str:
