@@ -384,7 +384,7 @@ def test_a_handler_that_was_there_has_the_last_word_and_what_was_ignored_still_i
 
 def test_a_stop_while_the_runner_moves_points_waits_for_the_law_and_keeps_it(tmp_path):
     ula = registry.parse("method", "ula:step=0.01")
-    for moment in (40, 41, 42):  # one of them is in a push
+    for moment in (40, 41, 45):  # while points are pushed and judged
         out = tmp_path / str(moment)
         ALARM.at(moment)
         with pytest.raises(KeyboardInterrupt):
