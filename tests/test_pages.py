@@ -36,6 +36,7 @@ def made(tmp_path_factory):
         pages.keep(root / "results" / name, pages.of_laws(part, laws), facts, [], layout)
     marker = "<!-- leaderboard results/ou ou:horizon=0.1 symkl,kl -->"
     (root / "README.md").write_text(f"# Title\n\n{marker}\nold\n<!-- end -->\n\nthe rest\n")
+    (root / "results" / "README.md").write_text("<!-- leaderboard ou ou:horizon=0.1 kl -->\nold\n<!-- end -->\n")
     return root
 
 
@@ -58,7 +59,7 @@ def test_every_page_is_made_and_then_stands_the_check(cli, checkout):
             ".tex",
         }
     code, text, err = cli("report", "pages", "results", "--check")
-    assert (code, text, err) == (0, "12 pages, 0 of them not what the rows give\n", "")
+    assert (code, text, err) == (0, "13 pages, 0 of them not what the rows give\n", "")
     assert "nothing" not in cli("report", "pages", "results")[1]
 
 
@@ -82,6 +83,7 @@ def test_the_readme_has_its_table_and_nothing_else_changes(cli, checkout):
     assert "old" not in text
     head = next(line for line in text.splitlines() if line.startswith("| method"))
     assert [cell.strip() for cell in head.split("|")[1:5]] == ["method", "tier", "symkl", "kl"]
+    assert "| method" in (checkout / "results" / "README.md").read_text()
 
 
 def test_a_marker_of_no_rows_is_a_users_mistake(cli, checkout):

@@ -4,7 +4,7 @@
         -> FOLDER/leaderboard.md, leaderboard.csv, leaderboard.tex
     ROOT/*/rows.csv -> ROOT/leaderboard.md: the pages, and scores over all of their tasks
                     -> ROOT/papers/*.md: published numbers next to these
-    README.md next to ROOT: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
+    README.md next to ROOT, and in it: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
 
 page.toml: `title`, `metrics` (which, in this order), `pivot` (one table per metric, tasks side by side), `ablate`
 (key=value: also the effect of this field).
@@ -114,9 +114,9 @@ def all_made(root: Path) -> dict[Path, str]:
         asked = paper_page.asked(book)
         sources = [f"../{name}/rows.csv" for name in rows if asked & answered[name]]
         files[root / "papers" / f"{key}.md"], _ = paper_page.page(book, every, sources, environments)
-    readme = root.parent / "README.md"
-    if readme.exists():
-        files[readme] = BLOCK.sub(lambda found: _block(rows, found), readme.read_text(encoding="utf-8"))
+    for readme in (root.parent / "README.md", root / "README.md"):
+        if readme.exists():
+            files[readme] = BLOCK.sub(lambda found: _block(rows, found), readme.read_text(encoding="utf-8"))
     return files
 
 
