@@ -184,8 +184,9 @@ def _limits(budget: str | Mapping[str, float]) -> str | Budget:
 
 def _several(value: Any) -> list[Any]:
     """A list of tasks or methods, of one or of several."""
-    one = isinstance(value, str | type) or not isinstance(value, Iterable)
-    return [value] if one else list(value)
+    if isinstance(value, str | type) or not isinstance(value, Iterable):
+        return [value]
+    return list(value)
 
 
 def _place(out: str | Path | None) -> Path | None:

@@ -112,7 +112,7 @@ class BLR:
             return Instance(problem, unknown)
         law = _Rejection(
             _posterior(prior, train.cpu()).log_prob,
-            *(torch.from_numpy(found[key]) for key in ("location", "root")),
+            *(torch.from_numpy(found[key]) for key in ("location", "root")),  # type: ignore[arg-type]
             *(found[key].item() for key in ("degrees", "log_cap")),
         )
         return Instance(problem, replace(unknown, **_known(law, found, rng)))

@@ -269,10 +269,10 @@ class _NoNull(Exception):
 def _power(plan: Plan, cell: _Cell, row: Row) -> Row:
     """The row with the least shift and scale that the metric finds, as far as the time goes."""
     assert row.seconds is not None
+    guess = EFFORT * plan.trials * row.seconds
     found: dict[str, float] = {}
     try:
         row = replace(row, note=_join(row.note, _shared(cell)))
-        guess = EFFORT * plan.trials * row.seconds
         if guess > plan.power_seconds:
             return replace(row, status="cut", note=_join(row.note, f"power not sought: about {guess:.0f} s"))
         _search(plan, cell, found)
