@@ -54,7 +54,7 @@ def test_runs_are_identical_from_the_folder_and_from_the_csv_alone(cli, tmp_path
             "score_calls",
             lambda x: x + 1,
             1,
-            "different (0 values)\n  score_calls of symkl at t = 0.05: got 0, expected 1",
+            "different (0 values)\n  score_calls of symkl at t = 0.05: got 1408, expected 1409",
         ),
         ("run_key", lambda x: "0" * 16, 1, "not run (0 values)\n  run key "),
         ("task", lambda x: "no_such", 1, "not run (0 values)\n  it can't be built any more: no task 'no_such'"),

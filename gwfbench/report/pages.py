@@ -4,7 +4,7 @@
         -> FOLDER/leaderboard.md, leaderboard.csv, leaderboard.tex
     ROOT/*/rows.csv -> ROOT/leaderboard.md: the pages, and scores over all of their tasks
                     -> ROOT/papers/*.md: published numbers next to these
-    README.md next to ROOT, and in it: tables between `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` and `<!-- end -->`
+    README.md next to ROOT, and in it: tables from `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` to `<!-- end -->`
 
 page.toml: `title`, `metrics` (which, in this order), `pivot` (one table per metric, tasks side by side), `ablate`
 (key=value: also the effect of this field).

@@ -67,8 +67,6 @@ def perform(jobs: Sequence[Job], out: Path | None, tell: Listener, options: Opti
     with contextlib.ExitStack() as stack:
         stack.enter_context(_sigterm_interrupts())
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwfbench-")))
-        with _writing(folder):
-            folder = folder.absolute()  # once: a method in this process may go elsewhere
         yield from _Schedule(tuple(jobs), folder, tell, options).go()
 
 
@@ -112,8 +110,10 @@ def _ends_the_same(run: Run, asked: Budget) -> bool:
     if run.status == "skipped" or Budget.of(run.budget) == asked:
         return True
     limits = asked.limits()
-    if run.status == "budget":
+    if run.status in ("budget", "timeout"):
         by = next((name for name, limit in run.budget.items() if str(BudgetSpent(name, limit)) == run.reason), "")
+        if run.status == "timeout" and by and limits.get(by, math.inf) <= run.budget[by]:
+            return True  # no law within the larger budget: none within a smaller one
         if not by or limits.pop(by, None) != run.budget[by]:
             return False
     # a limit that its own budget had held it to, or that it did not need
@@ -148,7 +148,10 @@ class _Schedule:
     """The jobs of one call, and how far they are."""
 
     def __init__(self, jobs: tuple[Job, ...], out: Path, tell: Listener, options: Options):
-        self.jobs, self.out, self.options = jobs, out, options
+        self.jobs, self.options, self._typed = jobs, options, out
+        with _writing(out):
+            folders.require_folder(out)
+            self.out = out.absolute()  # once: a method in this process may go elsewhere
         self._listener = tell
         self.slots = slots(jobs, options)
         require_files(jobs, options, self.slots)
@@ -166,7 +169,7 @@ class _Schedule:
         yield from self._hand_out()
         if not self._waiting:
             return
-        with _writing(self.out):
+        with _writing(self._typed):
             folders.probe(self.out)
             facts = environment.environment(self.jobs[0].device, self.options.threads)
             folders.save_environment(self.out, facts)
@@ -193,7 +196,7 @@ class _Schedule:
         """What is there already, and what is to be done."""
         if not self.jobs:
             return
-        with _writing(self.out):
+        with _writing(self._typed):
             old, said = folders.sweep(self.out)
         for text in said:
             self._tell("folder", text, self.jobs[0])

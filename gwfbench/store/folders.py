@@ -225,11 +225,16 @@ def attempts(out: Path) -> tuple[list[Run], list[str]]:
     return runs, [f"{path.name}: {reason}" for path, reason in strange]
 
 
+def require_folder(out: Path) -> None:
+    """Raise `UserError` if there is something else of this name."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file", "a folder", "name another folder")
+
+
 def _scan(out: Path) -> tuple[list[Run], list[tuple[Path, str | ValueError]]]:
     runs: list[Run] = []
     strange: list[tuple[Path, str | ValueError]] = []
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file", "a folder", "name another folder")
+    require_folder(out)
     for path in sorted(out.iterdir()) if out.exists() else ():
         if path.name in NOT_RUNS or (path.is_file() and path.name.startswith("env-")):
             continue

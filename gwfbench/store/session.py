@@ -13,9 +13,10 @@ import dataclasses
 import hashlib
 import json
 import linecache
-import pickle
 import types
 from typing import Any
+
+import cloudpickle
 
 from gwfbench.errors import UserError
 from gwfbench.store import fingerprint
@@ -87,6 +88,6 @@ def _value(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"{type(value).__name__}({', '.join(map(_value, value))})"
     try:
-        return hashlib.sha256(pickle.dumps(value)).hexdigest()
+        return hashlib.sha256(cloudpickle.dumps(value)).hexdigest()
     except Exception:  # known by its type: what it is made from is not seen
         return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -378,7 +378,7 @@ def test_noise_moves_where_the_field_is_read_and_is_halved(name):
 @pytest.mark.parametrize("carrier", ["particles", "generator"])
 def test_methods_bring_the_law_nearer(spec, carrier):
     target, start = first_clouds()[1], first_clouds()[0]
-    x = last(f"{spec},carrier={carrier}", 80)
+    x = last(f"{spec}{',' if ':' in spec else ':'}carrier={carrier}", 80)
     for end, begin, y in zip(x, start, target, strict=True):
         assert w2(end, y) < 0.6 * w2(begin, y)
 
