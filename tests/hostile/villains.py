@@ -11,7 +11,8 @@ spec = importlib.util.spec_from_file_location("failing", ROOT / "tests" / "faili
 failing = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(failing)
 
-ASLEEP = "sleep 61234"  # what villains without our environment leave behind; nobody else sleeps for so long
+# What villains without our environment leave behind. Nobody else sleeps for so long, nor another pytest beside this one.
+ASLEEP = f"sleep {10**7 + os.getpid()}"
 _GRANDPARENT = "grandparent = int(open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1])\n"
 _EVERY = "for fd in range(3, 200):\n    try:\n        os.write(fd, b'%s\\n')\n    except OSError:\n        pass"
 
