@@ -19,7 +19,8 @@ spec = importlib.util.spec_from_file_location("villains", Path(__file__).with_na
 villains = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(villains)
 PLAIN = [sys.executable, "-m", "gwfbench"]
-KILLS = 30
+WORDS = ["--method", "good", "--method", "slow", "--seeds", "6", "--jobs", "2"]  # twelve runs
+KILLS = 10  # of one test: few, so that runs are left for the last of them
 
 
 @pytest.fixture(scope="module")
@@ -45,34 +46,49 @@ def finished(out):
     return {run.identity.key: [(p.step, p.metric, p.value, p.se, p.n) for p in run.rows] for run in good}, counts
 
 
-@pytest.mark.timeout(1200)  # on a busy machine
-def test_thirty_kills_at_random_moments(plugins, tmp_path):
+@pytest.fixture(scope="module")
+def whole(plugins, tmp_path_factory):
+    """What the same command finds where nobody kills it."""
+    out = tmp_path_factory.mktemp("whole")
+    assert villains.command(plugins, out, *WORDS, name=f"whole-{os.getpid()}").wait(400) == 0
+    return finished(out)[0]
+
+
+@pytest.mark.timeout(900)  # on a busy machine
+@pytest.mark.parametrize("seed", range(3))
+def test_ten_kills_at_random_moments(plugins, tmp_path, whole, seed):
     """SIGKILL or SIGHUP to the command, from its start to its last run: nothing lost, nothing twice, nothing printed."""
-    rng, name = random.Random(15), f"kills-{os.getpid()}"
-    words = ["--method", "good", "--method", "slow", "--seeds", "6", "--jobs", "2"]
-    out, whole, noise = tmp_path / "runs", tmp_path / "whole", tmp_path / "noise"
-    assert villains.command(plugins, whole, *words, name=name).wait(240) == 0
+    rng, name = random.Random(seed), f"kills-{os.getpid()}-{seed}"
+    out, noise = tmp_path / "runs", tmp_path / "noise"
     with noise.open("w") as stderr:
         for _ in range(KILLS):
-            process = villains.command(plugins, out, *words, name=name, launcher=PLAIN, stderr=stderr)
-            if rng.random() < 0.7:  # while runs begin, go on and end
-                before = set(out.glob(".partial-*/header.json"))
-                until(lambda a=process, b=before: a.poll() is not None or set(out.glob(".partial-*/header.json")) - b)
-                time.sleep(rng.uniform(0.0, 1.5))
-            else:  # while it starts
-                time.sleep(rng.uniform(0.1, 3.0))
-            process.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGHUP]))
-            process.wait(30)
-        done = villains.command(plugins, out, *words, name=name, stdout=subprocess.PIPE, text=True)
-        rows = done.communicate(timeout=240)[0]
+            process = villains.command(plugins, out, *WORDS, name=name, launcher=PLAIN, stderr=stderr)
+            try:
+                if rng.random() < 0.7:  # while runs begin, go on and end
+                    until(_begins(process, out))
+                    time.sleep(rng.uniform(0.0, 1.5))
+                else:  # while it starts
+                    time.sleep(rng.uniform(0.1, 3.0))
+                process.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGHUP]))
+                process.wait(60)
+            finally:
+                process.kill()
+        done = villains.command(plugins, out, *WORDS, name=name, stdout=subprocess.PIPE, text=True)
+        rows = done.communicate(timeout=400)[0]
         assert done.returncode == 0
     until(lambda: not villains.left(name))
     assert len({json.loads(line)["run_key"] for line in rows.splitlines()}) == 12
     ours, counts = finished(out)
-    assert ours == finished(whole)[0]
+    assert ours == whole
     assert set(counts.values()) == {1}
     assert "Traceback" not in noise.read_text()
     assert not list(out.glob("aside/*/rows.jsonl"))
+
+
+def _begins(process, out):
+    """A question: whether the command has begun a run since now, or has ended."""
+    before = set(out.glob(".partial-*/header.json"))
+    return lambda: process.poll() is not None or set(out.glob(".partial-*/header.json")) - before
 
 
 def _run_of(command):
