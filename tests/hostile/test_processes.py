@@ -20,7 +20,7 @@ villains = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(villains)
 PLAIN = [sys.executable, "-m", "gwfbench"]
 WORDS = ["--method", "good", "--method", "slow", "--seeds", "6", "--jobs", "2"]  # twelve runs
-KILLS = 10  # of one test: few, so that runs are left for the last of them
+KILLS = 10  # of one test: few, so that most of them find runs that are not finished
 
 
 @pytest.fixture(scope="module")
