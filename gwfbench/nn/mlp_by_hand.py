@@ -51,29 +51,31 @@ class Gradient:
 class PReLU:
     """Learned slopes of S seeds after one layer, on buffers.
 
+    The slopes come as numbers, one a seed, where there are any, which is faster on the CPU; else from their tensor.
+
     Args:
         slope: (S,).
         gradient: buffer of its gradient, (S,).
-        numbers: take the slopes as numbers, which needs to read them but is faster on the CPU; else as tensors.
+        before: what comes in.
+        scratch: room of that size.
     """
 
-    def __init__(self, slope: Tensor, gradient: Tensor, before: Tensor, scratch: Tensor, numbers: bool):
+    def __init__(self, slope: Tensor, gradient: Tensor, before: Tensor, scratch: Tensor):
         seeds = len(slope)
-        self._slope, self._numbers, self._before, self._scratch = slope, numbers, before, scratch
-        self._wide = slope.view(1, 1) if seeds == 1 else slope.view(seeds, 1, 1)
+        self._before, self._scratch = before, scratch
+        self._slope = slope.view(1, 1) if seeds == 1 else slope.view(seeds, 1, 1)
         self._gradient = gradient.view(()) if seeds == 1 else gradient.view(seeds, 1, 1)
 
-    def _each(self, *buffers: Tensor) -> list[tuple[Tensor, ...]]:
-        return [buffers] if len(self._slope) == 1 else list(zip(*buffers, strict=True))
-
-    def forward(self, out: Tensor) -> None:
+    def forward(self, out: Tensor, numbers: list[float] | None) -> None:
         """The values."""
-        if self._numbers:
-            for (x, y), slope in zip(self._each(self._before, out), self._slope.tolist(), strict=True):
-                _leaky(x, slope, out=y)
-        else:
+        if numbers is None:
             torch.clamp_max(self._before, 0.0, out=self._scratch)
-            torch.addcmul(self._before, self._scratch, self._wide - 1, out=out)
+            torch.addcmul(self._before, self._scratch, self._slope - 1, out=out)
+        elif len(numbers) == 1:
+            _leaky(self._before, numbers[0], out=out)
+        else:
+            for x, y, slope in zip(self._before, out, numbers, strict=True):
+                _leaky(x, slope, out=y)
 
     def learn(self, gradient: Tensor) -> None:
         """The slopes' gradient, given that of the values."""
@@ -83,14 +85,16 @@ class PReLU:
         else:
             torch.bmm(gradient.flatten(1)[:, None], negative.flatten(1)[:, :, None], out=self._gradient)
 
-    def backward(self, gradient: Tensor) -> None:
+    def backward(self, gradient: Tensor, numbers: list[float] | None) -> None:
         """Turn the gradient of the values into that of what came in, in place."""
-        if self._numbers:
-            for (g, x), slope in zip(self._each(gradient, self._before), self._slope.tolist(), strict=True):
-                _leaky_backward(g, x, slope, False, grad_input=g)
-        else:
+        if numbers is None:
             torch.le(self._before, 0.0, out=self._scratch).mul_(gradient)
-            gradient.addcmul_(self._scratch, self._wide - 1)
+            gradient.addcmul_(self._scratch, self._slope - 1)
+        elif len(numbers) == 1:
+            _leaky_backward(gradient, self._before, numbers[0], False, grad_input=gradient)
+        else:
+            for g, x, slope in zip(gradient, self._before, numbers, strict=True):
+                _leaky_backward(g, x, slope, False, grad_input=g)
 
 
 class Perceptron:
@@ -98,7 +102,7 @@ class Perceptron:
 
     Args:
         points: n.
-        numbers: as `PReLU`; None: on the CPU.
+        numbers: whether `PReLU` gets its slopes as numbers; None: on the CPU.
         like: another at as many points or more, of which this one shares the first n: its own buffers are views.
     """
 
@@ -126,13 +130,17 @@ class Perceptron:
         self.x, self._slope = inner(self.whole["x", 0]), inner(self.whole["slope", 0])
         self._before = [inner(self.whole["before", i]) for i in range(layers)]
         after = [inner(self.whole["after", i]) for i in range(layers)]
-        on_cpu = made.device.type == "cpu" if numbers is None else numbers
         self._prelus = [
-            PReLU(slope, gradient, self._before[i], inner(self.whole["scratch", widths[i + 1]]), on_cpu)
+            PReLU(slope, gradient, self._before[i], inner(self.whole["scratch", widths[i + 1]]))
             for i, (slope, gradient) in enumerate(zip(leaves[2 * layers :], found[2 * layers :], strict=True))
         ]
         slopes = len(self._prelus)
+        self._reads = slopes > 0 and (made.device.type == "cpu" if numbers is None else numbers)
+        self._slopes = net.parameters.flat[len(net.parameters.flat) - slopes * seeds :].view(slopes, seeds)
+        self._numbers: list[list[float] | None] = [None] * slopes
         self._after = [after[i] if i < slopes else self._before[i] for i in range(layers)]
+        self._turned = [weight.mT for weight in self._weights]
+        self._inputs = [x.mT for x in (self.x, *self._after[:-1])]
 
     def values(self, keep: Keep = None) -> Tensor:
         """Values at x.
@@ -141,11 +149,13 @@ class Perceptron:
             keep: factors of the hidden layers' values; None: one.
         """
         x = self.x
+        if self._reads:
+            self._numbers = self._slopes.tolist()
         for i, (weight, bias) in enumerate(zip(self._weights, self._biases, strict=True)):
             affine(bias, x, weight, self._before[i])
             x = self._after[i]
             if i < len(self._prelus):
-                self._prelus[i].forward(x)
+                self._prelus[i].forward(x, self._numbers[i])
             factor = _factor(keep, i)
             if factor is not None:
                 x.mul_(factor)
@@ -158,7 +168,7 @@ class Perceptron:
 
     def slope(self, slope: Tensor) -> Tensor:
         """The input's gradient, given that of the values, which is overwritten."""
-        return product(self._back(slope, None, learn=False), self._weights[0].mT, self._slope)
+        return product(self._back(slope, None, learn=False), self._turned[0], self._slope)
 
     def _back(self, slope: Tensor, keep: Keep, learn: bool) -> Tensor:
         """The gradient of the first layer before its PReLU; a layer's own values make room for its gradient."""
@@ -169,18 +179,18 @@ class Perceptron:
             if i < len(self._prelus):
                 if learn:
                     self._prelus[i].learn(slope)
-                self._prelus[i].backward(slope)
+                self._prelus[i].backward(slope, self._numbers[i])
             if learn:
-                product((self._after[i - 1] if i else self.x).mT, slope, self._dweights[i])
+                product(self._inputs[i], slope, self._dweights[i])
                 torch.sum(slope, -2, keepdim=True, out=self._dbiases[i])
             if i:
-                slope = self._through(slope, self._weights[i], self._after[i - 1])
+                slope = self._through(slope, self._turned[i], self._after[i - 1])
         return slope
 
-    def _through(self, slope: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    def _through(self, slope: Tensor, turned: Tensor, out: Tensor) -> Tensor:
         if slope.shape[-1] == 1:
-            return torch.mul(slope, weight.mT, out=out)  # half the time of the product
-        return product(slope, weight.mT, out)
+            return torch.mul(slope, turned, out=out)  # half the time of the product
+        return product(slope, turned, out)
 
 
 def _factor(keep: Keep, layer: int) -> Tensor | None:

@@ -94,9 +94,9 @@ def squared(raw: Tensor) -> Tensor:
 
 
 def _squared_both(raw: Tensor) -> tuple[Tensor, Tensor]:
-    beyond = raw - KNEE
-    root = F.celu(beyond, KNEE).add_(KNEE)
-    return root.square(), beyond.div_(KNEE).clamp_max_(0.0).exp_().mul_(root).mul_(2)
+    fall = ((raw - KNEE) / KNEE).clamp_max_(0.0).exp_()
+    root = raw.clamp_min(KNEE).mul_(fall)
+    return root.square(), fall.mul_(root).mul_(2)
 
 
 def exp_minus_one(raw: Tensor) -> Tensor:
