@@ -22,6 +22,7 @@ Keep = list[Tensor | None] | None  # factors of the hidden layers' values
 
 _leaky = torch.ops.aten.leaky_relu.out
 _leaky_backward = torch.ops.aten.leaky_relu_backward.grad_input
+_threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
 def inner(x: Tensor) -> Tensor:
@@ -69,8 +70,8 @@ class PReLU:
     def forward(self, out: Tensor, numbers: list[float] | None) -> None:
         """The values."""
         if numbers is None:
-            torch.clamp_max(self._before, 0.0, out=self._scratch)
-            torch.addcmul(self._before, self._scratch, self._slope - 1, out=out)
+            torch.clamp_min(self._before, 0.0, out=self._scratch)
+            torch.lerp(self._scratch, self._before, self._slope, out=out)
         elif len(numbers) == 1:
             _leaky(self._before, numbers[0], out=out)
         else:
@@ -88,8 +89,8 @@ class PReLU:
     def backward(self, gradient: Tensor, numbers: list[float] | None) -> None:
         """Turn the gradient of the values into that of what came in, in place."""
         if numbers is None:
-            torch.le(self._before, 0.0, out=self._scratch).mul_(gradient)
-            gradient.addcmul_(self._scratch, self._slope - 1)
+            _threshold_backward(gradient, self._before, 0.0, grad_input=self._scratch)
+            torch.lerp(self._scratch, gradient, self._slope, out=gradient)
         elif len(numbers) == 1:
             _leaky_backward(gradient, self._before, numbers[0], False, grad_input=gradient)
         else:

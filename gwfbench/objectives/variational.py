@@ -130,7 +130,7 @@ def log_h(h: Tensor) -> Tensor:
 KL = Energy(
     log_h,
     lambda h: 1 - h.mean(1),
-    rate_slope=lambda h: torch.where(h >= LEAST, 1 / h, 0.0),
+    rate_slope=lambda h: h.reciprocal().masked_fill_(h < LEAST, 0.0),
     reference_slope=lambda h: torch.full_like(h, -1 / h.shape[1]),
 )
 "For kl (Gamma = mu; add log mu - log Q) and kl_samples (Gamma = Q)."

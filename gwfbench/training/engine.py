@@ -22,7 +22,7 @@ from gwfbench.info import Field
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualMLP
-from gwfbench.nn.mlp_by_hand import Perceptron, ResidualLinearByHand, ResidualMLPByHand, inner
+from gwfbench.nn.mlp_by_hand import Keep, Perceptron, ResidualLinearByHand, ResidualMLPByHand, inner
 from gwfbench.rng import Streams
 from gwfbench.training.game import Game, Noise, Rounds, by_autograd
 from gwfbench.training.jko_step import Frame, Functional, Network
@@ -86,7 +86,7 @@ class HandMap(Protocol):
     def gradient(self, slope: Tensor) -> Tensor: ...
 
 
-def by_hand(net: Network, points: int, keep: list[Tensor | None] | None) -> HandMap:
+def by_hand(net: Network, points: int, keep: Keep) -> HandMap:
     """The network with its gradient written out, at that many points."""
     if isinstance(net, DenseICNN):
         return ByAutograd(net)
@@ -171,8 +171,8 @@ class Engine:
             for name in ("order", "reference", "dropout", "critic", "map")
         }
         self._tables: dict[str, Tensor] = {}
-        self._keep = _factors(game, pool)
-        self._map = by_hand(game.transport.net, n, self._keep)
+        self._kept, keep = _factors(game, pool)
+        self._map = by_hand(game.transport.net, n, keep)
         self._pieces = self._made()
 
     def train(self, game: Game, rounds: Rounds, noise: Noise) -> None:
@@ -230,9 +230,8 @@ class Engine:
         """The random numbers of the next iterations."""
         z = draws(game.gamma, iterations * rounds.critic_steps, self._n, noise.reference)
         self._put("reference", self._critic.inputs(z.flatten(1, 2)).unflatten(1, z.shape[1:3]))
-        if self._keep and rounds.map_steps:
-            layers = [factor for factor in self._keep if factor is not None]
-            kept = noise.dropout.uniform(iterations * rounds.map_steps, len(layers), *layers[0].shape[1:])
+        if self._kept is not None and rounds.map_steps:
+            kept = noise.dropout.uniform(iterations * rounds.map_steps, *self._kept.shape[2:])
             self._put("dropout", kept.ge_(game.dropout).div_(1 - game.dropout))
 
     def _put(self, name: str, rows: Tensor) -> None:
@@ -263,10 +262,9 @@ class Engine:
         self._take_image()
 
     def _take_image(self) -> None:
-        if self._keep:
-            layers = [factor for factor in self._keep if factor is not None]
-            for factor, row in zip(layers, self._next("dropout").unbind(1), strict=True):
-                factor.copy_(row)
+        if self._kept is not None:
+            torch.index_select(self._tables["dropout"], 1, self._at["dropout"], out=self._kept)
+            self._at["dropout"] += 1
         if self._frame is None:
             self._y.copy_(self._map.image(self._x))
         else:
@@ -294,16 +292,15 @@ def order(blocks: int, iterations: int, rng: Streams) -> Tensor:
     return torch.cat(passes, 1)[:, :iterations] + blocks * seeds
 
 
-def _factors(game: Game, pool: Tensor) -> list[Tensor | None] | None:
-    """Buffers of the dropout factors of the map's hidden layers; None: of a layer without, or of all."""
+def _factors(game: Game, pool: Tensor) -> tuple[Tensor | None, Keep]:
+    """A buffer (S, 1, layers, n, width) of the dropout factors of the map's hidden layers, and each layer's part."""
     net = game.transport.net
     if not game.dropout or not isinstance(net, ResidualMLP):
-        return None
-    widths = [bias.shape[-1] for _, bias in net.mlp.layers()[:-1]]
-    return [
-        None if i < game.dropout_from else pool.new_zeros(len(pool), game.batch, width)
-        for i, width in enumerate(widths, 1)
-    ]
+        return None, None
+    (*hidden, _), before = net.mlp.layers(), game.dropout_from - 1
+    width = hidden[0][1].shape[-1]
+    kept = pool.new_zeros(len(pool), 1, len(hidden[before:]), game.batch, width)
+    return kept, [*[None] * before, *kept[:, 0].unbind(1)]
 
 
 def _gradient(field: Field, x: Tensor) -> Tensor:
