@@ -21,6 +21,7 @@ from torch import Tensor
 from gwfbench.info import Field
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
+from gwfbench.nn.icnn_by_hand import ByHand
 from gwfbench.nn.mlp import MLP, ResidualMLP
 from gwfbench.nn.mlp_by_hand import Keep, Perceptron, ResidualLinearByHand, ResidualMLPByHand, inner
 from gwfbench.rng import Streams
@@ -62,23 +63,6 @@ def written_out(game: Game) -> bool:
     return known and game.before is None and game.kernel is None
 
 
-class ByAutograd:
-    """A map trained by hand, as in nn/mlp_by_hand.py, whose gradient is left to autograd."""
-
-    def __init__(self, net: Network):
-        self._net = net
-        self._y: Tensor | None = None
-
-    def image(self, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            self._y = self._net(x)
-        return self._y.detach()
-
-    def gradient(self, slope: Tensor) -> Tensor:
-        assert self._y is not None
-        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(self._y, self._net.parameters.leaves, slope)])
-
-
 class HandMap(Protocol):
     """A map trained by hand: nn/mlp_by_hand.py says what its methods do."""
 
@@ -89,7 +73,7 @@ class HandMap(Protocol):
 def by_hand(net: Network, points: int, keep: Keep) -> HandMap:
     """The network with its gradient written out, at that many points."""
     if isinstance(net, DenseICNN):
-        return ByAutograd(net)
+        return ByHand(net, points)
     return ResidualMLPByHand(net, points, keep) if isinstance(net, ResidualMLP) else ResidualLinearByHand(net, points)
 
 

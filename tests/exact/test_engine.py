@@ -266,7 +266,7 @@ class Taped(engine.Replayed):
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize(
     "run",
-    ["ou map=linear,head=squared", "ou map=prelu,head=exp1", "gmm proposal=student", "barenblatt map=prelu", "toy2d energy=js",
+    ["ou map=linear,head=squared", "ou map=prelu,head=exp1", "gmm proposal=student", "barenblatt map=prelu", "barenblatt map=icnn,head=exp1,box=1.5", "toy2d energy=js",
      "gmm dropout=0.3,dropout_from=2,depth=3,map_steps=2,prelu_output=true,halve_after=1"],
 )  # fmt: skip
 def test_a_captured_iteration_reads_buffers_alone(run, seeds, monkeypatch):
