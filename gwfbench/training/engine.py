@@ -32,6 +32,7 @@ from gwfbench.training.replay import Replayed
 
 AHEAD = 25  # iterations whose random numbers are drawn at once
 IN_CACHE = 2**16  # of these numbers at once on a CPU
+IN_MEMORY = 2**28  # and on a GPU
 
 
 class Trainer:
@@ -162,8 +163,11 @@ class Engine:
     def train(self, game: Game, rounds: Rounds, noise: Noise) -> None:
         """Play the game."""
         self._move(game, rounds, noise.shuffle)
-        numbers = self.pool.shape[-1] * self._n * len(self.pool) * rounds.critic_steps
-        ahead = max(1, min(AHEAD, IN_CACHE // numbers)) if self.pool.device.type == "cpu" else AHEAD
+        numbers = self._x.numel() * rounds.critic_steps
+        if self._kept is not None:
+            numbers += self._kept.numel() * rounds.map_steps
+        room = IN_CACHE if self.pool.device.type == "cpu" else IN_MEMORY
+        ahead = max(1, min(AHEAD, room // numbers))
         for first in range(0, rounds.iterations, ahead):
             count = min(ahead, rounds.iterations - first)
             self._draw(game, rounds, noise, count)

@@ -284,7 +284,7 @@ def test_a_captured_iteration_reads_buffers_alone(run, seeds, monkeypatch):
 @pytest.mark.parametrize("ahead", [1, 4, 25])
 def test_how_many_iterations_are_drawn_at_once_changes_no_number(ahead, monkeypatch):
     wanted, _ = trained("ou:dim=4", "map=prelu,dropout=0.2", 2, DOUBLE)
-    monkeypatch.setattr(engine, "IN_CACHE", ahead * 2 * 3 * 64 * 4)
+    monkeypatch.setattr(engine, "IN_CACHE", ahead * 2 * 64 * (3 * 4 + 2 * 8))  # seeds, points, z and two layers
     ours, _ = trained("ou:dim=4", "map=prelu,dropout=0.2", 2, DOUBLE)
     for mine, other in zip(ours, wanted, strict=True):
         torch.testing.assert_close(mine["pool"], other["pool"], atol=1e-11, rtol=0)
