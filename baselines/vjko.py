@@ -46,7 +46,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import accumulate
@@ -63,6 +63,8 @@ from gwfbench.nn.mlp import MLP
 from gwfbench.objectives.variational import HEADS, TABLE, entropy
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.training.engine import Trainer
+from gwfbench.training.game import Game, Noise, Rounds
 from gwfbench.training.jko_step import (
     LIMIT,
     MAPS,
@@ -70,7 +72,6 @@ from gwfbench.training.jko_step import (
     Network,
     Shift,
     Transport,
-    batches,
     gaussian,
     move,
     network,
@@ -78,9 +79,8 @@ from gwfbench.training.jko_step import (
     on_rows,
     pushed,
     require_reach,
-    step_loss,
 )
-from gwfbench.training.minmax import Decay, Decaying, alternate
+from gwfbench.training.minmax import Decay
 from gwfbench.training.proposals import PROPOSALS, Box, Ellipsoid, Proposal
 from gwfbench.training.states import below, joined
 
@@ -312,14 +312,14 @@ class _Backward:
             ends = "all" if itself or method.head == "squared" else "hidden"
             self._raw = MLP((d + bool(method.radial), *hidden, 1), rng.fork("critic"), ends)
             with torch.no_grad():  # start at h = 1, which is right for T = id and Gaussian P_k
-                self._raw.layers()[-1][1].fill_(1.0 if itself else HEADS[method.head][1])
+                self._raw.layers()[-1][1].fill_(1.0 if itself else HEADS[method.head].one)
             self._adams["critic"] = self._adam(self._raw, method.critic_lr or method.lr)
+        self._trainer = Trainer(self._adams)
         if state["k"]:
             self._load(state)
 
     def _adam(self, net: Network | MLP, lr: float) -> Adam:
-        decay = self._method.weight_decay
-        return Adam(Decaying(net.parameters, decay) if decay else net.parameters, lr)
+        return Adam(net.parameters, lr, decay=self._method.weight_decay)
 
     def _load(self, state: State) -> None:
         for name, adam in self._adams.items():
@@ -342,35 +342,33 @@ class _Backward:
         gamma = method._region(pool) if method.energy == "entropy" else mu
         if method.start == "identity":
             self._net.to_identity()
-            self._adams["map"] = self._adam(self._net, method.lr)
+            self._adams["map"].forget()
         transport = Transport.of(self._net, None if method.map == "linear" else mu)
-        critic_loss = now = before = None
+        raw = energy = before = None
         if self._row.heads:
             log_q = None
             if method.energy == "kl":
                 log_q = on_rows(self._problem[LogDensity], method.rows, rng.fork(f"rows/{k}"))
-            energy = self._functional(gamma, log_q)
-            critic_loss, now = energy.critic_loss(self._raw), energy.variation(self._raw)
+            raw, energy = self._raw, self._functional(gamma, log_q)
             if method.scheme in TRAPEZOIDS:
                 before, self._last = self._before(energy), gamma
-        late = method.halve_after is not None and k > method.halve_after
-        train = partial(
-            alternate, critic_loss=critic_loss, critic=self._adams.get("critic"), map_=self._adams["map"],
-            map_loss=step_loss(a, now, before, self._kernel, method.partners, method.scheme),
-            critic_steps=method.critic_steps, rate=method.late_lr if late else 1.0,
+        drawn = self._problem[TargetSamples] if self._row.needs is TargetSamples else gamma
+        game = Game(
+            pool, method.batch, a, transport, raw, energy, drawn, before, self._kernel, method.partners, method.scheme,
+            method.dropout, method.dropout_from,
         )  # fmt: skip
+        late = method.halve_after is not None and k > method.halve_after
+        rounds = Rounds(
+            method.iterations, method.critic_steps, method.map_steps, method.decay, method.late_lr if late else 1.0
+        )
         warmup = 0 if method.map == "linear" else method.iterations
         warmup = warmup if method.warmup is None else method.warmup
-        if k == 1 and warmup and critic_loss:
+        if k == 1 and warmup and energy:
             noise = rng.fork("warmup")
-            xs, zs = batches(pool, method.batch, noise.fork("shuffle")), self._draws(gamma, noise.fork("proposal"))
-            train(xs, zs, lambda x: x, iterations=warmup, map_steps=0)
-        push = transport
-        if method.dropout:
-            noise = rng.fork(f"dropout/{k}")
-            push = partial(transport.dropped, share=method.dropout, noise=noise, first=method.dropout_from)
-        xs, zs = batches(pool, method.batch, rng.fork(f"shuffle/{k}")), self._draws(gamma, rng.fork(f"proposal/{k}"))
-        train(xs, zs, push, iterations=method.iterations, map_steps=method.map_steps, decay=method.decay)
+            alone = replace(rounds, iterations=warmup, map_steps=0, decay="none")
+            self._trainer.train(game, alone, Noise(noise.fork("shuffle"), noise.fork("proposal"), noise))
+        noise = Noise(*(rng.fork(f"{name}/{k}") for name in ("shuffle", "proposal", "dropout")))
+        self._trainer.train(game, rounds, noise)
         return transport
 
     def _functional(self, proposal: Proposal, log_q: Field | None) -> Functional:
@@ -379,7 +377,7 @@ class _Backward:
             assert isinstance(proposal, Ellipsoid | Box)
             internal = self._problem[InternalEnergy]
             bound = entropy(internal.m, internal.weight, proposal.log_volume)
-        (head, _), radial = HEADS[self._method.head], bool(self._method.radial)
+        head, radial = HEADS[self._method.head], bool(self._method.radial)
         return Functional(bound, head, proposal, radial or self._method.map != "linear", radial, log_q)
 
     def _before(self, energy: Functional) -> Field:
@@ -389,11 +387,6 @@ class _Backward:
         log_p = self._problem[Initial].log_prob
         assert log_p is not None
         return energy.variation_at(log_p)
-
-    def _draws(self, proposal: Proposal, rng: Streams) -> Callable[[], Tensor]:
-        """Draws of Gamma: the target where only its samples are known, else the proposal."""
-        gamma = self._problem[TargetSamples] if self._row.needs is TargetSamples else proposal
-        return lambda: gamma.draw(self._method.batch, rng)
 
 
 STAGES = {"forward": (_Forward,), "forward_backward": (_Forward, _Backward)}  # of other schemes: _Backward alone

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -55,6 +56,15 @@ class Streams:
         for row, generator in zip(out, self._generators, strict=True):
             row.normal_(generator=generator)
         return out
+
+    def normals(self, count: int, *shape: int) -> Tensor:
+        """The numbers of `count` calls of `normal`, (S, count, *shape); on a GPU a seed's come from one launch.
+
+        PyTorch's CPU draws are in sixteens, so that there several calls are one where each asks for full ones.
+        """
+        if self.device.type == "cpu" and math.prod(shape) % 16:
+            return torch.stack([self.normal(*shape) for _ in range(count)], 1)
+        return self.normal(count, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform draws on [0, 1), (S, *shape)."""

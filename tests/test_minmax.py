@@ -7,14 +7,14 @@ from gwfbench.nn.adam import Adam
 from gwfbench.nn.mlp import MLP
 from gwfbench.nn.stacked import Stacked
 from gwfbench.rng import Streams
-from gwfbench.training.minmax import Decaying, alternate
+from gwfbench.training.minmax import alternate
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_adam_is_pytorch_s(weight_decay):
     start, target = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(40.0)
     ours = Stacked([start[None].clone()])
-    adam = Adam(Decaying(ours, weight_decay) if weight_decay else ours, lr=0.05, betas=(0.8, 0.95))
+    adam = Adam(ours, lr=0.05, betas=(0.8, 0.95), decay=weight_decay)
     theirs = start.clone().requires_grad_()
     reference = torch.optim.Adam([theirs], lr=0.05, betas=(0.8, 0.95), weight_decay=weight_decay)
     for step in range(50):

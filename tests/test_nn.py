@@ -51,7 +51,7 @@ def test_the_folded_linear_map_is_its_layers_and_knows_its_determinant(streams):
     transport = ResidualLinear(3, 16, 2, streams)
     x = streams.fork("x").normal(10, 3)
     layered = x
-    for weight, bias in transport._mlp.layers():
+    for weight, bias in transport.mlp.layers():
         layered = layered @ weight + bias
     torch.testing.assert_close(transport(x), x + layered)
     jacobian = torch.autograd.functional.jacobian(lambda p: transport(p[None].expand(3, 1, 3))[1, 0], x[1, 0])

@@ -54,7 +54,7 @@ class DenseICNN:
     ):
         if not 0 < strong < 1 or min(d, width, depth, rank) < 1:
             raise ValueError(f"strong = {strong}, expected in (0, 1); d, width, depth and rank at least 1")
-        self._d, self._form = d, Form(width, depth, rank, strong, smooth)
+        self._d, self.form = d, Form(width, depth, rank, strong, smooth)
         tensors: list[Tensor] = []
         for layer in range(depth):
             tensors += linear_init(rng, d, width)
@@ -86,7 +86,7 @@ class DenseICNN:
     def potential(self, x: Tensor) -> Tensor:
         """psi at x, (S, n)."""
         w = self._weights(False)
-        quadratic = (x @ w.root).square().sum(-1) + self._form.strong * x.square().sum(-1)
+        quadratic = (x @ w.root).square().sum(-1) + self.form.strong * x.square().sum(-1)
         return (self._forward(x, w)[-1][0] @ w.out).squeeze(-1) + 0.5 * quadratic + (x @ w.shift).squeeze(-1)
 
     def with_hessian(self, x: Tensor, frozen: bool = False) -> tuple[Tensor, Tensor]:
@@ -94,17 +94,17 @@ class DenseICNN:
         w = self._weights(frozen)
         passes = self._passes(x, w)
         hessian = (
-            w.root @ w.root.mT + self._form.strong * torch.eye(self._d, device=x.device, dtype=x.dtype)
+            w.root @ w.root.mT + self.form.strong * torch.eye(self._d, device=x.device, dtype=x.dtype)
         ).unsqueeze(1)
         before = None
         for layer, one in zip(w.layers, passes, strict=True):
             form = layer.quadratic.unsqueeze(1)
             along = (x @ layer.quadratic).unsqueeze(-2) * form  # (S, n, d, w r)
-            jacobian = layer.linear.unsqueeze(1) + self._form.units(along)  # dp/dx, (S, n, d, w): one product, not n
+            jacobian = layer.linear.unsqueeze(1) + self.form.units(along)  # dp/dx, (S, n, d, w): one product, not n
             if layer.inner is not None and before is not None:
                 jacobian = jacobian + _product(before, layer.inner)
             before = one.first.unsqueeze(-2) * jacobian
-            hessian = hessian + _product(self._form.forms(one.g).unsqueeze(-2) * form, layer.quadratic.mT)
+            hessian = hessian + _product(self.form.forms(one.g).unsqueeze(-2) * form, layer.quadratic.mT)
             hessian = hessian + (jacobian * one.curvature.unsqueeze(-2)) @ jacobian.mT
         return self._gradient(x, passes, w), hessian
 
@@ -123,16 +123,16 @@ class DenseICNN:
         moved: list[Tensor] = []  # dp/dx v of each layer
         before = None
         for layer, one in zip(w.layers, passes, strict=True):
-            p = v @ layer.linear + self._form.units((x @ layer.quadratic) * (v @ layer.quadratic))
+            p = v @ layer.linear + self.form.units((x @ layer.quadratic) * (v @ layer.quadratic))
             if layer.inner is not None and before is not None:
                 p = p + before @ layer.inner
             before = one.first * p
             moved.append(p)
-        found = self._form.strong * v + (v @ w.root) @ w.root.mT
+        found = self.form.strong * v + (v @ w.root) @ w.root.mT
         adjoint = None  # of z, its derivative along v
         for layer, one, p in zip(reversed(w.layers), reversed(passes), reversed(moved), strict=True):
             g = one.curvature * p if adjoint is None else one.curvature * p + adjoint * one.first
-            both = self._form.forms(g) * (x @ layer.quadratic) + self._form.forms(one.g) * (v @ layer.quadratic)
+            both = self.form.forms(g) * (x @ layer.quadratic) + self.form.forms(one.g) * (v @ layer.quadratic)
             found = found + g @ layer.linear.mT + both @ layer.quadratic.mT
             adjoint = None if layer.inner is None else g @ layer.inner.mT
         return found
@@ -150,7 +150,7 @@ class DenseICNN:
             torch.cat([getattr(layer, name) for layer in w.layers], -1) for name in ("linear", "bias", "quadratic")
         )
         inner = [layer.inner for layer in w.layers if layer.inner is not None]
-        return gradient_and_log_det(x, self._form, linear, bias, quadratic, w.out, w.root, w.shift, *inner)
+        return gradient_and_log_det(x, self.form, linear, bias, quadratic, w.out, w.root, w.shift, *inner)
 
     def log_det(self, x: Tensor, frozen: bool = False) -> Tensor:
         """log det of the Hessian of psi, which is log |det grad T| of the map T = grad psi; (S, n)."""
@@ -197,7 +197,7 @@ class DenseICNN:
         parts = iter(leaves)
         layers = [
             _Layer(next(parts), next(parts), next(parts), F.softplus(next(parts)) if layer else None)
-            for layer in range(self._form.depth)
+            for layer in range(self.form.depth)
         ]
         return _Weights(layers, F.softplus(next(parts)), next(parts), next(parts))
 
@@ -205,12 +205,12 @@ class DenseICNN:
         """z, s'(p) and s''(p) of each layer."""
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for layer in w.layers:
-            p = torch.baddbmm(layer.bias, x, layer.linear) + 0.5 * self._form.units((x @ layer.quadratic).square())
-            found.append(self._form.activate(p if layer.inner is None else torch.baddbmm(p, found[-1][0], layer.inner)))
+            p = torch.baddbmm(layer.bias, x, layer.linear) + 0.5 * self.form.units((x @ layer.quadratic).square())
+            found.append(self.form.activate(p if layer.inner is None else torch.baddbmm(p, found[-1][0], layer.inner)))
         return found
 
     def _passes(self, x: Tensor, w: _Weights) -> list[_Pass]:
-        adjoint = w.out.mT.expand(len(x), x.shape[1], self._form.width)
+        adjoint = w.out.mT.expand(len(x), x.shape[1], self.form.width)
         passes = []
         for (_, first, second), layer in zip(reversed(self._forward(x, w)), reversed(w.layers), strict=True):
             passes.append(_Pass(first, adjoint * second, adjoint * first))
@@ -219,10 +219,10 @@ class DenseICNN:
         return passes[::-1]
 
     def _gradient(self, x: Tensor, passes: list[_Pass], w: _Weights) -> Tensor:
-        found = torch.baddbmm(w.shift.mT + self._form.strong * x, x @ w.root, w.root.mT)
+        found = torch.baddbmm(w.shift.mT + self.form.strong * x, x @ w.root, w.root.mT)
         for layer, one in zip(w.layers, passes, strict=True):
             found = found + one.g @ layer.linear.mT
-            found = found + (self._form.forms(one.g) * (x @ layer.quadratic)) @ layer.quadratic.mT
+            found = found + (self.form.forms(one.g) * (x @ layer.quadratic)) @ layer.quadratic.mT
         return found
 
 

@@ -143,35 +143,35 @@ class ResidualMLP:
     """
 
     def __init__(self, d: int, width: int, depth: int, rng: Streams, prelu: Literal["hidden", "all"] = "hidden"):
-        self._mlp = MLP((d, *[width] * depth, d), rng, prelu)
-        self.parameters = self._mlp.parameters
+        self.mlp = MLP((d, *[width] * depth, d), rng, prelu)
+        self.parameters = self.mlp.parameters
 
     def to_identity(self) -> None:
         """Set the last layer to 0, which makes T the identity whatever the other layers are."""
-        self._mlp.end_at_zero()
+        self.mlp.end_at_zero()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x + self._mlp(x)
+        return x + self.mlp(x)
 
     def dropped(self, x: Tensor, share: float, noise: Streams, first: int = 1) -> Tensor:
         """T with dropout in the hidden layers, as `MLP.dropped`."""
-        return x + self._mlp.dropped(x, share, noise, first)
+        return x + self.mlp.dropped(x, share, noise, first)
 
 
 class ResidualLinear:
     """T(x) = x + W_1 ... W_L x + c: an MLP without activations, trained layer by layer, applied as one matrix."""
 
     def __init__(self, d: int, width: int, depth: int, rng: Streams):
-        self._mlp = MLP((d, *[width] * depth, d), rng, prelu="none")
-        self.parameters = self._mlp.parameters
+        self.mlp = MLP((d, *[width] * depth, d), rng, prelu="none")
+        self.parameters = self.mlp.parameters
 
     def to_identity(self) -> None:
         """Set the last layer to 0, which makes T the identity whatever the other layers are."""
-        self._mlp.end_at_zero()
+        self.mlp.end_at_zero()
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         """Weight (S, d, d) and bias (S, 1, d) of the residual."""
-        (weight, bias), *rest = self._mlp.layers()
+        (weight, bias), *rest = self.mlp.layers()
         for next_weight, next_bias in rest:
             weight, bias = weight @ next_weight, torch.baddbmm(next_bias, bias, next_weight)
         return weight, bias

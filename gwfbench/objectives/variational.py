@@ -45,11 +45,15 @@ class Energy:
         rate: A_h at points of P, (S, n) -> (S, n); its mean is the map's loss, its value at the best h dF/dP.
         reference: -B from critic values at points of Gamma, (S, n) -> (S,).
         scale: what the critic's loss is divided by, so that its size does not depend on the box.
+        rate_slope: derivative of `rate`, (S, n) -> (S, n); None, here and below: left to autograd.
+        reference_slope: of `reference`, at each of the points, (S, n) -> (S, n).
     """
 
     rate: Callable[[Tensor], Tensor]
     reference: Callable[[Tensor], Tensor]
     scale: Tensor | float = 1.0
+    rate_slope: Callable[[Tensor], Tensor] | None = None
+    reference_slope: Callable[[Tensor], Tensor] | None = None
 
     def bound(self, h_y: Tensor, h_z: Tensor) -> Tensor:
         """The variational value, at most F(P): critic at points y of P and z of Gamma; (S,)."""
@@ -64,6 +68,21 @@ class Energy:
         return self.rate(h_y).mean(1)
 
 
+@dataclass(frozen=True)
+class Head:
+    """h from the critic's raw output.
+
+    Args:
+        value: h.
+        both: h and its derivative.
+        one: the raw output at which h = 1.
+    """
+
+    value: Field
+    both: Callable[[Tensor], tuple[Tensor, Tensor]]
+    one: float
+
+
 def squared(raw: Tensor) -> Tensor:
     """The positive head h = raw^2 of the paper's MLP critics (Section F), and below `KNEE` a tail instead of a zero.
 
@@ -74,9 +93,21 @@ def squared(raw: Tensor) -> Tensor:
     return (KNEE + F.celu(raw - KNEE, KNEE)).square()
 
 
+def _squared_both(raw: Tensor) -> tuple[Tensor, Tensor]:
+    fall = ((raw - KNEE) / KNEE).clamp_max_(0.0).exp_()
+    root = raw.clamp_min(KNEE).mul_(fall)
+    return root.square(), fall.mul_(root).mul_(2)
+
+
 def exp_minus_one(raw: Tensor) -> Tensor:
     """The positive head h = exp(g) - 1, g = 20 sigmoid(3 raw / 20), for large ratios (E.2; g as in the code)."""
     return (TOP * torch.sigmoid(3 * raw / TOP)).expm1()
+
+
+def _exp_minus_one_both(raw: Tensor) -> tuple[Tensor, Tensor]:
+    share = torch.sigmoid(3 * raw / TOP)
+    h = (TOP * share).expm1_()
+    return h, 3 * share * (1 - share) * (h + 1)
 
 
 def plain(raw: Tensor) -> Tensor:
@@ -84,10 +115,10 @@ def plain(raw: Tensor) -> Tensor:
     return raw
 
 
-HEADS: dict[str, tuple[Field, float]] = {  # h from the critic's raw output, and the raw output at which h = 1
-    "squared": (squared, 1.0),
-    "exp1": (exp_minus_one, TOP / 3 * math.log(math.log(2) / (TOP - math.log(2)))),
-    "plain": (plain, 0.0),  # log h, so h = 1 at 0
+HEADS = {
+    "squared": Head(squared, _squared_both, 1.0),
+    "exp1": Head(exp_minus_one, _exp_minus_one_both, TOP / 3 * math.log(math.log(2) / (TOP - math.log(2)))),
+    "plain": Head(plain, lambda raw: (raw, torch.ones_like(raw)), 0.0),  # log h, so h = 1 at 0
 }
 
 
@@ -96,13 +127,28 @@ def log_h(h: Tensor) -> Tensor:
     return h.clamp_min(LEAST).log()
 
 
-KL = Energy(log_h, lambda h: 1 - h.mean(1))
+KL = Energy(
+    log_h,
+    lambda h: 1 - h.mean(1),
+    rate_slope=lambda h: h.reciprocal().masked_fill_(h < LEAST, 0.0),
+    reference_slope=lambda h: torch.full_like(h, -1 / h.shape[1]),
+)
 "For kl (Gamma = mu; add log mu - log Q) and kl_samples (Gamma = Q)."
 
-KL_DV = Energy(plain, lambda d: math.log(d.shape[1]) - d.logsumexp(1))
+KL_DV = Energy(
+    plain,
+    lambda d: math.log(d.shape[1]) - d.logsumexp(1),
+    rate_slope=torch.ones_like,
+    reference_slope=lambda d: -d.softmax(1),
+)
 "The best of all KL bounds over multiples of e^D."
 
-JS = Energy(lambda d: -F.softplus(d), lambda d: -F.softplus(-d).mean(1) + math.log(4.0))
+JS = Energy(
+    lambda d: -F.softplus(d),
+    lambda d: -F.softplus(-d).mean(1) + math.log(4.0),
+    rate_slope=lambda d: -torch.sigmoid(d),
+    reference_slope=lambda d: torch.sigmoid(-d) / d.shape[1],
+)
 "2 JS(P, Q), with D = logit h."
 
 
@@ -113,10 +159,18 @@ def entropy(m: float, weight: float, log_volume: Tensor) -> Energy:
     def power(h: Tensor, p: float) -> Tensor:
         return h if p == 1 else (h.clamp_min(FLOOR) if p < 1 else h).pow(p)  # a slope without bound at 0
 
+    def slope(h: Tensor, p: float) -> Tensor:
+        """Of the power."""
+        if p == 1:
+            return torch.ones_like(h)
+        return p * (h.pow(p - 1) if p > 1 else torch.where(h >= FLOOR, h.clamp_min(FLOOR).pow(p - 1), 0.0))
+
     return Energy(
         lambda h: (scale * m / (m - 1)).to(h.dtype)[:, None] * power(h, m - 1),
         lambda h: -scale.to(h.dtype) * power(h, m).mean(1),
         scale,
+        rate_slope=lambda h: (scale * m / (m - 1)).to(h.dtype)[:, None] * slope(h, m - 1),
+        reference_slope=lambda h: -scale.to(h.dtype)[:, None] * slope(h, m) / h.shape[1],
     )
 
 

@@ -38,6 +38,7 @@ from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.drive.meter import Meter
 from gwfbench.plugins import registry
+from gwfbench.process.memory import keep_pages
 from gwfbench.process.messages import Lines, send
 from gwfbench.store.record import Status
 
@@ -97,6 +98,7 @@ def _settle_in(message: dict[str, Any]) -> None:
         registry.plugins.cache_clear()
     torch.set_num_threads(message["threads"])
     libraries().limit(limits=message["threads"])
+    keep_pages()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if message["memory"]:
         resource.setrlimit(resource.RLIMIT_DATA, (message["memory"], resource.getrlimit(resource.RLIMIT_DATA)[1]))

@@ -15,7 +15,7 @@ from gwfbench.fields import refuse
 from gwfbench.info import Field, Initial, InternalEnergy, LogDensity
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.mlp import MLP, ResidualLinear, ResidualMLP
-from gwfbench.objectives.variational import TOP, Energy, force, pair_energy
+from gwfbench.objectives.variational import TOP, Energy, Head, force, pair_energy
 from gwfbench.protocol import I, Problem, Pushed, State
 from gwfbench.rng import Streams
 from gwfbench.training.proposals import Box, Ellipsoid, Gaussian, Proposal, Student
@@ -113,7 +113,7 @@ class Critic:
     """
 
     net: MLP
-    head: Callable[[Tensor], Tensor]
+    head: Field
     white: Field | None
     radial: bool = False
 
@@ -143,14 +143,14 @@ class Functional:
     """
 
     bound: Energy
-    head: Field
+    head: Head
     proposal: Proposal
     white: bool
     radial: bool
     log_q: Field | None
 
     def critic(self, net: MLP) -> Critic:
-        return Critic(net, self.head, self.proposal.white if self.white else None, self.radial)
+        return Critic(net, self.head.value, self.proposal.white if self.white else None, self.radial)
 
     def critic_loss(self, net: MLP) -> Callable[[Tensor, Tensor], Tensor]:
         """What the critic descends, (y, z) -> (S,)."""

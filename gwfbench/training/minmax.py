@@ -9,7 +9,6 @@ from typing import Literal
 from torch import Tensor
 
 from gwfbench.nn.adam import Adam
-from gwfbench.nn.stacked import Stacked
 
 Decay = Literal["none", "cosine"]
 
@@ -17,16 +16,6 @@ Decay = Literal["none", "cosine"]
 def cosine(done: int, total: int) -> float:
     """From 1 to 0 along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * done / total))
-
-
-class Decaying(Stacked):
-    """Parameters whose gradient has `decay` times the parameters added: Adam's weight decay."""
-
-    def __init__(self, parameters: Stacked, decay: float):
-        self.flat, self.leaves, self._decay = parameters.flat, parameters.leaves, decay
-
-    def gradient(self, loss: Tensor) -> Tensor:
-        return super().gradient(loss).add_(self.flat, alpha=self._decay)
 
 
 def alternate(

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from gwfbench.info import TargetSamples
 from gwfbench.rng import Streams
 
 CHUNK = 65536  # points taken to float64 at once
@@ -38,9 +39,10 @@ class Gaussian:
 
     def draw(self, n: int, rng: Streams) -> Tensor:
         """n independent points (S, n, d)."""
-        return self._placed(rng.normal(n, self.mean.shape[-1]))
+        return self.placed(rng.normal(n, self.mean.shape[-1]))
 
-    def _placed(self, white: Tensor) -> Tensor:
+    def placed(self, white: Tensor) -> Tensor:
+        """Points of this law from standard normal ones."""
         return torch.baddbmm(self.mean, white, self.root.mT)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -54,16 +56,25 @@ class Gaussian:
         half = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
         return -half - 0.5 * d * math.log(2 * math.pi)
 
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of `log_prob`, (S, n, d)."""
+        return (self.mean - x) @ self.precision
+
     def white(self, x: Tensor) -> Tensor:
         """Coordinates in which mu is N(0, I)."""
-        return (x - self.mean) @ (self.precision @ self.root)  # root^-T
+        return (x - self.mean) @ self.axes
+
+    @property
+    def axes(self) -> Tensor:
+        """The matrix of `white`, here and below: white(x) is x minus the centre, times it; root^-T, (S, d, d)."""
+        return self.precision @ self.root
 
 
 class Matched(Gaussian):
     """The same law, its draws moment-matched: their mean and covariance are exactly its own."""
 
     def draw(self, n: int, rng: Streams) -> Tensor:
-        return self._placed(rng.whitened(n, self.mean.shape[-1], n))
+        return self.placed(rng.whitened(n, self.mean.shape[-1], n))
 
 
 @dataclass(frozen=True)
@@ -114,9 +125,20 @@ class Student:
         gammas = math.lgamma((DEGREES + d) / 2) - math.lgamma(DEGREES / 2)
         return gammas - 0.5 * d * math.log(DEGREES * math.pi) - half
 
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of `log_prob`, (S, n, d)."""
+        centered = x - self.mean
+        pull = centered @ self.precision
+        away = (pull * centered).sum(-1, keepdim=True)
+        return pull * (-(DEGREES + x.shape[-1]) / (DEGREES + away))
+
     def white(self, x: Tensor) -> Tensor:
         """Coordinates in which the scatter matrix is I."""
-        return (x - self.mean) @ (self.precision @ self.root)
+        return (x - self.mean) @ self.axes
+
+    @property
+    def axes(self) -> Tensor:
+        return self.precision @ self.root
 
 
 def _root(covariance: Tensor) -> Tensor:
@@ -170,12 +192,16 @@ class Ellipsoid:
         """Coordinates in which the ellipsoid is the ball of radius d^(1/2): the mean square of u is at most 1."""
         return (x - self.mean) @ (self.precision @ self.root) * (x.shape[-1] ** 0.5 / self.reach)
 
+    @property
+    def axes(self) -> Tensor:
+        return self.precision @ self.root * (self.root.shape[-1] ** 0.5 / self.reach)
+
 
 @dataclass(frozen=True)
 class Box:
     """The uniform law on a cube around a cloud."""
 
-    center: Tensor  # (S, 1, d)
+    mean: Tensor  # (S, 1, d)
     half: Tensor  # (S, 1, 1), half of a side
 
     @staticmethod
@@ -190,14 +216,26 @@ class Box:
     @property
     def log_volume(self) -> Tensor:
         """(S,), in float64."""
-        return self.center.shape[-1] * (2 * self.half.double()[:, 0, 0]).log()
+        return self.mean.shape[-1] * (2 * self.half.double()[:, 0, 0]).log()
 
     def draw(self, n: int, rng: Streams) -> Tensor:
-        return self.center + self.half * (2 * rng.uniform(n, self.center.shape[-1]) - 1)
+        return self.mean + self.half * (2 * rng.uniform(n, self.mean.shape[-1]) - 1)
 
     def white(self, x: Tensor) -> Tensor:
         """Coordinates in which the box is [-1, 1]^d."""
-        return (x - self.center) / self.half
+        return (x - self.mean) / self.half
+
+    @property
+    def axes(self) -> Tensor:
+        d = self.mean.shape[-1]
+        return torch.eye(d, device=self.half.device, dtype=self.half.dtype) / self.half
+
+
+def draws(law: Proposal | TargetSamples, count: int, n: int, rng: Streams) -> Tensor:
+    """The points of `count` draws of n, (S, count, n, d), from fewer launches where numbers allow it."""
+    if type(law) is Gaussian:
+        return law.placed(rng.normals(count, n, law.mean.shape[-1]).flatten(1, 2)).unflatten(1, (count, n))
+    return torch.stack([law.draw(n, rng) for _ in range(count)], 1)
 
 
 PROPOSALS = {"iid": Gaussian, "matched": Matched, "student": Student}

@@ -159,7 +159,7 @@ def test_a_radial_critic_sees_the_squared_distance(d):
     way = rng().normal(50, d)
     x = torch.cat([way / way.norm(dim=-1, keepdim=True), 0 * way[:, :1]], 1) * law.reach @ law.root.mT + law.mean
     seen = []
-    Critic(lambda u, frozen: seen.append(u) or u[..., :1], HEADS["plain"][0], law.white, True)(x)
+    Critic(lambda u, frozen: seen.append(u) or u[..., :1], HEADS["plain"].value, law.white, True)(x)
     torch.testing.assert_close(seen[0][..., :-1], law.white(x))
     expected = torch.cat([torch.ones(2, 50), torch.zeros(2, 1)], 1).double()
     torch.testing.assert_close(seen[0][..., -1], expected, rtol=0, atol=1e-12)
