@@ -39,10 +39,10 @@ def accuracy(x: Tensor, y: Tensor, rng: Streams) -> Tensor:
     Raises:
         ValueError: fewer than 5 points, or points that are not finite.
     """
-    s, n, d = y.shape
+    n = y.shape[1]
     if n < FOLDS:
         raise ValueError(f"a classifier's accuracy by {FOLDS} folds needs at least {FOLDS} points, got {n}")
-    if not bool((x.isfinite().all() & y.isfinite().all())):
+    if not bool(x.isfinite().all() & y.isfinite().all()):
         raise ValueError("a classifier's accuracy needs finite points, got NaN or inf")
     points, own = standardised(x, y), Streams(rng.seeds, y.device, torch.float32, rng.path)
     samples = [part.gather(1, own.fork(name).uniform(n).argsort(1)[..., None].expand(part.shape))
@@ -53,7 +53,7 @@ def accuracy(x: Tensor, y: Tensor, rng: Streams) -> Tensor:
     label = torch.arange(2, device=y.device).repeat_interleave(each).float()
     network = _trained(torch.stack(others, 1).flatten(0, 1), label.repeat(FOLDS - 1), own.fork("network"))
     right = (_output(folds.flatten(0, 1), network) > 0) == (label > 0)
-    return right.view(s, -1).double().mean(1)
+    return right.view(len(y), -1).double().mean(1)
 
 
 def _trained(x: Tensor, label: Tensor, rng: Streams) -> Stacked:
