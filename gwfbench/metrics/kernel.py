@@ -41,6 +41,7 @@ SCALES = 5  # h = 2^-2 ... 2^2 medians
 
 Pairs = Callable[[slice, slice], Tensor]  # rows, columns -> u of these points, (rows, columns), contiguous
 Kernel = Callable[[Tensor], Tensor]  # of squared distances, which it may overwrite
+Between = Callable[[str, str, slice, slice], Tensor]  # one cloud, the other, rows, columns -> k of these points
 
 
 def u_statistic(u: Pairs, n: int, device: torch.device, size: int = BLOCK) -> tuple[Tensor, Tensor]:
@@ -106,37 +107,51 @@ def two_sample(
     square = float((torch.cat([x, y]) - middle).square().sum(1).median()) if length is None else length**2
     dtype = _precise(x - x.mean(0), y - x.mean(0), square)
     if dtype is None:
-        careful = _anchored if kernel is minus_distance else lambda a, b: kernel(direct(a, b))
-        near = {"x": x - middle, "y": y - middle}
-        one = zip(*(cloud[:, None] for cloud in near.values()), strict=True)
-        matched = torch.cat([careful(*pair)[0] for pair in one]) / n  # (n,)
+        k, matched = _by_differences(x - middle, y - middle, kernel)
     else:
-        factors = {name: _distance_factors(cloud - x.mean(0), dtype) for name, cloud in (("x", x), ("y", y))}
-        matched = kernel((x - y).square().sum(1)).to(dtype) / n
+        k, matched = _by_products(x, y, kernel, dtype)
 
     def u(rows: slice, columns: slice) -> Tensor:
-        def k(one: str, other: str) -> Tensor:
-            if dtype is None:
-                return careful(near[one][rows], near[other][columns])
-            return kernel((factors[one][0][rows] @ factors[other][1][columns].T).clamp_min_(0.0))
-
-        cross = k("x", "y").add_(k("y", "x")).mul_(1 - 1 / n)
-        within = k("x", "x").add_(k("y", "y"))
-        return within.sub_(cross).sub_(matched[rows, None]).sub_(matched[columns])
+        cross = k("x", "y", rows, columns).add_(k("y", "x", rows, columns))
+        rest = k("x", "x", rows, columns).add_(k("y", "y", rows, columns)).sub_(cross)
+        # what is of order 1 / n comes last: 1 - 1 / n is no short float
+        return rest.add_(cross.sub_(matched[rows, None]).sub_(matched[columns]), alpha=1 / n)
 
     return u_statistic(u, n, x.device, size)
+
+
+def _by_products(x: Tensor, y: Tensor, kernel: Kernel, dtype: torch.dtype) -> tuple[Between, Tensor]:
+    """The kernel between points of the two clouds, by matrix products; and of each point with its own partner, (n,)."""
+    factors = {name: _distance_factors(cloud - x.mean(0), dtype) for name, cloud in (("x", x), ("y", y))}
+
+    def k(one: str, other: str, rows: slice, columns: slice) -> Tensor:
+        return kernel((factors[one][0][rows] @ factors[other][1][columns].T).clamp_min_(0.0))
+
+    return k, kernel((x - y).square().sum(1)).to(dtype)
+
+
+def _by_differences(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Between, Tensor]:
+    """The same by sums of squared differences, x and y about their common middle."""
+    clouds = {"x": x, "y": y}
+    of = _anchored if kernel is minus_distance else lambda a, b: kernel(direct(a, b))
+
+    def k(one: str, other: str, rows: slice, columns: slice) -> Tensor:
+        return of(clouds[one][rows], clouds[other][columns])
+
+    return k, torch.cat([of(*pair)[0] for pair in zip(x[:, None], y[:, None], strict=True)])
 
 
 def _precise(x: Tensor, y: Tensor, square: float) -> torch.dtype | None:
     """The shorter floats in which matrix products give squared distances well enough; None: neither do.
 
     Sums over pairs are in float64 either way, and the rounding of single pairs averages out in them: of float32 a
-    hundred times as much is let pass (the value is then off by some 1e-5 of its standard error; a test).
+    hundred times as much is let pass (the value is then off by some 1e-5 of its standard error; a test). Up to a block
+    of points take no time, and are in float64.
 
     Args:
         square: a squared length, the least that the kernel sees.
     """
-    for dtype, part in ((torch.float32, 10.0), (torch.float64, 1e3)):
+    for dtype, part in ((torch.float32, 10.0), (torch.float64, 1e3))[len(x) <= BLOCK :]:
         x2, y2 = (cloud.square().sum(1)[None, :, None].to(dtype) for cloud in (x, y))
         if apart(x2, y2, part / square if square > 0 else math.inf) is None:
             return dtype
