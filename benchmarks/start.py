@@ -40,14 +40,14 @@ class Trivial:
     {variables}
 
 '''
-TASK = '''    def build(self, rng):
+TASK = """    def build(self, rng):
         def moments(index):
             return torch.zeros(len(rng.seeds), 2).double(), torch.eye(2).double().expand(len(rng.seeds), 2, 2)
 
         draw = Initial(lambda n, noise: noise.normal(n, 2))
         truth = Truth(lambda index, n, noise: noise.normal(n, 2), exact=True, moments=moments)
         return Instance(Problem((2,), TIMES, (draw,)), truth)
-'''
+"""
 METHOD = """    def fit(self, problem, budget, rng):
         for t in problem.times:
             yield Pushed(t, lambda x, noise: x)

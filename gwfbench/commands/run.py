@@ -84,7 +84,6 @@ def run(
     for name in methods:
         if not registry.is_control(registry.head(name)):
             registry.find("method", registry.head(name))
-    from gwfbench.process import server
     from gwfbench.store import command_cache
 
     asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
@@ -96,8 +95,10 @@ def run(
         put(known.out)
         put(known.err, err=True)
         sys.exit(known.failed)
-    if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
-        server.warm()
+    if how["isolate"] and not plan:
+        from gwfbench.process import forkserver
+
+        forkserver.warm()
     from gwfbench.runs.order import Order, device_name
 
     # a plan may be for a device that only another machine has

@@ -1,6 +1,8 @@
-"""The process from which every run is forked: it has loaded torch, pandas and the runner, and never touches CUDA.
+"""The process from which every run is forked: it has loaded torch, the runner and the metrics, and never touches CUDA.
 
-Started by `gwfbench.process.server` with one end of a socket, on which JSON lines go both ways:
+A command forks it off itself before it has run anybody's code (`warm`); elsewhere `gwfbench.process.server` starts it
+as a program, for what is forked has the threads, the devices and the locks of its parent. It has one end of a socket,
+on which JSON lines go both ways:
 
     <- {"run": id, "descriptors": n, "words": ..., "out": ..., ...}   with n open files: channel, log, claims
     <- {"signal": id, "number": 15}                                   SIGTERM to the run, or SIGKILL to all it started
@@ -27,6 +29,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import io
 import os
 import resource
 import select
@@ -38,14 +41,73 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from gwfbench.plugins import registry
+import torch
+
+from gwfbench import metrics
 from gwfbench.process import child
 from gwfbench.process import server as own
 from gwfbench.process.messages import Lines, send
 from gwfbench.store import fingerprint, processes
 
+# What metrics import when they are first evaluated: half a second, once in the server or in each run.
+USED = {"w2": ("ot",), "c2st": ("sklearn.model_selection", "sklearn.neural_network")}
 PARENT_DEATH, SUBREAPER = 1, 36  # PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER of prctl(2)
 LOOK = 1.0  # seconds between two looks, whatever is told
+
+
+def warm() -> None:
+    """Fork a server off this process, which the first pool will find ready.
+
+    Only for a command that has run no code but ours: it has no threads, no device and no locks that a fork would miss.
+    """
+    if sys.platform == "linux" and threading.active_count() == 1 and not torch.cuda.is_initialized():
+        own.give(own.Server(_split_off))
+
+
+class _Fork:
+    """What `subprocess.Popen` is to a program."""
+
+    def __init__(self, pid: int):
+        self._pid, self._code = pid, None
+
+    def send_signal(self, sig: int, /) -> None:
+        if self._ended(os.WNOHANG) is None:
+            os.kill(self._pid, sig)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self) -> int:
+        return self._ended(0) or 0
+
+    def _ended(self, how: int) -> int | None:
+        """Its exit code, which is asked for once: after that the pid may be another's."""
+        if self._code is None:
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self._pid, how)
+                self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+
+def _split_off(theirs: socket.socket, more: dict[str, str]) -> _Fork:
+    """Fork the server at this end of a socket, with more variables in its environment."""
+    pid = os.fork()
+    if pid:
+        return _Fork(pid)
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(null, standard)
+        descriptor = theirs.detach()
+        os.closerange(3, descriptor)
+        os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+        sys.stdin, sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(k, "r+", closefd=False)) for k in range(3))
+        os.environ.update(more)
+        if processes.VARIABLE not in more or processes.wear(more[processes.VARIABLE]):
+            serve(descriptor)
+    finally:
+        os._exit(1)
 
 
 def serve(descriptor: int) -> None:
@@ -56,8 +118,8 @@ def serve(descriptor: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     server = _Server(channel)
     try:
-        with _alone():
-            _preload()
+        child.libraries()
+        gc.freeze()  # a collection in a child would copy every page that it marks
         server.go()
     except OSError:  # the command has gone
         pass
@@ -89,21 +151,20 @@ def _alone() -> Iterator[None]:
         watcher.join()
 
 
-def _preload() -> None:
-    """Load all that a run may need, and hash our part: what is forked is what was hashed."""
-    for name in ("pandas", "ot", "sklearn.model_selection", "sklearn.neural_network"):
+def _load(modules: list[str], judges: list[str]) -> None:
+    """Load what a run of these modules and metrics needs of us, and hash it: what is forked is what was hashed."""
+    for name in (name for judge in judges for name in USED.get(judge, ())):
         # a machine without it trains all the same; a user's own file of that name is told by the run that imports it
         with contextlib.suppress(BaseException):
             importlib.import_module(name)
-    for kind in ("task", "method"):
-        for plugin in registry.plugins(kind).values():
-            if plugin.origin == "gwfbench" and not plugin.problem:
-                with contextlib.suppress(Exception):  # it is said to who asks for it
-                    plugin.load()
-                    fingerprint.code_hash(plugin.module)
-    child.libraries()
-    gc.collect()
-    gc.freeze()  # a collection in a child would copy every page that it marks
+    for name in ("numpy.random", "gwfbench.drive.controls", *modules):
+        with contextlib.suppress(Exception):  # it is said to who asks for it
+            importlib.import_module(name)
+            fingerprint.code_hash(name)
+    known = metrics.known()
+    for judge in (known[name] for name in judges if name in known):
+        fingerprint.metric_code(judge)
+    gc.freeze()
 
 
 class _Server:
@@ -111,6 +172,7 @@ class _Server:
         self._channel = channel
         self._runs: dict[int, int] = {}  # pid of the keeper -> id of its run
         self._claims: dict[int, list[int]] = {}  # and the claims of the run
+        self._loaded = set[str]()  # modules and metrics
         self._files: list[int] = []  # received, and of a message that is not whole yet
         self._awake, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -159,6 +221,11 @@ class _Server:
         try:
             if len(mine) < count:
                 raise OSError("too many open files; see ulimit -n")
+            wanted = {*message["modules"], *message["metrics"]}
+            if not wanted <= self._loaded:
+                with _alone():
+                    _load(message["modules"], message["metrics"])
+                self._loaded |= wanted
             keeper = self._fork(message, *mine[:2])
         except OSError as error:
             _close(mine)
