@@ -43,7 +43,7 @@ from typing import Any
 
 import torch
 
-from gwfbench import metrics
+from gwfbench.metrics import known as known_metrics
 from gwfbench.process import child
 from gwfbench.process import server as own
 from gwfbench.process.messages import Lines, send
@@ -161,7 +161,7 @@ def _load(modules: list[str], judges: list[str]) -> None:
         with contextlib.suppress(Exception):  # it is said to who asks for it
             importlib.import_module(name)
             fingerprint.code_hash(name)
-    known = metrics.known()
+    known = known_metrics()
     for judge in (known[name] for name in judges if name in known):
         fingerprint.metric_code(judge)
     gc.freeze()
