@@ -79,16 +79,14 @@ def run(
     """
     if plan:
         require_file(plan)
-    for name in tasks:  # a typing error need not wait for torch
-        registry.find("task", registry.head(name))
-    for name in methods:
-        if not registry.is_control(registry.head(name)):
-            registry.find("method", registry.head(name))
+    # a typing error need not wait for torch
+    named = [registry.find("task", registry.head(name)) for name in tasks]
+    named += [registry.find("method", head) for head in map(registry.head, methods) if not registry.is_control(head)]
     from gwfbench.store import command_cache
 
     asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
     fresh = plan or form == "json" or how["force"] or how["retry"]
-    made_from = "" if fresh else command_cache.code()
+    made_from = "" if fresh else command_cache.code(named)
     known = command_cache.find(asked, made_from, out)
     if known:
         say(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
