@@ -222,8 +222,6 @@ def interval(values: Sequence[float], logs: bool = False) -> tuple[float, float]
         values: an infinite one is worse or better than all others.
         logs: whether values of this kind are always positive.
     """
-    from scipy.special import stdtrit
-
     count = len(values)
     if count < 2:
         return math.nan, math.nan
@@ -234,6 +232,8 @@ def interval(values: Sequence[float], logs: bool = False) -> tuple[float, float]
         return values[k], values[-1 - k]
     if not (math.isfinite(values[0]) and math.isfinite(values[-1])):
         return 0.0 if logs and values[0] > 0 else -math.inf, math.inf
+    from scipy.special import stdtrit
+
     x = np.log(values) if logs else np.array(values)
     half = float(stdtrit(count - 1, 1 - LEVEL / 2)) * float(x.std(ddof=1)) / math.sqrt(count)
     low, high = (_exp(end) if logs else end for end in (float(x.mean()) - half, float(x.mean()) + half))
