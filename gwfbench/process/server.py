@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -28,7 +29,11 @@ except BaseException as error:
     os.write(int(sys.argv[2]), json.dumps(words).encode() + b"\\n")
     sys.exit(1)
 forkserver.serve(int(sys.argv[2]))
+os._exit(0)  # at once: there is nothing left to do
 """
+
+
+LEAVE = 1.0  # seconds in which a server that has nothing to do ends by itself
 
 
 class Process(Protocol):
@@ -36,6 +41,7 @@ class Process(Protocol):
 
     def send_signal(self, sig: int, /) -> None: ...
     def kill(self) -> None: ...
+    def poll(self) -> int | None: ...
     def wait(self) -> int: ...
 
 
@@ -96,7 +102,10 @@ class Server:
 
     def close(self) -> None:
         self.alive = False
-        self.socket.close()
+        self.socket.close()  # which tells it to end all that it has started, and itself
+        last = time.monotonic() + LEAVE
+        while self._process.poll() is None and time.monotonic() < last:
+            time.sleep(0.002)
         self._process.kill()  # its children, if any, die with it
         self._process.wait()
 

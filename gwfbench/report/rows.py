@@ -11,8 +11,6 @@ from typing import Any
 import pandas as pd
 
 from gwfbench import escape
-from gwfbench.audit import rescore
-from gwfbench.audit.today import Today
 from gwfbench.errors import UserError
 from gwfbench.report.table import TEXT, checked, kept, mapped
 from gwfbench.store import folders
@@ -47,6 +45,9 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     Raises:
         UserError: there are none.
     """
+    from gwfbench.audit import rescore  # which needs torch, as the classes of tasks and methods do
+    from gwfbench.audit.today import Today
+
     runs, unreadable = folders.attempts(out)
     remarks = [f"left alone: {text}" for text in unreadable]
     today = Today()
