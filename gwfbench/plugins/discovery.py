@@ -70,12 +70,14 @@ class Plugin:
     problem: str = ""  # why it can't be used; empty if it can
     fix: str = ""  # what to do about it
     packages: tuple[str, ...] = ()  # that its file imports at top level
+    metrics: tuple[str, ...] = ()  # of a task; none if its source does not list them word by word
 
     @staticmethod
     def of(values: dict[str, Any]) -> Plugin:
         """From plain values, where sets and fields are lists."""
         made: dict[str, Any] = {name: frozenset(values[name]) for name in ("capabilities", "one_of")}
-        made |= {"fields": tuple(FieldText(**one) for one in values["fields"]), "packages": tuple(values["packages"])}
+        made |= {name: tuple(values[name]) for name in ("packages", "metrics")}
+        made["fields"] = tuple(FieldText(**one) for one in values["fields"])
         return Plugin(**values | made)
 
     def words(self) -> dict[str, Any]:
@@ -245,7 +247,9 @@ def _parsed(kind: Kind, name: str, module: str, cls: str | None, path: Path, ori
                 why, fix = _missing(kind, node) or ("", "")
                 needed, choice = (_infos(declared.get(variable)) for variable in (CAPABILITY[kind], "one_of"))
                 return Plugin(
-                    *(name, kind, module, node.name, origin, summary, needed, choice, texts, why, fix), _packages(tree)
+                    *(name, kind, module, node.name, origin, summary, needed, choice, texts, why, fix),
+                    packages=_packages(tree),
+                    metrics=tuple(_listed(declared.get("metrics")) or ()) if kind == "task" else (),
                 )
     missing = f"{path.name} has no class {cls or ''} with the class variable {CAPABILITY[kind]}".replace("  ", " ")
     fix = "write `needs: ClassVar = frozenset({...})` into the class of a method, `offers: ...` into that of a task"
@@ -260,6 +264,19 @@ def variables(node: ast.ClassDef | ast.Module) -> dict[str, ast.expr | None]:
             targets = line.targets if isinstance(line, ast.Assign) else [line.target]
             found |= {target.id: line.value for target in targets if isinstance(target, ast.Name)}
     return found
+
+
+def _listed(node: ast.expr | None) -> list[str] | None:
+    """The words of `("w2", *("kl", "ksd"))`; None if there is something else among them."""
+    match node:
+        case ast.Constant(value=str() as word):
+            return [word]
+        case ast.Starred(value=ast.Tuple() as inner):
+            return _listed(inner)
+        case ast.Tuple(elts=parts):
+            found = [_listed(part) for part in parts]
+            return None if None in found else [word for part in found for word in part or ()]
+    return None
 
 
 def _missing(kind: Kind, node: ast.ClassDef) -> tuple[str, str] | None:
