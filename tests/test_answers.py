@@ -84,7 +84,7 @@ def test_what_lies_about_is_said_every_time(cli, twice, tmp_path):
 
 def test_other_code_has_no_answer(cli, twice, monkeypatch):
     real = command_cache.code()
-    monkeypatch.setattr(command_cache, "code", lambda: real + "x")
+    monkeypatch.setattr(command_cache, "code", lambda *_: real + "x")
     assert KEPT not in cli(*WORDS)[2]
 
 
@@ -241,3 +241,23 @@ def test_a_torn_answer_is_none(cli, twice, tmp_path):
         assert (code, shown) == (0, twice[0][1])
         assert KEPT not in err
         assert KEPT in cli(*WORDS)[2]  # it has been made anew
+
+
+def test_a_report_tells_what_is_stale_without_torch(mine, tmp_path):
+    script = "import sys\nfrom gwfbench.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+
+    def call(*words):
+        command = [sys.executable, "-c", script, *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ, check=False)
+        *said, torch = done.stderr.splitlines()
+        return done.returncode, done.stdout, said, torch
+
+    assert call(*WORDS, "--method", "mine")[0] == 0
+    first = call("report")
+    assert first[0] == 0
+    assert "mine" in first[1]
+    assert call("report") == (*first[:3], "False")
+    (mine / "helper_of_mine.py").write_text("def moved(x):\n    return x + 1\n")
+    _, shown, said, _ = call("report")
+    assert "mine" not in shown
+    assert any("left out: 2 stale runs" in line for line in said)

@@ -147,7 +147,7 @@ def performed(
     jobs: Sequence[Job], options: Options, out: Path, form: str, chosen: tuple[str, ...]
 ) -> tuple[list[Run], list[str]]:
     """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
-    from gwfbench.audit import rescore
+    from gwfbench.audit import counted
     from gwfbench.runs.order import in_order
     from gwfbench.runs.progress import progress
     from gwfbench.runs.scheduler import perform
@@ -168,20 +168,20 @@ def performed(
         for runs in perform(jobs, out, tell_all, options):
             done += runs
             if form == "json":
-                show_rows(rescore.current(runs, out)[0], chosen)
+                show_rows(counted.current(runs, out)[0], chosen)
     return in_order(jobs, done), remarks
 
 
 def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool:
     """Show the leaderboard of runs, what it leaves out, and which failed; whether one did."""
-    from gwfbench.audit import rescore
+    from gwfbench.audit import counted
     from gwfbench.store.rows import tidy
 
-    counted, said = rescore.current(done, out)
+    today, said = counted.current(done, out)
     for text in said:
         say(escape.line(text), err=True)
     if form != "json":
-        show(tidy(counted), form, chosen)
+        show(tidy(today), form, chosen)
     return tell_failed(done)
 
 

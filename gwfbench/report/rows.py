@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 
 from gwfbench import escape
+from gwfbench.audit import counted
+from gwfbench.audit.today import Today
 from gwfbench.errors import UserError
 from gwfbench.report.table import TEXT, checked, kept, mapped
 from gwfbench.store import folders
@@ -45,9 +47,6 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     Raises:
         UserError: there are none.
     """
-    from gwfbench.audit import rescore  # which needs torch, as the classes of tasks and methods do
-    from gwfbench.audit.today import Today
-
     runs, unreadable = folders.attempts(out)
     remarks = [f"left alone: {text}" for text in unreadable]
     today = Today()
@@ -60,8 +59,8 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
         why = "".join(f"\n  {remark}" for remark in remarks)
         fix = "python -m gwfbench run --task ou --method vjko"
         raise UserError(f"--out {out}: no finished runs{why}", "at least one", fix)
-    counted, left_out = rescore.current(list(newest.values()), out)
-    rows = tidy(counted)
+    current, left_out = counted.current(list(newest.values()), out)
+    rows = tidy(current)
     return rows, folders.environments(out, rows["env"]), [*remarks, *left_out]
 
 

@@ -9,7 +9,7 @@ import socket
 import numpy as np
 import pytest
 
-from gwfbench.audit import rescore, verdict
+from gwfbench.audit import counted, rescore, verdict
 from gwfbench.store import checked, command_cache, folders, locks
 from gwfbench.store.environment import env_hash
 from gwfbench.store.folders import Attempt
@@ -152,7 +152,7 @@ def test_two_hundred_damages_of_finished_runs(whole, tmp_path):
         out, words = damaged(whole, tmp_path, number)
         runs, said = folders.attempts(out)
         same_or_said(runs, said, words)
-        rescore.current(runs, out)
+        counted.current(runs, out)
         command_cache.files(out)
         runs, told = folders.sweep(out)
         same_or_said(runs, told, words)
@@ -245,7 +245,7 @@ def test_what_lies_next_to_runs_may_be_damaged_too(whole, tmp_path, harm):
     verdict.kept(out)
     runs, _ = folders.attempts(out)
     assert [run.rows for run in runs] == [ROWS]
-    assert rescore._read(scores, runs[0])[0] == []
+    assert counted.read(scores, runs[0])[0] == []
     locks.holder(out, "0" * 16)
     locks.is_claimed(out, "0" * 16)
     command_cache.files(out)
