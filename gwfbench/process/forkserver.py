@@ -246,7 +246,7 @@ class _Server:
             if len(mine) < count:
                 raise OSError("too many open files; see ulimit -n")
             self._load(message)
-            keeper = self._given(message, mine[:2])
+            keeper = self._given(message, mine)
         except OSError as error:
             close(mine)
             send(self._channel, {"refused": run, "reason": str(error)})
@@ -268,16 +268,16 @@ class _Server:
                 _dismiss(keeper)
 
     def _given(self, message: dict[str, Any], files: list[int]) -> _Keeper:
-        """A keeper that has taken the run: an idle one, or a new one."""
+        """A keeper that has taken the run, with the first two files: an idle one, or a new one."""
         for keeper in self._keepers.values():
             if keeper.channel and keeper.run is None:
                 with contextlib.suppress(OSError):  # it was killed
-                    send(keeper.channel, message, files)
+                    send(keeper.channel, message, files[:2])
                     return keeper
-        keeper = self._fork()
+        keeper = self._fork(files)
         self._keepers[keeper.pid] = keeper
         assert keeper.channel
-        send(keeper.channel, message, files)
+        send(keeper.channel, message, files[:2])
         return keeper
 
     def _listen(self, keeper: _Keeper, channel: socket.socket) -> None:
@@ -328,8 +328,8 @@ class _Server:
         """What lives below us and below none of our keepers."""
         return processes.below(os.getpid(), but=self._keepers)
 
-    def _fork(self) -> _Keeper:
-        """A new keeper."""
+    def _fork(self, files: list[int]) -> _Keeper:
+        """A new keeper, which has none of our files, nor these."""
         server = os.getpid()
         ours, theirs = socket.socketpair()
         pid = os.fork()
@@ -348,7 +348,7 @@ class _Server:
             for other in self._keepers.values():
                 _dismiss(other)
                 close(other.claims)
-            close([ours.detach(), self._channel.detach(), self._awake, self._alarm, *self._files])
+            close([ours.detach(), self._channel.detach(), self._awake, self._alarm, *self._files, *files])
             keep(theirs)
         finally:
             os._exit(1)
