@@ -11,8 +11,11 @@ real and every branch on one is taken as on a card. Two layers stand between the
                  `as_tensor`; generators, which belong to a device; `.numpy()`, which a card refuses
     OnDevice     each operation below them, those of autograd's backward passes included, with its line
 
+    Graph        a CUDA graph: what was done in the capture, done again on the same memory at each replay; a wait, or a
+                 draw from a generator, in a capture is refused
+
 What it sees: `Seen`. Where a card would raise, it notes a fault and raises. What it can't see: bfloat16 and TF32,
-numbers of cuBLAS and cuDNN, memory, streams and graphs, speed, and what a fork does to CUDA.
+numbers of cuBLAS and cuDNN, memory, the order of streams, speed, and what a fork does to CUDA.
 """
 
 from __future__ import annotations
@@ -32,12 +35,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
-Kind = Literal["fault", "launch", "sync", "to device", "to host", "synchronize"]
+Kind = Literal["fault", "launch", "sync", "to device", "to host", "synchronize", "replay"]
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 ROOT = Path(__file__).parents[2]
 SOURCES = tuple(f"{ROOT / name}/" for name in ("gwfbench", "baselines", "tasks"))  # whose lines are named
 ONLY_MEMORY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "resize_"}
+ONLY_READ = {"_local_scalar_dense", "_linalg_check_errors"}
 SYNCS = {  # the host needs to know a number before it can go on
     "_local_scalar_dense", "_linalg_check_errors", "_linalg_svd", "nonzero", "masked_select", "equal", "bincount",
     "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave",
@@ -58,11 +62,14 @@ class Seen:
     sync          the host waits for a number: float(x), bool(x), a mask as an index, an error check of torch.linalg
     to device, to host    a copy, for which the host waits too
     synchronize   torch.cuda.synchronize
+    replay        of a graph, whose kernels count as launches too
     """
 
     counts: Counter[tuple[Kind, str, str]] = field(default_factory=Counter)
 
     def note(self, kind: Kind, what: str) -> None:
+        if _capture and kind in ("sync", "to device", "to host"):
+            self.refuse(f"{what}: operation not permitted when stream is capturing")
         self.counts[kind, what, line()] += 1
 
     def of(self, *kinds: Kind) -> dict[str, int]:
@@ -94,6 +101,7 @@ class Seen:
 
 _seen = Seen()
 _backwards = [0]  # passes of autograd that are going on
+_capture: list[Graph] = []  # that is going on
 
 
 def line() -> str:
@@ -152,11 +160,89 @@ class OnDevice(torch.Tensor):
             _seen.note("sync", name)
         elif name in INDEXING and any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
             _seen.note("sync", f"{name} by a mask")
-        if not (func.is_view or name in ONLY_MEMORY or name in ("_local_scalar_dense", "_linalg_check_errors")):
-            _seen.note("launch", name)
         inner = {key: CPU if key == "device" else value for key, value in tree_map(_held, kwargs).items()}
-        out = tree_map(_of, func(*tree_map(_held, args), **inner))
-        return return_and_correct_aliasing(func, args, kwargs, out)
+        out = _run(name, func, tree_map(_held, args), inner, written=func._schema.is_mutable)
+        return return_and_correct_aliasing(func, args, kwargs, tree_map(_of, out))
+
+
+class Graph:
+    """In place of torch.cuda.CUDAGraph. A capture runs its operations too, for shapes, but leaves no number changed."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[str, str, Callable[..., Any], Any, Any, Any]] = []
+        self._before: dict[int, tuple[Any, Any]] = {}
+
+    def run(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any, written: bool) -> Any:
+        """An operation of the capture, on what the tensors hold."""
+        if kwargs.get("generator") is not None:
+            _seen.refuse(f"{name}: a generator that is not registered with the graph that is captured")
+        with torch._C.DisableTorchFunction():
+            for x in tree_leaves((args, kwargs)) if written else ():
+                if isinstance(x, Tensor):
+                    memory = x.untyped_storage()
+                    self._before.setdefault(memory.data_ptr(), (memory, memory.clone()))
+            out = func(*args, **kwargs)
+        self._steps.append((name, line(), func, args, kwargs, out))
+        return out
+
+    def captured(self) -> None:
+        """All memory as it was before."""
+        with torch._C.DisableTorchFunction():
+            for memory, before in self._before.values():
+                memory.copy_(before)
+        self._before.clear()
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        with torch._C.DisableTorchFunction():
+            for name, where, func, args, kwargs, out in self._steps:
+                new = tree_leaves(func(*args, **kwargs))
+                for old, now in zip(tree_leaves(out), new, strict=True):
+                    if isinstance(old, Tensor) and old.data_ptr() != now.data_ptr():
+                        old.copy_(now)
+                if _launches(name, func):
+                    _seen.counts["launch", name, where] += 1
+        _seen.counts["replay", "replay", line()] += 1
+
+
+@contextmanager
+def capture(graph: Graph, **_: Any) -> Iterator[None]:
+    """In place of torch.cuda.graph; a stream says nothing here."""
+    _capture.append(graph)
+    try:
+        yield
+    finally:
+        _capture.pop()
+        graph.captured()
+
+
+class Stream:
+    """In place of torch.cuda.Stream: all is done in order."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def wait_stream(self, other: Stream) -> None:
+        pass
+
+
+@contextmanager
+def on_stream(_: Stream | None) -> Iterator[None]:
+    yield
+
+
+def _launches(name: str, func: Any) -> bool:
+    """Whether an operation has a kernel: not a view, nor memory that is only taken."""
+    return not (getattr(func, "is_view", False) or name in ONLY_MEMORY or name in ONLY_READ)
+
+
+def _run(name: str, func: Callable[..., Any], args: Any, kwargs: Any, written: bool = False) -> Any:
+    """An operation on what tensors of the device hold, which a capture remembers and does not count."""
+    if _capture:
+        return _capture[0].run(name, func, args, kwargs, written)
+    if _launches(name, func):
+        _seen.note("launch", name)
+    return func(*args, **kwargs)
 
 
 def _held(x: Any) -> Any:
@@ -302,8 +388,7 @@ class Functions(TorchFunctionMode):
             return _up(torch.tensor(values, **del_device), f"{name} of numbers")
         if device is None or first is not None or not here:
             return func(*args, **kwargs)  # of a tensor of the device: `OnDevice` goes on
-        _seen.note("launch", name)
-        return tree_map(_of, func(*args, **{**kwargs, "device": CPU}))
+        return tree_map(_of, _run(name, func, args, {**kwargs, "device": CPU}))
 
 
 @contextmanager
@@ -327,6 +412,11 @@ def pretended() -> Iterator[Seen]:
         (torch, "Generator"): Generator,
         (torch.cuda, "synchronize"): lambda *_: _seen.note("synchronize", "synchronize"),
         (torch.autograd, "_engine_run_backward"): with_mode,
+        (torch.cuda, "CUDAGraph"): Graph,
+        (torch.cuda, "graph"): capture,
+        (torch.cuda, "Stream"): Stream,
+        (torch.cuda, "stream"): on_stream,
+        (torch.cuda, "current_stream"): Stream,
     }
     before = {(place, name): getattr(place, name) for place, name in own}
     for (place, name), value in own.items():

@@ -119,8 +119,13 @@ def moved(law, cloud, noise):
     return drawn
 
 
+def carried(part):
+    """A part of a state as a checkpoint keeps it: to the host and back."""
+    return part.cpu().to("cuda") if isinstance(part, torch.Tensor) else part
+
+
 def walked(task, method):
-    """Two laws on the device, and one more from the state of the first, through the host as a checkpoint goes."""
+    """Two laws on the device, and one more from the state of the first."""
     rng = Streams(together(method), torch.device("cuda"))
     problem = task.build(rng.fork("task")).problem
     cloud, kept = problem[Initial].draw(64, rng.fork("start")), None
@@ -128,7 +133,7 @@ def walked(task, method):
         with torch.no_grad():
             cloud = moved(law, cloud, rng.fork(f"noise/{k}"))
         if kept is None and law.state is not None:
-            kept = {name: part.cpu() if isinstance(part, torch.Tensor) else part for name, part in law.state().items()}
+            kept = {name: carried(part) for name, part in law.state().items()}
     if kept is not None:
         next(shapes.laws(method, problem, Budget(), rng.fork("method"), kept))
 

@@ -192,6 +192,61 @@ def test_nothing_of_it_is_left(pretended):
         torch.zeros(2, device="cuda")
 
 
+def recorded(body, times):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+    for _ in range(times):
+        graph.replay()
+
+
+def test_a_graph_does_again_what_was_captured(pretended):
+    """Views, new tensors, autograd, in-place writes; the capture itself changes nothing."""
+    with pretended() as seen:
+        x, total, rate = points(), torch.zeros((), device=CUDA), [2.0]
+
+        def body():
+            y = (rate[0] * x.mT[:, :1].detach()).requires_grad_()
+            (slope,) = torch.autograd.grad(y.square().sum(), y)
+            x[:, :, 0].add_(slope[:, 0], alpha=-0.1)
+            total.add_(1)
+
+        wanted = x.clone()
+        for _ in range(3):
+            wanted[:, :, 0].add_(2 * 2.0 * wanted[:, :, 0], alpha=-0.1)
+        before = seen.launches
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            body()
+        assert (float(total), seen.launches) == (0.0, before)
+        rate[0] = 100.0  # a number of Python stays as it was
+        graph.replay()
+        once = seen.launches - before
+        graph.replay()
+        graph.replay()
+        assert (float(total), seen.launches - before) == (3.0, 3 * once)
+        torch.testing.assert_close(x.cpu(), wanted.cpu())
+    assert 5 <= once <= 12
+    assert sum(seen.of("replay").values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        pytest.param(lambda x: float(x.sum()), "not permitted when stream is capturing", id="float"),
+        pytest.param(lambda x: x.cpu(), "not permitted when stream is capturing", id="cpu"),
+        pytest.param(lambda x: torch.ones(2).to(x), "not permitted when stream is capturing", id="to the device"),
+        pytest.param(lambda x: Streams((1,), CUDA).normal(3), "a generator that is not registered", id="a draw"),
+    ],
+)
+def test_a_capture_takes_no_wait_and_no_draw(pretended, body, words):
+    with pretended() as seen:
+        x = points()
+        with pytest.raises(RuntimeError, match=words):
+            recorded(lambda: body(x), 1)
+    assert len(seen.faults) == 1
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_seconds_hold_what_is_queued_also_where_the_budget_ends_the_method(pretended, monkeypatch, ended):
     meter = Meter(CUDA, Budget(score_calls=1))
