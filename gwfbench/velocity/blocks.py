@@ -14,9 +14,13 @@ DEVICE_BLOCK = 2**22  # elsewhere: 16 MB each
 EVERY = 4  # steps to a question, elsewhere
 
 
-def at_once(x: Tensor, cpu: int = BLOCK) -> int:
-    """Pairs in a block, of clouds on x's device."""
-    return cpu if x.device.type == "cpu" else DEVICE_BLOCK
+def at_once(x: Tensor, cpu: int | None = None) -> int:
+    """Pairs in a block, of clouds on x's device.
+
+    Args:
+        cpu: of them, on a CPU; None: `BLOCK`.
+    """
+    return (cpu or BLOCK) if x.device.type == "cpu" else DEVICE_BLOCK
 
 
 def asks(step: int, x: Tensor) -> bool:
