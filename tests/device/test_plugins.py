@@ -66,6 +66,23 @@ def test_a_run_on_the_device(pretended, pair):
     assert all(run.rows for run in runs)
 
 
+@pytest.mark.parametrize("method", PLUGINS["method"], ids=lambda each: each.name)
+def test_the_device_gives_the_hosts_numbers(pretended, method):
+    """Blocks, questions of a loop every few steps, graphs and buffers change nothing: both add up on the CPU here."""
+    task = next(task for task in PLUGINS["task"] if registry.fits(task, method))
+    both = []
+    for device in ("cpu", "cuda"):
+        with pretended():
+            rng, made = Streams((7,), torch.device(device), torch.float64), Subject(method, method.name).small
+            problem = Subject(task, task.name).small.build(rng.fork("task")).problem
+            cloud = problem[Initial].draw(64, rng.fork("start"))
+            for k, law in enumerate(shapes.laws(made, problem, Budget(), rng.fork("method"))):
+                with torch.no_grad():
+                    cloud = moved(law, cloud, rng.fork(f"noise/{k}"))
+            both.append(cloud.detach().cpu())
+    torch.testing.assert_close(*both, rtol=1e-6, atol=1e-6)
+
+
 # Fields whose choice is a number, next to those whose type says what the choices are.
 MORE = {
     "vjko": (

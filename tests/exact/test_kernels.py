@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gwfbench.rng import Streams
-from gwfbench.velocity import blocks
+from gwfbench.velocity import blocks, kernels
 from gwfbench.velocity.kernels import KERNELS, gradient_sum, gram, kernel_sum, riesz, rms_distance
 
 ROOT3, ROOT5 = math.sqrt(3), math.sqrt(5)
