@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench.metrics.moments import jackknife
+from gwfbench.metrics.moments import jackknife, sums_of
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 from gwfbench.velocity.distances import direct
 
@@ -114,7 +114,7 @@ def _bures_w2(judged: Judged) -> Estimate:
     def statistic(mean: Tensor, covariance: Tensor) -> Tensor:
         return gaussian_w2(mean, covariance, mean0[:, None], covariance0[:, None])
 
-    return Estimate(*jackknife(judged.points, statistic), n=judged.points.shape[1])
+    return Estimate(*jackknife(sums_of(judged), statistic), n=judged.points.shape[1])
 
 
 w2 = Metric(
@@ -122,6 +122,7 @@ w2 = Metric(
     _w2,
     points=1024,
     needs=frozenset({Need.DRAW}),
+    at="last",
     source="Exact W2 to as many fresh draws of the truth (POT, network simplex). Between two clouds of the same law "
     "it is not 0 but the floor. Standard error from the dual potentials (del Barrio and Loubes 2019, Theorem 4.1) by "
     "the delta method",
