@@ -45,10 +45,12 @@ def block_sums(points: Tensor) -> Sums:
     even = [part.unflatten(1, (-1, each)) for part, each in ((points[:, :cut], size + 1), (points[:, cut:], size))
             if part.shape[1]]  # fmt: skip
     parts = [part for blocks in even for part in blocks.split(together, 1)]  # (S, blocks, points, d)
-    center = torch.stack([part.double().sum((1, 2)) for part in parts]).sum(0) / n
+    room = points.new_empty(max(part.numel() for part in parts), dtype=torch.float64)
+    inside = [room[: part.numel()].view(part.shape) for part in parts]
+    center = torch.stack([x.copy_(part).sum((1, 2)) for x, part in zip(inside, parts, strict=True)]).sum(0) / n
     first, second = [], []
-    for part in parts:
-        x = part.double() - center[:, None, None]
+    for x, part in zip(inside, parts, strict=True):
+        x.copy_(part).sub_(center[:, None, None])
         first.append(x.sum(2))
         second.append(x.mT @ x)
     sizes = points.new_full((count,), size, dtype=torch.float64)
