@@ -49,7 +49,7 @@ from gwfbench.process.messages import Garbled, Lines, send
 from gwfbench.store import fingerprint, processes
 
 # What metrics import when they are first evaluated: half a second, once in the server or in each run.
-USED = {"w2": ("ot",), "c2st": ("sklearn.model_selection", "sklearn.neural_network")}
+USED = {"w2": ("ot",)}
 LOOK = 1.0  # seconds between two looks, whatever is told
 
 
