@@ -135,14 +135,7 @@ class _GradientAndLogDet(torch.autograd.Function):
             back = m[:, part] @ jacobian
             torch.sum(torch.mul(jacobian, back, out=rooms.whole(jacobian)), 2, out=dk[:, part])
             back *= (2 * k[:, part]).unsqueeze(2)  # becomes dloss/dJ
-            for l in range(form.depth - 1, 0, -1):  # noqa: E741
-                below, slope = form.layer(jacobian, l - 1), form.layer(first[:, part], l - 1).unsqueeze(2)
-                own = form.layer(back, l).flatten(1, 2)
-                came = (own @ inner[l - 1].mT).unflatten(1, below.shape[1:3])
-                room = rooms.layer(below)
-                dinner[l - 1].baddbmm_(torch.mul(below, slope, out=room).flatten(1, 2).mT, own)
-                form.layer(dfirst[:, part], l - 1).copy_(torch.mul(came, below, out=room).sum(2))
-                form.layer(back, l - 1).addcmul_(came, slope)
+            _layers_back(form, jacobian, back, first[:, part], dfirst[:, part], inner, dinner, rooms)
             dlinear += back.sum(1)
             back = form.forms(back)
             room = rooms.whole(back)
@@ -197,6 +190,24 @@ def _layers(form: Form, p: Tensor, inner: tuple[Tensor, ...]) -> tuple[Tensor, T
         parts.append(form.activate(own if l == 0 else torch.baddbmm(own, parts[-1][0], inner[l - 1])))
     z, first, second = (torch.cat(each, -1) for each in zip(*parts, strict=True))
     return z, first, second
+
+
+def _layers_back(
+    form: Form, jacobian: Tensor, back: Tensor, first: Tensor, dfirst: Tensor, inner: list[Tensor],
+    dinner: list[Tensor], rooms: _Rooms,
+) -> None:  # fmt: skip
+    """Through the layers of the Jacobian at a block of points: `back` becomes the whole dloss/dJ, in place.
+
+    Fills dloss/ds' of all layers but the last, and adds to dloss/dW.
+    """
+    for l in range(form.depth - 1, 0, -1):  # noqa: E741
+        below, slope = form.layer(jacobian, l - 1), form.layer(first, l - 1).unsqueeze(2)
+        own = form.layer(back, l).flatten(1, 2)
+        came = (own @ inner[l - 1].mT).unflatten(1, below.shape[1:3])
+        room = rooms.layer(below)
+        dinner[l - 1].baddbmm_(torch.mul(below, slope, out=room).flatten(1, 2).mT, own)
+        form.layer(dfirst, l - 1).copy_(torch.mul(came, below, out=room).sum(2))
+        form.layer(back, l - 1).addcmul_(came, slope)
 
 
 def inverse_of(factor: Tensor) -> Tensor:
