@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -229,30 +229,40 @@ def kid(x: Tensor, y: Tensor, within_x: Tensor, within_y: Tensor) -> tuple[float
 
 def kernel_between(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of (x_i . y_j / k + 1)^3 over each row (n,) and each column (m,), float64."""
-    left, right = _with_ones(x / x.shape[1]), _with_ones(y)
-    rows = []
-    columns = torch.zeros(len(y), dtype=torch.float64, device=y.device)
-    for part in left.split(max(1, PAIRS // len(y))):
-        block = (part @ right.T).pow_(3)
-        rows.append(block.sum(1).double())
+    rows, columns = (torch.zeros(len(each), dtype=torch.float64, device=x.device) for each in (x, y))
+    for here, block in _blocks(_with_ones(x / x.shape[1]), _with_ones(y)):
+        block.pow_(3)
+        rows[here] = block.sum(1).double()
         columns += block.sum(0)
-    return torch.cat(rows), columns
+    return rows, columns
 
 
 def kernel_within(x: Tensor) -> Tensor:
     """Sums of (x_i . x_j / k + 1)^3 over j != i (n,), float64; each pair is computed once."""
-    left, right = _with_ones(x / x.shape[1]), _with_ones(x)
     sums = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    step = max(1, PAIRS // len(x))
-    for first in range(0, len(x), step):
-        block = (left[first : first + step] @ right[first:].T).pow_(3).fill_diagonal_(0.0)
-        sums[first : first + step] += block.sum(1)
-        sums[first + step :] += block[:, step:].sum(0)
+    for here, block in _blocks(_with_ones(x / x.shape[1]), _with_ones(x), upper=True):
+        block.pow_(3).fill_diagonal_(0.0)
+        sums[here] += block.sum(1)
+        sums[here.stop :] += block[:, len(block) :].sum(0)
     return sums
 
 
 def _with_ones(x: Tensor) -> Tensor:
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+
+
+def _blocks(left: Tensor, right: Tensor, upper: bool = False) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of left @ right.T: which, and their values, all in one buffer, that may be overwritten.
+
+    Args:
+        upper: from the diagonal on.
+    """
+    rows = min(len(left), max(1, PAIRS // len(right)))
+    buffer = left.new_empty(rows * len(right))
+    for first in range(0, len(left), rows):
+        here, columns = slice(first, min(first + rows, len(left))), right[first:] if upper else right
+        values = buffer[: (here.stop - first) * len(columns)].view(-1, len(columns))
+        yield here, torch.mm(left[here], columns.T, out=values)
 
 
 def _inception_score(lens: Lens, judged: Judged) -> Estimate:
@@ -287,25 +297,19 @@ def _near(lens: Lens, judged: Judged, which: int) -> Estimate:
 
 def reach(x: Tensor) -> Tensor:
     """Squared distance of each x (n, k) to its third neighbour (n,), float64."""
-    left, right = _distance_factors(x, x)
-    nearest = [
-        (part @ right.T).topk(NEIGHBOUR + 1, largest=False).values[:, -1]  # itself is the nearest
-        for part in left.split(max(1, PAIRS // len(x)))
-    ]
-    return torch.cat(nearest).clamp_min_(0.0)
+    found = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    for here, block in _blocks(*_distance_factors(x, x)):
+        found[here] = block.topk(NEIGHBOUR + 1, largest=False).values[:, -1]  # itself is the nearest
+    return found.clamp_min_(0.0)
 
 
 def shares(x: Tensor, reach_x: Tensor, y: Tensor, reach_y: Tensor) -> tuple[float, float]:
     """Share of x (n, k) within the reach of a y (m, k), and of y within the reach of an x."""
-    left, right = _distance_factors(x, y)
-    precise = []
-    recalled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    rows = max(1, PAIRS // len(y))
-    for part, reaches in zip(left.split(rows), reach_x.split(rows), strict=True):
-        block = part @ right.T
-        precise.append((block <= reach_y).any(1))
-        recalled |= (block <= reaches[:, None]).any(0)
-    return float(torch.cat(precise).double().mean()), float(recalled.double().mean())
+    precise, recalled = (torch.zeros(len(each), dtype=torch.bool, device=x.device) for each in (x, y))
+    for here, block in _blocks(*_distance_factors(x, y)):
+        precise[here] = (block <= reach_y).any(1)
+        recalled |= (block <= reach_x[here, None]).any(0)
+    return float(precise.double().mean()), float(recalled.double().mean())
 
 
 def _distance_factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
