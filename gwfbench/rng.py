@@ -109,7 +109,9 @@ def own_globals(name: str, device: torch.device) -> Generator[None, None, None]:
     with torch.random.fork_rng([device] if device.type == "cuda" and torch.cuda.is_available() else []):
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":  # torch.manual_seed would note for other devices who has called it, at 3 ms a run
+            torch.cuda.manual_seed_all(seed)
         try:
             yield
         finally:

@@ -1,6 +1,8 @@
 import cProfile
+import os
 import signal
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from gwfbench.process.inline import Here
 from gwfbench.rng import Streams
 from gwfbench.runs import scheduler
 
+_cache = tempfile.TemporaryDirectory()  # the user's own is left alone
+os.environ["XDG_CACHE_HOME"] = _cache.name
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 settings.register_profile("short", max_examples=30, derandomize=True, deadline=None, database=None)

@@ -75,6 +75,8 @@ class {cls}:
 BODIES = {
     "good": "",
     "slow": "time.sleep(0.3)",
+    "lists_files": "for name in os.listdir('/proc/self/fd'):\n    path = f'/proc/self/fd/{name}'\n"
+    "    print('open', os.readlink(path) if os.path.islink(path) else 'gone')",
     "waits": "while not os.path.exists(os.environ['GWFBENCH_TEST_GATE']):\n    time.sleep(0.01)",
     "raises": "raise RuntimeError('boom')",
     "nan": "yield Pushed(0.2, lambda x, noise: x * math.nan)\nyield half(0.3)\nreturn",

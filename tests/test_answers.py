@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from gwfbench.plugins import discovery
-from gwfbench.store import command_cache
+from gwfbench.plugins import discovery, registry
+from gwfbench.store import command_cache, fingerprint
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_what_lies_about_is_said_every_time(cli, twice, tmp_path):
 
 def test_other_code_has_no_answer(cli, twice, monkeypatch):
     real = command_cache.code()
-    monkeypatch.setattr(command_cache, "code", lambda: real + "x")
+    monkeypatch.setattr(command_cache, "code", lambda *_: real + "x")
     assert KEPT not in cli(*WORDS)[2]
 
 
@@ -108,10 +108,111 @@ def test_the_folder_of_data_is_in_its_hash(monkeypatch):
     assert command_cache.code() != before
 
 
-def test_with_plug_ins_from_elsewhere_none_is_kept(cli, monkeypatch, tmp_path):
-    assert command_cache.code()
-    monkeypatch.setenv(discovery.FILES, str(tmp_path / "mine.py"))
-    assert command_cache.code() == ""
+MINE = '''"""Stands still."""
+
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gwfbench.info import Initial
+from gwfbench.protocol import Pushed
+from gwfbench_plugins.helper_of_mine import moved
+
+
+@dataclass(frozen=True)
+class Mine:
+    needs: ClassVar = frozenset({Initial})
+    clock: ClassVar = "flow"
+    seeds: ClassVar = "looped"
+    version: ClassVar = 1
+    files: ClassVar = ("table.csv",)
+    reference: ClassVar = ""
+    smoke: ClassVar = {}
+
+    def fit(self, problem, budget, rng):
+        for t in problem.times:
+            yield Pushed(t, lambda x, noise: moved(x))
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The folder of a plug-in that has a helper and a data file."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, text in (("mine.py", MINE), ("helper_of_mine.py", "def moved(x):\n    return x\n"), ("table.csv", "1")):
+        (folder / name).write_text(text)
+    monkeypatch.setenv(discovery.FILES, str(folder / "mine.py"))
+    yield folder
+    registry.plugins.cache_clear()
+    fingerprint.forget()
+    sys.modules.pop(discovery.HOME, None)
+
+
+def code():
+    """As a fresh process has it."""
+    registry.plugins.cache_clear()
+    fingerprint.forget()
+    return command_cache.code([registry.find("task", "ou"), registry.find("method", "mine")])
+
+
+CHANGES = {
+    "plug-in": lambda folder: (folder / "mine.py").write_text(MINE + "# a word\n"),
+    "helper": lambda folder: (folder / "helper_of_mine.py").write_text("def moved(x):\n    return x + 1\n"),
+    "data": lambda folder: (folder / "table.csv").write_text("2"),
+    "no data": lambda folder: (folder / "table.csv").unlink(),
+    "variable of ours": lambda _: os.environ.update(GWFBENCH_DATA="elsewhere"),
+    "second file": lambda folder: (
+        (folder / "other.py").write_text("x = 1"),
+        os.environ.update({discovery.FILES: f"{folder / 'mine.py'}{os.pathsep}{folder / 'other.py'}"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_plug_in_is_made_of_is_in_the_hash(mine, monkeypatch, change):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    before = code()
+    assert before
+    assert code() == before
+    CHANGES[change](mine)
+    assert code() != before
+
+
+def test_the_environment_counts_where_a_plug_in_reads_it(mine, monkeypatch):
+    before = code()
+    monkeypatch.setenv("STRENGTH_OF_MINE", "2")
+    assert code() == before
+    (mine / "helper_of_mine.py").write_text("import os\nmoved = os.environ.get('STRENGTH_OF_MINE')\n")
+    reads = code()
+    monkeypatch.setenv("STRENGTH_OF_MINE", "3")
+    assert len({before, reads, code()}) == 3
+
+
+def test_with_a_plug_in_that_cannot_be_read_none_is_kept(mine):
+    (mine / "mine.py").write_text("def broken(:")
+    assert code() == ""
+    (mine / "mine.py").write_text(MINE)
+    (mine / "helper_of_mine.py").unlink()
+    assert code() == ""
+
+
+def test_a_plug_in_s_runs_are_answered_without_torch_until_its_helper_changes(mine, tmp_path):
+    script = "import sys\nfrom gwfbench.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    words = [*WORDS, "--method", "mine"]
+
+    def call():
+        command = [sys.executable, "-c", script, *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ, check=True)
+        return done.stdout, KEPT in done.stderr, done.stderr.splitlines()[-1]
+
+    first = call()
+    assert first[1:] == (False, "True")
+    assert call() == (first[0], True, "False")
+    (mine / "helper_of_mine.py").write_text("def moved(x):\n    return x + 1\n")
+    changed = call()
+    assert changed[1:] == (False, "True")
+    assert changed[0] != first[0]
 
 
 def test_a_failure_fails_again(cli):
@@ -140,3 +241,23 @@ def test_a_torn_answer_is_none(cli, twice, tmp_path):
         assert (code, shown) == (0, twice[0][1])
         assert KEPT not in err
         assert KEPT in cli(*WORDS)[2]  # it has been made anew
+
+
+def test_a_report_tells_what_is_stale_without_torch(mine, tmp_path):
+    script = "import sys\nfrom gwfbench.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+
+    def call(*words):
+        command = [sys.executable, "-c", script, *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ, check=False)
+        *said, torch = done.stderr.splitlines()
+        return done.returncode, done.stdout, said, torch
+
+    assert call(*WORDS, "--method", "mine")[0] == 0
+    first = call("report")
+    assert first[0] == 0
+    assert "mine" in first[1]
+    assert call("report") == (*first[:3], "False")
+    (mine / "helper_of_mine.py").write_text("def moved(x):\n    return x + 1\n")
+    _, shown, said, _ = call("report")
+    assert "mine" not in shown
+    assert any("left out: 2 stale runs" in line for line in said)

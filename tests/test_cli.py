@@ -228,7 +228,7 @@ def test_edited_code_makes_rows_stale_never_mixed(cli, tmp_path, monkeypatch):
     assert cli(*words)[0] == 0
     real = fingerprint.code_hash
     monkeypatch.setattr(fingerprint, "code_hash", lambda *modules: "edited" + real(*modules)[6:])
-    monkeypatch.setattr(command_cache, "code", lambda: "")
+    monkeypatch.setattr(command_cache, "code", lambda *_: "")
     code, _, err = cli("report")
     assert code == 2
     assert "1 stale runs" in err

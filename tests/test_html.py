@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import gwfbench
-from gwfbench.audit.verify import Verdict
+from gwfbench.audit.verdict import Verdict
 from gwfbench.plugins import registry
 from gwfbench.report import stats
 from gwfbench.report.board.leaderboard import leaderboard

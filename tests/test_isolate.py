@@ -288,6 +288,20 @@ def test_a_fork_that_came_back_takes_no_answer_of_its_first_process():
     theirs.close()
 
 
+def test_a_run_has_its_own_files_alone(plugins, tmp_path):
+    """Its channel and its output: no claim, and nothing of the run that its keeper had before, or of one beside it."""
+    go(tmp_path, "lists_files", "lists_files:number=1", "lists_files:number=2", jobs=2)
+    folders = list(tmp_path.glob("tiny-lists_files*"))
+    assert len(folders) == 3
+    for folder in folders:
+        found = [line[5:] for line in (folder / "log.txt").read_text().splitlines() if line.startswith("open ")]
+        kinds = sorted(name.partition(":")[0] for name in found)
+        assert kinds.count("socket") == 1
+        assert kinds.count("pipe") == 2
+        assert {name for name in kinds if name not in ("socket", "pipe")} <= {"/dev/null", "gone", "/proc/self/fd"}
+        assert not [name for name in found if ".claims" in name]
+
+
 def test_groups_are_killed_with_their_leader(plugins, tmp_path):
     """What a method forks and leaves behind dies with it, though the method ended well."""
     go(tmp_path, "forks")

@@ -35,6 +35,7 @@ def test_the_source_says_what_the_class_says():
             assert [field.name for field in plugin.fields] == [field.name for field in dataclasses.fields(cls)]
             assert all(field.doc for field in plugin.fields), f"{plugin.name}: every field has a string below it"
             assert plugin.summary
+            assert plugin.metrics == (cls.metrics if kind == "task" else ())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gwfbench
-from gwfbench.audit import rescore
+from gwfbench.audit import counted, rescore
 from gwfbench.plugins import registry
 from gwfbench.store import command_cache, fingerprint, folders
 
@@ -54,8 +54,8 @@ def test_the_same_metric_at_the_same_n_gives_the_number_that_the_runner_gave(tmp
     assert set(skipped["symkl_jko"]) == {"exact", METHODS[0]}
     after = bytes_of(part)
     assert {path: after[path] for path in before} == before
-    mine, said = rescore.current(runs, part)
-    theirs = rows(rescore.current(folders.attempts(full)[0], full)[0])
+    mine, said = counted.current(runs, part)
+    theirs = rows(counted.current(folders.attempts(full)[0], full)[0])
     assert said == []
     found = rows(mine)
     # no control for a metric that the task did not ask for
@@ -92,7 +92,7 @@ def test_a_changed_metric_makes_only_its_values_stale_and_score_mends_them(cli, 
     assert cli(*words)[0] == 0
     real = fingerprint.metric_code
     monkeypatch.setattr(fingerprint, "metric_code", lambda metric: "new" if metric.name == "symkl" else real(metric))
-    monkeypatch.setattr(command_cache, "code", lambda: "")  # an edit would change it too
+    monkeypatch.setattr(command_cache, "code", lambda *_: "")  # an edit would change it too
     _, text, err = cli("report", "--format", "csv")
     assert "symkl" not in text.splitlines()[0]
     assert "sliced_w2" in text.splitlines()[0]

@@ -222,6 +222,29 @@ def test_what_a_dead_holder_has_left_is_ended_by_its_mark(tmp_path):
             one.wait()
 
 
+def test_a_fork_wears_its_mark_where_others_look():
+    """And all that it forks, whatever the variables with which it was started."""
+    script = (
+        "import os, sys\n"
+        "from gwfbench.store import processes\n"
+        "if os.fork() == 0:\n"
+        "    assert processes.wear(sys.argv[1])\n"
+        "    assert os.environ['LONG'] == 'x' * 9000 and os.popen('echo $SHORT').read() == 'y\\n'\n"
+        "    if os.fork() == 0:\n"
+        "        print(open('/proc/self/environ').read().split('\\0')[0], end='', flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    variables = env() | {"LONG": "x" * 9000, "SHORT": "y"}
+    mark = f"{processes.mark()}.7"
+    done = subprocess.run(
+        [sys.executable, "-c", script, mark], env=variables, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (f"{processes.VARIABLE}={mark}", "")
+
+
 def _wait_for(what):
     end = time.monotonic() + 60
     while not what():

@@ -7,7 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from gwfbench.audit import verify
+from gwfbench.audit import verdict, verify
 from gwfbench.plugins import registry
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
@@ -186,10 +186,10 @@ def test_the_choice_is_random_but_repeatable():
 
 
 def test_a_torn_line_of_verdicts_is_said(tmp_path):
-    verify.keep(tmp_path, verify.Verdict("ou", "ula", 0, "k", "a", "identical"))
-    with (tmp_path / verify.FILE).open("a") as file:
+    verdict.keep(tmp_path, verdict.Verdict("ou", "ula", 0, "k", "a", "identical"))
+    with (tmp_path / verdict.FILE).open("a") as file:
         file.write('{"task": "ou"\n' + "[" * 100_000 + '\n{"task": 5}\n')
-    with (tmp_path / verify.FILE).open("ab") as file:
+    with (tmp_path / verdict.FILE).open("ab") as file:
         file.write(b"\xff\xfe\n")
-    verdicts, strange = verify.kept(tmp_path)
+    verdicts, strange = verdict.kept(tmp_path)
     assert (len(verdicts), len(strange)) == (1, 4)

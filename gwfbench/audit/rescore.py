@@ -1,26 +1,24 @@
-"""A metric over points that runs have kept, without training; and which values of a run still count.
+"""A metric over points that runs have kept, without training.
 
-A value counts while the source of its metric is what it is today (`metric_code` in its row). One that does not is
-left out, and `score` makes it anew from the first 4096 judged points that the attempt keeps: the same problem, the same
-random numbers as the runner's, so that at the same number of points it is the same number. The rows stand in a file of
-their own next to the attempt's, `scores-<metric>@<version>.jsonl`: a line on what they are, with their SHA-256, and a
-line a judged law.
+A value that does not count any more (`audit/counted.py`) is made anew from the first 4096 judged points that the
+attempt keeps: the same problem, the same random numbers as the runner's, so that at the same number of points it is the
+same number. The rows stand in a file of their own next to the attempt's, `scores-<metric>@<version>.jsonl`: a line on
+what they are, with their SHA-256, and a line a judged law.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import zipfile
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from gwfbench.audit import counted
 from gwfbench.audit.today import Today
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import Judge, Seen, judged_index, reason_of
@@ -34,7 +32,6 @@ from gwfbench.rng import Streams
 from gwfbench.store import checked, fingerprint, folders
 from gwfbench.store.record import Row, Run, to_json
 
-SCHEMA = 1  # of the files
 NOT_NEEDED = "it has values that count"
 
 
@@ -158,7 +155,7 @@ def _has(run: Run, folder: Path, metric: Metric) -> bool:
     steps = {row.step for row in run.rows}
     mine = {row.step for row in run.rows if (row.metric, row.metric_code) == (metric.name, code)}
     return steps <= mine or any(
-        row.metric_code == code for row in _read(_file(folder, metric.name, metric.version), run)[0]
+        row.metric_code == code for row in counted.read(_file(folder, metric.name, metric.version), run)[0]
     )
 
 
@@ -179,92 +176,15 @@ def _keep(folder: Path, run: Run, metric: Metric, rows: tuple[Row, ...]) -> None
         CantKeep: the folder can't be written.
     """
     lines = "".join(to_json(asdict(row)) + "\n" for row in rows)
-    head = {"schema": SCHEMA, "run_key": run.identity.key, "attempt": run.attempt, "sha256": _sha256(lines)}
+    head = {
+        "schema": counted.SCHEMA,
+        "run_key": run.identity.key,
+        "attempt": run.attempt,
+        "sha256": counted.sha256(lines),
+    }
     try:
         checked.write(_file(folder, metric.name, metric.version), to_json(head) + "\n" + lines)
     except OSError as error:
         raise CantKeep(
             f"{folder}: {error.strerror}", "a folder that can be written", "copy the results, and score the copy"
         ) from None
-
-
-def _read(path: Path, run: Run) -> tuple[list[Row], str]:
-    """The rows of a file, or none and what is wrong with it; no file has no rows."""
-    if not path.exists():
-        return [], ""
-    try:
-        first, _, rows = checked.read_text(path).partition("\n")
-        head = checked.from_json(first)
-        if head["schema"] != SCHEMA or head["sha256"] != _sha256(rows):
-            raise ValueError("it has changed since it was written")
-        if (head["run_key"], head["attempt"]) != (run.identity.key, run.attempt):
-            raise ValueError("it is of another attempt")
-        return Row.read(rows.splitlines()), ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return [], f"{path.parent.name}/{path.name}: {error}"
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------- what counts
-
-
-def current(runs: Iterable[Run], out: Path | None) -> tuple[list[Run], list[str]]:
-    """The runs with the values that count today, scored ones included, and what there is to say.
-
-    For each judged law and metric the newest version counts; of one version, what the runner judged before what was
-    scored later from fewer points.
-
-    Args:
-        out: where the attempts are; None: nothing was scored.
-    """
-    today = {name: fingerprint.metric_code(metric) for name, metric in known_metrics().items()}
-    runs = list(runs)
-    files = _files(runs, out)
-    said, old, found = [], Counter[str](), []
-    for run in runs:
-        rows = run.rows
-        for path in files.get(run.attempt, ()):
-            more, wrong = _read(path, run)
-            said += [f"left alone: {wrong}"] if wrong else []
-            rows = [*rows, *more]
-        codes = {(row.metric, row.metric_code) for row in rows}
-        cells = {(row.step, row.metric) for row in rows}
-        if rows is run.rows and len(cells) == len(rows) and all(today.get(name, c) == c for name, c in codes):
-            found.append(run)  # as nearly all are
-            continue
-        # a task's own metric is in the code of the run
-        good = [row for row in rows if today.get(row.metric, row.metric_code) == row.metric_code]
-        best: dict[tuple[int, str], Row] = {}
-        for row in good:
-            have = best.get((row.step, row.metric))
-            if have is None or have.metric_version < row.metric_version:
-                best[row.step, row.metric] = row
-        for row in rows:
-            old[row.metric] += (row.step, row.metric) not in best
-        found.append(replace(run, rows=_in_order(rows, best)))
-    said += [
-        f"left out: {count} values of {name}, judged by other code than today's metric; "
-        f"python -m gwfbench score --metric {name} makes them anew from kept points"
-        for name, count in old.items()
-        if count
-    ]
-    return found, said
-
-
-def _files(runs: Sequence[Run], out: Path | None) -> dict[str, list[Path]]:
-    """The files of scores of these attempts, by attempt."""
-    found: dict[str, list[Path]] = defaultdict(list)
-    if out and runs:
-        wanted = f"*-{runs[0].attempt}" if len(runs) == 1 else "*"
-        for path in sorted(out.glob(f"{wanted}/scores-*.jsonl")):
-            found[folders.attempt_of(path.parent)].append(path)
-    return found
-
-
-def _in_order(rows: Iterable[Row], best: Mapping[tuple[int, str], Row]) -> list[Row]:
-    """The values that count, law by law, metrics in the order of the rows."""
-    names = list(dict.fromkeys(row.metric for row in rows))
-    return sorted(best.values(), key=lambda row: (row.step, names.index(row.metric)))

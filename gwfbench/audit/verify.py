@@ -17,51 +17,30 @@ import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gwfbench.audit import rescore
+from gwfbench.audit.verdict import Verdict, Word
 from gwfbench.budget import Budget
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
 from gwfbench.runs.options import Options
 from gwfbench.runs.scheduler import perform
-from gwfbench.store import checked, environment, folders
-from gwfbench.store.record import Run, to_json
+from gwfbench.store import environment, folders
+from gwfbench.store.record import Run
 from gwfbench.store.rows import tidy
 
 SIGMAS, DIGITS = 5.0, 1e-3
-FILE = "verified.jsonl"
 NEEDED = (
     *("task", "method", "seed", "dtype", "device", "budget", "status", "run_key", "attempt", "code", "env"),
     *("step", "t", "metric", "metric_code", "value", "se", "n", "score_calls", "log_prob_calls", "draw_calls"),
 )
 EXACT = ("t", "n", "score_calls", "log_prob_calls", "draw_calls")
-Word = Literal["identical", "within tolerance", "different", "not run"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one run when it was run again."""
-
-    task: str
-    method: str
-    seed: int
-    run_key: str
-    attempt: str
-    verdict: Word
-    what: str = ""  # the worst value: metric, t, got, expected
-    why: str = ""  # known reasons for a difference
-    values: int = 0  # compared
-    code: str = ""  # of the rows
-    env: str = ""  # of the rows
-    date: str = ""
-    env_now: str = ""
-    code_now: str = ""
 
 
 def pick(points: pd.DataFrame, count: int, seed: int) -> list[pd.DataFrame]:
@@ -228,36 +207,3 @@ def _reasons(
     for name, then in facts.items():
         if name != "commit" and now.get(name) != then:
             yield f"other {name}: {now.get(name)}, then {then}"
-
-
-def keep(out: Path, verdict: Verdict) -> None:
-    """Append a verdict to verified.jsonl.
-
-    Raises:
-        UserError: the folder can't be written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / FILE).open("a", encoding="utf-8") as file:
-            file.write(to_json(asdict(verdict)) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"--out {out}: {error.strerror}", "a folder that can be written", "name another folder with --out"
-        ) from None
-
-
-def kept(out: Path) -> tuple[list[Verdict], list[str]]:
-    """The verdicts so far, and what else was found among them."""
-    found: list[Verdict] = []
-    strange: list[str] = []
-    path = out / FILE
-    try:
-        lines = checked.read_bytes(path).decode(errors="replace").splitlines() if path.exists() else []
-    except OSError as error:
-        return [], [f"{FILE}: {error.strerror}"]
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(checked.checked(Verdict, checked.from_json(line)))
-        except ValueError as error:
-            strange.append(f"{FILE}:{number}: {error}")
-    return found, strange

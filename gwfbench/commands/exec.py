@@ -42,6 +42,10 @@ def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path,
     from gwfbench.runs import plan
 
     options = read_execution(how)
+    if options.isolate:
+        from gwfbench.process import forkserver
+
+        forkserver.warm()
     jobs = plan.read(file)
     check_metrics_of(chosen, [job.task for job in jobs])
     mine = plan.shard(jobs, part, parts)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gwfbench import escape
 from gwfbench.commands._edge import put, say
 from gwfbench.errors import require
-from gwfbench.plugins import registry
+from gwfbench.plugins import kept, registry
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_KEPT = kept.Table("tables", __file__, registry.__file__)
 
 
 @click.command("list")
@@ -43,17 +50,27 @@ def list_(task: str | None, method: str | None, only_metrics: bool, form: str) -
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(_listing("tasks", "offers", [(t, methods) for t in tasks]))
-    console.print(_listing("methods", "needs", [(m, tasks) for m in methods]))
-    for plugin in [*tasks, *methods]:
-        if plugin.fields:
-            rows = [[f.name, _values(f), _typed(f.default), f.doc] for f in plugin.fields]
-            head = ["field", "values", "default", "meaning"]
-            console.print(_table(f"fields of {plugin.kind} {plugin.name}", head, rows))
-    console.print(
-        f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Set fields with name:key=value,key=value.",
-        style="dim",
-    )
+    look = version("rich"), console.width, console.color_system, console.is_terminal, console.encoding
+    words = json.dumps([*look, [plugin.words() for plugin in [*tasks, *methods]]])
+    # to lay the tables out takes longer than all else
+    put(_KEPT.get(hashlib.sha256(words.encode()).hexdigest(), lambda: _tables(console, tasks, methods)))
+
+
+def _tables(console: Console, tasks: list[registry.Plugin], methods: list[registry.Plugin]) -> str:
+    """The tables of these plug-ins and of their fields, as they look on this console."""
+    with console.capture() as shown:
+        console.print(_listing("tasks", "offers", [(t, methods) for t in tasks]))
+        console.print(_listing("methods", "needs", [(m, tasks) for m in methods]))
+        for plugin in [*tasks, *methods]:
+            if plugin.fields:
+                rows = [[f.name, _values(f), _typed(f.default), f.doc] for f in plugin.fields]
+                head = ["field", "values", "default", "meaning"]
+                console.print(_table(f"fields of {plugin.kind} {plugin.name}", head, rows))
+        console.print(
+            f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Set fields with name:key=value,key=value.",
+            style="dim",
+        )
+    return shown.get()
 
 
 def _print_metrics(form: str) -> None:

@@ -19,7 +19,7 @@ from gwfbench.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gwfbench.audit.verify import Verdict
+    from gwfbench.audit.verdict import Verdict
     from gwfbench.report.board.leaderboard import Board
 
 FORMS = ["table", "markdown", "csv", "json", "latex"]
@@ -216,9 +216,9 @@ def _checked(chosen: tuple[str, ...], where: dict[str, Any]) -> tuple[pd.DataFra
 
 def _verdicts(out: Path) -> list[Verdict]:
     """The verdicts of `verify` on runs under a folder; prints what else is in their file."""
-    from gwfbench.audit import verify
+    from gwfbench.audit import verdict
 
-    verdicts, unreadable = verify.kept(out)
+    verdicts, unreadable = verdict.kept(out)
     for text in unreadable:
         say(escape.line(f"left alone: {text}"), err=True)
     return verdicts

@@ -83,6 +83,10 @@ def reproduce(
         facts = {name: kept for _, environments in parts for name, kept in environments.items()}
         make(book, _joined([part for part, _ in parts]), facts, write, [str(path) for path in rows])
         return
+    if how["isolate"] and not dry_run:
+        from gwfbench.process import forkserver
+
+        forkserver.warm()
     todo = ledger.to_run(book, tables, whole)
     jobs = listed(paper, todo, tables, seeds, device)
     if dry_run:

@@ -79,25 +79,24 @@ def run(
     """
     if plan:
         require_file(plan)
-    for name in tasks:  # a typing error need not wait for torch
-        registry.find("task", registry.head(name))
-    for name in methods:
-        if not registry.is_control(registry.head(name)):
-            registry.find("method", registry.head(name))
-    from gwfbench.process import server
+    # a typing error need not wait for torch
+    named = [registry.find("task", registry.head(name)) for name in tasks]
+    named += [registry.find("method", head) for head in map(registry.head, methods) if not registry.is_control(head)]
     from gwfbench.store import command_cache
 
     asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
     fresh = plan or form == "json" or how["force"] or how["retry"]
-    made_from = "" if fresh else command_cache.code()
+    made_from = "" if fresh else command_cache.code(named)
     known = command_cache.find(asked, made_from, out)
     if known:
         say(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
         put(known.out)
         put(known.err, err=True)
         sys.exit(known.failed)
-    if how["isolate"] and not out.exists():  # there is something to run: the server loads torch while we do
-        server.warm()
+    if how["isolate"] and not plan:
+        from gwfbench.process import forkserver
+
+        forkserver.warm()
     from gwfbench.runs.order import Order, device_name
 
     # a plan may be for a device that only another machine has
@@ -148,7 +147,7 @@ def performed(
     jobs: Sequence[Job], options: Options, out: Path, form: str, chosen: tuple[str, ...]
 ) -> tuple[list[Run], list[str]]:
     """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
-    from gwfbench.audit import rescore
+    from gwfbench.audit import counted
     from gwfbench.runs.order import in_order
     from gwfbench.runs.progress import progress
     from gwfbench.runs.scheduler import perform
@@ -169,20 +168,20 @@ def performed(
         for runs in perform(jobs, out, tell_all, options):
             done += runs
             if form == "json":
-                show_rows(rescore.current(runs, out)[0], chosen)
+                show_rows(counted.current(runs, out)[0], chosen)
     return in_order(jobs, done), remarks
 
 
 def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool:
     """Show the leaderboard of runs, what it leaves out, and which failed; whether one did."""
-    from gwfbench.audit import rescore
+    from gwfbench.audit import counted
     from gwfbench.store.rows import tidy
 
-    counted, said = rescore.current(done, out)
+    today, said = counted.current(done, out)
     for text in said:
         say(escape.line(text), err=True)
     if form != "json":
-        show(tidy(counted), form, chosen)
+        show(tidy(today), form, chosen)
     return tell_failed(done)
 
 

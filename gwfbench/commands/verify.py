@@ -50,6 +50,7 @@ def verify(
     tolerance, 1 if one is different or could not be run, 2 for a mistake in the command.
     """
     from gwfbench.audit import verify as again
+    from gwfbench.audit.verdict import keep
 
     require(
         not more or rows is not None, f"verify {' '.join(map(str, more))}", "CSVs after --rows", "write --rows first"
@@ -58,7 +59,7 @@ def verify(
     ends: Counter[str] = Counter()
     for some in again.pick(table, count, seed):
         verdict = again.verify(some, facts.get(str(some["env"].iloc[0]), {}))
-        again.keep(out, verdict)
+        keep(out, verdict)
         ends[verdict.verdict] += 1
         told = "".join(f"\n  {text}" for text in (verdict.what, verdict.why) if text)
         say(f"{verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict} ({verdict.values} values){told}")

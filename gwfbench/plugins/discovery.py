@@ -16,13 +16,14 @@ import os
 import sys
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from gwfbench import fields as ranges
 from gwfbench.errors import UserError, require
+from gwfbench.plugins import kept
 
 Kind = Literal["task", "method"]
 FILES = "GWFBENCH_PLUGINS"  # paths, separated as those of PATH
@@ -68,6 +69,20 @@ class Plugin:
     fields: tuple[FieldText, ...] = ()
     problem: str = ""  # why it can't be used; empty if it can
     fix: str = ""  # what to do about it
+    packages: tuple[str, ...] = ()  # that its file imports at top level
+    metrics: tuple[str, ...] = ()  # of a task; none if its source does not list them word by word
+
+    @staticmethod
+    def of(values: dict[str, Any]) -> Plugin:
+        """From plain values, where sets and fields are lists."""
+        made: dict[str, Any] = {name: frozenset(values[name]) for name in ("capabilities", "one_of")}
+        made |= {name: tuple(values[name]) for name in ("packages", "metrics")}
+        made["fields"] = tuple(FieldText(**one) for one in values["fields"])
+        return Plugin(**values | made)
+
+    def words(self) -> dict[str, Any]:
+        """The plain values."""
+        return asdict(self) | {name: sorted(getattr(self, name)) for name in ("capabilities", "one_of")}
 
     def load(self) -> type:
         """Import the class.
@@ -199,8 +214,26 @@ def _locate(module: str) -> Path | None:
     return None
 
 
+_KEPT = kept.Table("plugins", __file__, ranges.__file__)
+
+
 def _read(kind: Kind, name: str, module: str, cls: str | None, path: Path, origin: str) -> Plugin:
-    """A plug-in as its source describes it; a broken file gives a plug-in with a problem, not an exception."""
+    """A plug-in as its source describes it; a broken file gives a plug-in with a problem, not an exception.
+
+    What its source says is kept, so that a file is parsed again only after a change.
+    """
+    try:
+        state, settled = kept.stamp(path)
+    except OSError:
+        return _parsed(kind, name, module, cls, path, origin)
+    key = f"{kind} {name} {module} {cls} {origin} {state}"
+    found = _KEPT.get(key, lambda: _parsed(kind, name, module, cls, path, origin).words(), settled)
+    plugin = Plugin.of(found)
+    why, fix = ("", "") if plugin.problem else _not_installed(plugin.packages)
+    return replace(plugin, problem=why, fix=fix) if why else plugin
+
+
+def _parsed(kind: Kind, name: str, module: str, cls: str | None, path: Path, origin: str) -> Plugin:
     try:
         tree = ast.parse(path.read_bytes())  # bytes: the file says how it is encoded
     except (SyntaxError, ValueError, OSError, RecursionError, MemoryError) as error:
@@ -211,9 +244,13 @@ def _read(kind: Kind, name: str, module: str, cls: str | None, path: Path, origi
             if CAPABILITY[kind] in declared:
                 summary = (ast.get_docstring(tree) or ast.get_docstring(node) or "").partition("\n")[0]
                 texts = tuple(_fields(node, variables(tree)))
-                why, fix = _missing(kind, node) or _not_installed(tree) or ("", "")
+                why, fix = _missing(kind, node) or ("", "")
                 needed, choice = (_infos(declared.get(variable)) for variable in (CAPABILITY[kind], "one_of"))
-                return Plugin(name, kind, module, node.name, origin, summary, needed, choice, texts, why, fix)
+                return Plugin(
+                    *(name, kind, module, node.name, origin, summary, needed, choice, texts, why, fix),
+                    packages=_packages(tree),
+                    metrics=tuple(_listed(declared.get("metrics")) or ()) if kind == "task" else (),
+                )
     missing = f"{path.name} has no class {cls or ''} with the class variable {CAPABILITY[kind]}".replace("  ", " ")
     fix = "write `needs: ClassVar = frozenset({...})` into the class of a method, `offers: ...` into that of a task"
     return Plugin(name, kind, module, cls or "", origin, problem=missing, fix=fix)
@@ -227,6 +264,19 @@ def variables(node: ast.ClassDef | ast.Module) -> dict[str, ast.expr | None]:
             targets = line.targets if isinstance(line, ast.Assign) else [line.target]
             found |= {target.id: line.value for target in targets if isinstance(target, ast.Name)}
     return found
+
+
+def _listed(node: ast.expr | None) -> list[str] | None:
+    """The words of `("w2", *("kl", "ksd"))`; None if there is something else among them."""
+    match node:
+        case ast.Constant(value=str() as word):
+            return [word]
+        case ast.Starred(value=ast.Tuple() as inner):
+            return _listed(inner)
+        case ast.Tuple(elts=parts):
+            found = [_listed(part) for part in parts]
+            return None if None in found else [word for part in found for word in part or ()]
+    return None
 
 
 def _missing(kind: Kind, node: ast.ClassDef) -> tuple[str, str] | None:
@@ -243,16 +293,21 @@ def _missing(kind: Kind, node: ast.ClassDef) -> tuple[str, str] | None:
     return f"class {node.name} has no method {_VERB[kind]}", f"write it, as gwfbench/protocol.py shows: {_CALL[kind]}"
 
 
-def _not_installed(tree: ast.Module) -> tuple[str, str] | None:
-    """Name the packages that the file imports at top level and that are not installed."""
+def _packages(tree: ast.Module) -> tuple[str, ...]:
+    """The packages that the file imports at top level."""
     tops: set[str] = set()
     for line in tree.body:
         if isinstance(line, ast.Import):
             tops |= {alias.name.partition(".")[0] for alias in line.names}
         elif isinstance(line, ast.ImportFrom) and not line.level and line.module:
             tops.add(line.module.partition(".")[0])
-    gone = ", ".join(sorted(top for top in tops if not _installed(top)))
-    return (f"it imports {gone}, which is not installed", f"install {gone}") if gone else None
+    return tuple(sorted(tops))
+
+
+def _not_installed(tops: Iterable[str]) -> tuple[str, str]:
+    """Which of these packages are not installed, and what to do."""
+    gone = ", ".join(top for top in tops if not _installed(top))
+    return (f"it imports {gone}, which is not installed", f"install {gone}") if gone else ("", "")
 
 
 @cache

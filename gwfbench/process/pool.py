@@ -111,10 +111,12 @@ class Pool:
         number = next(self._names)
         memory = self._limits.memory if job.device == "cpu" else None  # CUDA maps far more than it uses
         assert setting.out is not None
+        modules = {type(job.task).__module__, type(job.contestant).__module__}
         message = {
             "run": number, "descriptors": 2 + len(claims), "words": job.words(),
             "env": setting.env, "out": str(setting.out.absolute()), "anew": setting.anew, "curve": setting.curve,
             "folder": _folder(), "path": server.search_path(), "threads": self._limits.threads, "memory": memory,
+            "modules": sorted(name for name in modules if name.startswith("gwfbench.")), "metrics": job.task.metrics,
         }  # fmt: skip
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             channel, far = socket.socketpair()

@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from gwfbench.process.messages import Garbled, Lines, send
 from gwfbench.store import processes
@@ -28,13 +29,39 @@ except BaseException as error:
     os.write(int(sys.argv[2]), json.dumps(words).encode() + b"\\n")
     sys.exit(1)
 forkserver.serve(int(sys.argv[2]))
+os._exit(0)  # at once: there is nothing left to do
 """
+
+
+LEAVE = 1.0  # seconds in which a server that has nothing to do ends by itself
+
+
+class Process(Protocol):
+    """A process of ours, as `subprocess.Popen` has it."""
+
+    def send_signal(self, sig: int, /) -> None: ...
+    def kill(self) -> None: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+
+
+Start = Callable[[socket.socket, dict[str, str]], Process]
+
+
+def started(theirs: socket.socket, more: dict[str, str]) -> Process:
+    """A program of its own that is the server at this end of a socket, with more variables in its environment."""
+    # what it has to say comes over the socket; -P: its working folder is no place of modules unless it is ours too
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _CODE, json.dumps(search_path()), str(theirs.fileno())],
+        pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True, env=os.environ | more,
+    )  # fmt: skip
 
 
 class Server:
     """Our end of a fork server."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Start = started) -> None:
         if loading:  # it would load the same file, which would start a server, and so on
             raise RuntimeError("a file that the fork server loads runs gwfbench itself; has it a package's name?")
         _open_standard_files()
@@ -45,12 +72,7 @@ class Server:
         if self._mark:
             self._mark += f".{next(_numbers)}"
             more[processes.VARIABLE] = self._mark
-        # what it has to say comes over the socket; -P: its working folder is no place of modules unless it is ours too
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CODE, json.dumps(search_path()), str(theirs.fileno())],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, env=os.environ | more,
-        )  # fmt: skip
+        self._process = start(theirs, more)
         theirs.close()
         self._lines, self.owner, self.alive = Lines(), os.getpid(), True
 
@@ -80,7 +102,10 @@ class Server:
 
     def close(self) -> None:
         self.alive = False
-        self.socket.close()
+        self.socket.close()  # which tells it to end all that it has started, and itself
+        last = time.monotonic() + LEAVE
+        while self._process.poll() is None and time.monotonic() < last:
+            time.sleep(0.002)
         self._process.kill()  # its children, if any, die with it
         self._process.wait()
 
@@ -115,11 +140,6 @@ def give(server: Server) -> None:
     """Keep a server that has nothing to do any more."""
     if server.alive:
         _idle.append(server)
-
-
-def warm() -> None:
-    """Start a server that the first pool will find ready, where there is none."""
-    give(take())
 
 
 @atexit.register

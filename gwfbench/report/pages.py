@@ -22,8 +22,8 @@ from pathlib import Path
 import pandas as pd
 
 from gwfbench import escape
-from gwfbench.audit import verify
-from gwfbench.audit.verify import Verdict
+from gwfbench.audit import verdict
+from gwfbench.audit.verdict import Verdict
 from gwfbench.errors import UserError, require
 from gwfbench.papers import ledger
 from gwfbench.report import paper_page
@@ -80,7 +80,7 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
         effects = ablation.ablation(rows, layout.ablate, layout.metrics or None)
         body = f"{ablation.markdown(effects, layout.ablate)}\n{body}"
     page = f"# {escape.markdown(layout.title)}\n\n{body}\n{tables.provenance(rows, facts)}"
-    verdicts = tables.verified(rows, verify.kept(folder)[0])
+    verdicts = tables.verified(rows, verdict.kept(folder)[0])
     return {
         folder / "leaderboard.md": page + (f"\n{verdicts}" if verdicts else ""),
         folder / "leaderboard.csv": tables.csv(shown, "%.6g"),
@@ -189,7 +189,7 @@ def keep(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts, verdicts: Seq
     shown = set(zip(rows["run_key"], rows["attempt"], strict=True))
     lines = [to_json(asdict(one)) + "\n" for one in verdicts if (one.run_key, one.attempt) in shown]
     if lines:
-        (folder / verify.FILE).write_text("".join(lines), encoding="utf-8")
+        (folder / verdict.FILE).write_text("".join(lines), encoding="utf-8")
     if layout != Layout():
         changed = {key: value for key, value in asdict(layout).items() if value != getattr(Layout(), key)}
         text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in changed.items())  # such JSON is TOML

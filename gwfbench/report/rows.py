@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from gwfbench import escape
-from gwfbench.audit import rescore
+from gwfbench.audit import counted
 from gwfbench.audit.today import Today
 from gwfbench.errors import UserError
 from gwfbench.report.table import TEXT, checked, kept, mapped
@@ -59,8 +59,8 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
         why = "".join(f"\n  {remark}" for remark in remarks)
         fix = "python -m gwfbench run --task ou --method vjko"
         raise UserError(f"--out {out}: no finished runs{why}", "at least one", fix)
-    counted, left_out = rescore.current(list(newest.values()), out)
-    rows = tidy(counted)
+    current, left_out = counted.current(list(newest.values()), out)
+    rows = tidy(current)
     return rows, folders.environments(out, rows["env"]), [*remarks, *left_out]
 
 

@@ -170,13 +170,14 @@ def detectable(values: Values, others: Iterable[float] = ()) -> tuple[float, boo
 @cache
 def _needed(seeds: int, pairs: int) -> float:
     """The detectable difference, in units of the median spread of its values over so many seeds."""
-    from scipy.optimize import root_scalar
-    from scipy.stats import chi2, nct, t
+    from scipy.special import chdtri, nctdtr, stdtrit
 
-    bar = float(t.isf(LEVEL / pairs / 2, seeds - 1))
-    needed = root_scalar(lambda shift: float(nct.sf(bar, seeds - 1, shift)) - POWER, bracket=(0.0, 3 * bar + 10)).root
-    middle = math.sqrt(float(chi2.median(seeds - 1)) / (seeds - 1))  # of a spread of so few, in standard deviations
-    return needed / middle / math.sqrt(seeds)
+    bar = float(stdtrit(seeds - 1, 1 - LEVEL / pairs / 2))
+    low, needed = 0.0, 3 * bar + 10
+    while low < (middle := (low + needed) / 2) < needed:  # scipy.stats has this too, and takes half a second to load
+        low, needed = (middle, needed) if nctdtr(seeds - 1, middle, bar) > 1 - POWER else (low, middle)
+    spread = math.sqrt(float(chdtri(seeds - 1, 0.5)) / (seeds - 1))  # the median of so few, in standard deviations
+    return needed / spread / math.sqrt(seeds)
 
 
 def score(value: float, exact: float, still: float) -> float:
@@ -221,8 +222,6 @@ def interval(values: Sequence[float], logs: bool = False) -> tuple[float, float]
         values: an infinite one is worse or better than all others.
         logs: whether values of this kind are always positive.
     """
-    from scipy.special import stdtrit
-
     count = len(values)
     if count < 2:
         return math.nan, math.nan
@@ -233,6 +232,8 @@ def interval(values: Sequence[float], logs: bool = False) -> tuple[float, float]
         return values[k], values[-1 - k]
     if not (math.isfinite(values[0]) and math.isfinite(values[-1])):
         return 0.0 if logs and values[0] > 0 else -math.inf, math.inf
+    from scipy.special import stdtrit
+
     x = np.log(values) if logs else np.array(values)
     half = float(stdtrit(count - 1, 1 - LEVEL / 2)) * float(x.std(ddof=1)) / math.sqrt(count)
     low, high = (_exp(end) if logs else end for end in (float(x.mean()) - half, float(x.mean()) + half))
@@ -247,9 +248,10 @@ def _exp(value: float) -> float:
 @cache
 def _inward(count: int) -> int:
     """By how many values from both ends the interval of the median begins."""
-    from scipy.stats import binom
-
-    return int(binom.ppf(LEVEL / 2, count, 0.5)) - 1
+    k, ways, below, whole = 0, 1, 0, 2**count  # in how many of all ways have at most k values fallen on one side
+    while (below := below + ways) / whole < LEVEL / 2:
+        k, ways = k + 1, ways * (count - k) // (k + 1)
+    return k - 1
 
 
 def rounded(value: float, way: str = ROUND_HALF_EVEN) -> str:

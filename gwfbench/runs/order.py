@@ -134,10 +134,8 @@ def read_device(device: str) -> str:
         UserError: it has not.
     """
     name = device_name(device)
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        have = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
-        reason = str(error).partition("\n")[0][:120]
-        raise UserError(f"--device {device}: {reason}", f"one of {have}", "leave it out for the CPU") from None
+    have = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]  # this takes no memory on them
+    there = name in have or (name == "cuda" and len(have) > 1)
+    why = "this machine has none" if torch.backends.cuda.is_built() else "this build of torch has no CUDA"
+    require(there, f"--device {device}: {why}", f"one of {', '.join(have)}", "leave it out for the CPU")
     return name

@@ -54,13 +54,13 @@ def progress(say: Callable[[str], None], bar: bool) -> Iterator[Listener]:
             yield draw
         return
     start = time.monotonic()
-    last: dict[str, float] = {}  # several run at once, and each is heard
+    last: dict[Job, float] = {}  # several run at once, and each is heard
 
     def tell(event: Event) -> None:
-        now, who, share = time.monotonic(), who_is(event.job), event.share
-        if event.kind == "progress" and now - last.get(who, now) < 30:
+        now, share = time.monotonic(), event.share
+        if event.kind == "progress" and now - last.get(event.job, now) < 30:
             return
-        last[who] = now
+        last[event.job] = now
         left = f", {(now - start) * (1 - share) / share:.0f} s remaining" if share > 0.02 else ""
         say(f"[{share:4.0%} {now - start:.0f} s elapsed{left}] {escape.line(_line(event))}")
 

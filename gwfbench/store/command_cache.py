@@ -2,8 +2,9 @@
 
 To import torch takes seconds, to compare files does not. The same words get the kept answer if nothing has changed
 since: no source or data file of gwfbench, its tasks and its methods (by content), no version of a library, no variable
-GWFBENCH_..., no file under --out (by size, inode and time of change, which no program can set back). None is kept with
-plug-ins from elsewhere (what they import can't be known without importing it) and with data files of one's own.
+GWFBENCH_..., no file under --out (by size, inode and time of change, which no program can set back). Of plug-ins from
+elsewhere that the words name, this holds for all that `store/fingerprint.py` follows, data files included, and for the
+whole environment where one of these files reads it. None is kept with data files of one's own.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from gwfbench.plugins import discovery
-from gwfbench.store import checked, locks
+from gwfbench.store import checked, fingerprint, locks
 from gwfbench.store.fingerprint import VERSIONED
 from gwfbench.store.record import digest, to_json
 
@@ -45,12 +46,11 @@ class Answer:
     failed: bool
 
 
-def code() -> str:
-    """Hash of all that rows and tables are made by; empty where plug-ins come from elsewhere."""
-    foreign = [
-        entry for kind in discovery.CAPABILITY for entry in importlib.metadata.entry_points(group=f"gwfbench.{kind}s")
-    ]
-    if foreign or os.environ.get(discovery.FILES):
+def code(plugins: Iterable[discovery.Plugin] = ()) -> str:
+    """Hash of all that rows and tables of these plug-ins are made by; empty where that can't be told."""
+    try:
+        foreign = list(_foreign(sorted({one.module for one in plugins if one.origin != "gwfbench"})))
+    except (ImportError, OSError, ValueError, SyntaxError, RecursionError):  # it is said when they are loaded
         return ""
     hashed = hashlib.sha256()
     folders = [Path(__file__).parents[1]]
@@ -64,8 +64,28 @@ def code() -> str:
                 hashed.update(path.read_bytes())
     versions = [importlib.metadata.version(library) for library in (*VERSIONED.values(), "rich", "tabulate")]
     ours = sorted((name, value) for name, value in os.environ.items() if name.startswith("GWFBENCH_"))
-    hashed.update(json.dumps([sys.executable, platform.python_version(), versions, ours]).encode())
+    hashed.update(json.dumps([sys.executable, platform.python_version(), versions, ours, foreign]).encode())
     return hashed.hexdigest()
+
+
+def _foreign(modules: list[str]) -> Iterator[tuple[Any, ...]]:
+    """All that plug-ins from elsewhere can be made of: which there are, and the files of these modules and behind them.
+
+    Raises:
+        ImportError, OSError, ValueError, SyntaxError, RecursionError: not all of it can be read.
+    """
+    for kind in discovery.CAPABILITY:
+        for entry in importlib.metadata.entry_points(group=f"gwfbench.{kind}s"):
+            yield kind, entry.name, entry.value, *((entry.dist.name, entry.dist.version) if entry.dist else ())
+    for part in filter(None, os.environ.get(discovery.FILES, "").split(os.pathsep)):
+        yield part, hashlib.sha256(Path(part).read_bytes()).hexdigest()
+    if modules:
+        yield (fingerprint.code_hash(*modules),)
+    for name in sorted(fingerprint.closure(*modules)):
+        found = fingerprint.read(name)
+        yield name, str(found.file), digest(found.text), sorted(fingerprint.data(name).items())
+        if name.partition(".")[0] != "gwfbench" and ("environ" in found.text or "getenv" in found.text):
+            yield tuple(sorted(os.environ.items()))
 
 
 def files(out: Path) -> str:

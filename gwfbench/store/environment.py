@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import platform
 import shutil
@@ -27,10 +28,31 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "threads": threads,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "device": device,
         "commit": _commit(),
     }
+    if device.startswith("cuda"):
+        number = torch.device(device).index or 0
+        facts["device"] = card(number) or torch.cuda.get_device_name(number)
+        facts["tf32"] = {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32}
+        facts["deterministic"] = torch.are_deterministic_algorithms_enabled()
     return facts
+
+
+def card(number: int) -> str:
+    """The name of a GPU by the number that torch gives it; empty where the driver does not say.
+
+    The driver is asked, not torch: that would take some 400 MB of the GPU for as long as this process lives.
+    """
+    name = ctypes.create_string_buffer(256)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        device = ctypes.c_int()
+        failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), number)
+        failed = failed or driver.cuDeviceGetName(name, len(name), device)
+    except (OSError, AttributeError):
+        return ""
+    return "" if failed else name.value.decode(errors="replace")
 
 
 def env_hash(facts: Mapping[str, Any]) -> str:

@@ -32,7 +32,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gwfbench.plugins.discovery import variables
+from gwfbench.plugins import discovery, kept
+from gwfbench.store import meaning
 from gwfbench.store.record import digest
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ if TYPE_CHECKING:
 VERSIONED = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas", "ot": "pot",
              "sklearn": "scikit-learn", "gwfbench": "gwfbench"}  # fmt: skip  # modules, and their distributions
 DRIVER = tuple(f"gwfbench.drive.{name}" for name in ("driver", "points", "shapes", "judge", "meter"))
-PROSE = frozenset({"reference", "source", "summary"})
-ASIDE = frozenset({"metrics", "smoke"})  # class variables: which metrics judge, fields of quick copies
-CHECKS = ("require", "refuse", "check_fields")
+_KEPT = kept.Table("sources", __file__, meaning.__file__, discovery.__file__)  # by hashes of their texts
 
 
 def code_hash(*modules: str) -> str:
@@ -100,6 +99,7 @@ class Source:
     file: Path | None = None
     modules: dict[str, str] = field(default_factory=dict)  # local name -> module
     names: dict[str, tuple[str, str]] = field(default_factory=dict)  # local name -> module, name in it
+    reached: dict[str, tuple[str, list[str]]] = field(default_factory=dict)  # chain of attributes -> module, the rest
     imports: tuple[str, ...] = ()  # modules that are followed
 
 
@@ -114,33 +114,41 @@ def read(module: str) -> Source:
     if file is None or file.suffix != ".py":
         return Source()
     text = file.read_text(encoding="utf-8-sig")
-    tree = ast.parse(text)
     package, top = module if file.name == "__init__.py" else module.rpartition(".")[0], module.partition(".")[0]
-    optional = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    said = _KEPT.get(f"imports {digest(text)} {package}", lambda: _imports(text, package))
     modules: dict[str, str] = {}
     names: dict[str, tuple[str, str]] = {}
     inner: set[str] = set()
-    for node in ast.walk(tree):
-        for local, start, name in _bindings(node, package):
-            if not _followed(start.partition(".")[0], top):
-                continue
-            target = f"{start}.{name}" if name and locate(f"{start}.{name}") else start
-            if locate(target) is None:
-                if id(node) not in optional:
-                    raise ImportError(f"{file.name} imports {target}, which is not there")
-                continue
-            inner |= {start, target}
-            if local and (target != start or not name):
-                modules[local] = target
-            elif local and name != "*":
-                names[local] = (start, name)
-    for node in ast.walk(tree):
-        found = _reached(node, modules)
-        inner |= {found[0]} if found else set()
+    for local, start, name, optional in said["bound"]:
+        if not _followed(start.partition(".")[0], top):
+            continue
+        target = f"{start}.{name}" if name and locate(f"{start}.{name}") else start
+        if locate(target) is None:
+            if not optional:
+                raise ImportError(f"{file.name} imports {target}, which is not there")
+            continue
+        inner |= {start, target}
+        if local and (target != start or not name):
+            modules[local] = target
+        elif local and name != "*":
+            names[local] = (start, name)
+    chains = {words: _reached(words.split("."), modules) for words in said["chains"]}
+    reached = {words: found for words, found in chains.items() if found}
+    inner |= {found[0] for found in reached.values()}
     # gwfbench's own __init__ holds names, no numerics; those of other packages may hold anything
     foreign = [name for name in inner | {module} if name.partition(".")[0] != "gwfbench"]
     parents = {".".join(name.split(".")[:k]) for name in foreign for k in range(1, name.count(".") + 1)}
-    return Source(text, file, modules, names, tuple(sorted((inner | parents) - {module, "gwfbench"})))
+    return Source(text, file, modules, names, reached, tuple(sorted((inner | parents) - {module, "gwfbench"})))
+
+
+def _imports(text: str, package: str) -> dict[str, list[Any]]:
+    """What a text imports: what that binds, and whether inside a `try`; and chains of attributes of such names."""
+    nodes = list(ast.walk(ast.parse(text)))
+    optional = {id(inner) for node in nodes if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    bound = [[*one, id(node) in optional] for node in nodes for one in _bindings(node, package)]
+    chains = [found for node in nodes if (found := meaning.chain(node))]
+    roots = {one[0] for one in bound}
+    return {"bound": bound, "chains": sorted({".".join(words) for words in chains if words[0] in roots})}
 
 
 def _bindings(node: ast.AST, package: str) -> Iterator[tuple[str, str, str]]:
@@ -154,29 +162,19 @@ def _bindings(node: ast.AST, package: str) -> Iterator[tuple[str, str, str]]:
         case ast.ImportFrom():
             start = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield from ((alias.asname or alias.name, start, alias.name) for alias in node.names)
-        case ast.Call() if _imported_by_name(node):
+        case ast.Call() if meaning.imported_by_name(node):
             name = node.args[0].value  # type: ignore[attr-defined]
             yield "", importlib.util.resolve_name(name, package), ""
 
 
-def _imported_by_name(node: ast.Call) -> bool:
-    """Whether it is `import_module` with the name as a literal."""
-    named = bool(node.args) and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
-    return named and ast.unparse(node.func).endswith("import_module")
-
-
-def _reached(node: ast.AST, roots: dict[str, str]) -> tuple[str, list[str]] | None:
+def _reached(names: list[str], roots: dict[str, str]) -> tuple[str, list[str]] | None:
     """The module that a chain of attributes goes to, as in `gwfbench.nn.mlp.MLP`, and the attributes that are left."""
-    names: list[str] = []
-    while isinstance(node, ast.Attribute):
-        names.insert(0, node.attr)
-        node = node.value
-    if not names or not isinstance(node, ast.Name) or node.id not in roots:
+    if not names or names[0] not in roots:
         return None
-    module = roots[node.id]
-    while names and locate(f"{module}.{names[0]}") is not None:
-        module = f"{module}.{names.pop(0)}"
-    return module, names
+    module, left = roots[names[0]], names[1:]
+    while left and locate(f"{module}.{left[0]}") is not None:
+        module = f"{module}.{left.pop(0)}"
+    return module, left
 
 
 @cache
@@ -227,134 +225,43 @@ def _beside(name: str, top: str) -> bool:
 @cache
 def own_digest(module: str) -> str:
     """Of what the module itself says, whatever stands behind the names that it imports."""
-    return hashlib.sha256(re.sub("\0.*?\0", "", _meaning(module)).encode()).hexdigest()
+    return _own(module)["digest"]
+
+
+def _own(module: str) -> dict[str, Any]:
+    """The digest of a module's own words, and the modules whose names are among them."""
+
+    def make() -> dict[str, Any]:
+        words = _meaning(module)
+        own = hashlib.sha256(re.sub("\0.*?\0", "", words).encode()).hexdigest()
+        return {"digest": own, "names": sorted(set(re.findall("\0(.*?)\0", words)))}
+
+    return _KEPT.get(f"own {_key(read(module))}", make)
 
 
 @cache
 def _linked_digest(module: str) -> str:
     """The same, each imported name standing for what its own module says."""
-    linked = re.sub("\0(.*?)\0", lambda found: own_digest(found[1]), _meaning(module))
-    return hashlib.sha256(linked.encode()).hexdigest()
+    behind = {name: own_digest(name) for name in _own(module)["names"]}
+
+    def make() -> str:
+        linked = re.sub("\0(.*?)\0", lambda found: behind[found[1]], _meaning(module))
+        return hashlib.sha256(linked.encode()).hexdigest()
+
+    return _KEPT.get(f"linked {_key(read(module))} {digest(json.dumps(behind, sort_keys=True))}", make)
 
 
 @cache
 def _meaning(module: str) -> str:
-    """The tree in words, the names of followed modules between null characters."""
+    """The module in words, the names of followed modules between null characters."""
     found = read(module)
-    return _words(_Meaning(found).visit(ast.parse(found.text)))
+    return meaning.of(found.text, found.modules, found.names, found.reached)
 
 
-def _words(node: object) -> str:
-    """A tree in words that are the same in all versions of Python."""
-    if isinstance(node, list):
-        return f"[{' '.join(map(_words, node))}]"
-    if not isinstance(node, ast.AST):
-        return str(node) if isinstance(node, str) and "\0" in node else repr(node)
-    parts = ((name, getattr(node, name, None)) for name in node._fields if name not in ("ctx", "kind", "type_comment"))
-    inside = " ".join(f"{name}={_words(part)}" for name, part in parts if part not in (None, []))
-    value = repr(node.value) if isinstance(node, ast.Constant) else inside
-    return f"{type(node).__name__}({value})"
-
-
-class _Meaning(ast.NodeTransformer):
-    """The tree without what can't change a number, as the top of the file says."""
-
-    def __init__(self, found: Source):
-        self._modules, self._names = found.modules, found.names
-        self._sets = re.search(r"setattr|__dict__", found.text) is not None
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        if node.id in self._modules:
-            return ast.Name(f"\0{self._modules[node.id]}\0")
-        if node.id in self._names:
-            module, name = self._names[node.id]
-            return ast.Attribute(ast.Name(f"\0{module}\0"), name)
-        return node
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        found = _reached(node, self._modules)
-        if found is None:
-            return self.generic_visit(node)
-        chain: ast.expr = ast.Name(f"\0{found[0]}\0")
-        for name in found[1]:
-            chain = ast.Attribute(chain, name)
-        return chain
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        if _imported_by_name(node):
-            node.args = node.args[1:]
-        if ast.unparse(node.func).endswith("Error"):  # what it says
-            return ast.Call(self.visit(node.func), [], [])
-        node.keywords = [part for part in node.keywords if not (part.arg in PROSE and _is_text(part.value))]
-        return self.generic_visit(node)
-
-    def visit_Import(self, node: ast.Import) -> ast.AST | None:
-        node.names = [
-            alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) not in self._modules
-        ]
-        return node if node.names else None
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
-        ours = {*self._modules, *self._names}
-        node.names = [alias for alias in node.names if (alias.asname or alias.name) not in ours]
-        return node if node.names and node.module != "__future__" and not node.level else None
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant) or (isinstance(node.value, ast.Call) and _is_check(node.value.func)):
-            return None
-        return self.generic_visit(node)
-
-    def visit_Assert(self, node: ast.Assert) -> None:
-        return None
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-        return ast.Raise(self.visit(kind) if kind else None)
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        if node.value is None:
-            return ast.AnnAssign(self.visit(node.target), ast.Constant(None), None, 0)
-        return self.generic_visit(ast.Assign([node.target], node.value))
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        node.body = [line for line in node.body if not _is_aside(line)]
-        return self.generic_visit(node)
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        return None if ast.unparse(node.targets[0]) == "__post_init__" else self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        return ast.arg(node.arg)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
-        inside = list(ast.walk(node))
-        stores = any(isinstance(n, ast.Attribute | ast.Subscript) and not isinstance(n.ctx, ast.Load) for n in inside)
-        returns = any(isinstance(n, ast.Return) and n.value is not None for n in inside)
-        if node.name == "__post_init__" and not self._sets and not stores:
-            return None
-        if _is_check(ast.Name(node.name)) and not returns and not stores:
-            return None
-        node.returns = None
-        return self.generic_visit(node)
-
-
-def _is_check(function: ast.expr) -> bool:
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name in CHECKS
-
-
-def _is_aside(line: ast.stmt) -> bool:
-    """Whether it is a class variable that no number depends on."""
-    if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
-        return False
-    return line.target.id in ASIDE or (line.target.id in PROSE and line.value is not None and _is_text(line.value))
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+def _key(found: Source) -> str:
+    """Of all that the meaning of a module is made from."""
+    parts = [sorted(part.items()) for part in (found.modules, found.names, found.reached)]
+    return digest(json.dumps([found.text, parts]))
 
 
 # ------------------------------------------------------------------------------------------------- data files
@@ -371,7 +278,7 @@ def data(module: str) -> dict[str, str]:
     if found.file is None or home is None:
         return {}
     hashes: dict[str, str] = {}
-    for name in _declared(ast.parse(found.text)):
+    for name in _KEPT.get(f"files {digest(found.text)}", lambda: list(_declared(ast.parse(found.text)))):
         root = next((root for root in (found.file.parent, home.parent) if (root / name).exists()), None)
         if root is None:
             raise FileNotFoundError(f"{found.file.name} declares the data {name!r}, which is not there")
@@ -385,5 +292,5 @@ def data(module: str) -> dict[str, str]:
 
 def _declared(tree: ast.Module) -> Iterator[str]:
     for node in tree.body:
-        files = variables(node).get("files") if isinstance(node, ast.ClassDef) else None
+        files = discovery.variables(node).get("files") if isinstance(node, ast.ClassDef) else None
         yield from map(str, ast.literal_eval(files)) if files else ()

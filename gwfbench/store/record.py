@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -209,6 +210,8 @@ def digest(text: str) -> str:
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON proper: what is not finite becomes null."""
+    with contextlib.suppress(ValueError, TypeError):  # most of what is written is JSON as it is
+        return json.dumps(value, indent=indent, allow_nan=False)
 
     def clean(part: Any) -> Any:
         if isinstance(part, float):

@@ -7,7 +7,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ class OtherSchema(ValueError):
 
 
 def line_of(row: Row) -> str:
-    return to_json(asdict(row)) + "\n"
+    return to_json(vars(row)) + "\n"
 
 
 def content_of(run: Run) -> dict[str, Any]:
-    return {"schema": SCHEMA, "run_key": run.identity.key, **asdict(run), "rows": len(run.rows)}
+    alone = asdict(replace(run, rows=[]))  # its rows have a file of their own
+    return {"schema": SCHEMA, "run_key": run.identity.key, **alone, "rows": len(run.rows)}
 
 
 def run_of(content: Mapping[str, Any], rows: list[Row]) -> Run:

@@ -162,9 +162,10 @@ def test_closed_standard_files(plugins, tmp_path, shell):
 
 @pytest.mark.parametrize("body", ["raise RuntimeError('mine')", "raise SystemExit", "import gwfbench\n" + GO])
 def test_a_file_of_the_user_with_a_package_s_name(plugins, tmp_path, body):
-    """The server asks for ot whether a run needs it or not; whoever does not need it runs."""
+    """The server loads ot for runs that are judged by w2, whatever comes of it; whoever does not need it runs."""
     (tmp_path / "ot.py").write_text(body + "\n")
-    text = f"import gwfbench\nprint({GO}.status.iloc[0])"
+    text = "from gwfbench.process import forkserver\nwith forkserver._alone():\n    forkserver._load([], ['w2'])\n"
+    text += f"import gwfbench\nprint({GO}.status.iloc[0])"
     code, out, err = script(tmp_path, plugins, text)
     assert (code, out) == (0, "ok\n"), err
 

@@ -9,7 +9,7 @@ import socket
 import numpy as np
 import pytest
 
-from gwfbench.audit import rescore, verify
+from gwfbench.audit import counted, rescore, verdict
 from gwfbench.store import checked, command_cache, folders, locks
 from gwfbench.store.environment import env_hash
 from gwfbench.store.folders import Attempt
@@ -152,7 +152,7 @@ def test_two_hundred_damages_of_finished_runs(whole, tmp_path):
         out, words = damaged(whole, tmp_path, number)
         runs, said = folders.attempts(out)
         same_or_said(runs, said, words)
-        rescore.current(runs, out)
+        counted.current(runs, out)
         command_cache.files(out)
         runs, told = folders.sweep(out)
         same_or_said(runs, told, words)
@@ -231,21 +231,21 @@ def test_what_lies_next_to_runs_may_be_damaged_too(whole, tmp_path, harm):
     shutil.copytree(whole, out)
     facts = {"torch": "2"}
     folders.save_environment(out, facts)
-    verify.keep(out, verify.Verdict("ou", "ula", 0, "k", "a", "identical"))
+    verdict.keep(out, verdict.Verdict("ou", "ula", 0, "k", "a", "identical"))
     (place,) = folders.places(out).values()
     scores = place / "scores-mmd@1.jsonl"
     scores.write_text("{}\n")
     claim = out / locks.FOLDER / ("0" * 16)
     claim.parent.mkdir(exist_ok=True)
     claim.write_text("pid 1")
-    for file in (out / f"env-{env_hash(facts)}.json", out / verify.FILE, scores, claim):
+    for file in (out / f"env-{env_hash(facts)}.json", out / verdict.FILE, scores, claim):
         harm(file, random.Random(0))
     found = folders.environments(out, [env_hash(facts)])
     assert found[env_hash(facts)] in ({}, facts)
-    verify.kept(out)
+    verdict.kept(out)
     runs, _ = folders.attempts(out)
     assert [run.rows for run in runs] == [ROWS]
-    assert rescore._read(scores, runs[0])[0] == []
+    assert counted.read(scores, runs[0])[0] == []
     locks.holder(out, "0" * 16)
     locks.is_claimed(out, "0" * 16)
     command_cache.files(out)

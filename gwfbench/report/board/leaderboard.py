@@ -289,7 +289,8 @@ def _order(task: str, listed: Sequence[tuple[str, str, str]]) -> list[str]:
     """
     names = list(dict.fromkeys(metric for _, metric, _ in listed))
     try:
-        own = registry.find("task", registry.head(task)).load().metrics
+        plugin = registry.find("task", registry.head(task))
+        own = plugin.metrics or plugin.load().metrics  # to load it takes torch
     except UserError:
         own = ()
     if own:

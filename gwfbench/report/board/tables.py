@@ -17,7 +17,7 @@ from gwfbench.report.board.leaderboard import Board, frame
 from gwfbench.report.board.lines import Line
 
 if TYPE_CHECKING:
-    from gwfbench.audit.verify import Verdict
+    from gwfbench.audit.verdict import Verdict
 
 Safe = Callable[[str], str]  # one of gwfbench.escape
 

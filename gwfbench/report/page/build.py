@@ -21,7 +21,7 @@ import pandas as pd
 
 from gwfbench import escape
 from gwfbench.audit import calibrate
-from gwfbench.audit.verify import Verdict
+from gwfbench.audit.verdict import Verdict
 from gwfbench.errors import UserError
 from gwfbench.report.board.tables import HEADS, NOTES
 from gwfbench.report.calibration_page import NOTES as CALIBRATION_NOTES

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from gwfbench.audit.today import Today
-from gwfbench.audit.verify import Verdict
+from gwfbench.audit.verdict import Verdict
 from gwfbench.report.board.cells import last_laws
 from gwfbench.report.board.grades import Grade, grades
 from gwfbench.report.board.leaderboard import Board, boards
