@@ -38,9 +38,10 @@ from gwfbench.info import Field, Info, Initial, InteractionEnergy, InternalEnerg
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
 from gwfbench.velocity.blob import repulsion
+from gwfbench.velocity.blocks import at_once
 from gwfbench.velocity.movers import first
 
-PAIRS = 2**16  # of particles whose W is asked for at once
+PAIRS = 2**16  # of particles whose W is asked for at once, on a CPU
 
 Velocity = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> x' and rho^(m - 1)
 
@@ -97,8 +98,8 @@ class PorousParticles:
         left = time
         while left > 1e-9 * time:
             v, power = field(x)
-            diffusion = internal.weight * internal.m * float(power.max())
-            speed = float(v.norm(dim=-1).max())
+            densest, speed = torch.stack([power.max(), v.norm(dim=-1).max()]).tolist()
+            diffusion = internal.weight * internal.m * densest
             dt = min(self.cfl * h * h / diffusion, self.cfl * h / max(speed, 1e-30))
             dt = left / math.ceil(left / dt) if dt < left else left  # equal ones at the end: no sliver is left
             x = x + dt * field(x + 0.5 * dt * v)[0]
@@ -120,5 +121,5 @@ def attraction(x: Tensor, kernel: Field) -> Tensor:
     def total(rows: Tensor) -> Tensor:
         return kernel((rows[:, :, None] - x[:, None]).flatten(1, 2)).sum()
 
-    parts = x.split(max(1, PAIRS // n), 1)
+    parts = x.split(max(1, at_once(x, PAIRS) // n), 1)
     return torch.cat([torch.func.grad(total)(rows) for rows in parts], 1) / n

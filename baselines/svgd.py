@@ -36,6 +36,7 @@ from gwfbench.fields import Count, Fraction, Positive, Share, check_fields
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.velocity.blocks import as_number
 from gwfbench.velocity.distances import of_seeds, pull
 from gwfbench.velocity.median import SAMPLE, median_bandwidth
 from gwfbench.velocity.movers import first
@@ -111,7 +112,7 @@ def stein_direction(x: Tensor, score: Tensor, h: Tensor | float) -> Tensor:
     """
     middle = x.mean(1, keepdim=True)
     y = x - middle
-    precision = 1 / torch.as_tensor(h, dtype=x.dtype, device=x.device).square()
+    precision = 1 / as_number(h, x).square()
     columns = torch.cat([score - precision * y, torch.ones_like(y[..., :1])], -1)
     sums = torch.cat([values.clamp_min_(LEAST).exp_() @ columns for _, values in log_kernel(y, y, h, "gaussian")], 1)
     phi = (sums[..., :-1] + precision * y * sums[..., -1:]) / x.shape[1]

@@ -86,7 +86,7 @@ def _step(score: Field, h: float | Tensor, stable: Tensor) -> Callable[[Tensor, 
 
     def push(x: Tensor, noise: Streams) -> Tensor:
         moved = x + h * score(x) + (2 * h) ** 0.5 * noise.normal(*x.shape[1:])
-        return moved if stable.all() else moved.where(stable, math.inf)
+        return moved.where(stable, math.inf)
 
     return push
 

@@ -52,11 +52,11 @@ class Gaussian:
     def build(self, rng: Streams) -> Instance:
         host, d = rng.fork("target").host(), self.dim
         q, r = torch.linalg.qr(host.fork("basis").normal(d, d))
-        basis = (q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]).to(rng.device)  # Haar
+        basis = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # Haar
+        deviations = self.condition ** (-0.5 * torch.arange(d, dtype=q.dtype) / max(d - 1, 1))  # of C along them
         b = host.fork("mean").normal(d).to(rng.device)
-        exponents = torch.arange(d, dtype=b.dtype, device=b.device) / max(d - 1, 1)
-        deviations = self.condition ** (-0.5 * exponents)  # square roots of the eigenvalues of C
-        root, white = basis * deviations, basis / deviations  # C = root root', C^-1 = white white'
+        # C = root root', C^-1 = white white'
+        root, white = (basis * deviations).to(rng.device), (basis / deviations).to(rng.device)
         constant = 0.5 * d * math.log(2 * math.pi) + float(deviations.log().sum())
 
         def draw(n: int, streams: Streams) -> Tensor:

@@ -209,6 +209,53 @@ def test_every_end_is_a_row_with_its_status_and_reason(body, status, reason, poi
         assert 'raise RuntimeError("boom")' in (folder / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError("Unable to allocate 9.31 GiB"),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{str(error)[:40]}",
+)
+def test_no_memory_left_is_oom_however_it_is_said(error):
+    def body(problem, budget, rng):
+        raise error
+        yield
+
+    (ended,) = run(fake(body))
+    assert (ended.status, str(error).splitlines()[0] in ended.reason) == ("oom", True)
+
+
+@pytest.mark.parametrize("words", ["CUDA error: an illegal memory access was encountered", "out of ideas"])
+def test_another_error_of_a_card_is_an_error(words):
+    def body(problem, budget, rng):
+        raise torch.AcceleratorError(words)
+        yield
+
+    (ended,) = run(fake(body))
+    assert ended.status == "error"
+
+
+def test_float32_is_not_cut_to_tf32_in_a_run():
+    seen = []
+
+    def body(problem, budget, rng):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        yield from ()
+
+    before = torch.backends.cudnn.allow_tf32
+    run(fake(body))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 @pytest.mark.slow
 def test_one_diverged_seed_of_a_batch_leaves_the_others_alone():
     def body(problem, budget, rng):

@@ -33,6 +33,12 @@ from gwfbench.store import folders
 from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Run, Status
 
+# how the CPU's allocator, CUDA, and its libraries (cuBLAS, cuSOLVER, cuDNN, cuFFT) say that there is no memory left
+NO_MEMORY = (
+    *("DefaultCPUAllocator", "CUDA error: out of memory", "CUDA driver error: out of memory"),
+    *("ALLOC_FAILED", "ALLOCATION_FAILED"),
+)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -100,8 +106,9 @@ def execute(
     files = [Attempt(out, run) if out and run.identity.seed in asked else None for run in runs]
     stop = None
     name, device = " ".join(run.identity.key for run in runs), torch.device(job.device)
-    # a method that prints must not break --format json
-    with Stops() as stops, contextlib.redirect_stdout(log), own_globals(name, device):
+    # a method that prints must not break --format json; TF32 is no float32, which the row says
+    float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with Stops() as stops, contextlib.redirect_stdout(log), own_globals(name, device), float32:
         drive = Drive(job, runs, files, log, stops, setting.curve)
         setting.watch(drive)
         try:
@@ -178,7 +185,9 @@ def _close(drive: Drive, run: Run, file: Attempt | None, resumed: bool) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; torch has no class of its own for that on the CPU."""
-    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in "".join(map(str, error.args)):
-        return True
+    """Whether an allocation failed; torch has no class of its own for that except in its own allocator on a GPU."""
+    if isinstance(error, RuntimeError):  # torch.AcceleratorError is one
+        words = "".join(map(str, error.args))
+        if any(one in words for one in NO_MEMORY):
+            return True
     return isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -105,7 +105,11 @@ class Meter:
         self.wait()
         start, self._on, self._driver = perf_counter(), True, threading.get_ident()
         try:
-            yield
+            try:
+                yield
+            except BudgetSpent:
+                self.wait()  # what is queued was asked for within the budget, and counts
+                raise
             self.wait()
             if self._spent is not None:
                 raise BudgetSpent(*self._spent)

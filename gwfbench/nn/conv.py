@@ -4,8 +4,7 @@ Between a network's layers an image batch is (n, S c, h, w), the channels of eac
 `groups` = S then is S convolutions, and at S = 1 a plain one. `folded` and `unfolded` go there and back.
 
 A layer is a frozen value that knows where its parameters lie. A `Network` holds parameters, buffers and a structure
-made of layers, and is the one place that knows about devices: on a GPU, float32 inputs are taken through in bfloat16
-(autocast) and channels-last, while parameters, their gradients and the optimiser's moments stay float32.
+made of layers. All of it is in the precision of the input, on every device: what a row says is what ran.
 
 Spectral normalisation (Miyato et al. 2018, equations 8 and 20): W / s(W), W as a matrix (c_out, c_in k k), s(W) from
 one power iteration at each call that may train the parameters, which are calls that are not frozen, with gradients
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -49,15 +47,14 @@ class Weights:
         return weight if spectral is None else self._normalised(weight, spectral)
 
     def _normalised(self, weight: Tensor, name: str) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            matrix, u = weight.flatten(2), self.buffers[name]
-            with torch.no_grad():
-                v = F.normalize(matrix.mT @ u, dim=1)
-                if self.iterate:
-                    u = F.normalize(matrix @ v, dim=1)
-                    self.buffers[name] = u  # a new tensor: the graph may hold the one before
-            largest = u.mT @ matrix @ v  # (S, 1, 1)
-            return weight / largest.view(-1, *[1] * (weight.dim() - 1))
+        matrix, u = weight.flatten(2), self.buffers[name]
+        with torch.no_grad():
+            v = F.normalize(matrix.mT @ u, dim=1)
+            if self.iterate:
+                u = F.normalize(matrix @ v, dim=1)
+                self.buffers[name] = u  # a new tensor: the graph may hold the one before
+        largest = u.mT @ matrix @ v  # (S, 1, 1)
+        return weight / largest.view(-1, *[1] * (weight.dim() - 1))
 
 
 class Structure(Protocol):
@@ -80,11 +77,9 @@ class Network:
         self._structure = structure
 
     def __call__(self, x: Tensor, frozen: bool = False) -> Tensor:
-        """Values at x, in x's precision; `frozen` cuts the parameters from the gradient and leaves the buffers."""
+        """Values at x; `frozen` cuts the parameters from the gradient and leaves the buffers."""
         leaves = [leaf.detach() for leaf in self.parameters.leaves] if frozen else self.parameters.leaves
-        with precision(x):
-            y = self._structure(Weights(leaves, self.buffers, torch.is_grad_enabled() and not frozen), x)
-        return y.to(x.dtype)
+        return self._structure(Weights(leaves, self.buffers, torch.is_grad_enabled() and not frozen), x)
 
     def load_buffers(self, buffers: Mapping[str, Tensor | int | float]) -> None:
         """Go on from a copy of `buffers`.
@@ -95,13 +90,6 @@ class Network:
         if buffers.keys() != self.buffers.keys():
             raise ValueError(f"buffers {sorted(buffers)}, expected {sorted(self.buffers)}")
         self.buffers.update({name: torch.as_tensor(part).clone() for name, part in buffers.items()})
-
-
-def precision(x: Tensor) -> AbstractContextManager[object]:
-    """bfloat16 where the device computes it faster, a GPU, and the input is no more than float32."""
-    if x.device.type == "cuda" and x.dtype == torch.float32:
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def folded(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from gwfbench.velocity.blocks import as_number
 from gwfbench.velocity.distances import apart, direct
 from gwfbench.velocity.kernels import Bandwidth, gaussian, gradient_sum
 from gwfbench.velocity.pairs import mean_shift, squares
@@ -32,7 +33,7 @@ def log_density(x: Tensor, h: Bandwidth) -> tuple[Tensor, Tensor]:
         h: standard deviation of k, one number or (S, 1, 1).
     """
     shift, log_mass = mean_shift(x, x, h, "gaussian")
-    width = torch.as_tensor(h, dtype=x.dtype, device=x.device)
+    width = as_number(h, x)
     log_rho = log_mass - x.shape[2] * (width.log() + 0.5 * math.log(2 * math.pi))
     return log_rho[..., 0], shift / width.square()
 
@@ -49,7 +50,7 @@ def repulsion(x: Tensor, h: Bandwidth, m: float = 1.0, both: bool = True) -> tup
     power = ((m - 1) * log_rho).exp()  # rho^(m-1)
     v = -power[..., None] * own
     if both:
-        width = torch.as_tensor(h, dtype=x.dtype, device=x.device)
+        width = as_number(h, x)
         log_peak = -x.shape[2] * (width.log() + 0.5 * math.log(2 * math.pi))  # k(0)
         weights = ((m - 2) * log_rho + log_peak.reshape(-1, 1)).exp() / x.shape[1]
         v = v - gradient_sum(gaussian(h), x, x, weights)

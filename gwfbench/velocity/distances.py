@@ -22,8 +22,10 @@ def apart(x2: Tensor, y2: Tensor, unit: Tensor | float = 1.0) -> Tensor | None:
         unit: what makes squared lengths numbers, such as 1 / h^2; one number or (S, 1, 1).
     """
     x2, y2, eps = x2.detach(), y2.detach(), torch.finfo(x2.dtype).eps
-    largest = float(unit.max() if isinstance(unit, Tensor) else unit)
-    if (float(x2.max()) + float(y2.max())) * largest * eps <= SLACK:
+    largest = [x2.max(), y2.max(), *([unit.max()] if isinstance(unit, Tensor) else [])]
+    # elsewhere than on a CPU the host waits once
+    of_x, of_y, *rest = map(float, largest) if x2.device.type == "cpu" else torch.stack(largest).tolist()
+    if (of_x + of_y) * (rest[0] if rest else float(unit)) * eps <= SLACK:
         return None
     bound = (x2.amax((1, 2), True) + y2.amax((1, 2), True)) * unit * eps
     seeds = ~(bound <= SLACK)[:, 0, 0]  # what is not finite is too far

@@ -29,12 +29,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gwfbench.velocity.blocks import at_once
 from gwfbench.velocity.distances import apart, direct, of_seeds, pull
 
 Shape = Callable[[Tensor, Tensor], Tensor]  # of s; it may overwrite s, and the spare tensor of its shape
 Bandwidth = float | Tensor  # of all seeds, or (S, 1, 1)
-BLOCK = 2**18  # pairs at once on a CPU: two buffers of 1 MB in float32 stay in the cache
-DEVICE_BLOCK = 2**22  # elsewhere: 16 MB each, so that the device has enough to do
 LOWEST = 60.0  # exp(-60) adds nothing to a sum; smaller ones end in denormal numbers, which take ten times as long
 
 
@@ -217,7 +216,7 @@ def _distances(pair: _Centred) -> Iterator[tuple[slice, Tensor, Tensor]]:
     left = torch.cat([-2 * x, x2, torch.ones_like(x2)], 2)
     right = torch.cat([y, torch.ones_like(y2), y2], 2).mT
     m = y.shape[1]
-    size = min(n, max(1, (BLOCK if x.device.type == "cpu" else DEVICE_BLOCK) // (seeds * m)))
+    size = min(n, max(1, at_once(x) // (seeds * m)))
     buffers = x.new_empty(2, seeds * size * m)
     for first in range(0, n, size):
         rows = slice(first, min(first + size, n))

@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gwfbench.velocity.blocks import as_number, at_once
 from gwfbench.velocity.distances import apart, direct, of_seeds, pull
 
 Kernel = Literal["laplace", "gaussian"]
-BLOCK = 2**18  # pairs at once: 1 MB in float32, which stays in a core's cache
 SAMPLE = 512  # points of each cloud that measure a typical distance
 LEAST = -75.0  # exponents below the largest: e^-75 adds nothing, and numbers that underflow take ten times as long
 
@@ -31,16 +31,19 @@ class Rows(NamedTuple):
     values: Tensor
 
 
-def squares(x: Tensor, y: Tensor, factor: Tensor | float = 1.0, block: int = BLOCK) -> Iterator[Rows]:
+def squares(x: Tensor, y: Tensor, factor: Tensor | float = 1.0, block: int | None = None) -> Iterator[Rows]:
     """|x_i - y_j|^2 times a factor, (S, n, d) and (S, m, d), one matrix product a block; rounding may change the sign.
 
     Coordinates are taken from y's mean, so that a far cloud keeps its digits. Seeds with points too far for a product,
     by the factor as unit, get sums of squared differences.
+
+    Args:
+        block: pairs at once; None: as many as suit the device.
     """
     return _Pair.of(x, y, factor).blocks(block)
 
 
-def log_kernel(x: Tensor, y: Tensor, h: Tensor | float, kernel: Kernel, block: int = BLOCK) -> Iterator[Rows]:
+def log_kernel(x: Tensor, y: Tensor, h: Tensor | float, kernel: Kernel, block: int | None = None) -> Iterator[Rows]:
     """log k(x_i, y_j), by blocks of rows."""
     return _logs(_Pair.by(x, y, h, kernel), kernel, block)
 
@@ -77,11 +80,11 @@ class _Pair(NamedTuple):
     @staticmethod
     def by(x: Tensor, y: Tensor, h: Tensor | float, kernel: Kernel) -> _Pair:
         """With the factor of a kernel's exponent."""
-        square = torch.as_tensor(h, dtype=x.dtype, device=x.device).square()
+        square = as_number(h, x).square()
         return _Pair.of(x, y, -0.5 / square if kernel == "gaussian" else 1 / square)
 
-    def blocks(self, block: int = BLOCK) -> Iterator[Rows]:
-        rows = max(1, block // (self.y.shape[1] * self.y.shape[0]))
+    def blocks(self, block: int | None = None) -> Iterator[Rows]:
+        rows = max(1, (block or at_once(self.x)) // (self.y.shape[1] * self.y.shape[0]))
         for first in range(0, self.x.shape[1], rows):
             here = slice(first, min(first + rows, self.x.shape[1]))
             values = self.left[:, here] @ self.right
@@ -90,7 +93,7 @@ class _Pair(NamedTuple):
             yield Rows(here, values)
 
 
-def _logs(pair: _Pair, kernel: Kernel, block: int = BLOCK) -> Iterator[Rows]:
+def _logs(pair: _Pair, kernel: Kernel, block: int | None = None) -> Iterator[Rows]:
     for at, values in pair.blocks(block):
         yield Rows(at, values.clamp_max_(0) if kernel == "gaussian" else values.clamp_min_(0).sqrt_().neg_())
 

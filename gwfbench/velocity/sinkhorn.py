@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gwfbench.velocity.blocks import as_number
 from gwfbench.velocity.distances import apart
 
 START = 20.0  # the largest cost over the first epsilon: e^-20 of single precision are no loss
@@ -55,7 +56,7 @@ def sinkhorn(
     middle = y.mean(1, keepdim=True)
     x, y = x - middle, y - middle
     itself = x if xx is None else xx - middle
-    epsilon = torch.as_tensor(blur, dtype=x.dtype, device=x.device).square().expand(len(x))[:, None, None]
+    epsilon = as_number(blur, x).square().expand(len(x))[:, None, None]
     return transport(x, y, epsilon, tolerance, rounds) - transport(x, itself, epsilon, tolerance, rounds)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gwfbench.velocity.blocks import as_number
 from gwfbench.velocity.pairs import LEAST, squares
 
 ANTIPODE = 1e-3  # least sin(angle) / angle: within 0.2 degrees of the antipode the logarithm falls to 0
@@ -44,7 +45,7 @@ def geodesic_shift(x: Tensor, y: Tensor, h: Tensor | float) -> tuple[Tensor, Ten
     for at, values in squares(x, y):
         angle = _angle(values)
         ratio = _sine_ratio(angle)
-        logs = angle.square_().mul_(-0.5 / torch.as_tensor(h, dtype=x.dtype, device=x.device).square())
+        logs = angle.square_().mul_(-0.5 / as_number(h, x).square())
         largest = logs.amax(-1, keepdim=True)
         k = logs.sub_(largest).clamp_min_(LEAST).exp_()
         mass = k.sum(-1, keepdim=True)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gwfbench.velocity.blocks import asks
 from gwfbench.velocity.kernels import Kernel, gradient_sum, gram, kernel_sum
 
 Regularisation = float | Tensor  # lambda of all seeds, or (S, 1)
@@ -111,9 +112,9 @@ def solve(apply: Callable[[Tensor], Tensor], right: Tensor, tolerance: float) ->
     u, residual, direction = torch.zeros_like(right), right, right
     square = residual.square().sum(1, keepdim=True)
     going = torch.ones_like(square, dtype=torch.bool)
-    for _ in range(2 * right.shape[1] + 10):
+    for i in range(2 * right.shape[1] + 10):
         going = square > tolerance**2 * u.square().sum(1, keepdim=True)
-        if not going.any():
+        if asks(i, u) and not going.any():
             return u
         image = direction + apply(direction)
         step = torch.where(going, square / (direction * image).sum(1, keepdim=True), 0)  # a seed that has ended stays

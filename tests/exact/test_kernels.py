@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gwfbench.rng import Streams
-from gwfbench.velocity import kernels
+from gwfbench.velocity import blocks, kernels
 from gwfbench.velocity.kernels import KERNELS, gradient_sum, gram, kernel_sum, riesz, rms_distance
 
 ROOT3, ROOT5 = math.sqrt(3), math.sqrt(5)
@@ -81,7 +81,7 @@ def test_blocks_do_not_matter(name, streams, monkeypatch):
     weights = streams.fork("a").normal(23)
     once = [f(KERNELS[name](1.3), x, y, weights) for f in (kernel_sum, gradient_sum)]
     for block in (1, 3 * 23 * 5):
-        monkeypatch.setattr(kernels, "BLOCK", block)
+        monkeypatch.setattr(blocks, "BLOCK", block)
         for f, whole in zip((kernel_sum, gradient_sum), once, strict=True):
             torch.testing.assert_close(f(KERNELS[name](1.3), x, y, weights), whole, rtol=1e-10, atol=1e-12)
 
