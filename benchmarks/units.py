@@ -47,7 +47,7 @@ sys.path.insert(0, {here!r})
 import benchmarks
 sys.path[0] = {root!r}
 from benchmarks.units import serve
-serve({name!r}, {quick!r})
+serve({name!r}, {quick!r}, {root!r})
 """
 
 
@@ -55,7 +55,7 @@ class NotMeasured(Exception):
     """A piece of work can't be timed; the text says why."""
 
 
-def serve(name: str, quick: bool) -> None:
+def serve(name: str, quick: bool, root: str) -> None:
     """The process of a piece of work: it says where it is, then times a round for each line that it reads."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the work prints is no answer
@@ -70,9 +70,14 @@ def serve(name: str, quick: bool) -> None:
         work = WORKS[name]
         part = work.quick if quick else work.part
         one = work.start(part)
+        for module, found in list(sys.modules.items()):  # an installed gwfbench fills in what a checkout lacks
+            if module.startswith("gwfbench.") and not Path(getattr(found, "__file__", None) or root).is_relative_to(root):
+                raise NotMeasured(f"{module} is not in this checkout")
         answers.write(json.dumps({"facts": {key: facts[key] for key in ("cpu", "torch", "python", "commit")}}) + "\n")
         for _ in sys.stdin:
             answers.write(json.dumps(vars(timed(one, part * work.times))) + "\n")
+    except NotMeasured as error:
+        answers.write(json.dumps({"error": str(error)}) + "\n")
     except Exception as error:
         answers.write(json.dumps({"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}) + "\n")
 
@@ -96,15 +101,14 @@ class Peer:
         return self._answer()
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"its process ended with {self._process.wait()}"}
+        answer = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
+            self.end()
             raise NotMeasured(answer["error"])
         return answer
 
