@@ -70,8 +70,9 @@ def serve(name: str, quick: bool, root: str) -> None:
         work = WORKS[name]
         part = work.quick if quick else work.part
         one = work.start(part)
-        for module, found in list(sys.modules.items()):  # an installed gwfbench fills in what a checkout lacks
-            if module.startswith("gwfbench.") and not Path(getattr(found, "__file__", None) or root).is_relative_to(root):
+        ours = {name: part.__file__ or root for name, part in sys.modules.items() if name.startswith("gwfbench.")}
+        for module, file in ours.items():  # an installed gwfbench fills in what a checkout lacks
+            if not Path(file).is_relative_to(root):
                 raise NotMeasured(f"{module} is not in this checkout")
         answers.write(json.dumps({"facts": {key: facts[key] for key in ("cpu", "torch", "python", "commit")}}) + "\n")
         for _ in sys.stdin:
