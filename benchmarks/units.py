@@ -34,11 +34,16 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.pieces import NotMeasured
 from benchmarks.works import WORKS
 
 ROOT = Path(__file__).parents[1]
 HERE, AGAINST = "here", "against"
 LAST = "last law"  # of the parts of a piece of work
+COLUMNS = (
+    *("work", "side", "reason", "name", "rounds", "part", "load", "date", "units_least", "units_median"),
+    *("seconds_least", "seconds_median", "unit_seconds", "all_units", "cpu", "torch", "python", "commit"),
+)
 BLOCK = re.compile(r"(<!-- speed (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # In a process of its own: benchmarks of this checkout, all else of the other one
 SERVE = """
@@ -49,10 +54,6 @@ sys.path[0] = {root!r}
 from benchmarks.units import serve
 serve({name!r}, {quick!r}, {root!r})
 """
-
-
-class NotMeasured(Exception):
-    """A piece of work can't be timed; the text says why."""
 
 
 def serve(name: str, quick: bool, root: str) -> None:
@@ -224,7 +225,7 @@ def markdown(lines: Sequence[Sequence[str]], left: int = 1) -> str:
 def parts(rows: pd.DataFrame) -> list[list[str]]:
     """CPU seconds, medians, of what those pieces of work consist of that say so; of laws the last one beside."""
     lines = [["work", "part", "CPU s", "last law"]]
-    for name in dict.fromkeys(rows["work"]):
+    for name in [name for name in dict.fromkeys(rows["work"]) if WORKS[name].unit != "launches"]:
         mine = rows[(rows["work"] == name) & (rows["side"] == HERE) & rows["reason"].eq("")]
         seconds = dict(zip(mine["name"], mine["seconds_median"], strict=True))
         late = [part for part in seconds if part.startswith(LAST)]
@@ -262,6 +263,8 @@ def goals(rows: pd.DataFrame) -> Iterator[str]:
 def made(rows: pd.DataFrame) -> str:
     """Where and when the numbers were made."""
     good = rows[rows["reason"].eq("")]
+    if not len(good):
+        return "- nothing was measured"
     facts = []
     for side in (HERE, AGAINST):
         mine = good[good["side"] == side]
@@ -360,7 +363,7 @@ def main() -> None:
             if (row["work"], row["name"]) == (name, "whole"):
                 number = row["reason"] or f"{value(row, 'median'):.3g} {WORKS[name].unit}"
                 print(f"{name}, {row['side']}: {number}", file=sys.stderr, flush=True)
-    found = pd.DataFrame(rows)
+    found = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
     if options.write:
         kept(options.write, found)
     if options.format == "table":
