@@ -6,6 +6,8 @@ thread. Seconds are CPU seconds of the process, or of all processes that a comma
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import itertools
 import os
@@ -34,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 Parts = dict[str, float]  # CPU seconds by name
 Round = Callable[[], Parts | None]  # a round; what it says of itself goes before what is measured around it
 WHOLE = "whole"  # the name of the number that counts
+SUBREAPER = 36  # of prctl
 ITERATIONS = 25, 75  # of two JKO steps that differ in nothing else
 
 
@@ -336,14 +339,21 @@ def points(isolate: bool, cached: bool, _: float) -> Round:
 
 
 def _tree(words: list[str]) -> Parts:
-    """CPU seconds of a command of gwfbench and of all that it starts and waits for; and its wall time."""
+    """CPU seconds of a command of gwfbench and of all that it starts or leaves behind; and its wall time."""
     root = str(Path(gwfbench.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}  # for what it starts
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)  # orphans become our children, whose seconds we get
     before, start = os.times(), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "gwfbench", *words], env=environment, capture_output=True, text=True, check=False
-    )
-    wall, after = time.perf_counter() - start, os.times()
+        [sys.executable, "-m", "gwfbench", *words], cwd=root, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    wall = time.perf_counter() - start
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+    after = os.times()
     if done.returncode:
         raise RuntimeError(f"gwfbench {' '.join(words)}: exit code {done.returncode}: {done.stderr.strip()[-300:]}")
     spent = after.children_user + after.children_system - before.children_user - before.children_system

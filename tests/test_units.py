@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,7 +54,31 @@ def test_what_could_not_be_timed_says_why():
     assert "no such data" in "\n".join(units.goals(rows))
 
 
-def test_the_page_keeps_what_is_written_by_hand(tmp_path):
+def test_a_table_of_nothing_is_one_too():
+    rows = pd.DataFrame([line("launches", reason="no device")])
+    assert len(units.table(rows)) == 2
+    assert units.made(rows) == "- nothing was measured"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets us adopt what a command leaves behind")
+def test_seconds_of_what_a_command_leaves_behind_count(tmp_path):
+    """The command ends at once; its child works on for half a second of the CPU."""
+    (tmp_path / "gwfbench").mkdir()
+    (tmp_path / "gwfbench/__init__.py").touch()
+    work = "import os, time\nif os.fork() == 0:\n    while time.process_time() < 0.5:\n        pass\n"
+    (tmp_path / "gwfbench/__main__.py").write_text(work)
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from benchmarks import pieces
+pieces.gwfbench.__file__ = {str(tmp_path / "gwfbench/__init__.py")!r}
+print(pieces.command("", 1)()["whole"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 0.5
+
+
+def test_the_page_keeps_what_is_written_by_hand():
     rows = pd.DataFrame([line("vjko_2"), line("list", seconds_median=3.0)])
     first = units.page(rows, Path(units.__file__).with_name("page.md").read_text())
     assert "**1 of 2 goals are met**" in first
