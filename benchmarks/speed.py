@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-import torch
-
-from benchmarks.pieces import WHOLE, timed
+from benchmarks.pieces import WHOLE, settle, timed
 from benchmarks.works import WORKS
 
 
@@ -18,7 +16,7 @@ class Speed:
     timeout = 900
 
     def setup(self, name: str) -> None:
-        torch.set_num_threads(1)
+        settle()
         work = WORKS[name]
         self.round, self.scale = work.start(work.part), work.part * work.times
 

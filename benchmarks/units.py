@@ -10,8 +10,8 @@ is done by the other checkout: rounds take turns, so that both see the same load
 on; where it does not, and where something is not there, the line says so.
 
     seconds    CPU seconds, never wall: of the process, or of all processes that a command has started
-    units      seconds of the work over those of the unit, which is timed before and after it in each round
-    least      of the rounds: least seconds over the least unit. The median is that of the rounds' ratios
+    units      seconds of the work over those of the unit, which is timed before and after it: the less of the two
+    least      and median: of the rounds
     part       where a round is a tenth (say) of the work, iterations and particles alike, its seconds are multiplied
 
 --write keeps the numbers in a CSV. --page puts them into the page next to it, between `<!-- speed NAME -->` and
@@ -61,12 +61,10 @@ def serve(name: str, quick: bool, root: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the work prints is no answer
     try:
-        import torch
-
-        from benchmarks.pieces import timed
+        from benchmarks.pieces import settle, timed
         from gwfbench.store.environment import environment
 
-        torch.set_num_threads(1)
+        settle()
         facts = environment("cpu", 1)
         work = WORKS[name]
         part = work.quick if quick else work.part
@@ -149,7 +147,7 @@ def measured(name: str, roots: dict[str, Path], rounds: int, quick: bool) -> lis
             seconds = [one["parts"].get(part, float("nan")) for one in taken[side]]
             ratios = [spent / unit for spent, unit in zip(seconds, units, strict=True)]
             rows.append(line | {
-                "name": part, "units_least": min(seconds) / min(units), "units_median": median(ratios),
+                "name": part, "units_least": min(ratios), "units_median": median(ratios),
                 "seconds_least": min(seconds), "seconds_median": median(seconds), "unit_seconds": median(units),
                 "all_units": " ".join(f"{ratio:.4g}" for ratio in ratios), **peers[side].facts,
             })  # fmt: skip
