@@ -76,6 +76,7 @@ class Study:
     cases: tuple[Case, ...]
     cells: tuple[Cell, ...]
     reference: Cell
+    defaults: Cell = (500, 3)  # of vjko when rows were made that are read from a CSV
 
     @classmethod
     def read(cls, path: Path, only: Sequence[str] = ()) -> Study:
@@ -89,7 +90,7 @@ class Study:
         if not cases:
             raise SystemExit(f"--only {', '.join(only)}: not in {path}; expected one of its tasks")
         cells = tuple((i, c) for i in text["iterations"] for c in text["critic_steps"])
-        return cls(cases, cells, tuple(text["reference"]))
+        return cls(cases, cells, tuple(text["reference"]), tuple(text["defaults"]))
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,16 @@ class Line:
     @property
     def cell(self) -> Cell:
         return self.iterations, self.critic_steps
+
+
+def respelled(method: str, defaults: Cell) -> str:
+    """A method of rows that were made when vjko had other defaults, as it is spelled today."""
+    if registry.head(method) != "vjko":
+        return method
+    fields = {"iterations": str(defaults[0]), "critic_steps": str(defaults[1])} | registry.typed(method)
+    return registry.spec(
+        registry.parse("method", "vjko:" + ",".join(f"{key}={value}" for key, value in fields.items()))
+    )
 
 
 def run(study: Study, options: argparse.Namespace) -> None:
@@ -272,6 +283,8 @@ def page(study: Study, lines: Mapping[Case, Sequence[Line]], rows: pd.DataFrame)
 def tables(study: Study, options: argparse.Namespace) -> None:
     """Write and print the tables of what is finished."""
     rows = gwfbench.load(options.out)
+    if options.out.is_file():
+        rows = rows.assign(method=rows["method"].map(lambda method: respelled(method, study.defaults)))
     lines = {case: compared(study, case, rows) for case in study.cases}
     lines = {case: found for case, found in lines.items() if found}
     if not lines:

@@ -75,6 +75,18 @@ def test_the_page_says_what_was_not_run(rows):
     assert "ksd: still 20" in text
 
 
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [("vjko:steps=20", (500, 3)), ("vjko:steps=20,iterations=30", (30, 3)), ("vjko:steps=20,critic_steps=1", (500, 1))],
+)
+def test_rows_from_before_a_change_of_defaults_keep_their_cell(text, fields):
+    assert defaults.respelled(text, (500, 3)) == CASE.spec(fields)
+    assert defaults.respelled(text, (60, 7)) == CASE.spec(
+        tuple(other if old == usual else old for old, usual, other in zip(fields, (500, 3), (60, 7), strict=True))
+    )
+    assert defaults.respelled("exact", (60, 7)) == "exact"
+
+
 def test_the_study_reads_and_its_methods_and_recorded_runs_exist():
     study = defaults.Study.read(Path(defaults.__file__).with_suffix(".toml"))
     assert len({case.task for case in study.cases}) == len(study.cases) == 8
