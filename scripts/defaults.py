@@ -284,7 +284,7 @@ def tables(study: Study, options: argparse.Namespace) -> None:
     """Write and print the tables of what is finished."""
     rows = gwfbench.load(options.out)
     if options.out.is_file():
-        rows = rows.assign(method=rows["method"].map(lambda method: respelled(method, study.defaults)))
+        rows = rows.assign(method=[respelled(str(method), study.defaults) for method in rows["method"]])
     lines = {case: compared(study, case, rows) for case in study.cases}
     lines = {case: found for case, found in lines.items() if found}
     if not lines:
