@@ -54,7 +54,7 @@ WORKS = {
         authors="186-270", goal="60",
     ),
     "barenblatt_two": Work(
-        "the same with two layers in the ICNN and four in h, as it was at 0f65f38",
+        "Barenblatt d = 3 step, two layers in the ICNN and four in h, as at 0f65f38",
         _step("barenblatt:dim=3", BARENBLATT), part=10, quick=50, before="192", goal="60",
     ),
     "judge_ou_2": Work(
@@ -94,13 +94,13 @@ WORKS = {
         "KSD of 1e5 points, d = 64", partial(stein, 64, True), part=25, quick=400, before="345", bare="ksd_bare_64"
     ),
     "ksd_bare_2": Work(
-        "its two matrix products and exponentials alone, d = 2", partial(stein, 2, False), part=25, quick=400
+        "KSD: its two matrix products and exponentials alone, d = 2", partial(stein, 2, False), part=25, quick=400
     ),
     "ksd_bare_64": Work(
-        "its two matrix products and exponentials alone, d = 64", partial(stein, 64, False), part=25, quick=400
+        "KSD: its two matrix products and exponentials alone, d = 64", partial(stein, 64, False), part=25, quick=400
     ),
     "plain_2": Work("VJKO step, 500 x 3, OU d = 2, plain eager PyTorch", partial(plain, 2), part=5, quick=25),
     "plain_32": Work("VJKO step, 500 x 3, OU d = 32, plain eager PyTorch", partial(plain, 32), part=5, quick=25),
-    "bare_2": Work("the critic's matrix products of such a step alone, d = 2", partial(bare, 2), part=5, quick=25),
-    "bare_32": Work("the critic's matrix products of such a step alone, d = 32", partial(bare, 32), part=5, quick=25),
+    "bare_2": Work("VJKO step: the matrix products of the critic alone, d = 2", partial(bare, 2), part=5, quick=25),
+    "bare_32": Work("VJKO step: the matrix products of the critic alone, d = 32", partial(bare, 32), part=5, quick=25),
 }  # fmt: skip
