@@ -25,6 +25,7 @@ they are sums of squared differences.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -40,6 +41,7 @@ SCALES = 5  # h = 2^-2 ... 2^2 medians
 
 Pairs = Callable[[slice, slice], Tensor]  # rows, columns -> u of these points, (rows, columns), contiguous
 Kernel = Callable[[Tensor], Tensor]  # of squared distances, which it may overwrite
+Between = Callable[[str, str, slice, slice], Tensor]  # one cloud, the other, rows, columns -> k of these points
 
 
 def u_statistic(u: Pairs, n: int, device: torch.device, size: int = BLOCK) -> tuple[Tensor, Tensor]:
@@ -101,29 +103,59 @@ def two_sample(
         x, y: (n, d), float64.    kernel: k as a function of the squared distance.
         length: the least that the kernel sees; None: median distance of the points from their median.
     """
-    n, center, middle = len(x), x.mean(0), torch.cat([x, y]).median(0).values
-    matched = kernel((x - y).square().sum(1)) / n  # (n,)
-    (left_x, right_x), (left_y, right_y) = (_distance_factors(cloud - center) for cloud in (x, y))
+    n, middle = len(x), torch.cat([x, y]).median(0).values
     square = float((torch.cat([x, y]) - middle).square().sum(1).median()) if length is None else length**2
-    far = apart(left_x[None, :, -2:-1], left_y[None, :, -2:-1], 1e3 / square if square > 0 else torch.inf) is not None
-    sides = {"x": (x - middle, left_x, right_x), "y": (y - middle, left_y, right_y)}
-    careful = _anchored if kernel is minus_distance else lambda a, b: kernel(direct(a, b))
-    if far:
-        one = zip(*((cloud - middle)[:, None] for cloud in (x, y)), strict=True)
-        matched = torch.cat([careful(*pair)[0] for pair in one]) / n
+    dtype = _precise(x - x.mean(0), y - x.mean(0), square)
+    if dtype is None:
+        k, matched = _by_differences(x - middle, y - middle, kernel)
+    else:
+        k, matched = _by_products(x, y, kernel, dtype)
 
     def u(rows: slice, columns: slice) -> Tensor:
-        def k(one: str, other: str) -> Tensor:
-            (a, left, _), (b, _, right) = sides[one], sides[other]
-            if far:
-                return careful(a[rows], b[columns])
-            return kernel((left[rows] @ right[columns].T).clamp_min_(0.0))
-
-        cross = k("x", "y").add_(k("y", "x")).mul_(1 - 1 / n)
-        within = k("x", "x").add_(k("y", "y"))
-        return within.sub_(cross).sub_(matched[rows, None]).sub_(matched[columns])
+        cross = k("x", "y", rows, columns).add_(k("y", "x", rows, columns))
+        rest = k("x", "x", rows, columns).add_(k("y", "y", rows, columns)).sub_(cross)
+        # what is of order 1 / n comes last: 1 - 1 / n is no short float
+        return rest.add_(cross.sub_(matched[rows, None]).sub_(matched[columns]), alpha=1 / n)
 
     return u_statistic(u, n, x.device, size)
+
+
+def _by_products(x: Tensor, y: Tensor, kernel: Kernel, dtype: torch.dtype) -> tuple[Between, Tensor]:
+    """The kernel between points of the two clouds, by matrix products; and of each point with its own partner, (n,)."""
+    factors = {name: _distance_factors(cloud - x.mean(0), dtype) for name, cloud in (("x", x), ("y", y))}
+
+    def k(one: str, other: str, rows: slice, columns: slice) -> Tensor:
+        return kernel((factors[one][0][rows] @ factors[other][1][columns].T).clamp_min_(0.0))
+
+    return k, kernel((x - y).square().sum(1)).to(dtype)
+
+
+def _by_differences(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Between, Tensor]:
+    """The same by sums of squared differences, x and y about their common middle."""
+    clouds = {"x": x, "y": y}
+    of = _anchored if kernel is minus_distance else lambda a, b: kernel(direct(a, b))
+
+    def k(one: str, other: str, rows: slice, columns: slice) -> Tensor:
+        return of(clouds[one][rows], clouds[other][columns])
+
+    return k, torch.cat([of(*pair)[0] for pair in zip(x[:, None], y[:, None], strict=True)])
+
+
+def _precise(x: Tensor, y: Tensor, square: float) -> torch.dtype | None:
+    """The shorter floats in which matrix products give squared distances well enough; None: neither do.
+
+    Sums over pairs are in float64 either way, and the rounding of single pairs averages out in them: of float32 a
+    hundred times as much is let pass (the value is then off by some 1e-5 of its standard error; a test). Up to a block
+    of points take no time, and are in float64.
+
+    Args:
+        square: a squared length, the least that the kernel sees.
+    """
+    for dtype, part in ((torch.float32, 10.0), (torch.float64, 1e3))[len(x) <= BLOCK :]:
+        x2, y2 = (cloud.square().sum(1)[None, :, None].to(dtype) for cloud in (x, y))
+        if apart(x2, y2, part / square if square > 0 else math.inf) is None:
+            return dtype
+    return None
 
 
 def _anchored(x: Tensor, y: Tensor) -> Tensor:
@@ -136,10 +168,10 @@ def _anchored(x: Tensor, y: Tensor) -> Tensor:
     return small + (2 * x @ y.T - small.square()) / (large + direct(x, y).sqrt()).clamp_min_(torch.finfo(x.dtype).tiny)
 
 
-def _distance_factors(x: Tensor) -> tuple[Tensor, Tensor]:
+def _distance_factors(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Two (n, d + 2) whose product is |x_i - x_j|^2."""
     square, one = x.square().sum(1, keepdim=True), x.new_ones(len(x), 1)
-    return torch.cat([-2 * x, square, one], 1), torch.cat([x, one, square], 1)
+    return torch.cat([-2 * x, square, one], 1).to(dtype), torch.cat([x, one, square], 1).to(dtype)
 
 
 def gaussian_mixture(median: float) -> Kernel:

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import norm
 
 from gwfbench import metrics
+from gwfbench.metrics import kernel as kernel_metrics
 from gwfbench.metrics.kernel import gaussian_mixture, minus_distance, two_sample, u_statistic, variance
 from gwfbench.protocol import Judged, Truth
 from gwfbench.rng import Streams
@@ -191,3 +192,25 @@ def test_three_points_have_a_value_and_no_known_error(kernel):
     value, se = two_sample(x, y, kernel)
     assert value.isfinite()
     assert se.isnan()
+
+
+@pytest.mark.parametrize("name", ["mmd", "energy"])
+@pytest.mark.parametrize("d", [1, 2, 64])
+@pytest.mark.parametrize(
+    ("law", "tolerance"), [("equal", 1e-4), ("shifted", 1e-4), ("wide", 1e-4), ("far from 0", 1e-4), ("itself", 5e-3)]
+)
+def test_short_floats_change_nothing_that_counts(name, d, law, tolerance, monkeypatch):
+    """In units of the standard error. Where x is y, distances that are 0 come out as those of rounding, on one side."""
+    streams, median = Streams((0,), **DOUBLE), 1.3 * math.sqrt(d)
+    x, y = streams.fork("x").normal(1500, d)[0], streams.fork("y").normal(1500, d)[0]
+    made = {"equal": (x, y), "shifted": (x + 0.3, y), "wide": (2 * x, y), "far from 0": (x + 1e4, y + 1e4),
+            "itself": (y.flip(0), y)}  # fmt: skip
+    kernel, length = {"mmd": (gaussian_mixture(median), median / 4), "energy": (minus_distance, None)}[name]
+    precise, kinds = kernel_metrics._precise, []
+    monkeypatch.setattr(kernel_metrics, "_precise", lambda *given: kinds.append(precise(*given)) or kinds[-1])
+    value, se = two_sample(*made[law], kernel, length=length)
+    monkeypatch.setattr(kernel_metrics, "_precise", lambda *given: torch.float64)
+    exact, error = two_sample(*made[law], kernel, length=length)
+    assert kinds == [torch.float32]
+    assert abs(float(value - exact)) < tolerance * float(error)
+    assert float(se) == pytest.approx(float(error), rel=1e-4)
