@@ -115,7 +115,7 @@ def run(
     budget: str | Mapping[str, float] = "", controls: bool = True, out: str | Path | None = None, force: bool = False,
     retry: str | Iterable[str] = (), threads: int = 1, jobs: int | None = None, timeout: float | None = None,
     memory: float | None = None, isolate: bool = True, curve: bool = True,
-    progress: bool | Callable[[Event], object] | None = None,
+    judge: str | Iterable[str] = (), progress: bool | Callable[[Event], object] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Run methods on tasks and return their results, one row for each judged (seed, time, metric).
 
@@ -133,6 +133,8 @@ def run(
         memory: memory per run, in GiB.
         isolate: each run in a process of its own; False: all in this one, for a debugger.
         curve: judge about 20 laws on the way to a limit; False: the last law alone, for a quick table.
+        judge: metrics to judge by, alone and at each judged law; default: all of the task, w2 and c2st at the last law
+            only. Such runs answer no call that asks for more: it runs them again.
         progress: what is said while runs go on. True: a bar, or lines on standard error where there can be none; a
             function: it gets each event; default: a bar on a terminal and in a notebook, nothing elsewhere.
 
@@ -157,15 +159,12 @@ def run(
             *(tasks, methods, numbers, str(device), str(dtype).removeprefix("torch.")), _limits(budget), controls
         )
         options = Options(
-            force=force,
-            retry=frozenset(retry.split(",") if isinstance(retry, str) else retry) - {""},
+            force=force, isolate=isolate, curve=curve, retry=frozenset(_words(retry)), judge=_words(judge),
             threads=_count("threads", threads),
             jobs=None if jobs is None else _count("jobs", jobs),
             timeout=None if timeout is None else _number("timeout", timeout),
             memory=None if memory is None else _number("memory", memory),
-            isolate=isolate,
-            curve=curve,
-        )
+        )  # fmt: skip
         todo = list(order.jobs())
         for text in (f"{registry.spec(one)}: {text}" for one in order.tasks for text in registry.remarks(one)):
             warnings.warn(text, stacklevel=2)
@@ -174,6 +173,11 @@ def run(
     except UserError as error:
         raise UserError(*map(_in_python, error.args)) from None
     return tidy(in_order(todo, (run for runs in done for run in runs)))
+
+
+def _words(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Those between commas, or those of a list."""
+    return tuple(part.strip() for part in (given.split(",") if isinstance(given, str) else given) if part.strip())
 
 
 def _limits(budget: str | Mapping[str, float]) -> str | Budget:

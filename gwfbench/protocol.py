@@ -14,8 +14,8 @@ first, S = 1 included), n points, d dimensions (or c, h, w for images); log-dens
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -27,6 +27,7 @@ from gwfbench.info import Draw, Field, Info
 from gwfbench.rng import Streams
 
 I = TypeVar("I", bound=Info)  # noqa: E741 - the contract's letter
+V = TypeVar("V")
 State = Mapping[str, Tensor | int | float]  # all that a method needs to go on from a law
 
 
@@ -238,6 +239,14 @@ class Resumable(Method, Protocol):
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What metrics have computed, until the next law, and until the next law to compare with."""
+
+    of_law: dict[Hashable, Any] = field(default_factory=dict)
+    of_truth: dict[Hashable, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Judged:
     """What a metric sees of one marginal: never the method.
 
@@ -246,6 +255,7 @@ class Judged:
         log_prob: (S, n) log-density of the judged law at the points, where the marginal has one.
         truth, index: the law to compare with.
         rng: for a metric's own draws; equal for all methods.
+        kept: what need not be computed twice. It changes no number: a metric gives the same alone.
     """
 
     points: Tensor
@@ -253,6 +263,15 @@ class Judged:
     truth: Truth
     index: int
     rng: Streams
+    kept: Kept = field(default_factory=Kept)
+
+    def of_law(self, what: str, make: Callable[[], V]) -> V:
+        """What `make` computes from the points alone: once for all metrics that see as many of them."""
+        return _once(self.kept.of_law, (what, self.points.shape[1]), make)
+
+    def of_truth(self, what: str, make: Callable[[], V]) -> V:
+        """What `make` computes from the truth, `rng` and the number of points: once for all laws of this time."""
+        return _once(self.kept.of_truth, (self.rng.path, what, self.points.shape[1]), make)
 
     def reference(self, n: int, rng: Streams | None = None) -> Tensor:
         """Draws of the law to compare with, (S, n, d), fewer where the truth has no more.
@@ -267,6 +286,12 @@ class Judged:
         if draw is None:
             raise ValueError("the truth has no draws")
         return draw(self.index, min(n, self.truth.limit or n), rng or self.rng.fork("points"))
+
+
+def _once(kept: dict[Hashable, Any], what: Hashable, make: Callable[[], V]) -> V:
+    if what not in kept:
+        kept[what] = make()
+    return kept[what]
 
 
 @dataclass(frozen=True)
@@ -288,6 +313,8 @@ class Metric:
         points: most points it is given; None: all that the task asks for.
         needs: what must be known of the truth and of the law.
         law: "flow" compares with the flow at that time, "jko" with the exact JKO sequence for the method's own steps.
+        at: "each" judged law; or the "last" one alone, for a metric that takes long: at the last judged time, or where
+            only the limit counts at the end of a run. The first of a task's metrics that can judge is at each law.
         better: "lower" or "higher".
         version: raised when numbers change.
         source: paper and equation, and how the standard error is made.
@@ -300,6 +327,7 @@ class Metric:
     source: str
     needs: frozenset[Need] = frozenset()
     law: Literal["flow", "jko"] = "flow"
+    at: Literal["each", "last"] = "each"
     better: Literal["lower", "higher"] = "lower"
     version: int = 1
     unavailable: str = ""

@@ -92,6 +92,8 @@ def _state(job: Job, who: Identity, attempts: Sequence[Run], out: Path) -> Stand
         return _stand(who, "killed", ours[-1], ours[-1].reason)
     if not ours[-1].began:
         return _stand(who, "missing", ours[-1], ours[-1].reason)
+    if ours[-1].judge:
+        return _stand(who, "missing", ours[-1], f"run with --judge: only {', '.join(ours[-1].judge)} judged it")
     then = ", ".join(f"{name}={limit:g}" for name, limit in ours[-1].budget.items()) or "none"
     why = f": {ours[-1].reason}" if ours[-1].reason else ""
     return _stand(who, "missing", ours[-1], f"with another budget it may end otherwise; it had {then}{why}")

@@ -23,6 +23,7 @@ from gwfbench.commands._options import (
     require_file,
     show,
 )
+from gwfbench.errors import require
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def run(
     """
     if plan:
         require_file(plan)
+        require(not how["judge"], "--judge with --plan", "a plan says what runs, not how", "give --judge to `exec`")
     # a typing error need not wait for torch
     named = [registry.find("task", registry.head(name)) for name in tasks]
     named += [registry.find("method", head) for head in map(registry.head, methods) if not registry.is_control(head)]
@@ -109,7 +111,7 @@ def run(
         done, remarks = performed(jobs, read_execution(how), out, form, chosen)
         with command_cache.heard() as (shown, told):
             failed = tell(done, out, form, chosen)
-        files = settled(jobs, done, out, before, how["curve"]) if made_from and not remarks else ""
+        files = settled(jobs, done, out, before, how["curve"], how["judge"]) if made_from and not remarks else ""
         if files:
             answer = command_cache.Answer(made_from, files, len(done), "".join(shown), "".join(told), failed)
             command_cache.keep(asked, answer, out)
@@ -127,7 +129,9 @@ def keep(order: Order, path: Path, force: bool) -> None:
     say(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}", err=True)
 
 
-def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str, curve: bool) -> str:
+def settled(
+    jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str, curve: bool, judge: Sequence[str]
+) -> str:  # fmt: skip
     """Hash of what is under --out, if it is what was shown and the same command would run nothing; else empty."""
     from gwfbench.runs.scheduler import finished
     from gwfbench.store import command_cache, folders
@@ -136,7 +140,7 @@ def settled(jobs: Sequence[Job], done: Sequence[Run], out: Path, before: str, cu
         return ""  # whether they have changed is not seen without the task
     after = command_cache.files(out)
     job_of = {job.identity(seed).key: job for job in jobs for seed in job.seeds}
-    if not all(finished(run, job_of[run.identity.key], curve) for run in done):
+    if not all(finished(run, job_of[run.identity.key], curve, judge) for run in done):
         return ""
     if before != after and any(folders.of_key(out, run.identity.key)[-1:] != [run] for run in done):
         return ""

@@ -57,8 +57,9 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
 
 
 def select(runs: list, tasks: tuple[str, ...], methods: tuple[str, ...]) -> list:
-    """The newest attempt of each run that has points, of these tasks and methods, given with or without fields."""
-    newest = {run.identity.key: run for run in runs}.values()
+    """The newest attempt, or the newest whole one, of each run that has points, of these tasks and methods, given with
+    or without fields."""
+    newest = {run.identity.key: run for run in sorted(runs, key=lambda run: not run.judge)}.values()
 
     def fits(text: str, words: tuple[str, ...]) -> bool:
         return not words or text in words or registry.head(text) in words

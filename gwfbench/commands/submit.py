@@ -66,7 +66,7 @@ def submit(
     jobs = plan.read(file)
     check_metrics_of(chosen, [job.task for job in jobs])
     slurm.require_slurm()
-    state = slurm.look(jobs, out, options.retry)
+    state = slurm.look(jobs, out, options.retry, options.judge)
     queued = len(state.queued)
     say(f"{file}: {len(state.finished)} runs are finished, {queued} queued, {state.count} to submit", err=True)
     arrays = sorted({name.partition("_")[0] for name in state.queued.values()}, key=int)
@@ -83,7 +83,7 @@ def submit(
     if not wait:
         return
     slurm.wait(arrays, lambda text: say(text, err=True))
-    state = slurm.look(jobs, out)
+    state = slurm.look(jobs, out, judge=options.judge)
     if form == "json":
         show_rows(state.finished, chosen)
     elif state.finished:

@@ -205,12 +205,13 @@ def load(file: Path, device: torch.device) -> Checkpoint:
 def find(out: Path, runs: Sequence[Run], device: torch.device, log: Log) -> Checkpoint | None:
     """The newest checkpoint that these runs can go on from; why one is refused goes to the log.
 
-    It is one of the same code, budget, torch version and device, whose batch has all the seeds, left by an attempt that
-    was ended from outside after the last one that ended by itself.
+    It is one of the same code, budget, metrics, torch version and device, whose batch has all the seeds, left by an
+    attempt that was ended from outside after the last one that ended by itself.
     """
     first = runs[0]
     for old in reversed(folders.of_key(out, first.identity.key)):
-        if old.code != first.code or old.budget != first.budget or not _same_machine(out, old.env, first.env):
+        same = (old.code, old.budget, old.judge) == (first.code, first.budget, first.judge)
+        if not same or not _same_machine(out, old.env, first.env):
             continue
         if old.status not in RESUMED:
             return None

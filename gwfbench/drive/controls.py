@@ -34,7 +34,7 @@ class Control:
 
 
 class NoTruth(Exception):
-    """The control needs something that this task's truth does not have: the run is skipped."""
+    """A control, or all metrics that are asked for, need what this task's truth does not have: the run is skipped."""
 
 
 def _exact(instance: Instance) -> Iterator[Marginal]:

@@ -12,7 +12,7 @@ What begins and closes a run is in drive/execute.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -23,7 +23,7 @@ import torch
 from gwfbench.drive import checkpoint, points, shapes
 from gwfbench.drive.checkpoint import Checkpoint, Keeper
 from gwfbench.drive.contract import line_of, require_next, require_whole, taken
-from gwfbench.drive.controls import Control
+from gwfbench.drive.controls import Control, NoTruth
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import ANYTIME, Judge, Seen, judged_index, readable, reason_of
 from gwfbench.drive.log import Log
@@ -37,7 +37,8 @@ from gwfbench.store.folders import Attempt
 from gwfbench.store.record import SET_UP, Run, Status
 
 _NO_LAW: Any = object()  # not None, which a method may yield by mistake
-Progress = Callable[[int, float, float], None]  # laws so far, flow time, last judged time
+# laws so far, flow time, last judged time; seconds of training, of moving or drawing the judged points, of judging
+Progress = Callable[[int, float, float, tuple[float, float, float]], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class _Last:
     Args:
         law: as yielded; None once the method has gone on, for it is valid no more.
         draw: draws its points, if they are drawn only where it is judged, and while it is valid.
-        seen: its points, until they are judged; None if it is at no judged time.
+        seen: its points, until all metrics have judged them; None if it is at no judged time.
     """
 
     law: Marginal | None = None
@@ -71,12 +72,14 @@ class Drive:
     """One generator between its yields."""
 
     def __init__(
-        self, job: Job, runs: list[Run], files: list[Attempt | None], log: Log, stops: Stops, curve: bool
+        self, job: Job, runs: list[Run], files: list[Attempt | None], log: Log, stops: Stops, curve: bool,
+        metrics: Sequence[str] = (),
     ):  # fmt: skip
         self.job, self.runs, self.log = job, runs, log
         self.meter = Meter(torch.device(job.device), job.budget)
         self.asked: set[str] = set()  # names of the infos that the method has used
-        self._curve = ANYTIME if curve else frozenset()
+        self._curve, self._metrics = ANYTIME if curve else frozenset(), metrics
+        self._times: tuple[float, ...] = ()  # that are judged
         self._stops = stops
         self._keeper = Keeper(files, stops, log, resumable=isinstance(job.contestant, Resumable))
         self._path = [0.0]  # flow times yielded
@@ -115,7 +118,9 @@ class Drive:
         streams = Streams(job.seeds, self.meter.device, job.dtype)
         instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
         problem, eval_streams = instance.problem, streams.fork("eval")
-        self._judge = Judge(job, instance, eval_streams, self.log)
+        self._judge, self._times = Judge(job, instance, eval_streams, self.log, self._metrics), problem.times
+        if self._metrics and not self._judge.chosen:
+            raise NoTruth(f"none of {', '.join(self._metrics)} can judge it; log.txt says why")
         last = problem.times[-1]
         limit = job.contestant.clock == "none" or math.isinf(last)
         if saved is not None and self._settled(limit, last):
@@ -127,7 +132,8 @@ class Drive:
                 self._save()
             if self._settled(limit, last):
                 return
-            progress(self.steps, law.t, last)
+            run = self.runs[0]
+            progress(self.steps, law.t, last, (self.meter.seconds, run.sample_seconds, run.judge_seconds))
         require_whole(self.steps, self._path[-1], problem.times, limit)
 
     def _laws(self, instance: Instance, streams: Streams, state: State | None) -> Iterator[Marginal]:
@@ -206,32 +212,48 @@ class Drive:
             BudgetSpent: the seconds or steps are used up, and it was not the flow's last law.
         """
         if not limit or self.steps in self._curve:
-            self.judge_last()
+            self.judge_last(ended=False)
         if all(run.failed for run in self.runs):
             return True
         if self.job.contestant.clock == "none" or self._path[-1] < last:
             self.meter.require_left(self.steps)
         return False
 
-    def judge_last(self) -> None:
-        """Judge the last law, if that has not been done; an interrupt leaves all its rows or none."""
+    def judge_last(self, ended: bool = True) -> None:
+        """Judge the last law by the metrics that have not; an interrupt leaves all the rows that they give or none.
+
+        Args:
+            ended: whether no law comes after it.
+        """
         self._draw_last()
-        seen = self._last.seen
-        if seen is None or self._judge is None or not self._cloud.whole:
+        seen, judge = self._last.seen, self._judge
+        if seen is None or judge is None or not self._cloud.whole:
+            return
+        have = {row.metric for run in self.runs for row in run.rows if row.step == seen.step}
+        last = ended if seen.t is None else seen.index == len(self._times) - 1
+        due = judge.due(seen, last, have)
+        if have and not due:
             return
         began = perf_counter()
         try:
             with torch.no_grad():
-                rows = self._judge.judge(seen, self._path, self.runs)
+                rows = judge.judge(seen, self._path, self.runs, due)
         except Exception:
             self._last.seen = None  # not again
             raise
         with self._stops.held():
-            self._last.seen = None
+            if not self._judge_later(seen, {*have, *(metric.name for metric in due)}):
+                self._last.seen = None
+            took = perf_counter() - began
             for run, more in zip(self.runs, rows, strict=True):
-                run.judge_seconds += perf_counter() - began
+                run.judge_seconds += took
+                more[:] = [replace(row, judge_seconds=run.judge_seconds) for row in more]
                 run.rows += more
             self._keeper.judged(seen, self.runs, rows)
+
+    def _judge_later(self, seen: Seen, have: set[str]) -> bool:
+        """Whether there are metrics that judge this law only if a run has ended with it."""
+        return seen.t is None and self._judge is not None and bool(self._judge.due(seen, True, have))
 
     def _draw_last(self) -> None:
         """Draw the points of the last law, if that was put off."""

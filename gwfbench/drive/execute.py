@@ -49,6 +49,7 @@ class Setting:
         out: folder of the attempts, where a stopped one is found to continue from; None: nothing is written.
         anew: start from the beginning, whatever checkpoint there is.
         curve: judge the laws of `judge.ANYTIME` too where only the limit counts, not the last alone.
+        judge: names of the metrics that judge alone, at each law; none: all of the task, where each says.
         watch: is given the run before it begins, to watch its clock from outside.
     """
 
@@ -56,10 +57,11 @@ class Setting:
     out: Path | None = None
     anew: bool = False
     curve: bool = True
+    judge: tuple[str, ...] = ()
     watch: Callable[[Drive], None] = lambda _: None
 
 
-def begin(job: Job, env: str, out: Path | None) -> list[Run]:
+def begin(job: Job, env: str, out: Path | None, judge: tuple[str, ...] = ()) -> list[Run]:
     """One run per seed, numbered after the attempts under `out`; nothing is written."""
     who = job.contestant
     needs = () if isinstance(who, Control) else tuple(sorted(need.__name__ for need in who.needs))
@@ -70,7 +72,7 @@ def begin(job: Job, env: str, out: Path | None) -> list[Run]:
     runs = []
     for identity in identities:
         number = 1 + max((run.number for run in before.get(identity.key, ())), default=0)
-        runs.append(Run(identity, needs, code, env, now, budget, batch=len(job.seeds), number=number))
+        runs.append(Run(identity, needs, code, env, now, budget, len(job.seeds), judge=judge, number=number))
     return runs
 
 
@@ -96,20 +98,20 @@ def execute(
         OSError: they can't be kept.
     """
     asked, out, log = job.seeds, setting.out, log or Log()
-    runs = begin(job, setting.env, out)
+    runs = begin(job, setting.env, out, setting.judge)
     saved = None
     if out and not setting.anew and isinstance(job.contestant, Resumable):
         saved = checkpoint.find(out, runs, torch.device(job.device), log)
     if saved is not None and saved.seeds != asked:  # seeds that have ended ride along: the state has them all
         job = replace(job, seeds=saved.seeds)
-        runs = begin(job, setting.env, out)
+        runs = begin(job, setting.env, out, setting.judge)
     files = [Attempt(out, run) if out and run.identity.seed in asked else None for run in runs]
     stop = None
     name, device = " ".join(run.identity.key for run in runs), torch.device(job.device)
     # a method that prints must not break --format json; TF32 is no float32, which the row says
     float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with Stops() as stops, contextlib.redirect_stdout(log), own_globals(name, device), float32:
-        drive = Drive(job, runs, files, log, stops, setting.curve)
+        drive = Drive(job, runs, files, log, stops, setting.curve, setting.judge)
         setting.watch(drive)
         try:
             _to_an_end(drive, saved, progress, stops)

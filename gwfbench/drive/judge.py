@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from gwfbench.drive.job import Job
 from gwfbench.drive.log import Log
 from gwfbench.drive.meter import Counts
 from gwfbench.metrics import choose as choose_metrics
-from gwfbench.protocol import Estimate, Instance, Judged, Metric, Need
+from gwfbench.protocol import Estimate, Instance, Judged, Kept, Metric, Need
 from gwfbench.rng import Streams
 from gwfbench.store import fingerprint
 from gwfbench.store.record import Row, Run
@@ -42,16 +43,27 @@ class Seen:
     sample_calls: float
 
 
+@dataclass(frozen=True)
+class Found:
+    """A metric's values and standard errors, one of each for a seed, and the number of points used."""
+
+    values: list[float]
+    errors: list[float]
+    n: int
+
+
 class Judge:
     """The metrics that can judge one contestant on one instance; which can't, and why, goes to the log.
 
     Args:
-        names: of the metrics; empty: all of the task.
+        names: of the metrics, at each law; empty: all of the task, where each says.
     """
 
     def __init__(self, job: Job, instance: Instance, streams: Streams, log: Log, names: Sequence[str] = ()):
         self._job, self._instance, self._streams, self._log = job, instance, streams, log
         self.chosen: list[Metric] = []
+        self._asked = bool(names)
+        self._of_truth: tuple[int, dict[Hashable, Any]] = -1, {}  # index, and what metrics have computed of it
         own = instance.truth.metrics
         names = names or [*job.task.metrics, *(metric.name for metric in own)]
         for metric in choose_metrics(dict.fromkeys(names), own):
@@ -62,38 +74,54 @@ class Judge:
                 self.chosen.append(metric)
         self._codes = {metric.name: fingerprint.metric_code(metric) for metric in self.chosen}
 
-    def judge(self, seen: Seen, path: Sequence[float], runs: list[Run]) -> list[list[Row]]:
+    def due(self, seen: Seen, last: bool, have: Collection[str] = ()) -> list[Metric]:
+        """The metrics that are to judge this law now.
+
+        Args:
+            last: whether it is the last one.
+            have: names of metrics that have judged it.
+        """
+        able = [one for one in self.chosen if seen.log_prob is not None or Need.LOG_PROB not in one.needs]
+        each = self._asked or last
+        return [one for one in able if (each or one.at == "each" or one is able[0]) and one.name not in have]
+
+    def judge(self, seen: Seen, path: Sequence[float], runs: list[Run], metrics: Sequence[Metric]) -> list[list[Row]]:
         """The rows of each run that is going; those that diverged are marked, and get none.
 
         Args:
             path: flow times of the laws, 0 first, up to the judged one at least.
         """
         points, where = seen.points, "" if seen.t is None else f" at t = {seen.t:g}"
-        finite = points.flatten(1).isfinite().all(1)
-        for run, good in zip(runs, finite.tolist(), strict=True):
+        finite = _finite(points)
+        for run, good in zip(runs, finite, strict=True):
             if not good and not run.failed:
                 run.status, run.reason = "diverged", f"points are not finite{where or f' at step {seen.step}'}"
-        if not finite.all():  # metrics see whole batches: a dead seed's points are blanked, and get no rows
-            seen = replace(seen, points=torch.where(finite.view(-1, *[1] * (points.ndim - 1)), points, 0.0))
+        if not all(finite):  # metrics see whole batches: a dead seed's points are blanked, and get no rows
+            alive = torch.tensor(finite, device=points.device).view(-1, *[1] * (points.ndim - 1))
+            seen = replace(seen, points=torch.where(alive, points, 0.0))
         rows: list[list[Row]] = [[] for _ in runs]
-        for metric in self.chosen:
-            if Need.LOG_PROB in metric.needs and seen.log_prob is None:
-                continue
+        of_law: dict[Hashable, Any] = {}
+        for metric in metrics:
             reason = ""
             try:
-                estimate = self.estimate(metric, seen, path)
+                found = self.estimate(metric, seen, path, of_law)
             except (ValueError, ArithmeticError, RuntimeError) as error:
                 reason = reason_of(error)
                 self._log.write(f"{metric.name}{where}: null: {reason}\n")
-                nothing = torch.full((len(points),), math.nan)
-                estimate = Estimate(nothing, nothing, points[:, : metric.points].shape[1])
+                nothing = [math.nan] * len(points)
+                found = Found(nothing, nothing, points[:, : metric.points].shape[1])
             for i, run in enumerate(runs):
                 if run.status == "ok":
-                    rows[i].append(self.row(metric, seen, estimate, i, reason))
+                    rows[i].append(self.row(metric, seen, found, i, reason))
         return rows
 
-    def estimate(self, metric: Metric, seen: Seen, path: Sequence[float]) -> Estimate:
+    def estimate(
+        self, metric: Metric, seen: Seen, path: Sequence[float], of_law: dict[Hashable, Any] | None = None
+    ) -> Found:
         """The metric of a law; the same random numbers whenever it is asked for.
+
+        Args:
+            of_law: what metrics have computed of this law.
 
         Raises:
             ValueError, ArithmeticError, RuntimeError: the metric can't judge these points.
@@ -101,17 +129,20 @@ class Judge:
         truth, index = metric.against(self._instance.truth, tuple(path[: seen.step + 1]), seen.index)
         log_prob = None if seen.log_prob is None else seen.log_prob[:, : metric.points]
         rng = self._streams.fork(f"metric/{metric.name}/{seen.index}")
-        estimate = metric.evaluate(Judged(seen.points[:, : metric.points], log_prob, truth, index, rng))
-        _require_estimate(metric.name, estimate, len(seen.points))
-        return estimate
+        if self._of_truth[0] != seen.index:
+            self._of_truth = seen.index, {}
+        # an exact JKO sequence is another one at each law
+        kept = Kept({} if of_law is None else of_law, self._of_truth[1] if metric.law == "flow" else {})
+        judged = Judged(seen.points[:, : metric.points], log_prob, truth, index, rng, kept)
+        return _found(metric.name, metric.evaluate(judged), len(seen.points))
 
-    def row(self, metric: Metric, seen: Seen, estimate: Estimate, i: int, reason: str = "") -> Row:
+    def row(self, metric: Metric, seen: Seen, found: Found, i: int, reason: str = "") -> Row:
         """The row of seed number i.
 
         Args:
             reason: why there is no value, if the metric has failed.
         """
-        value, se = float(estimate.value[i]), float(estimate.se[i])
+        value, se = found.values[i], found.errors[i]
         worst = "" if math.isfinite(value) else reason or ("infinite" if math.isinf(value) else "not a number")
         return Row.of(
             step=seen.step,
@@ -123,13 +154,14 @@ class Judge:
             role=role(self._job.contestant, metric),
             value=value if math.isfinite(value) else None,
             se=se if math.isfinite(se) else None,
-            n=estimate.n,
+            n=found.n,
             seconds=seen.seconds,
             score_calls=seen.counts.score,
             log_prob_calls=seen.counts.log_prob,
             draw_calls=seen.counts.draw,
             sample_seconds=seen.sample_seconds,
             sample_calls=seen.sample_calls,
+            judge_seconds=None,
             metric_code=self._codes[metric.name],
             worst=worst,
         )
@@ -143,8 +175,15 @@ def judged_index(times: Sequence[float], clock: str, t: float | None) -> int | N
     return near if same(times[near], t) else None
 
 
-def _require_estimate(name: str, estimate: object, seeds: int) -> None:
-    """Raise unless this is an estimate for so many seeds: what a metric gives is checked when it is taken.
+def _finite(points: Tensor) -> list[bool]:
+    """Which seeds' points (S, n, ...) are finite: those with a finite sum are, which is quickly told."""
+    flat = points.flatten(1)
+    sums = flat.sum(1).isfinite()
+    return (sums if bool(sums.all()) else flat.isfinite().all(1)).tolist()
+
+
+def _found(name: str, estimate: object, seeds: int) -> Found:
+    """An estimate for so many seeds as plain numbers: what a metric gives is checked when it is taken.
 
     Raises:
         ValueError: it is none.
@@ -156,10 +195,14 @@ def _require_estimate(name: str, estimate: object, seeds: int) -> None:
         if not real or part.shape != (seeds,):
             got = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
             raise ValueError(f"{name} gave {what} as {got}; expected real numbers ({seeds},), one for each seed")
-    if bool((estimate.se < 0).any()):
-        raise ValueError(f"{name} gave a negative standard error; expected 0 or more, or NaN where it is not known")
     if type(estimate.n) is not int or estimate.n < 1:
         raise ValueError(f"{name} gave n = {estimate.n!r}; expected a whole number of points, 1 or more")
+    values, errors = torch.stack(
+        [estimate.value.double(), estimate.se.to(estimate.value.device, torch.float64)]
+    ).tolist()
+    if any(error < 0 for error in errors):
+        raise ValueError(f"{name} gave a negative standard error; expected 0 or more, or NaN where it is not known")
+    return Found(values, errors, estimate.n)
 
 
 def reason_of(error: BaseException) -> str:

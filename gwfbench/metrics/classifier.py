@@ -134,6 +134,7 @@ c2st = Metric(
     _c2st,
     points=1000,
     needs=frozenset({Need.DRAW}),
+    at="last",
     version=3,
     source="Cross-validated accuracy of a small network that tells the points from as many fresh draws of the truth "
     "(Lopez-Paz and Oquab 2017): 0.5 where it can't, 1 where it always can. Binomial standard error with Nadeau and "

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gwfbench.metrics.moments import ROUNDING, jackknife, regular_root
+from gwfbench.metrics.moments import ROUNDING, jackknife, regular_root, sums_of
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 
 
@@ -45,7 +45,7 @@ def _symkl(judged: Judged) -> Estimate:
     def statistic(mean: Tensor, covariance: Tensor) -> Tensor:
         return gaussian_symkl(mean, covariance, mean0[:, None], covariance0[:, None], rounding)
 
-    return Estimate(*jackknife(judged.points, statistic), n=judged.points.shape[1])
+    return Estimate(*jackknife(sums_of(judged), statistic), n=judged.points.shape[1])
 
 
 def _symkl_debiased(judged: Judged) -> Estimate:

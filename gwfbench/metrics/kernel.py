@@ -202,8 +202,12 @@ def median_distance(judged: Judged, rng: Streams) -> list[float]:
     Raises:
         ArithmeticError: it is 0 or not finite.
     """
-    draws = judged.reference(BANDWIDTH_DRAWS, rng).flatten(2).double()
-    medians = [float(torch.pdist(cloud).median()) for cloud in draws]
+
+    def make() -> list[float]:
+        draws = judged.reference(BANDWIDTH_DRAWS, rng).flatten(2).double()
+        return torch.stack([torch.pdist(cloud).median() for cloud in draws]).tolist()
+
+    medians = judged.of_truth("median distance", make)
     if not all(0 < median < float("inf") for median in medians):
         raise ArithmeticError(f"the median distance between the truth's draws is {medians}: no bandwidth from it")
     return medians

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwfbench.metrics.moments import jackknife
+from gwfbench.metrics.moments import jackknife, sums_of
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 from gwfbench.velocity.distances import direct
 
@@ -48,9 +48,13 @@ def sliced_w2_squared(x: Tensor, y: Tensor, directions: Tensor) -> tuple[Tensor,
         influence function (the Kantorovich potentials of each direction, their derivatives 2 (x - T(x)) integrated
         along the sorted points; del Barrio and Loubes 2019), the directions' part by their spread.
     """
-    n, lines = len(x), directions.shape[1]
-    xs, order_x = _sort((x @ directions).T)  # (L, n)
-    ys, order_y = _sort((y @ directions).T)
+    return _sliced(_sort((x @ directions).T), _sort((y @ directions).T))
+
+
+def _sliced(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The same of projections (L, n), sorted, with their orders."""
+    (xs, order_x), (ys, order_y) = x, y
+    lines, n = xs.shape
     gap = xs - ys
     each = gap.square().mean(1)  # (L,)
     variance = each.var() / lines if lines > 1 else each.new_zeros(())
@@ -94,10 +98,15 @@ def _w2(judged: Judged) -> Estimate:
 def _sliced_w2(judged: Judged) -> Estimate:
     points = judged.points[:, : judged.truth.limit].flatten(2).double()
     n, d = points.shape[1:]
-    other = judged.reference(n).flatten(2).double()
     lines = DIRECTIONS if d > 1 else 1
-    directions = torch.nn.functional.normalize(judged.rng.fork("directions").normal(d, lines).double(), dim=1)
-    both = [sliced_w2_squared(*seed) for seed in zip(points, other, directions, strict=True)]
+
+    def make() -> list[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        other = judged.reference(n).flatten(2).double()
+        directions = torch.nn.functional.normalize(judged.rng.fork("directions").normal(d, lines).double(), dim=1)
+        return [(lines, _sort((y @ lines).T)) for y, lines in zip(other, directions, strict=True)]
+
+    truth = judged.of_truth("directions, and sorted draws along them", make)
+    both = [_sliced(_sort((x @ lines).T), y) for x, (lines, y) in zip(points, truth, strict=True)]
     return _root_of(torch.stack([value for value, _ in both]), torch.stack([spread for _, spread in both]), n)
 
 
@@ -114,7 +123,7 @@ def _bures_w2(judged: Judged) -> Estimate:
     def statistic(mean: Tensor, covariance: Tensor) -> Tensor:
         return gaussian_w2(mean, covariance, mean0[:, None], covariance0[:, None])
 
-    return Estimate(*jackknife(judged.points, statistic), n=judged.points.shape[1])
+    return Estimate(*jackknife(sums_of(judged), statistic), n=judged.points.shape[1])
 
 
 w2 = Metric(
@@ -122,6 +131,7 @@ w2 = Metric(
     _w2,
     points=1024,
     needs=frozenset({Need.DRAW}),
+    at="last",
     source="Exact W2 to as many fresh draws of the truth (POT, network simplex). Between two clouds of the same law "
     "it is not 0 but the floor. Standard error from the dual potentials (del Barrio and Loubes 2019, Theorem 4.1) by "
     "the delta method",

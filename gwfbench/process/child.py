@@ -2,7 +2,8 @@
 
 On its channel go JSON lines, both ways:
 
-    -> {"t": flow time, "last": last judged time}      now and then
+    -> {"t": flow time, "last": last judged time,      now and then
+        "took": seconds of training, sampling, judging}
     -> {"clock": moment or null}                       with a budget of seconds: when they end, while the method runs
     -> {"log": true}    <- {"log": text}               all that the run has printed, within bounds
     -> {"failed": reason, "status": "error" or "oom"}  it could not close its run
@@ -68,7 +69,10 @@ def perform(message: dict[str, Any], channel: int, log: int) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         _settle_in(message)
         job = Job.received(message["words"])
-        setting = Setting(message["env"], Path(message["out"]), message["anew"], message["curve"], link.watch)
+        setting = Setting(
+            *(message["env"], Path(message["out"]), message["anew"], message["curve"], tuple(message["judge"])),
+            watch=link.watch,
+        )
         execute(job, setting, link.progress, link, link.why_stopped)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         pass
@@ -150,12 +154,12 @@ class Link:
         except OSError:  # the command is gone: this process is about to be killed, and must not write on
             os._exit(1)
 
-    def progress(self, steps: int, t: float, last: float) -> None:
+    def progress(self, steps: int, t: float, last: float, took: tuple[float, float, float]) -> None:
         now = time.monotonic()
         if now - self._last >= OFTEN:
             self._last = now
             with contextlib.suppress(TypeError, ValueError):  # the driver says what is wrong with it
-                self.send({"t": float(t), "last": float(last) if math.isfinite(last) else None})
+                self.send({"t": float(t), "last": float(last) if math.isfinite(last) else None, "took": took})
 
     def write(self, text: str) -> int:
         return self._print(text)

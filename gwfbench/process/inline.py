@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -17,7 +17,7 @@ from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.drive.log import Log
-from gwfbench.process.pool import End
+from gwfbench.process.pool import End, Progress
 from gwfbench.store.record import Status
 
 
@@ -27,15 +27,13 @@ class Here:
     def __init__(self, threads: int):
         self._threads, self._ended, self._count, self._interrupted = threads, list[tuple[int, End]](), 0, False
 
-    def start(
-        self, job: Job, setting: Setting, claims: Sequence[int], progress: Callable[[float, float | None], None]
-    ) -> int:
+    def start(self, job: Job, setting: Setting, claims: Sequence[int], progress: Progress) -> int:
         log, end = Log(), End("error", "it was not closed", "")
         try:
             with _unchanged(), _pristine(), _threads(self._threads):
 
-                def tell(_: int, t: float, last: float) -> None:
-                    progress(t, last if last < float("inf") else None)
+                def tell(_: int, t: float, last: float, took: tuple[float, float, float]) -> None:
+                    progress(t, last if last < float("inf") else None, took)
 
                 execute(job, setting, tell, log)
         except (OSError, RuntimeError) as error:  # RuntimeError: a fork of the method's came back

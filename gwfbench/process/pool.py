@@ -40,6 +40,10 @@ TEXT = 2000  # characters of its reason
 CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRAP"})
 
 
+# flow time, last judged time if there is one; seconds of training, of sampling, of judging
+Progress = Callable[[float, float | None, tuple[float, float, float]], None]
+
+
 @dataclass(frozen=True)
 class Limits:
     """Of each run: threads of torch and BLAS, seconds of wall time, bytes of memory."""
@@ -67,7 +71,7 @@ class End:
 class _Child:
     channel: socket.socket
     output: int
-    progress: Callable[[float, float | None], None]
+    progress: Progress
     kills_before: int
     log: Log = field(default_factory=Log)
     lines: Lines = field(default_factory=lambda: Lines(LINE))
@@ -95,14 +99,12 @@ class Pool:
     def __len__(self) -> int:
         return len(self._children)
 
-    def start(
-        self, job: Job, setting: Setting, claims: Sequence[int], progress: Callable[[float, float | None], None]
-    ) -> int:
+    def start(self, job: Job, setting: Setting, claims: Sequence[int], progress: Progress) -> int:
         """Start a job; the number under which `wait` says that it has ended.
 
         Args:
             claims: descriptors that are held open for as long as any process of the run lives, at most 200.
-            progress: called from `wait` with (flow time, last judged time).
+            progress: called from `wait`.
         """
         if not self._server.alive:
             self._selector.unregister(self._server.socket)
@@ -115,6 +117,7 @@ class Pool:
         message = {
             "run": number, "descriptors": 2 + len(claims), "words": job.words(),
             "env": setting.env, "out": str(setting.out.absolute()), "anew": setting.anew, "curve": setting.curve,
+            "judge": setting.judge,
             "folder": _folder(), "path": server.search_path(), "threads": self._limits.threads, "memory": memory,
             "modules": sorted(name for name in modules if name.startswith("gwfbench.")), "metrics": job.task.metrics,
         }  # fmt: skip
@@ -305,8 +308,12 @@ def _read_channel(child: _Child) -> bool:
         return False
     for message in child.lines.feed(data):
         match message:
-            case {"t": float() | int() as t, "last": float() | int() | None as last}:
-                child.progress(t, last)
+            case {
+                "t": float() | int() as t,
+                "last": float() | int() | None as last,
+                "took": [float() | int() as training, float() | int() as sampling, float() | int() as judging],
+            }:
+                child.progress(t, last, (training, sampling, judging))
             case {"clock": None}:
                 child.spent_at = None
             case {"clock": float() as moment} if child.budget is not None and math.isfinite(moment):

@@ -21,7 +21,7 @@ from gwfbench.store.rows import tidy
 
 Facts = dict[str, dict[str, Any]]  # of environments, by hash
 OF_RUN = ("task", "method", "seed", "status", "reason", "dtype", "device", "budget", "code")  # the same in all its rows
-CLOCKS = ("seconds", "sample_seconds")  # numbers that need not be kept to the last bit
+CLOCKS = ("seconds", "sample_seconds", "judge_seconds")  # numbers that need not be kept to the last bit
 
 
 def read_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, Facts]:
@@ -50,11 +50,15 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     runs, unreadable = folders.attempts(out)
     remarks = [f"left alone: {text}" for text in unreadable]
     today = Today()
-    fresh = (run for run in runs if not today.why_stale(run))  # a newer stale attempt hides no fresh one
+    fresh = [run for run in runs if not today.why_stale(run)]  # a newer stale attempt hides no fresh one
+    fresh.sort(key=lambda run: not run.judge)  # nor one of `--judge` a whole one
     newest = {(run.identity.key, _ended_by(run)): run for run in fresh}
     stale = len({run.identity.key for run in runs} - {key for key, _ in newest})
     if stale:
         remarks.append(f"left out: {stale} stale runs, made by other code than today's; run them again")
+    part = sum(bool(run.judge) for run in newest.values())
+    if part:
+        remarks.append(f"{part} runs have the metrics of --judge alone; run them again without it for all")
     if not newest:
         why = "".join(f"\n  {remark}" for remark in remarks)
         fix = "python -m gwfbench run --task ou --method vjko"

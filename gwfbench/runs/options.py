@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from gwfbench.drive.job import Job
-from gwfbench.errors import require
+from gwfbench.errors import require, unknown
+from gwfbench.metrics import known as known_metrics
+from gwfbench.plugins.registry import spec
 from gwfbench.process.pool import Limits
+from gwfbench.rng import Streams
 
 BATCH = 200  # seeds a process: so many claims go with one message to the fork server
 MOST = 10_000  # runs at once, and threads of each
@@ -32,6 +35,7 @@ class Options:
     retry: frozenset[str] = frozenset()  # statuses that are tried again
     isolate: bool = True  # each run in a process of its own
     curve: bool = True  # where only the limit counts: judge about 20 laws on the way, not the last alone
+    judge: tuple[str, ...] = ()  # the metrics that judge alone, at each law; none: all of the task
 
     def __post_init__(self) -> None:
         wrong = sorted(self.retry - {*RETRY, "killed"})
@@ -87,6 +91,17 @@ def require_files(jobs: Sequence[Job], options: Options, slots: dict[str, list[s
         fits, f"{count} runs at once, and at most {limit} open files", f"about {need} files, as `ulimit -n` says",
         f"ulimit -n {need}, or a smaller --jobs",
     )  # fmt: skip
+
+
+def require_metrics(jobs: Sequence[Job], names: Sequence[str]) -> None:
+    """Raise `UserError` unless each task of the jobs knows metrics of these names; built for its own ones only."""
+    for task in dict.fromkeys(job.task for job in jobs) if names else ():
+        known = set(known_metrics())
+        if not known.issuperset(names):
+            known |= {metric.name for metric in task.build(Streams((0,))).truth.metrics}
+        for name in names:
+            if name not in known:
+                raise unknown(f"metric of {spec(task)}", name, known, see="python -m gwfbench list --metrics")
 
 
 def limits(options: Options) -> Limits:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gwfbench import escape
+from gwfbench.store.record import took
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
@@ -81,6 +82,5 @@ def _line(event: Event) -> str:
     where = "" if head is None or head.t is None else f" at t = {head.t:.3g}"
     number = f", {head.metric} {head.value:.3g}{where}" if head else ""
     reason = f" ({run.reason})" if run.reason else ""
-    return (
-        f"{who.task} {who.method} seed {who.seed}: {event.text}: {run.status}{reason} after {run.seconds:.1f} s{number}"
-    )
+    seconds = took(run.seconds, run.sample_seconds, run.judge_seconds)
+    return f"{who.task} {who.method} seed {who.seed}: {event.text}: {run.status}{reason} after {seconds}{number}"

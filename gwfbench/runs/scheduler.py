@@ -20,10 +20,10 @@ from gwfbench.drive.judge import ANYTIME, reason_of
 from gwfbench.errors import UserError
 from gwfbench.process.inline import Here
 from gwfbench.process.pool import End, Pool
-from gwfbench.runs.options import BATCH, Options, limits, require_files, slots
+from gwfbench.runs.options import BATCH, Options, limits, require_files, require_metrics, slots
 from gwfbench.store import environment, folders
 from gwfbench.store.locks import Claim, claim, holder
-from gwfbench.store.record import Run
+from gwfbench.store.record import Run, took
 
 Kind = Literal["folder", "stale", "elsewhere", "start", "progress", "end"]
 
@@ -70,14 +70,17 @@ def perform(jobs: Sequence[Job], out: Path | None, tell: Listener, options: Opti
         yield from _Schedule(tuple(jobs), folder, tell, options).go()
 
 
-def finished(run: Run, job: Job, curve: bool = False) -> bool:
+def finished(run: Run, job: Job, curve: bool = False, judge: Sequence[str] = ()) -> bool:
     """Whether an attempt at a run of this job, by the code as it is now, need not be repeated.
 
     It must be what the job would give: ended by itself, as it would have ended within the job's budget.
 
     Args:
         curve: whether the laws of `judge.ANYTIME` are asked for too.
+        judge: the metrics that are asked for, at each law; none: all of the task, where each says.
     """
+    if not judged_by(run, judge):
+        return False
     if run.identity.seed not in job.seeds or run.identity != job.identity(run.identity.seed):
         return False
     if run.status == "killed" or not run.began or run.code != job.code() or (curve and not has_curve(run)):
@@ -85,16 +88,17 @@ def finished(run: Run, job: Job, curve: bool = False) -> bool:
     return _ends_the_same(run, job.budget)
 
 
-def answer(attempts: Sequence[Run], job: Job, curve: bool = False) -> Run | None:
+def answer(attempts: Sequence[Run], job: Job, curve: bool = False, judge: Sequence[str] = ()) -> Run | None:
     """The newest attempt that answers this job: `finished`, and the same job was not begun again after it.
 
     Args:
         attempts: at one run, the newest last.
     """
     for run in reversed(attempts):
-        if finished(run, job, curve):
+        if finished(run, job, curve, judge):
             return run
-        if run.status == "killed" and run.code == job.code() and Budget.of(run.budget) == job.budget:
+        same = run.code == job.code() and run.judge == tuple(judge) and Budget.of(run.budget) == job.budget
+        if run.status == "killed" and same:
             return None
     return None
 
@@ -103,6 +107,15 @@ def has_curve(run: Run) -> bool:
     """Whether what `--no-curve` leaves out was judged, as far as the run had gone."""
     judged = {row.step for row in run.rows if row.t is None}
     return not judged or all(step in judged for step in ANYTIME if step < max(judged))
+
+
+def judged_by(run: Run, asked: Sequence[str]) -> bool:
+    """Whether a run was judged by all that is asked for: one of `--judge` is no whole one, and may have what another
+    asks for; a whole one has all, but some metrics at its last law alone."""
+    if run.judge or not asked:
+        return set(asked) <= set(run.judge) and bool(asked) == bool(run.judge)
+    laws = {row.step for row in run.rows}
+    return all({row.step for row in run.rows if row.metric == name} in (set(), laws) for name in asked)
 
 
 def _ends_the_same(run: Run, asked: Budget) -> bool:
@@ -155,6 +168,7 @@ class _Schedule:
         self._listener = tell
         self.slots = slots(jobs, options)
         require_files(jobs, options, self.slots)
+        require_metrics(jobs, options.judge)
         self.env = ""
         self._done: list[dict[int, Run]] = [{} for _ in jobs]  # seed -> run
         self._ready: list[int] = []  # jobs that are done and not yet handed out
@@ -217,7 +231,7 @@ class _Schedule:
     def _take(self, number: int, seed: int, attempts: list[Run], what: str) -> bool:
         """Whether one of the attempts settles this run; it is taken down then."""
         job = self.jobs[number]
-        run = answer(attempts, job, self.options.curve)
+        run = answer(attempts, job, self.options.curve, self.options.judge)
         again = run and run.attempt in self._old and (self.options.force or run.status in self.options.retry)
         if run is None or again:
             return False
@@ -256,14 +270,17 @@ class _Schedule:
                 ours.slot = slots.pop(0)
                 self._tell("start", "starts", ours.job)
 
-                def progress(t: float, last: float | None, part: _Part = ours) -> None:
+                def progress(
+                    t: float, last: float | None, seconds: tuple[float, float, float], part: _Part = ours
+                ) -> None:  # fmt: skip
                     share = t / last if last else 0.0
                     part.share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
-                    self._tell("progress", f"t = {t:.4g}", part.job)
+                    self._tell("progress", f"t = {t:.4g}, {took(*seconds)}", part.job)
 
                 placed = replace(ours.job, device=ours.slot)
                 files = [held.descriptor for held in ours.claims]
-                setting = Setting(self.env, self.out, anew=self.options.force, curve=self.options.curve)
+                how = self.options
+                setting = Setting(self.env, self.out, anew=how.force, curve=how.curve, judge=how.judge)
                 self._running[engine.start(placed, setting, files, progress)] = ours
                 if not self.options.isolate:
                     return  # it has run: its end comes first
@@ -334,7 +351,7 @@ class _Schedule:
                 return folders.close(folder, end.status, end.reason, end.log)
             except ValueError as error:
                 self._tell("folder", folders.set_aside(folder, str(error)), alone)
-        (run,) = begin(alone, self.env, self.out)
+        (run,) = begin(alone, self.env, self.out, self.options.judge)
         run.status, run.reason, run.batch = end.status, end.reason, batch
         folders.Attempt(self.out, run).finish(run, end.log)
         return run
@@ -342,7 +359,7 @@ class _Schedule:
     def _fail(self, part: _Part, seed: int, error: OSError, end: End | None = None) -> None:
         """A row for a run that the disk does not take; it is not on the disk, so the same command runs it again."""
         alone = replace(part.job, seeds=(seed,))
-        (run,) = begin(alone, self.env, None)
+        (run,) = begin(alone, self.env, None, self.options.judge)
         run.status, run.reason = (end.status, end.reason) if end else ("error", reason_of(error))
         self._settle(part.number, run, "ended", alone)
 

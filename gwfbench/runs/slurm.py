@@ -124,10 +124,10 @@ class State:
         return sum(len(job.seeds) for job in self.left)
 
 
-def look(jobs: Sequence[Job], out: Path, retry: Collection[str] = ()) -> State:
+def look(jobs: Sequence[Job], out: Path, retry: Collection[str] = (), judge: Sequence[str] = ()) -> State:
     """Where the runs of these jobs stand, from the attempts under `out` and Slurm's queue.
 
-    What ended with a status of `retry` is not finished.
+    What ended with a status of `retry` is not finished, nor what was not judged by all that `judge` asks for.
     """
     from gwfbench.runs import scheduler
     from gwfbench.store import folders
@@ -144,8 +144,9 @@ def look(jobs: Sequence[Job], out: Path, retry: Collection[str] = ()) -> State:
         missing = []
         for seed in job.seeds:
             key = job.identity(seed).key
-            newest = [run for run in attempts.get(key, ()) if run.code == job.code()][-1:]
-            done = [run for run in newest if scheduler.finished(run, job) and run.status not in retry]
+            ours = [run for run in attempts.get(key, ()) if run.code == job.code()]
+            newest = [run for run in ours if scheduler.judged_by(run, judge)][-1:]
+            done = [run for run in newest if scheduler.finished(run, job, judge=judge) and run.status not in retry]
             if done:
                 finished += done
             elif key in where:

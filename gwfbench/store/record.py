@@ -96,6 +96,7 @@ class Row:
     draw_calls: int
     sample_seconds: float  # spent so far in moving the judged points
     sample_calls: float  # score calls so far for each judged point
+    judge_seconds: float | None = None  # spent so far in judging, this law included; None where it is not known
     metric_code: str = ""  # hash of the metric's source
     worst: str = ""  # why there is no value, which then counts as the worst: "infinite", "not a number", or an error
 
@@ -118,6 +119,7 @@ class Row:
         found = checked.from_lines(lines)
         for one in found:
             one.setdefault("worst", "")  # rows of before have none
+            one.setdefault("judge_seconds", None)
         return _agreeing(checked.all_checked(Row, found, _TESTS))
 
 
@@ -145,6 +147,7 @@ class Run:
     sample_seconds: float = 0.0
     judge_seconds: float = 0.0
     steps: int = 0
+    judge: tuple[str, ...] = ()  # metrics that it was judged by alone, at each law; none: by all of the task
     paired: bool = False  # the i-th kept points of its laws are one particle
     resumed: int = 0  # how often it went on from a checkpoint
     rows: list[Row] = field(default_factory=list)
@@ -159,8 +162,8 @@ class Run:
             ValueError: they are not a run's; what is wrong is in the message.
         """
         lists = {"rows": rows, "identity": Identity.read(content.get("identity"))}
-        run = checked.checked(Run, {**content, **lists}, _TESTS)
-        run.information = tuple(run.information)
+        run = checked.checked(Run, {"judge": [], **content, **lists}, _TESTS)  # runs of before have no `judge`
+        run.information, run.judge = tuple(run.information), tuple(run.judge)
         if run.failed and not run.reason:
             raise ValueError(f"Run: status {run.status} without a reason")
         return run
@@ -201,6 +204,11 @@ class Run:
         """The own values of each row; one of nulls if there is none."""
         none = dict.fromkeys(spec.name for spec in dataclasses.fields(Row))
         return [vars(row) for row in self.rows] or [none | {"role": "method", "seconds": self.seconds}]
+
+
+def took(training: float, sampling: float, judging: float) -> str:
+    """The seconds of a run, in words."""
+    return f"{training:.1f} s of training, {sampling:.1f} s of sampling, {judging:.1f} s of judging"
 
 
 def digest(text: str) -> str:
