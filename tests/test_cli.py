@@ -241,7 +241,10 @@ def test_a_task_that_judges_the_limit_end_to_end(cli):
     words = ["run", "--task", "gaussian", "--method", "ula:steps=2", "--seeds", "1"]
     code, out, err = cli(*words, "--metric", "symkl", "--metric", "kl")
     assert code == 0, err
-    assert re.search(r"ula:steps=2 seed 0: ended: ok after \d+\.\d s of training, \d+\.\d s of sampling, \d+\.\d s of judging, symkl ", err)
+    assert re.search(
+        r"ula:steps=2 seed 0: ended: ok after \d+\.\d s of training, \d+\.\d s of sampling, \d+\.\d s of judging, symkl ",
+        err,
+    )
     assert out.startswith("gaussian ")
     _, out, _ = cli(*words, "--format", "json")
     rows = [json.loads(line) for line in out.splitlines()]

@@ -19,7 +19,7 @@ from gwfbench.drive.job import Job
 from gwfbench.drive.signals import Stopped, Stops
 from gwfbench.info import Initial, LogDensity
 from gwfbench.plugins import registry
-from gwfbench.protocol import Drawn, Resumable
+from gwfbench.protocol import Drawn, Estimate, Metric, Resumable
 from gwfbench.rng import Streams
 from gwfbench.store import folders
 from gwfbench.store.environment import env_hash
@@ -84,6 +84,15 @@ ALARM = Alarm()
 OU = registry.parse("task", "ou:horizon=0.15")
 
 
+def late(judged):
+    ALARM.tick()
+    value = judged.points.norm(dim=-1).double().mean(1)
+    return Estimate(value, value, judged.points.shape[1])
+
+
+LATE = Metric("late", late, None, "", at="last")
+
+
 def ticking(function):
     def inner(*arguments):
         ALARM.tick()
@@ -114,7 +123,7 @@ class Small:
         return replace(
             instance,
             problem=replace(problem, times=times, infos=infos),
-            truth=replace(truth, moments=ticking(truth.moments)),
+            truth=replace(truth, moments=ticking(truth.moments), metrics=(LATE,)),
         )
 
 
@@ -144,8 +153,8 @@ class Particles:
             yield Drawn(0.0, lambda n, _, x=x: x[:, :n].clone(), lambda y: -y.square().sum(-1), 200, save)
 
 
-def go(who, task=Small(), seeds=(3, 7), out=None, env="env", **settings):
-    return execute(Job(task, who, seeds, **settings), Setting(env, out), ALARM.tick)
+def go(who, task=Small(), seeds=(3, 7), out=None, env="env", judge=(), **settings):
+    return execute(Job(task, who, seeds, **settings), Setting(env, out, judge=judge), ALARM.tick)
 
 
 def kept(out, ended):
@@ -158,6 +167,7 @@ def kept(out, ended):
 CASES = [
     (VJKO, False, 1), (VJKO, False, 2), (f"{VJKO},steps=3", True, 1), ("ula:step=0.015", False, 2),
     ("ula:steps=21", True, 1), (Particles(), False, 2), (Particles(14), True, 1),
+    (Particles(12), True, 2),  # its last law is one of the curve
 ]  # fmt: skip
 
 
@@ -188,7 +198,8 @@ def test_stopped_at_any_moments_and_resumed_a_run_has_the_rows_of_an_unbroken_on
     assert stops
     for one, other in zip(unbroken, ended, strict=True):
         assert kept(tmp_path / "broken", other) == kept(tmp_path / "whole", one)
-        assert other.rows[-1].metric in task.metrics
+        assert [row.metric for row in other.rows].count("late") == 1
+        assert other.rows[-1].metric == "late"
         assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(other.rows))
         seconds, resumed = seconds + other.seconds, resumed + other.resumed
     assert resumed > 0
@@ -215,11 +226,12 @@ def finished(out, **settings):
     return first
 
 
-def test_only_the_same_code_budget_and_machine_go_on(tmp_path, monkeypatch):
+def test_only_the_same_code_budget_metrics_and_machine_go_on(tmp_path, monkeypatch):
     assert finished_after(tmp_path / "same").resumed == 1
     assert finished_after(tmp_path / "budget", budget=Budget(steps=12)).resumed == 0
     assert finished_after(tmp_path / "env", env="other").resumed == 0
     assert finished_after(tmp_path / "seeds", seeds=(3, 7, 8)).resumed == 0
+    assert finished_after(tmp_path / "metrics", judge=("kl",)).resumed == 0
     codes = itertools.count()
     monkeypatch.setattr(Job, "code", lambda job: str(next(codes)))
     assert finished_after(tmp_path / "code").resumed == 0

@@ -33,15 +33,21 @@ from torch import Tensor
 
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 from gwfbench.rng import Streams
+from gwfbench.velocity.blocks import at_once
 from gwfbench.velocity.distances import apart, direct
 
-BLOCK = 512  # two float32 blocks of this side fit a core's second-level cache
+BLOCK = 512  # points of a small cloud: one block on a CPU
 BANDWIDTH_DRAWS = 1000  # of the truth, whose median distance sets the bandwidth: known to 1 or 2 %
 SCALES = 5  # h = 2^-2 ... 2^2 medians
 
 Pairs = Callable[[slice, slice], Tensor]  # rows, columns -> u of these points, (rows, columns), contiguous
 Kernel = Callable[[Tensor], Tensor]  # of squared distances, which it may overwrite
 Between = Callable[[str, str, slice, slice], Tensor]  # one cloud, the other, rows, columns -> k of these points
+
+
+def side(x: Tensor) -> int:
+    """Of a block of pairs of points on x's device: 512 on a CPU."""
+    return math.isqrt(at_once(x))
 
 
 def u_statistic(u: Pairs, n: int, device: torch.device, size: int = BLOCK) -> tuple[Tensor, Tensor]:
@@ -90,7 +96,7 @@ def variance(rows: Tensor, squares: Tensor, n: int) -> Tensor:
 
 
 def two_sample(
-    x: Tensor, y: Tensor, kernel: Kernel, size: int = BLOCK, length: float | None = None
+    x: Tensor, y: Tensor, kernel: Kernel, size: int | None = None, length: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """E k(x, x') + E k(y, y') - 2 E k(x, y) without bias, and its standard error.
 
@@ -117,7 +123,7 @@ def two_sample(
         # what is of order 1 / n comes last: 1 - 1 / n is no short float
         return rest.add_(cross.sub_(matched[rows, None]).sub_(matched[columns]), alpha=1 / n)
 
-    return u_statistic(u, n, x.device, size)
+    return u_statistic(u, n, x.device, size or side(x))
 
 
 def _by_products(x: Tensor, y: Tensor, kernel: Kernel, dtype: torch.dtype) -> tuple[Between, Tensor]:

@@ -29,13 +29,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gwfbench.metrics.kernel import BLOCK, Pairs, median_distance, u_statistic
+from gwfbench.metrics.kernel import Pairs, median_distance, side, u_statistic
 from gwfbench.protocol import Estimate, Judged, Metric, Need
 from gwfbench.velocity.distances import apart, direct
 
 
 def ksd_statistic(
-    points: Tensor, score: Tensor, bandwidth: float, kernel: Literal["rbf", "imq"] = "rbf", size: int = BLOCK
+    points: Tensor, score: Tensor, bandwidth: float, kernel: Literal["rbf", "imq"] = "rbf", size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """KSD^2 by the U-statistic, and its standard error (Hoeffding's variance; see kernel.py): 0-d, float64.
 
@@ -43,12 +43,12 @@ def ksd_statistic(
         points: (n, d); blocks are computed in its dtype.
         score: (n, d), the truth's at the points.
         bandwidth: h, of exp(-|x - y|^2 / (2 h^2)) or (1 + |x - y|^2 / h^2)^{-1/2}.
-        size: side of a block.
+        size: side of a block; None: what suits the device.
 
     Raises:
         ValueError: fewer than 2 points.
     """
-    x = points.double()
+    x, size = points.double(), size or side(points)
     z, t = (x - x.mean(0)) / bandwidth, score.double() * bandwidth
     square = z.square().sum(1)[None, :, None].to(points.dtype)
     far = apart(square, square) is not None
