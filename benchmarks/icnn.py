@@ -59,12 +59,6 @@ class Iteration:
         self.plain = PlainStep(dim)
         next(self.laws)
 
-    def time_ten_steps(self, dim: int, logdet: str) -> None:
-        next(self.laws)
-
-    time_ten_steps.number = 1  # type: ignore[attr-defined]
-    time_ten_steps.repeat = (3, 8, 20.0)  # type: ignore[attr-defined]
-
     def track_milliseconds_a_step(self, dim: int, logdet: str) -> float:
         """Least of five: the machine's other work only adds."""
         return 100 * min(_seconds(lambda: next(self.laws)) for _ in range(5))

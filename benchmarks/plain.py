@@ -5,6 +5,8 @@ The yardstick for `gwfbench/training/minmax.py`: same networks, batches, losses 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -62,3 +64,25 @@ class PlainStep:
             self.map_optimizer.step()
         with torch.no_grad():
             self.pool = self.map(self.pool)
+
+
+def critic_products(d: int, width: int = 64, batch: int = 1024) -> Callable[[], None]:
+    """The eight matrix products of one critic update, forward and backward, z and T(x) in one array; nothing else."""
+    points = 2 * batch
+    x, u, v, out = (torch.ones(points, columns) for columns in (d, width, width, 1))
+    weights = torch.ones(d, width), torch.ones(width, width), torch.ones(width, 1)
+    slopes = [torch.empty_like(w) for w in weights]
+    slope = torch.ones(points, 1)
+    du, dv = torch.empty(points, width), torch.empty(points, width)
+
+    def products() -> None:
+        torch.mm(x, weights[0], out=u)
+        torch.mm(u, weights[1], out=v)
+        torch.mm(v, weights[2], out=out)
+        torch.mm(v.T, slope, out=slopes[2])
+        torch.mm(slope, weights[2].T, out=dv)
+        torch.mm(u.T, dv, out=slopes[1])
+        torch.mm(dv, weights[1].T, out=du)
+        torch.mm(x.T, du, out=slopes[0])
+
+    return products

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -103,8 +103,8 @@ class Images:
         def draw(part: Tensor, index: int, n: int, streams: Streams) -> Tensor:
             if n > len(part):
                 raise ValueError(f"{len(part)} images are at hand; {n} were asked for")
-            rows = streams.host().uniform(len(part)).argsort(1)[:, :n]  # without replacement
-            return floats(part[rows.to(part.device)], streams.dtype)
+            rows = replace(streams, dtype=torch.float64).uniform(len(part)).argsort(1)[:, :n]  # without replacement
+            return floats(part[rows], streams.dtype)
 
         infos = (Initial(start, density), TargetSamples(samples))
         truth = Truth(
@@ -141,10 +141,10 @@ class Images:
 
         weights, own = fidelity.inception_file(self.download), classifier(self.data)
         if weights is not None:
-            return metrics(Lens(fidelity.by_inception(weights, device), test), "")
+            return metrics(Lens(fidelity.by_inception(weights, device), test, weights.stem), "")
         assert own is not None
         label = f"{self.data}@{own.sha256[:4]}"
-        return metrics(Lens(fidelity.by_classifier(label, own, device), test), f"_{label}")
+        return metrics(Lens(fidelity.by_classifier(label, own, device), test, own.sha256), f"_{label}")
 
 
 def classifier(data: str) -> Classifier | None:

@@ -432,6 +432,8 @@ def test_methods_see_the_training_part_and_metrics_the_test_part():
     assert rows(Judged(draw(0, 360, streams), None, instance.truth, 0, streams).reference(400)) == test
     for x in draw(0, 360, streams):
         assert len(rows(x[None])) == 360  # without replacement
+    single, double = (draw(0, 360, Streams((3, 5), dtype=dtype)) for dtype in (torch.float32, torch.float64))
+    assert torch.equal(pixels(single), pixels(double))  # which images, no precision decides
     assert instance.truth.limit == 360
     with pytest.raises(ValueError, match="361 were asked for"):
         reference(0, 361, streams)

@@ -1,4 +1,4 @@
-"""Image metrics by torch-fidelity's formulas, on features of a network: its Inception, or a small classifier of ours.
+"""Image metrics, equal to torch-fidelity's, on features of a network: its Inception, or a small classifier of ours.
 
     fid              |m - m0|^2 + tr(C + C0 - 2 (C C0)^1/2)                      Heusel et al. 2017, eq. 6
     kid              unbiased MMD^2 of the kernel (x . y / d + 1)^3, by all pairs     Binkowski et al. 2018
@@ -9,15 +9,20 @@
 Points in [-1, 1] are rounded to uint8 first, as they would be saved. They are compared with the whole test part, by as
 many points as it has images, for all methods alike: FID's bias depends on that number. The names have no suffix if the
 features are Inception's, else `_<data>@<first digits of the weights' SHA-256>`: the two are never the same metric.
+
+Features are float32, and so are the products of KID's kernel. Distances, covariances and all sums are float64. What the
+network sees of a law's points is kept as long as they live, what it sees of the test part as long as the process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,18 +33,56 @@ NAMES = ("fid", "kid", "inception_score", "precision", "recall")
 BLOCKS = 20  # of FID's jackknife
 WIDE = 256  # features beyond which a jackknife of FID would take minutes
 SPLITS = 10  # of the inception score
-NEIGHBOURS = 1000  # points a side of a block of distances, or of KID's kernel
-REMEMBERED = 2**28  # bytes of features
+NEIGHBOUR = 3  # whose distance is an image's reach
+PAIRS = 2**20  # of images at once
 
 
 def pixels(x: Tensor) -> Tensor:
     """uint8 images of floats: -1 is 0, 1 is 255, what lies beyond is cut off."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return x.clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
 
 
 def floats(u: Tensor, dtype: torch.dtype) -> Tensor:
     """Images in [-1, 1]: u / 127.5 - 1, which `pixels` turns back."""
-    return u.to(dtype) / 127.5 - 1
+    return u.to(dtype).div_(127.5).sub_(1)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a network sees of images, features (n, k) and logits (n, classes), and what is made of it once.
+
+    Args:
+        test: the view of the test part; None: this is it.
+    """
+
+    features: Tensor
+    logits: Tensor
+    test: View | None = None
+
+    @cached_property
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        """Mean (k,) and root of the covariance (k, k), float64."""
+        x = self.features.double()
+        return x.mean(0), _root(torch.cov(x.T))
+
+    @cached_property
+    def within(self) -> Tensor:
+        """KID's kernel of each image, summed over all others (n,)."""
+        return kernel_within(self.features)
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """Squared distance of each image to its third neighbour (n,)."""
+        return reach(self.features)
+
+    @cached_property
+    def shares(self) -> tuple[float, float]:
+        """Precision and recall, which are had together."""
+        assert self.test is not None
+        return shares(self.features, self.reach, self.test.features, self.test.reach)
+
+
+_TESTS: dict[tuple[str, str, bytes], View] = {}  # the last test part's, by network, device, and what its images hold
 
 
 @dataclass(frozen=True)
@@ -47,57 +90,44 @@ class Lens:
     """A network's view of images.
 
     Args:
-        extract: uint8 (n, c, h, w) -> features (n, k) and logits (n, classes), float64 on the CPU.
+        extract: uint8 (n, c, h, w) -> features (n, k) and logits (n, classes).
         test: the images to compare with, uint8 (n, c, h, w).
+        network: hash of the weights, by which this process finds the view of the test part again; empty: it doesn't.
     """
 
     extract: Callable[[Tensor], tuple[Tensor, Tensor]]
     test: Tensor
-    _seen: dict[bytes, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _near: dict[bytes, tuple[float, float]] = field(default_factory=dict)
-    _own: list[Tensor] = field(default_factory=list)
+    network: str = ""
+    _last: dict[str, tuple[Any, Any, list[View]]] = field(default_factory=dict)  # a law's cloud, the place in it, views
 
-    def see(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits of uint8 images; five metrics ask for those of the same ones."""
-        key = _digest(images)
-        if key not in self._seen:
-            self._seen[key] = self.extract(images)
-            sizes = {each: both[0].nbytes for each, both in self._seen.items()}
-            for each in list(sizes)[:-1]:  # the oldest go first
-                if sum(sizes.values()) > REMEMBERED:
-                    del self._seen[each], sizes[each]
-        return self._seen[key]
+    @cached_property
+    def reference(self) -> View:
+        """The view of the test part."""
+        if not self.network:
+            return View(*self.extract(self.test))
+        held = hashlib.blake2b(self.test.contiguous().cpu().numpy()).digest()  # type: ignore[arg-type]
+        key = self.network, str(self.test.device), held
+        if key not in _TESTS:
+            _TESTS.clear()
+            _TESTS[key] = View(*self.extract(self.test))
+        return _TESTS[key]
 
-    def reference(self) -> Tensor:
-        """Features of the test part."""
-        return self.see(self.test)[0]
-
-    def own(self) -> Tensor:
-        """`kernel_sums` of the test part's features, the same for all laws."""
-        if not self._own:
-            self._own.append(kernel_sums(self.reference())[0])
-        return self._own[0]
-
-    def near(self, images: Tensor) -> tuple[float, float]:
-        """Precision and recall of uint8 images, which are had together."""
-        from gwfbench.nn import fidelity
-
-        key = _digest(images)
-        if key not in self._near:
-            found = fidelity.prc_features_to_metric(
-                self.see(images)[0], self.reference(), prc_batch_size=NEIGHBOURS, save_cpu_ram=True, verbose=False
-            )
-            self._near[key] = found[fidelity.KEY_METRIC_PRECISION], found[fidelity.KEY_METRIC_RECALL]
-        return self._near[key]
-
-
-def _digest(images: Tensor) -> bytes:
-    return hashlib.blake2b(images.contiguous().cpu().numpy()).digest()  # type: ignore[arg-type]
+    def views(self, points: Tensor) -> list[View]:
+        """Of each seed's points, (S, n, c, h, w); five metrics ask for those of the same ones."""
+        cloud = points if points._base is None else points._base  # a slice is made anew for each metric
+        place = None
+        if not points.is_inference():
+            place = points._version, points.storage_offset(), points.shape, points.stride()
+        known, where, views = self._last.get("law", (lambda: None, None, []))
+        if place is None or known() is not cloud or where != place:
+            views = [View(*self.extract(pixels(one)), self.reference) for one in points]
+            self._last["law"] = weakref.ref(cloud), place, views
+        return views
 
 
 def metrics(lens: Lens, suffix: str) -> tuple[Metric, ...]:
     """The five metrics by this view, with this suffix to their names."""
-    n, at = len(lens.test), "against the test part, by torch-fidelity"
+    n, at = len(lens.test), "against the test part, as torch-fidelity has it"
     rows: list[tuple[str, Callable[[Lens, Judged], Estimate], str]] = [
         ("fid", _fid, f"Frechet distance of Gaussians fitted to features (Heusel et al. 2017) {at}. Standard error "
          f"over the points by the block jackknife, unknown for more than {WIDE} features"),
@@ -108,9 +138,9 @@ def metrics(lens: Lens, suffix: str) -> tuple[Metric, ...]:
          f"classes are (Salimans et al. 2016), by torch-fidelity, mean over {SPLITS} splits. Standard error from their "
          "spread"),
         ("precision", _precision, "Share of points within a test image's distance to its third neighbour (Kynkaanniemi "
-         "et al. 2019), by torch-fidelity. Binomial standard error"),
+         "et al. 2019), as torch-fidelity has it. Binomial standard error"),
         ("recall", _recall, "Share of test images within a point's distance to its third neighbour (Kynkaanniemi et "
-         "al. 2019), by torch-fidelity. Binomial standard error"),
+         "al. 2019), as torch-fidelity has it. Binomial standard error"),
     ]  # fmt: skip
     lower = ("fid", "kid")
     return tuple(
@@ -131,86 +161,119 @@ def _never(judged: Judged) -> Estimate:
     raise ValueError("no network is at hand for this metric")
 
 
-def _each(judged: Judged, least: int, one: Callable[[Tensor, int], tuple[float, float]]) -> Estimate:
-    """Value and error of each seed's images, by a function of them and of a seed for its own random numbers."""
+def _each(lens: Lens, judged: Judged, least: int, one: Callable[[View, int], tuple[float, float]]) -> Estimate:
+    """Value and error of each seed's images, by a function of their view and of a seed for its own random numbers."""
     n = judged.points.shape[1]
     if n < least:
         raise ValueError(f"it needs at least {least} images, got {n}")
     luck = judged.rng.integers(2**31 - 1).tolist()
-    both = [one(pixels(points), seed) for points, seed in zip(judged.points, luck, strict=True)]
+    both = [one(view, seed) for view, seed in zip(lens.views(judged.points), luck, strict=True)]
     value, se = torch.tensor(both, dtype=torch.float64).T
     return Estimate(value, se, n)
 
 
 def _fid(lens: Lens, judged: Judged) -> Estimate:
-    from gwfbench.nn import fidelity
+    return _each(lens, judged, 4, lambda view, _: fid(view.features, *lens.reference.gaussian))
 
-    target = fidelity.fid_features_to_statistics(lens.reference())
 
-    def distance(features: Tensor) -> float:
-        statistics = fidelity.fid_features_to_statistics(features)
-        return fidelity.fid_statistics_to_metric(statistics, target, verbose=False)[fidelity.KEY_METRIC_FID]
+def fid(x: Tensor, mean0: Tensor, root0: Tensor) -> tuple[float, float]:
+    """Of features (n, k), from a Gaussian by its mean and the root of its covariance, and the error by the jackknife.
 
-    def one(images: Tensor, _seed: int) -> tuple[float, float]:
-        features = lens.see(images)[0]
-        if features.shape[1] > WIDE:
-            return distance(features), math.nan
-        blocks = features.tensor_split(min(BLOCKS, len(features) // 2))
-        left = [distance(torch.cat([*blocks[:b], *blocks[b + 1 :]])) for b in range(len(blocks))]
-        spread = torch.tensor(left, dtype=torch.float64).var(correction=0)
-        return distance(features), math.sqrt((len(blocks) - 1) * float(spread))
+    tr (C C0)^1/2 is the sum of the singular values of C^1/2 C0^1/2. Sums that leave out a block are all sums less its.
+    """
+    n, k = x.shape
+    blocks = (x.double() - mean0).tensor_split(min(BLOCKS, n // 2) if k <= WIDE else 1)
+    size = torch.tensor([float(len(block)) for block in blocks], dtype=torch.float64, device=x.device)
+    first, second = (torch.stack(sums) for sums in zip(*((x.sum(0), x.T @ x) for x in blocks), strict=True))
+    size, first, second = (_all_and_without_each(sums) for sums in (size, first, second))
+    mean = first / size[:, None]
+    covariance = (second - first[:, :, None] * mean[:, None]) / (size - 1)[:, None, None]
+    traces = covariance.diagonal(dim1=1, dim2=2).sum(1) + root0.square().sum()
+    found = mean.square().sum(1) + traces - 2 * torch.linalg.svdvals(_root(covariance) @ root0).sum(1)
+    left = found[1:]
+    return float(found[0]), math.sqrt((len(left) - 1) * float(left.var(correction=0))) if len(left) else math.nan
 
-    return _each(judged, 4, one)
+
+def _all_and_without_each(sums: Tensor) -> Tensor:
+    """The total over blocks, and, where there are several, the total less each."""
+    total = sums.sum(0, keepdim=True)
+    return torch.cat([total, total - sums]) if len(sums) > 1 else total
+
+
+def _root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(0.0).sqrt()[..., None, :]) @ vectors.mT
 
 
 def _kid(lens: Lens, judged: Judged) -> Estimate:
-    def one(images: Tensor, _seed: int) -> tuple[float, float]:
-        return kid(lens.see(images)[0], lens.reference(), lens.own())
-
-    return _each(judged, 4, one)
+    test = lens.reference
+    return _each(lens, judged, 4, lambda view, _: kid(view.features, test.features, view.within, test.within))
 
 
-def kid(x: Tensor, y: Tensor, own: Tensor | None = None) -> tuple[float, float]:
+def kid(x: Tensor, y: Tensor, within_x: Tensor, within_y: Tensor) -> tuple[float, float]:
     """MMD^2 of features x (n, k) and y (m, k) by the U-statistic, and its error by leaving out each x, and each y.
 
     Args:
-        own: `kernel_sums` of y with itself, if at hand.
+        within_x, within_y: `kernel_within` of each.
     """
     n, m = len(x), len(y)
-    cross, columns = kernel_sums(x, y)
-    total = cross.sum()
-    value, variance = -2 * total / (n * m), x.new_zeros(())
-    for k, other, within, between in ((n, m, kernel_sums(x)[0], cross), (m, n, own, columns)):
-        within = kernel_sums(y)[0] if within is None else within
+    rows, columns = kernel_between(x, y)
+    total = rows.sum()
+    value, variance = -2 * total / (n * m), torch.zeros_like(total)
+    for k, other, within, between in ((n, m, within_x, rows), (m, n, within_y, columns)):
         value = value + within.sum() / (k * (k - 1))
         left = (within.sum() - 2 * within) / ((k - 1) * (k - 2)) - 2 * (total - between) / ((k - 1) * other)
         variance = variance + (k - 1) * left.var(correction=0)
     return float(value), float(torch.where(variance > 0, variance.sqrt(), math.nan))
 
 
-def kernel_sums(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Sums of (x_i . y_j / k + 1)^3 over each row and each column, by blocks; without y, over i != j of x alone."""
-    other = x if y is None else y
-    rows, columns = x.new_zeros(len(x)), x.new_zeros(len(other))
-    for first in range(0, len(x), NEIGHBOURS):
-        here = slice(first, first + NEIGHBOURS)
-        block = (x[here] @ other.T).div_(x.shape[1]).add_(1).pow_(3)
-        if y is None:
-            block[:, here].fill_diagonal_(0.0)
-        rows[here] = block.sum(1)
+def kernel_between(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of (x_i . y_j / k + 1)^3 over each row (n,) and each column (m,), float64."""
+    rows, columns = (torch.zeros(len(each), dtype=torch.float64, device=x.device) for each in (x, y))
+    for here, block in _blocks(_with_ones(x / x.shape[1]), _with_ones(y)):
+        block.pow_(3)
+        rows[here] = block.sum(1).double()
         columns += block.sum(0)
     return rows, columns
+
+
+def kernel_within(x: Tensor) -> Tensor:
+    """Sums of (x_i . x_j / k + 1)^3 over j != i (n,), float64; each pair is computed once."""
+    sums = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for here, block in _blocks(_with_ones(x / x.shape[1]), _with_ones(x), upper=True):
+        block.pow_(3).fill_diagonal_(0.0)
+        sums[here] += block.sum(1)
+        sums[here.stop :] += block[:, len(block) :].sum(0)
+    return sums
+
+
+def _with_ones(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+
+
+def _blocks(left: Tensor, right: Tensor, upper: bool = False) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of left @ right.T: which, and their values, all in one buffer, that may be overwritten.
+
+    Args:
+        upper: from the diagonal on.
+    """
+    rows = min(len(left), max(1, PAIRS // len(right)))
+    buffer = left.new_empty(rows * len(right))
+    for first in range(0, len(left), rows):
+        here, columns = slice(first, min(first + rows, len(left))), right[first:] if upper else right
+        values = buffer[: (here.stop - first) * len(columns)].view(-1, len(columns))
+        yield here, torch.mm(left[here], columns.T, out=values)
 
 
 def _inception_score(lens: Lens, judged: Judged) -> Estimate:
     from gwfbench.nn import fidelity
 
-    def one(images: Tensor, seed: int) -> tuple[float, float]:
-        found = fidelity.isc_features_to_metric(lens.see(images)[1], SPLITS, True, seed)
+    def one(view: View, seed: int) -> tuple[float, float]:
+        found = fidelity.isc_features_to_metric(view.logits.cpu(), SPLITS, True, seed)
         se = found[fidelity.KEY_METRIC_ISC_STD] / math.sqrt(SPLITS - 1)
         return found[fidelity.KEY_METRIC_ISC_MEAN], se or math.nan
 
-    return _each(judged, SPLITS, one)
+    return _each(lens, judged, SPLITS, one)
 
 
 def _precision(lens: Lens, judged: Judged) -> Estimate:
@@ -222,9 +285,37 @@ def _recall(lens: Lens, judged: Judged) -> Estimate:
 
 
 def _near(lens: Lens, judged: Judged, which: int) -> Estimate:
-    def one(images: Tensor, _seed: int) -> tuple[float, float]:
-        share, count = lens.near(images)[which], (len(images), len(lens.test))[which]
+    count = (judged.points.shape[1], len(lens.test))[which]
+
+    def one(view: View, _seed: int) -> tuple[float, float]:
+        share = view.shares[which]
         inner = min(max(share, 1 / count), 1 - 1 / count)  # none of so many is not to know that none ever is
         return share, math.sqrt(inner * (1 - inner) / count)
 
-    return _each(judged, 4, one)
+    return _each(lens, judged, 4, one)
+
+
+def reach(x: Tensor) -> Tensor:
+    """Squared distance of each x (n, k) to its third neighbour (n,), float64."""
+    found = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    for here, block in _blocks(*_distance_factors(x, x)):
+        found[here] = block.topk(NEIGHBOUR + 1, largest=False).values[:, -1]  # itself is the nearest
+    return found.clamp_min_(0.0)
+
+
+def shares(x: Tensor, reach_x: Tensor, y: Tensor, reach_y: Tensor) -> tuple[float, float]:
+    """Share of x (n, k) within the reach of a y (m, k), and of y within the reach of an x."""
+    precise, recalled = (torch.zeros(len(each), dtype=torch.bool, device=x.device) for each in (x, y))
+    for here, block in _blocks(*_distance_factors(x, y)):
+        precise[here] = (block <= reach_y).any(1)
+        recalled |= (block <= reach_x[here, None]).any(0)
+    return float(precise.double().mean()), float(recalled.double().mean())
+
+
+def _distance_factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Two whose product with the second transposed is |x_i - y_j|^2, about y's mean, float64."""
+    x, y = x.double(), y.double()
+    center = y.mean(0)
+    x, y = x - center, y - center
+    square, other = x.square().sum(1, keepdim=True), y.square().sum(1, keepdim=True)
+    return torch.cat([-2 * x, square, torch.ones_like(square)], 1), torch.cat([y, torch.ones_like(other), other], 1)

@@ -13,7 +13,7 @@ import os
 import sys
 import urllib.error
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -44,40 +44,27 @@ _import_torchvision()
 
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase  # noqa: E402
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3  # noqa: E402
-from torch_fidelity.metric_fid import (  # noqa: E402
-    KEY_METRIC_FID,
-    fid_features_to_statistics,
-    fid_statistics_to_metric,
-)
 from torch_fidelity.metric_isc import (  # noqa: E402
     KEY_METRIC_ISC_MEAN,
     KEY_METRIC_ISC_STD,
     isc_features_to_metric,
 )
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric  # noqa: E402
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor  # noqa: E402
 
-__all__ = [
-    "KEY_METRIC_FID", "KEY_METRIC_ISC_MEAN", "KEY_METRIC_ISC_STD", "KEY_METRIC_PRECISION", "KEY_METRIC_RECALL",
-    "fid_features_to_statistics", "fid_statistics_to_metric", "isc_features_to_metric", "prc_features_to_metric",
-]  # fmt: skip
+__all__ = ["KEY_METRIC_ISC_MEAN", "KEY_METRIC_ISC_STD", "isc_features_to_metric"]
 
-BATCH = 500  # images at once, of a small classifier
-INCEPTION_BATCH = 64
+BATCH = 64  # images at once, always: the last digits of features depend on it
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]  # uint8 (n, c, h, w) -> features (n, k), logits (n, classes)
 
 
 def by_classifier(name: str, classifier: Classifier, device: torch.device) -> Extract:
-    """Features by our classifier, which torch-fidelity has under `name` from now on (its `feature_extractor`).
-
-    In float64: features of one image then do not depend, to ten digits, on the other images.
-    """
+    """Features by our classifier, which torch-fidelity has under `name` from now on (its `feature_extractor`)."""
 
     class Ours(FeatureExtractorBase):
         def __init__(self, name: str, features_list: list[str], **_kwargs: object):
             super().__init__(name, features_list)
             for key, value in classifier.weights.items():
-                self.register_buffer(key, value.double())
+                self.register_buffer(key, value)
 
         @staticmethod
         def get_provided_features_list() -> tuple[str, ...]:
@@ -94,12 +81,12 @@ def by_classifier(name: str, classifier: Classifier, device: torch.device) -> Ex
         def forward(self, input: Tensor) -> tuple[Tensor, ...]:  # files of grey images come with three equal channels
             found = outputs(dict(self.named_buffers()), input[:, : classifier.channels])
             have = dict(zip(self.get_provided_features_list(), found, strict=True))
-            return tuple(have[wanted] for wanted in self.features_list)
+            return tuple(have[wanted].double() for wanted in self.features_list)  # its sums would be float32
 
     if name not in FEATURE_EXTRACTORS_REGISTRY:
         register_feature_extractor(name, Ours)
-    network = Ours(name, ["features", "logits"]).to(device)
-    return lambda images: _in_batches(network, images, BATCH)
+    weights = {key: value.to(device) for key, value in classifier.weights.items()}
+    return lambda images: _in_batches(partial(outputs, weights), images[:, : classifier.channels], device)
 
 
 def inception_file(download: bool) -> Path | None:
@@ -135,7 +122,7 @@ def _digest(path: Path, _mtime: int) -> str:
 
 def by_inception(path: Path, device: torch.device) -> Extract:
     """Features (2048) and logits by torch-fidelity's Inception; grey images get three equal channels."""
-    return lambda images: _in_batches(_inception(path, device), images.expand(-1, 3, -1, -1), INCEPTION_BATCH)
+    return lambda images: _in_batches(_inception(path, device), images.expand(-1, 3, -1, -1), device)
 
 
 @lru_cache(maxsize=1)
@@ -147,10 +134,9 @@ def _inception(path: Path, device: torch.device) -> torch.nn.Module:
     return network.to(device)
 
 
-def _in_batches(network: torch.nn.Module, images: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Features and logits, float64 on the CPU."""
-    device = next(network.buffers()).device
-    with torch.no_grad():
-        both = [network(part.to(device)) for part in images.split(size)]
-    features, logits = (torch.cat(parts).double().cpu() for parts in zip(*both, strict=True))
+def _in_batches(network: Extract, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features and logits, float32 on the device, where convolutions would otherwise have ten bits."""
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        both = [network(part.to(device)) for part in images.split(BATCH)]
+    features, logits = (torch.cat(parts) for parts in zip(*both, strict=True))
     return features, logits

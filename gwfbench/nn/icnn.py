@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gwfbench.nn.stacked import Stacked, linear_init
-from gwfbench.nn.volume import Form, gradient_and_log_det
+from gwfbench.nn.volume import Form, gradient_and_log_det, inverse_of
 from gwfbench.rng import Streams
 
 
@@ -263,7 +263,7 @@ class _LogDet(torch.autograd.Function):
     def forward(ctx: Any, hessian: Tensor) -> Tensor:
         root, info = torch.linalg.cholesky_ex(hessian)
         value = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        ctx.save_for_backward(torch.cholesky_inverse(root))
+        ctx.save_for_backward(inverse_of(root))
         return torch.where(info == 0, value, torch.full_like(value, torch.nan))
 
     @staticmethod

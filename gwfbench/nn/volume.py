@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 2**17  # numbers in the Jacobians of a block of points: 512 kB in single precision
+BLOCK = 2**17  # numbers in the Jacobians of a block of points on a CPU: 512 kB in single precision
+ROWS = 256  # of a block's Jacobians, at least: fewer make slow products with a large W
+DEVICE_BLOCK = 2**28  # on a GPU: 1 GB, where blocks serve to bound the memory alone
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,14 @@ class _GradientAndLogDet(torch.autograd.Function):
         squares = (quadratic.unsqueeze(2) * quadratic.unsqueeze(1)).flatten(1, 2)  # D_i D_j, (S, d d, L w r)
         fixed = root @ root.mT + form.strong * torch.eye(d, device=x.device, dtype=x.dtype)
         hessian = torch.baddbmm(fixed.flatten(1).unsqueeze(1), wide, squares.mT).unflatten(2, (d, d))
-        size = max(1, BLOCK // (seeds * d * form.width * form.depth))
+        size = points_a_block(x.device, d, seeds * form.width * form.depth)
+        rooms = _Rooms(form, x[:, :size])
         jacobians = []
         for start in range(0, n, size):
             part = slice(start, start + size)
-            jacobian = _jacobian(form, c[:, part], first[:, part], linear, quadratic, inner)
-            hessian[:, part] += (jacobian * k[:, part].unsqueeze(2)) @ jacobian.mT
+            jacobian = _jacobian(form, c[:, part], first[:, part], linear, quadratic, inner, rooms)
+            bent = torch.mul(jacobian, k[:, part].unsqueeze(2), out=rooms.whole(jacobian))
+            hessian[:, part] += bent @ jacobian.mT
             jacobians.append(jacobian)
         factor, info = torch.linalg.cholesky_ex(hessian)
         value = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -120,27 +124,23 @@ class _GradientAndLogDet(torch.autograd.Function):
         x, c, z, first, second, a, squares, factor, linear, quadratic, root, *inner = ctx.saved_tensors
         along, weight = gradients
         g, k = a * first, a * second
-        m = torch.cholesky_inverse(factor).mul_(weight[..., None, None])  # M
+        m = inverse_of(factor).mul_(weight[..., None, None])  # M
         flat = m.flatten(2)
         dlinear, dquadratic = torch.zeros_like(linear), torch.zeros_like(quadratic)
         dinner = [torch.zeros_like(part) for part in inner]
         dk, dfirst, dc = torch.empty_like(k), torch.zeros_like(k), torch.empty_like(c)
+        rooms = _Rooms(form, x[:, : ctx.size])
         for i, jacobian in enumerate(ctx.jacobians):
             part = slice(i * ctx.size, (i + 1) * ctx.size)
             back = m[:, part] @ jacobian
-            dk[:, part] = (jacobian * back).sum(2)
+            torch.sum(torch.mul(jacobian, back, out=rooms.whole(jacobian)), 2, out=dk[:, part])
             back *= (2 * k[:, part]).unsqueeze(2)  # becomes dloss/dJ
-            for l in range(form.depth - 1, 0, -1):  # noqa: E741
-                below, slope = form.layer(jacobian, l - 1), form.layer(first[:, part], l - 1).unsqueeze(2)
-                own = form.layer(back, l).flatten(1, 2)
-                came = (own @ inner[l - 1].mT).unflatten(1, below.shape[1:3])
-                dinner[l - 1] += (slope * below).flatten(1, 2).mT @ own
-                form.layer(dfirst[:, part], l - 1).copy_((came * below).sum(2))
-                form.layer(back, l - 1).addcmul_(came, slope)
+            _layers_back(form, jacobian, back, first[:, part], dfirst[:, part], inner, dinner, rooms)
             dlinear += back.sum(1)
             back = form.forms(back)
-            dquadratic += (back * c[:, part].unsqueeze(2)).sum(1)
-            dc[:, part] = (back * quadratic.unsqueeze(1)).sum(2)
+            room = rooms.whole(back)
+            dquadratic += torch.mul(back, c[:, part].unsqueeze(2), out=room).sum(1)
+            torch.sum(torch.mul(back, quadratic.unsqueeze(1), out=room), 2, out=dc[:, part])
         wide, turned = form.forms(g), along @ quadratic
         dg = along @ linear + form.units(turned * c + flat @ squares)
         da = torch.empty_like(a)
@@ -192,8 +192,59 @@ def _layers(form: Form, p: Tensor, inner: tuple[Tensor, ...]) -> tuple[Tensor, T
     return z, first, second
 
 
+def _layers_back(
+    form: Form, jacobian: Tensor, back: Tensor, first: Tensor, dfirst: Tensor, inner: list[Tensor],
+    dinner: list[Tensor], rooms: _Rooms,
+) -> None:  # fmt: skip
+    """Through the layers of the Jacobian at a block of points: `back` becomes the whole dloss/dJ, in place.
+
+    Fills dloss/ds' of all layers but the last, and adds to dloss/dW.
+    """
+    for l in range(form.depth - 1, 0, -1):  # noqa: E741
+        below, slope = form.layer(jacobian, l - 1), form.layer(first, l - 1).unsqueeze(2)
+        own = form.layer(back, l).flatten(1, 2)
+        came = (own @ inner[l - 1].mT).unflatten(1, below.shape[1:3])
+        room = rooms.layer(below)
+        dinner[l - 1].baddbmm_(torch.mul(below, slope, out=room).flatten(1, 2).mT, own)
+        form.layer(dfirst, l - 1).copy_(torch.mul(came, below, out=room).sum(2))
+        form.layer(back, l - 1).addcmul_(came, slope)
+
+
+def inverse_of(factor: Tensor) -> Tensor:
+    """(F F^T)^-1 of lower triangular F, (..., d, d).
+
+    `torch.cholesky_inverse` takes as long on a CPU, and on a GPU may go through the matrices one by one.
+    """
+    eye = torch.eye(factor.shape[-1], device=factor.device, dtype=factor.dtype)
+    inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    return inverse.mT @ inverse
+
+
+def points_a_block(device: torch.device, d: int, width: int) -> int:
+    """Points whose Jacobians, of d rows and that width for all seeds together, are worked on at once."""
+    if device.type != "cpu":
+        return max(1, DEVICE_BLOCK // (d * width))
+    return max(1, BLOCK // (d * width), ROWS // d)
+
+
+class _Rooms:
+    """Room for what is needed for a moment, at the points of a block."""
+
+    def __init__(self, form: Form, x: Tensor):
+        (seeds, n, d), wide = x.shape, form.width * form.depth * form.rank
+        self._whole, self._layer = x.new_empty(seeds, n, d, wide), x.new_empty(seeds, n, d, form.width)
+
+    def whole(self, like: Tensor) -> Tensor:
+        """Of that shape, all layers side by side."""
+        return self._whole[:, : like.shape[1], :, : like.shape[-1]]
+
+    def layer(self, like: Tensor) -> Tensor:
+        """Of that shape, one layer's."""
+        return self._layer[:, : like.shape[1]]
+
+
 def _jacobian(
-    form: Form, c: Tensor, first: Tensor, linear: Tensor, quadratic: Tensor, inner: tuple[Tensor, ...]
+    form: Form, c: Tensor, first: Tensor, linear: Tensor, quadratic: Tensor, inner: tuple[Tensor, ...], rooms: _Rooms
 ) -> Tensor:
     """dp/dx of all layers at a block of points, (S, n, d, L w)."""
     if form.rank == 1:
@@ -201,6 +252,7 @@ def _jacobian(
     else:
         jacobian = linear.unsqueeze(1) + form.units(c.unsqueeze(2) * quadratic.unsqueeze(1))
     for l in range(1, form.depth):  # noqa: E741
-        below = form.layer(jacobian, l - 1) * form.layer(first, l - 1).unsqueeze(2)
-        form.layer(jacobian, l).add_((below.flatten(1, 2) @ inner[l - 1]).unflatten(1, below.shape[1:3]))
+        below = form.layer(jacobian, l - 1)
+        scaled = torch.mul(below, form.layer(first, l - 1).unsqueeze(2), out=rooms.layer(below))
+        form.layer(jacobian, l).flatten(1, 2).baddbmm_(scaled.flatten(1, 2), inner[l - 1])
     return jacobian

@@ -41,7 +41,7 @@ class Bound:
 
 FAR = "one to a pair of clouds: whether points are too far for a matrix product"  # distances.apart
 BOUNDS = (
-    Bound("ou:dim=32", "vjko", "iterations", 333, seeds=15),
+    Bound("ou:dim=32", "vjko", "iterations", 257, seeds=15),
     Bound("ou", "jko_icnn", "iterations", 191),
     Bound("toy2d", "gan:every=1", "iterations", 178),
     Bound("toy2d", "gwf", "iterations", 174),

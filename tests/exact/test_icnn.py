@@ -89,6 +89,7 @@ def test_parameters_gradients_are_autograds():
 @pytest.mark.parametrize("block", [2**17, 40])
 def test_the_log_det_in_one_node_is_that_of_the_hessian(d, width, depth, rank, smooth, block, monkeypatch):
     monkeypatch.setattr(volume, "BLOCK", block)
+    monkeypatch.setattr(volume, "ROWS", 1)
     net, x = made(d, width, depth, rank, smooth)
     along, weight = x.flip(1), x[..., 0] + 2
 
@@ -104,6 +105,20 @@ def test_the_log_det_in_one_node_is_that_of_the_hessian(d, width, depth, rank, s
     with_x = net.with_log_det(x.requires_grad_())
     assert torch.allclose(with_x[1], value, atol=1e-12)
     assert torch.autograd.grad(with_x[1].sum(), x)[0].isfinite().all()
+
+
+def test_the_inverse_from_a_cholesky_factor():
+    net, x = made(3, 8, 2, 1, False)
+    hessian = net.with_hessian(2 * x)[1].detach()
+    assert torch.allclose(volume.inverse_of(torch.linalg.cholesky(hessian)), torch.linalg.inv(hessian), atol=1e-12)
+
+
+def test_a_block_holds_what_its_device_can_take():
+    """On a CPU the cache's size, and rows enough for fast products; on a GPU fifteen seeds of ou:dim=32 at once."""
+    assert volume.points_a_block(torch.device("cpu"), 2, 128) == 512
+    assert volume.points_a_block(torch.device("cpu"), 13, 4 * 512) == 19
+    assert volume.points_a_block(torch.device("cuda"), 32, 15 * 128) >= 512
+    assert volume.points_a_block(torch.device("cuda"), 10**9, 10**9) == 1
 
 
 def test_seeds_do_not_know_each_other():

@@ -10,7 +10,8 @@ from PIL import Image
 
 from gwfbench.datasets import images
 from gwfbench.errors import UserError
-from gwfbench.metrics.image import NAMES, Lens, absent, floats, kid, metrics, pixels
+from gwfbench.metrics import image as module
+from gwfbench.metrics.image import NAMES, Lens, View, absent, floats, kernel_between, kernel_within, metrics, pixels
 from gwfbench.nn.classifier import Classifier, fresh, outputs
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged, Truth
@@ -57,6 +58,18 @@ def gaussian(n, mean, root, seed):
     return np.random.default_rng(seed).normal(size=(n, len(mean))) @ np.asarray(root).T + mean
 
 
+def kid(x, y):
+    return module.kid(x, y, kernel_within(x), kernel_within(y))
+
+
+def odd(n, k, seed):
+    """Features as a network's: most are skew and dependent, some are always 0, and some images are equal."""
+    x = torch.as_tensor(gaussian(n, np.linspace(-0.5, 1, k), np.tri(k) / 2, seed)).relu()
+    x[:, ::5] = 0
+    x[3:6] = x[0]
+    return x
+
+
 # ------------------------------------------------------------------------------------------------ FID
 
 
@@ -100,6 +113,25 @@ def test_fid_of_gaussians_in_closed_form():
     assert abs(value - exact) < 5 * math.hypot(se, back[1])
     assert se < 0.02 * exact
     assert value == pytest.approx(back[0], rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(503, 400, 12), (45, 60, 12), (7, 400, 3), (320, 400, 300)])
+def test_fid_is_torch_fidelity_s_formula_and_its_error_the_plain_jackknife(n, m, k):
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+    def plain(x):
+        statistics = [fid_features_to_statistics(each) for each in (x, y)]
+        return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+
+    x, y = odd(n, k, 1), odd(m, k, 2) * 1.3 + 0.1
+    value, se = module.fid(x, *View(y, y).gaussian)
+    assert value == pytest.approx(plain(x), rel=1e-6)  # theirs has roots of eigenvalues that are 0 but for rounding
+    if k > module.WIDE:
+        assert math.isnan(se)
+        return
+    blocks = x.tensor_split(min(20, n // 2))
+    left = [plain(torch.cat([*blocks[:b], *blocks[b + 1 :]])) for b in range(len(blocks))]
+    assert se == pytest.approx(math.sqrt((len(blocks) - 1) * np.var(left)), rel=1e-5)
 
 
 def test_fid_s_error_is_the_spread_over_samples():
@@ -176,8 +208,18 @@ def test_kid_is_its_double_sums_and_its_error_the_jackknife():
 def test_kid_does_not_depend_on_blocks(monkeypatch):
     x, y = (torch.as_tensor(gaussian(k, [c, 0], np.eye(2), k)) for k, c in ((101, 1.0), (90, 0.0)))
     once = kid(x, y)
-    monkeypatch.setattr("gwfbench.metrics.image.NEIGHBOURS", 17)
-    assert kid(x, y) == pytest.approx(once, rel=1e-10)
+    for pairs in (17 * 90, 1):
+        monkeypatch.setattr(module, "PAIRS", pairs)
+        assert kid(x, y) == pytest.approx(once, rel=1e-10)
+
+
+def test_kid_in_single_precision():
+    """To six digits of its error, which is what a value is read by."""
+    x, y = odd(700, 64, 3), odd(600, 64, 4) * 1.05
+    (value, se), (single, error) = kid(x, y), kid(x.float(), y.float())
+    assert abs(single - value) < 1e-5 * se
+    assert error == pytest.approx(se, rel=1e-6)
+    assert kernel_within(x.float()).dtype == kernel_between(x.float(), y.float())[1].dtype == torch.float64
 
 
 def test_images_that_are_all_one():
@@ -196,6 +238,21 @@ def test_precision_and_recall_by_hand():
     narrow = values([[0.0], [0.1], [0.2], [0.3], [0.15]], [[0.0], [0.1], [5.0], [9.0], [20.0]], "precision", "recall")
     assert narrow["precision"][0] == 1
     assert narrow["recall"][0] == pytest.approx(2 / 5)
+    one, four = [[2.0]] * 5, [[0.0], [2.0], [2.0], [4.0]]  # a reach of 0 reaches what is there
+    assert [share for share, _ in values(one, four, "precision", "recall").values()] == [1, 0.5]
+    assert [share for share, _ in values(four, one, "precision", "recall").values()] == [0.5, 1]
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 300), (280, 190), (100, 350)])
+def test_precision_and_recall_are_torch_fidelity_s(n, m, monkeypatch):
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    x, y = odd(n, 12, 1), odd(m, 12, 2) * 1.6 + 0.2
+    theirs = prc_features_to_metric(x, y, prc_batch_size=64, save_cpu_ram=True, verbose=False)
+    assert 0.1 < theirs["precision"] < 0.95
+    for pairs in (2**20, 7 * m, 1):
+        monkeypatch.setattr(module, "PAIRS", pairs)
+        assert View(x, x, View(y, y)).shares == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-7)
 
 
 def test_inception_score_of_sure_and_unsure_classifiers():
@@ -236,6 +293,50 @@ def test_seeds_are_judged_apart():
         assert float(metric.evaluate(judged(points[:1])).value) == float(both.value[0])
 
 
+def counted(extract):
+    calls = []
+
+    def also(images):
+        calls.append(len(images))
+        return extract(images)
+
+    return also, calls
+
+
+def test_a_law_is_seen_once_and_never_taken_for_another():
+    """Five metrics get slices of the same points, as the judge makes them; other points are others, in place too."""
+    x, y = gaussian(900, [1.0, 0], np.eye(2), 4), gaussian(300, [0.0, 0], np.eye(2), 5)
+    extract, calls = counted(lens_of(np.concatenate([x, y])))
+    judges = metrics(Lens(extract, named(300, 900)), "")
+    points = floats(named(900), torch.float64).view(1, 900, 1, 2, 2)
+
+    def fid_of(cloud):
+        fid, *_ = [metric.evaluate(judged(cloud[:, :300])) for metric in judges]
+        return float(fid.value)
+
+    first = fid_of(points)
+    assert sorted(calls) == [300, 300]  # the points, and the test part
+    later = float(judges[0].evaluate(judged(points[:, 300:600])).value)
+    assert later != first
+    assert len(calls) == 3
+    assert fid_of(points) == first
+    points[:, :300] = points[:, 300:600].clone()
+    assert fid_of(points) == later
+    assert len(calls) == 5
+    assert fid_of(floats(named(300, 600), torch.float64)[None]) not in (first, later)
+
+
+def test_the_test_part_is_seen_once_by_one_network():
+    x = gaussian(60, [0.0, 0], np.eye(2), 5)
+    extract, calls = counted(lens_of(x))
+    one = Lens(extract, named(30), "ab").reference
+    assert Lens(extract, named(30), "ab").reference is one
+    assert len(calls) == 1
+    for other in (Lens(extract, named(30)), Lens(extract, named(30), "cd"), Lens(extract, named(30, 1), "cd")):
+        assert other.reference is not one
+    assert len(calls) == 4
+
+
 def test_too_few_images_are_refused():
     x = floats(named(3), torch.float64)[None]
     for metric in metrics(Lens(lens_of(np.zeros((9, 2))), named(6, 3)), ""):
@@ -268,10 +369,18 @@ def test_the_network_is_its_formula():
 
 
 def test_features_do_not_depend_on_the_batch():
-    extract = fidelity.by_classifier("alone", made(), CPU)
-    test = images.load("digits")[1][:50]
+    """They are the network's in double precision, to the rounding of single; in the same places the same bits."""
+    weights = made()
+    extract = fidelity.by_classifier("alone", weights, CPU)
+    test = images.load("digits")[1][:200]
+    features, logits = extract(test)
+    assert features.dtype == logits.dtype == torch.float32
+    double = outputs({key: value.double() for key, value in weights.weights.items()}, test)
+    for found, exact in zip((features, logits), double, strict=True):
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max()))
     alone = torch.cat([extract(image[None])[0] for image in test])
-    torch.testing.assert_close(extract(test)[0], alone, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(features, alone, rtol=0, atol=1e-6 * float(features.abs().max()))
+    assert torch.equal(extract(test[: 2 * fidelity.BATCH])[0], features[: 2 * fidelity.BATCH])
 
 
 def test_grey_files_with_three_channels_are_seen_as_grey():

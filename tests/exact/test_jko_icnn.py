@@ -64,6 +64,18 @@ def test_conjugate_gradients_stop_at_the_tolerance_and_each_system_by_itself():
         assert torch.allclose(solved(h[:, i : i + 1], v[:, i : i + 1], 50, 0.1), rough[:, i : i + 1], atol=1e-13)
 
 
+def test_conjugate_gradients_go_no_further_once_all_have_converged():
+    products = []
+
+    def product(v):
+        products.append(v)
+        return 2 * v
+
+    v = streams().fork("v").normal(6, 5)
+    assert torch.allclose(conjugate_gradients(product, v, 50), v / 2, atol=1e-14)
+    assert len(products) == 3  # asked before the fourth step
+
+
 # ---------------------------------------------------------------------------------------------- gradients of the loss
 
 
