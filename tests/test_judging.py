@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import pytest
@@ -218,6 +219,15 @@ def test_a_run_judged_by_some_metrics_is_no_whole_one(tmp_path):
     assert set(gwfbench.load(tmp_path)["metric"]) == ALL - {"kl"}
     assert set(go()["metric"]) == ALL - {"kl"}
     assert len(attempts(tmp_path)) == 3
+
+
+def test_controls_are_judged_once_under_one_folder(tmp_path):
+    """Whatever the methods of later commands, their budgets, and the metrics that are asked for."""
+    gwfbench.run(**OU, out=tmp_path)
+    gwfbench.run(**OU | {"method": "ula:step=0.025"}, out=tmp_path, budget="steps=3")
+    gwfbench.run(**OU, out=tmp_path, judge="symkl")
+    count = Counter(method for method, _ in attempts(tmp_path))
+    assert count == {"exact": 1, "exact_jko": 1, "still": 1, "ula:step=0.05": 1, "ula:step=0.025": 1}
 
 
 def test_what_no_metric_can_judge_is_skipped_before_it_trains(tmp_path):

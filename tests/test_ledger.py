@@ -502,6 +502,9 @@ def test_a_dry_run_says_what_the_runs_will_cost(cli, small):
     earlier.assign(seconds=0.0, sample_seconds=36.0).to_csv("mine.csv", index=False)
     _, text, _ = cli("reproduce", "small", "--dry-run", "--seeds", "2", "--rows", "mine.csv")
     assert "cost: about 0.02 hours of one core for 2 runs" in text
+    earlier.assign(seconds=0.0, sample_seconds=0.0, judge_seconds=72.0).to_csv("mine.csv", index=False)
+    _, text, _ = cli("reproduce", "small", "--dry-run", "--seeds", "2", "--rows", "mine.csv")
+    assert "cost: about 0.04 hours of one core for 2 runs, by earlier rows, judging included; 4 runs" in text
     earlier.assign(method="other").to_csv("mine.csv", index=False)
     assert "cost: not known" in cli("reproduce", "small", "--dry-run", "--rows", "mine.csv")[1]
 

@@ -127,11 +127,14 @@ def cost(jobs: Sequence[Job], rows: pd.DataFrame) -> str:
     """What these runs will take, by what earlier runs of the same settings took, in words.
 
     Args:
-        rows: of earlier runs, on whatever machine; judging is not in them.
+        rows: of earlier runs, on whatever machine; older ones do not say what judging took.
     """
     known: dict[tuple[str, str], float] = {}
+    judging = "left out"
     if len(rows):
-        took = rows.assign(took=rows["seconds"] + rows["sample_seconds"].fillna(0.0))
+        unknown = rows["judge_seconds"].isna()
+        judging = "left out" if unknown.all() else "left out of older ones" if unknown.any() else "included"
+        took = rows.assign(took=rows["seconds"] + rows[["sample_seconds", "judge_seconds"]].fillna(0.0).sum(axis=1))
         runs = took.groupby(["task", "method", "run_key", "attempt"])["took"].max()
         known = runs.groupby(level=[0, 1]).median().to_dict()  # type: ignore[assignment]
     todo = [(job.identity(seed).task, job.identity(seed).method) for job in jobs for seed in job.seeds]
@@ -140,7 +143,7 @@ def cost(jobs: Sequence[Job], rows: pd.DataFrame) -> str:
         return "cost: not known, as no earlier rows are of these settings"
     left = f"; {len(todo) - len(found)} runs are of settings without earlier rows" if len(found) < len(todo) else ""
     hours = sum(found) / 3600
-    return f"cost: about {hours:.2g} hours of one core for {len(found)} runs, by earlier rows, judging left out{left}"
+    return f"cost: about {hours:.2g} hours of one core for {len(found)} runs, by earlier rows, judging {judging}{left}"
 
 
 def make(book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Sequence[str] = ()) -> None:
