@@ -82,6 +82,7 @@ def _print_metrics(form: str) -> None:
         {
             "name": metric.name,
             "better": metric.better,
+            "at": metric.at,
             "needs": sorted(metric.needs),
             "tasks": [name for name, cls in tasks if metric.name in cls.metrics],
             "source": " ".join(metric.source.split()),
@@ -95,7 +96,7 @@ def _print_metrics(form: str) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=140)
     rows = [[" ".join(value) if isinstance(value, list) else value for value in one.values()] for one in facts]
-    console.print(_table("metrics", ["name", "better", "needs", "tasks", "source"], rows))
+    console.print(_table("metrics", ["name", "better", "judges laws", "needs", "tasks", "source"], rows))
     console.print("A task may have metrics of its own, by other names: its board shows them.", style="dim")
 
 
