@@ -182,6 +182,44 @@ def test_the_first_metric_and_those_asked_for_judge_each_law():
     assert judged(Own(), Halves(3), judge=("slow",), curve=False)[0] == {"slow": [3]}
 
 
+@pytest.mark.parametrize("pushed", [True, False])
+@pytest.mark.parametrize(("asked", "dense"), [(None, 70_000), (66_000, 66_000), (500, folders.KEPT)])
+def test_densities_are_computed_where_a_metric_asks_for_them_or_they_are_kept(pushed, asked, dense):
+    """Scale 1/2 and 1/3: the log-density at x is that of N(0, I) at 3 x, and 2 log 3."""
+    seen, densities = [], []
+    evaluate = lambda judged: seen.append(judged) or Estimate(*torch.zeros(2, 1).double(), 1)  # noqa: E731
+    metric = Metric("dense", evaluate, asked, "", needs=frozenset({"log_prob"}))
+    start = Initial(lambda n, rng: rng.normal(n, 2), lambda x: -0.5 * x.square().sum(-1))
+
+    def density(x, scale):
+        densities.append(x.shape[1])
+        return torch.full(x.shape[:2], -2 * math.log(scale)) if pushed else -0.5 * (x / scale).square().sum(-1)
+
+    @dataclass(frozen=True)
+    class Many(Own):
+        points = 70_000
+
+        def build(self, rng):
+            return Instance(Problem((2,), (0.1, 0.2), (start,)), Truth(None, exact=True, metrics=(metric,)))
+
+    @dataclass(frozen=True)
+    class Dense(Halves):
+        def fit(self, problem, budget, rng):
+            for k, t in enumerate(problem.times, 2):
+                if pushed:
+                    ratio = (k - 1) / k
+                    yield Pushed(t, lambda x, noise: x * ratio, lambda x: density(x, 1 / ratio))  # noqa: B023
+                else:
+                    yield Drawn(t, lambda n, noise: noise.normal(n, 2) / k, lambda x: density(x, 1 / k))  # noqa: B023
+
+    judged(Many(), Dense())
+    assert sum(densities) == 2 * dense
+    points, log_prob = seen[1].points, seen[1].log_prob
+    assert points.shape[1] == log_prob.shape[1] == (asked or 70_000)
+    volume = 2 * math.log(3) if pushed else 0.0
+    torch.testing.assert_close(log_prob, -0.5 * (3 * points).square().sum(-1) + volume)
+
+
 # ------------------------------------------------------------------------------------------------- --judge
 
 OU = {"task": "ou:dim=2,horizon=0.15", "method": "ula:step=0.05", "seeds": 1, "isolate": False}

@@ -184,10 +184,11 @@ class Drive:
         for run in self.runs:
             run.paired = isinstance(law, Pushed) or law.limit is not None
         count = self.job.task.points
+        dense = self._judge.dense(count) if self._judge is not None else 0
         if isinstance(law, Pushed):
-            moved, log_prob = self._cloud.push(law, self.steps, count, problem, streams)
+            moved, log_prob = self._cloud.push(law, self.steps, count, dense, problem, streams)
         else:
-            moved, log_prob = points.draw(law, self.steps, count, problem, streams)
+            moved, log_prob = points.draw(law, self.steps, count, dense, problem, streams)
         self.meter.wait()
         for run in self.runs:
             run.sample_seconds += perf_counter() - start

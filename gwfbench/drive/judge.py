@@ -18,7 +18,7 @@ from gwfbench.drive.meter import Counts
 from gwfbench.metrics import choose as choose_metrics
 from gwfbench.protocol import Estimate, Instance, Judged, Kept, Metric, Need
 from gwfbench.rng import Streams
-from gwfbench.store import fingerprint
+from gwfbench.store import fingerprint, folders
 from gwfbench.store.record import Row, Run
 
 # Where only the limit counts these laws are judged, and the last: 15 of 30, 17 of 100, 20 of 1,000, 29 of a million.
@@ -73,6 +73,11 @@ class Judge:
             else:
                 self.chosen.append(metric)
         self._codes = {metric.name: fingerprint.metric_code(metric) for metric in self.chosen}
+
+    def dense(self, n: int) -> int:
+        """Of how many of n points the log-density is asked for: by a metric, or to be kept for one."""
+        most = [one.points or n for one in self.chosen if Need.LOG_PROB in one.needs]
+        return min(n, max([*most, folders.KEPT]))
 
     def due(self, seen: Seen, last: bool, have: Collection[str] = ()) -> list[Metric]:
         """The metrics that are to judge this law now.

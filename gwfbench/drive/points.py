@@ -17,40 +17,50 @@ CHUNK = 65536  # points pushed or drawn at once
 
 @dataclass
 class Cloud:
-    """Points (S, n, ...) and their log-densities (S, n) under the last law pushed; `whole` while all are at one law."""
+    """Points (S, n, ...) and the log-densities of the first, (S, m), under the last law pushed.
+
+    `whole` while all are at one law.
+    """
 
     points: Tensor | None = None
     log_prob: Tensor | None = None
     whole: bool = True
 
-    def push(self, law: Pushed, step: int, n: int, problem: Problem, streams: Streams) -> tuple[Tensor, Tensor | None]:
-        """Move all points, in place, by law number `step`; the first one finds n draws of P_0."""
+    def push(
+        self, law: Pushed, step: int, n: int, m: int, problem: Problem, streams: Streams
+    ) -> tuple[Tensor, Tensor | None]:
+        """Move all points, in place, by law number `step`; the first one finds n draws of P_0.
+
+        Args:
+            m: number of points that get log-densities.
+        """
         if self.points is None:
             if step > 1:
                 raise BadLaw("it yielded Pushed after Drawn", "Pushed after Pushed, or first", "yield one kind only")
             start = problem[Initial]
             drawn = start.draw(n, streams.fork("start"))
             self.points = drawn.clone(memory_format=torch.contiguous_format)  # ours, to move in place
-            self.log_prob = start.log_prob(self.points) if start.log_prob else None
+            self.log_prob = start.log_prob(self.points[:, :m].clone()) if start.log_prob else None
         if law.log_det is None:
             self.log_prob = None
+        volume = law.log_det if self.log_prob is not None else None
         noise = streams.fork(f"push/{step}")
         for first in range(0, n, CHUNK):
             part = self.points[:, first : first + CHUNK]
-            given = part.clone()  # what the method is given it may keep and overwrite
-            log_det = law.log_det(given) if law.log_det is not None and self.log_prob is not None else None
-            moved = law.push(given, noise)
+            # what the method is given it may keep and overwrite
+            log_det = volume(part[:, : m - first].clone()) if volume is not None and first < m else None
+            moved = law.push(part.clone(), noise)
             require_shape("push", moved, part.shape)
             self.whole = False
             part.copy_(moved)
             if log_det is not None and self.log_prob is not None:
-                self.log_prob[:, first : first + CHUNK] -= log_det
+                self.log_prob[:, first : min(first + CHUNK, m)] -= log_det
         self.whole = True
         return self.points, self.log_prob
 
 
-def draw(law: Drawn, step: int, n: int, problem: Problem, streams: Streams) -> tuple[Tensor, Tensor | None]:
-    """Points of law number `step`, at most as many as it has, and their log-densities."""
+def draw(law: Drawn, step: int, n: int, m: int, problem: Problem, streams: Streams) -> tuple[Tensor, Tensor | None]:
+    """Points of law number `step`, at most as many as it has, and the log-densities of the first m."""
     noise, n = streams.fork(f"draw/{step}"), min(n, law.limit or n)
     parts = []
     for count in [n] if law.limit else [min(CHUNK, n - first) for first in range(0, n, CHUNK)]:
@@ -58,4 +68,6 @@ def draw(law: Drawn, step: int, n: int, problem: Problem, streams: Streams) -> t
         require_shape("draw", parts[-1], (len(streams.seeds), count, *problem.shape))
     points = torch.cat(parts, 1)  # a copy, also of one part
     density = law.log_prob
-    return points, None if density is None else torch.cat([density(part.clone()) for part in points.split(CHUNK, 1)], 1)
+    if density is None:
+        return points, None
+    return points, torch.cat([density(part.clone()) for part in points[:, :m].split(CHUNK, 1)], 1)
