@@ -33,7 +33,7 @@ def write(out: Path, tasks: Iterable[str], methods: Iterable[str], seeds: int) -
             for step in range(1, LAWS + 1):
                 points = [
                     Row(step, 0.05 * step, name, metric.version, metric.better, metric.law, role, rng.lognormal(),
-                          0.1, 4096, 1.0 * step, 10 * step, 0, 0, 0.1, 2.0, codes[name])
+                          0.1, 4096, 1.0 * step, 10 * step, 0, 0, 0.1, 2.0, metric_code=codes[name])
                     for name, metric in known.items()
                 ]  # fmt: skip
                 run.rows += points
