@@ -56,12 +56,21 @@ LOOK = 1.0  # seconds between two looks, whatever is told
 def warm() -> None:
     """Fork a server off this process, which the first pool will find ready.
 
-    Only for a command that has run no code but ours: it has no threads, no device and no locks that a fork would miss.
+    Only where this process is the command, and has run no code but ours: it has no threads, no device and no locks that
+    a fork would miss. Who calls the command's functions from a program of their own gets a server that is one too.
     """
-    if sys.platform == "linux" and threading.active_count() == 1 and not torch.cuda.is_initialized():
+    ours = _is_command() and threading.active_count() == 1 and not torch.cuda.is_initialized()
+    if sys.platform == "linux" and ours:
         server = own.Server(_split_off)
         if server.receive():  # it is ready; else the pool starts one
             own.give(server)
+
+
+def _is_command() -> bool:
+    """Whether this process is `python -m gwfbench` or the script `gwfbench`."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None) or ""
+    return os.path.basename(file) == "gwfbench" or (spec is not None and spec.name == "gwfbench.__main__")
 
 
 class _Fork:
