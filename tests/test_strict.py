@@ -147,7 +147,16 @@ def test_a_run_s_values_are_of_their_type(change, word):
         Run.read(plain(RUN) | change, [])
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Run) if field.name != "rows"])
+NEEDED = [field.name for field in dataclasses.fields(Run) if field.name not in ("rows", "judge")]
+
+
+def test_a_run_of_before_judge_was_written_is_a_whole_one():
+    content = plain(RUN)
+    del content["judge"]
+    assert Run.read(content, []).judge == ()
+
+
+@pytest.mark.parametrize("name", NEEDED)
 def test_no_value_of_a_run_may_be_missing(name):
     content = plain(RUN)
     del content[name]
