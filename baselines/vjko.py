@@ -346,10 +346,10 @@ class _Backward:
         transport = Transport.of(self._net, None if method.map == "linear" else mu)
         raw = energy = before = None
         if self._row.heads:
-            log_q = None
+            target = None
             if method.energy == "kl":
-                log_q = on_rows(self._problem[LogDensity], method.rows, rng.fork(f"rows/{k}"))
-            raw, energy = self._raw, self._functional(gamma, log_q)
+                target = on_rows(self._problem[LogDensity], method.rows, rng.fork(f"rows/{k}"))
+            raw, energy = self._raw, self._functional(gamma, target)
             if method.scheme in TRAPEZOIDS:
                 before, self._last = self._before(energy), gamma
         drawn = self._problem[TargetSamples] if self._row.needs is TargetSamples else gamma
@@ -371,19 +371,19 @@ class _Backward:
         self._trainer.train(game, rounds, noise)
         return transport
 
-    def _functional(self, proposal: Proposal, log_q: Field | None) -> Functional:
+    def _functional(self, proposal: Proposal, target: LogDensity | None) -> Functional:
         bound = self._row.bound
         if bound is None:
             assert isinstance(proposal, Ellipsoid | Box)
             internal = self._problem[InternalEnergy]
             bound = entropy(internal.m, internal.weight, proposal.log_volume)
         head, radial = HEADS[self._method.head], bool(self._method.radial)
-        return Functional(bound, head, proposal, radial or self._method.map != "linear", radial, log_q)
+        return Functional(bound, head, proposal, radial or self._method.map != "linear", radial, target)
 
     def _before(self, energy: Functional) -> Field:
         """dF/dP at P_k: by the critic as the step before has left it, or by the density of P_0."""
         if self._last is not None:
-            return self._functional(self._last, energy.log_q).variation(copy.deepcopy(self._raw))
+            return self._functional(self._last, energy.target).variation(copy.deepcopy(self._raw))
         log_p = self._problem[Initial].log_prob
         assert log_p is not None
         return energy.variation_at(log_p)

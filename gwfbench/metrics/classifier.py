@@ -65,7 +65,7 @@ def _trained(x: Tensor, label: Tensor, rng: Streams) -> Stacked:
         for d_in, d_out in pairwise((d, width, width, 1)) for rows in (d_in, 1)
     ])  # fmt: skip
     adam, gradient = Adam(network, RATE), Gradient(network)
-    rows = iter(adam.corrections([1.0] * (EPOCHS * BATCHES)).to(x)[:, None])
+    rows = iter(adam.schedule([1.0] * (EPOCHS * BATCHES)).to(x))
     for _ in range(EPOCHS):
         order = rng.uniform(FOLDS, m).argsort(2).flatten(0, 1)
         shuffled, labels = x.gather(1, order[..., None].expand(x.shape)), label[order]

@@ -22,7 +22,8 @@ Keep = list[Tensor | None] | None  # factors of the hidden layers' values
 
 _leaky = torch.ops.aten.leaky_relu.out
 _leaky_backward = torch.ops.aten.leaky_relu_backward.grad_input
-_threshold_backward = torch.ops.aten.threshold_backward.grad_input
+_prelu = torch.ops.aten._prelu_kernel
+_prelu_backward = torch.ops.aten._prelu_kernel_backward
 
 
 def inner(x: Tensor) -> Tensor:
@@ -67,35 +68,37 @@ class PReLU:
         self._slope = slope.view(1, 1) if seeds == 1 else slope.view(seeds, 1, 1)
         self._gradient = gradient.view(()) if seeds == 1 else gradient.view(seeds, 1, 1)
 
-    def forward(self, out: Tensor, numbers: list[float] | None) -> None:
-        """The values."""
+    def forward(self, out: Tensor, numbers: list[float] | None) -> Tensor:
+        """The values, in the buffer `out`; or, without numbers, in memory of their own."""
         if numbers is None:
-            torch.clamp_min(self._before, 0.0, out=self._scratch)
-            torch.lerp(self._scratch, self._before, self._slope, out=out)
-        elif len(numbers) == 1:
-            _leaky(self._before, numbers[0], out=out)
-        else:
-            for x, y, slope in zip(self._before, out, numbers, strict=True):
-                _leaky(x, slope, out=y)
+            return _prelu(self._before, self._slope)
+        if len(numbers) == 1:
+            return _leaky(self._before, numbers[0], out=out)
+        for x, y, slope in zip(self._before, out, numbers, strict=True):
+            _leaky(x, slope, out=y)
+        return out
 
-    def learn(self, gradient: Tensor) -> None:
-        """The slopes' gradient, given that of the values."""
+    def backward(self, gradient: Tensor, numbers: list[float] | None, learn: bool) -> Tensor:
+        """The gradient of what came in, given that of the values, in its place or not; `learn`: the slopes' too."""
+        if numbers is None:
+            gradient, slopes = _prelu_backward(gradient, self._before, self._slope)
+            if learn:
+                torch.sum(slopes, (-2, -1), keepdim=slopes.dim() == 3, out=self._gradient)
+            return gradient
+        if learn:
+            self._learn(gradient)
+        if len(numbers) == 1:
+            return _leaky_backward(gradient, self._before, numbers[0], False, grad_input=gradient)
+        for g, x, slope in zip(gradient, self._before, numbers, strict=True):
+            _leaky_backward(g, x, slope, False, grad_input=g)
+        return gradient
+
+    def _learn(self, gradient: Tensor) -> None:
         negative = torch.clamp_max(self._before, 0.0, out=self._scratch)
         if gradient.dim() == 2:
             torch.dot(gradient.view(-1), negative.view(-1), out=self._gradient)
         else:
             torch.bmm(gradient.flatten(1)[:, None], negative.flatten(1)[:, :, None], out=self._gradient)
-
-    def backward(self, gradient: Tensor, numbers: list[float] | None) -> None:
-        """Turn the gradient of the values into that of what came in, in place."""
-        if numbers is None:
-            _threshold_backward(gradient, self._before, 0.0, grad_input=self._scratch)
-            torch.lerp(self._scratch, gradient, self._slope, out=gradient)
-        elif len(numbers) == 1:
-            _leaky_backward(gradient, self._before, numbers[0], False, grad_input=gradient)
-        else:
-            for g, x, slope in zip(gradient, self._before, numbers, strict=True):
-                _leaky_backward(g, x, slope, False, grad_input=g)
 
 
 class Perceptron:
@@ -105,9 +108,12 @@ class Perceptron:
         points: n.
         numbers: whether `PReLU` gets its slopes as numbers; None: on the CPU.
         like: another at as many points or more, of which this one shares the first n: its own buffers are views.
+        apart: whether values and gradients are in different pieces (training/replay.py): only buffers last that long.
     """
 
-    def __init__(self, net: MLP, points: int, numbers: bool | None = None, like: Perceptron | None = None):
+    def __init__(
+        self, net: MLP, points: int, numbers: bool | None = None, like: Perceptron | None = None, apart: bool = False
+    ):
         leaves = [leaf.detach() for leaf in net.parameters.leaves]
         made, seeds, layers = leaves[0], len(leaves[0]), len(net.layers())
         widths = [leaf.shape[1] for leaf in leaves[: 2 * layers : 2]] + [leaves[2 * layers - 1].shape[-1]]
@@ -135,7 +141,7 @@ class Perceptron:
             PReLU(slope, gradient, self._before[i], inner(self.whole["scratch", widths[i + 1]]))
             for i, (slope, gradient) in enumerate(zip(leaves[2 * layers :], found[2 * layers :], strict=True))
         ]
-        slopes = len(self._prelus)
+        slopes, self._apart = len(self._prelus), apart
         self._reads = slopes > 0 and (made.device.type == "cpu" if numbers is None else numbers)
         self._slopes = net.parameters.flat[len(net.parameters.flat) - slopes * seeds :].view(slopes, seeds)
         self._numbers: list[list[float] | None] = [None] * slopes
@@ -156,7 +162,11 @@ class Perceptron:
             affine(bias, x, weight, self._before[i])
             x = self._after[i]
             if i < len(self._prelus):
-                self._prelus[i].forward(x, self._numbers[i])
+                x = self._prelus[i].forward(x, self._numbers[i])
+                if self._apart and not self._reads:
+                    x = self._after[i].copy_(x)
+                elif not self._reads:
+                    self._after[i], self._inputs[i + 1 : i + 2] = x, [x.mT]
             factor = _factor(keep, i)
             if factor is not None:
                 x.mul_(factor)
@@ -178,9 +188,7 @@ class Perceptron:
             if factor is not None:
                 slope.mul_(factor)
             if i < len(self._prelus):
-                if learn:
-                    self._prelus[i].learn(slope)
-                self._prelus[i].backward(slope, self._numbers[i])
+                slope = self._prelus[i].backward(slope, self._numbers[i], learn)
             if learn:
                 product(self._inputs[i], slope, self._dweights[i])
                 torch.sum(slope, -2, keepdim=True, out=self._dbiases[i])
@@ -208,7 +216,7 @@ class ResidualMLPByHand:
     """
 
     def __init__(self, net: ResidualMLP, points: int, keep: Keep = None, numbers: bool | None = None):
-        self._mlp = Perceptron(net.mlp, points, numbers)
+        self._mlp = Perceptron(net.mlp, points, numbers, apart=True)
         self._keep = None if keep is None else [factor if factor is None else inner(factor) for factor in keep]
         self._image = torch.zeros_like(self._mlp.whole["x", 0])
         self._slope = torch.zeros_like(self._image)

@@ -46,14 +46,14 @@ class Energy:
         reference: -B from critic values at points of Gamma, (S, n) -> (S,).
         scale: what the critic's loss is divided by, so that its size does not depend on the box.
         rate_slope: derivative of `rate`, (S, n) -> (S, n); None, here and below: left to autograd.
-        reference_slope: of `reference`, at each of the points, (S, n) -> (S, n).
+        reference_slope: derivative of B at each of the points, (S, n) -> (S, n); or one number for all of them.
     """
 
     rate: Callable[[Tensor], Tensor]
     reference: Callable[[Tensor], Tensor]
     scale: Tensor | float = 1.0
     rate_slope: Callable[[Tensor], Tensor] | None = None
-    reference_slope: Callable[[Tensor], Tensor] | None = None
+    reference_slope: Callable[[Tensor], Tensor | float] | None = None
 
     def bound(self, h_y: Tensor, h_z: Tensor) -> Tensor:
         """The variational value, at most F(P): critic at points y of P and z of Gamma; (S,)."""
@@ -94,9 +94,10 @@ def squared(raw: Tensor) -> Tensor:
 
 
 def _squared_both(raw: Tensor) -> tuple[Tensor, Tensor]:
-    fall = ((raw - KNEE) / KNEE).clamp_max_(0.0).exp_()
-    root = raw.clamp_min(KNEE).mul_(fall)
-    return root.square(), fall.mul_(root).mul_(2)
+    fall = raw.clamp_max(KNEE).sub_(KNEE).mul_(2 / KNEE).exp_()
+    root = raw.clamp_min(KNEE)
+    slope = fall.mul_(root)
+    return root.mul_(slope), slope.mul_(2)
 
 
 def exp_minus_one(raw: Tensor) -> Tensor:
@@ -130,8 +131,8 @@ def log_h(h: Tensor) -> Tensor:
 KL = Energy(
     log_h,
     lambda h: 1 - h.mean(1),
-    rate_slope=lambda h: h.reciprocal().masked_fill_(h < LEAST, 0.0),
-    reference_slope=lambda h: torch.full_like(h, -1 / h.shape[1]),
+    rate_slope=lambda h: F.threshold(h, LEAST, math.inf).reciprocal_(),
+    reference_slope=lambda h: 1 / h.shape[1],
 )
 "For kl (Gamma = mu; add log mu - log Q) and kl_samples (Gamma = Q)."
 
@@ -139,7 +140,7 @@ KL_DV = Energy(
     plain,
     lambda d: math.log(d.shape[1]) - d.logsumexp(1),
     rate_slope=torch.ones_like,
-    reference_slope=lambda d: -d.softmax(1),
+    reference_slope=lambda d: d.softmax(1),
 )
 "The best of all KL bounds over multiples of e^D."
 
@@ -147,7 +148,7 @@ JS = Energy(
     lambda d: -F.softplus(d),
     lambda d: -F.softplus(-d).mean(1) + math.log(4.0),
     rate_slope=lambda d: -torch.sigmoid(d),
-    reference_slope=lambda d: torch.sigmoid(-d) / d.shape[1],
+    reference_slope=lambda d: torch.sigmoid(-d) / -d.shape[1],
 )
 "2 JS(P, Q), with D = logit h."
 
@@ -170,7 +171,7 @@ def entropy(m: float, weight: float, log_volume: Tensor) -> Energy:
         lambda h: -scale.to(h.dtype) * power(h, m).mean(1),
         scale,
         rate_slope=lambda h: (scale * m / (m - 1)).to(h.dtype)[:, None] * slope(h, m - 1),
-        reference_slope=lambda h: -scale.to(h.dtype)[:, None] * slope(h, m) / h.shape[1],
+        reference_slope=lambda h: scale.to(h.dtype)[:, None] * slope(h, m) / h.shape[1],
     )
 
 

@@ -18,7 +18,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gwfbench.info import Field
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.icnn import DenseICNN
 from gwfbench.nn.icnn_by_hand import ByHand
@@ -112,12 +111,11 @@ class HandCritic:
         """Of the critic's loss in the parameters, flat."""
         n, slope = self._n, inner(self._slope)
         h, dh = self._head.both(self._net.values().view(self._slope.shape[:2]))
-        dh.neg_()
         if isinstance(self._scale, Tensor):
             dh.div_(self._scale.to(dh.dtype)[:, None])
         part = self._slope[..., 0]
-        torch.mul(self._rate_slope(h[:, :n]), dh[:, :n], out=part[:, :n]).div_(n)
-        torch.mul(self._reference_slope(h[:, n:]), dh[:, n:], out=part[:, n:])
+        torch.mul(self._rate_slope(h[:, :n]), dh[:, :n], out=part[:, :n]).div_(-n)
+        torch.mul(dh[:, n:], self._reference_slope(h[:, n:]), out=part[:, n:])  # type: ignore[arg-type]
         return self._net.gradient(slope)
 
     def slope(self) -> Tensor:
@@ -146,7 +144,7 @@ class Engine:
         seeds, _, d = pool.shape
         self._blocks = pool.view(-1, n, d)  # those of the first seed come first
         self._critic = HandCritic(energy, game.raw, n)
-        self._law = None if energy.log_q is None else _copied(energy.proposal)
+        self._law = None if energy.target is None else _copied(energy.proposal)
         frame = game.transport.frame
         self._frame = None if frame is None else Frame(frame.center.clone(), frame.size.clone())
         self._x, self._y, self._u, self._slope, self._score = (pool.new_zeros(seeds, n, d) for _ in range(5))
@@ -184,8 +182,8 @@ class Engine:
         for i in range(rounds.map_steps):
             if i:
                 self._pieces["image"]()
-            if game.energy is not None and game.energy.log_q is not None:
-                self._score.copy_(_gradient(game.energy.log_q, self._y))
+            if game.energy is not None and game.energy.target is not None:
+                self._score.copy_(game.energy.target.score(self._y))
             self._pieces["map"]()
 
     def _made(self) -> dict[str, Replayed]:
@@ -210,7 +208,7 @@ class Engine:
             self._frame.size.copy_(frame.size)
         self._pull.fill_(1 / (game.a * self._n))
         for name, steps in (("critic", rounds.critic_steps), ("map", rounds.map_steps)):
-            rows = self._adams[name].corrections(rounds.rates(steps))
+            rows = self._adams[name].schedule(rounds.rates(steps))
             self._put(name, rows.to(self.pool)[None])
         self._put("order", order(self.pool.shape[1] // self._n, rounds.iterations, shuffle))
 
@@ -261,7 +259,7 @@ class Engine:
 
     def _critic_step(self) -> None:
         self._critic.seen[:, self._n :].copy_(self._next("reference"))
-        self._adams["critic"].follow(self._critic.gradient(), self._next("critic"))
+        self._adams["critic"].follow(self._critic.gradient(), self._next("critic")[0])
 
     def _map_step(self) -> None:
         torch.sub(self._y, self._x, out=self._slope).mul_(self._pull)
@@ -270,7 +268,7 @@ class Engine:
             self._slope.add_(self._law.score(self._y), alpha=1 / self._n).sub_(self._score, alpha=1 / self._n)
         if self._frame is not None:
             self._slope.mul_(self._frame.size)
-        self._adams["map"].follow(self._map.gradient(self._slope), self._next("map"))
+        self._adams["map"].follow(self._map.gradient(self._slope), self._next("map")[0])
 
 
 def order(blocks: int, iterations: int, rng: Streams) -> Tensor:
@@ -289,14 +287,6 @@ def _factors(game: Game, pool: Tensor) -> tuple[Tensor | None, Keep]:
     width = hidden[0][1].shape[-1]
     kept = pool.new_zeros(len(pool), 1, len(hidden[before:]), game.batch, width)
     return kept, [*[None] * before, *kept[:, 0].unbind(1)]
-
-
-def _gradient(field: Field, x: Tensor) -> Tensor:
-    """Of a function at each of the points."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        (found,) = torch.autograd.grad(field(leaf).sum(), leaf)
-    return found
 
 
 def _tensors(law: Proposal) -> list[Tensor]:

@@ -139,7 +139,7 @@ class Functional:
         head: h from the critic's output.
         proposal: fitted to P_k; the critic sees its coordinates if `white`.
         radial: as `Critic`.
-        log_q: the target's log-density, of kl: A_h has log mu - log Q outside; None: nothing is outside.
+        target: the target Q, of kl: A_h has log mu - log Q outside; None: nothing is outside.
     """
 
     bound: Energy
@@ -147,7 +147,7 @@ class Functional:
     proposal: Proposal
     white: bool
     radial: bool
-    log_q: Field | None
+    target: LogDensity | None
 
     def critic(self, net: MLP) -> Critic:
         return Critic(net, self.head.value, self.proposal.white if self.white else None, self.radial)
@@ -159,17 +159,17 @@ class Functional:
 
     def variation(self, net: MLP) -> Field:
         """dF/dP by the critic with its parameters frozen."""
-        h, mu, log_q = self.critic(net), self.proposal, self.log_q
-        if log_q is None:
+        h, mu, target = self.critic(net), self.proposal, self.target
+        if target is None:
             return lambda y: self.bound.rate(h(y, frozen=True))
         assert not isinstance(mu, Box | Ellipsoid)
-        return lambda y: self.bound.rate(h(y, frozen=True)) + mu.log_prob(y) - log_q(y)
+        return lambda y: self.bound.rate(h(y, frozen=True)) + mu.log_prob(y) - target.log_prob(y)
 
     def variation_at(self, log_p: Field) -> Field:
         """dF/dP at a law with that log-density."""
-        proposal, log_q = self.proposal, self.log_q
-        if log_q is not None:
-            return lambda y: log_p(y) - log_q(y)
+        proposal, target = self.proposal, self.target
+        if target is not None:
+            return lambda y: log_p(y) - target.log_prob(y)
         assert isinstance(proposal, Box | Ellipsoid)
         return lambda y: self.bound.rate((log_p(y) + proposal.log_volume[:, None]).exp().to(y.dtype))
 
@@ -265,12 +265,12 @@ def require_reach(method: Any, problem: Problem, cloud: Tensor, region: Ellipsoi
     refuse(method, name, when=not constant < most, expected=words, fix=fix)
 
 
-def on_rows(target: LogDensity, rows: int | None, rng: Streams) -> Field:
-    """The log-density, on fresh rows of the data at each call if a number of rows is given."""
+def on_rows(target: LogDensity, rows: int | None, rng: Streams) -> LogDensity:
+    """The target, on fresh rows of the data at each call if a number of rows is given."""
     batch = target.batch
     if rows is None or batch is None:
-        return target.log_prob
-    return lambda y: batch(rows, rng).log_prob(y)
+        return target
+    return LogDensity(lambda y: batch(rows, rng).log_prob(y), lambda y: batch(rows, rng).score(y))
 
 
 def move(pool: Tensor, push: Callable[[Tensor], Tensor]) -> None:
