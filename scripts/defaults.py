@@ -3,11 +3,11 @@
     python scripts/defaults.py --dry-run                       what it would cost, from rows that are at hand
     python scripts/defaults.py --out FOLDER [--seeds 10] [--jobs 2] [--only gmm] [-- --timeout 3600]
     python scripts/defaults.py --out FOLDER --tables           the tables of what is finished, nothing is run
-    python scripts/defaults.py --out ROWS.csv --tables         the same from rows that were written before
+    python scripts/defaults.py --out results/defaults_rows.csv --tables --write results     from rows that were kept
 
 The study is scripts/defaults.toml (or --study FILE). Runs are those of `python -m gwfbench run`: finished ones are not
 repeated, and words after -- go to it. Next to the tables (defaults.md) are their numbers (defaults.csv) and all rows
-(rows.csv); --write names their folder.
+(defaults_rows.csv); --write names their folder.
 
     cost       training seconds over those of the reference under the same seed: the median over seeds
     against    mean over seeds of the difference to the reference, and its 95 % interval (gwfbench/report/stats.py):
@@ -37,6 +37,7 @@ from gwfbench.report import rows as results
 from gwfbench.report import stats
 
 ROOT = Path(__file__).parents[1]
+ROWS = "defaults_rows.csv"
 Cell = tuple[int, int]  # iterations and critic steps
 
 
@@ -243,7 +244,17 @@ def _value(line: Line) -> str:
 
 def page(study: Study, lines: Mapping[Case, Sequence[Line]], rows: pd.DataFrame) -> Iterator[str]:
     """Findings first: the smallest settings, all tasks by the metric that decides, then each task by all metrics."""
-    reference = name(study.reference)
+    reference, today = name(study.reference), registry.parse("method", "vjko")
+    yield "# Iterations and critic steps of `vjko`\n"
+    yield (
+        f"Which settings of a JKO step give a law that is not told from that of the paper's {reference}, and their "
+        f"cost. `vjko`'s default is {name((today.iterations, today.critic_steps))}. Made by `python "
+        "scripts/defaults.py` (its study: `scripts/defaults.toml`); rows: [defaults_rows.csv](defaults_rows.csv).\n\n"
+        f"*cost*: training seconds over those of {reference} under the same seed, median. *against*: mean over seeds "
+        "of the ratio (or difference), with its 95 % interval. **worse**, **better**: told apart by the paired t test "
+        "at 5 %, corrected over the settings of a task (Holm). No mark is no proof that they are equal: *allows* is "
+        "the end of the interval, the most by which a setting may be worse.\n"
+    )
     yield f"## Smallest settings that are not told from {reference}\n"
     yield "| task | seeds | decided by | setting | cost | allows | by all metrics | cost |"
     yield "|:--|--:|:--|--:|--:|--:|--:|--:|"
@@ -297,7 +308,7 @@ def tables(study: Study, options: argparse.Namespace) -> None:
     pd.DataFrame([vars(line) for found in lines.values() for line in found]).to_csv(
         options.write / "defaults.csv", index=False
     )
-    results.write(rows, options.write / "rows.csv")
+    results.write(rows, options.write / ROWS)
     print(text)
 
 
