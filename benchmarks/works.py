@@ -8,8 +8,8 @@ from functools import partial
 from benchmarks.pieces import Round, Work, bare, command, judged, launches, papers, plain, points, stein, step
 
 BARENBLATT = (
-    "vjko:decay=none,start=previous,map=icnn,step=0.0005,iterations=1000,pool=512000,map_steps=2,lr=0.001,depth=2,"
-    "critic_width=16,critic_depth=4,box=1.5"
+    "vjko:decay=none,start=previous,map=icnn,step=0.0005,iterations=1000,critic_steps=3,pool=512000,map_steps=2,"
+    "lr=0.001,depth=2,critic_width=16,critic_depth=4,box=1.5"
 )
 
 
@@ -85,7 +85,8 @@ WORKS = {
     "help": Work("--help", partial(command, "--help"), unit=_CPU, before="0.17", goal="0.15"),
     "launches": Work(
         "an iteration of vjko, OU d = 32, 15 seeds, test device",
-        partial(launches, "ou:dim=32", "vjko:batch=64,pool=640", 15), unit="launches", before="333", goal="180",
+        partial(launches, "ou:dim=32", "vjko:critic_steps=3,batch=64,pool=640", 15), unit="launches", before="333",
+        goal="180",
     ),
     "ksd_2": Work(
         "KSD of 1e5 points, d = 2", partial(stein, 2, True), part=25, quick=400, before="124", bare="ksd_bare_2"

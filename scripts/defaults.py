@@ -9,7 +9,7 @@ The study is scripts/defaults.toml (or --study FILE). Runs are those of `python 
 repeated, and words after -- go to it. Next to the tables (defaults.md) are their numbers (defaults.csv) and all rows
 (defaults_rows.csv); --write names their folder.
 
-    cost       training seconds over those of the reference under the same seed: the median over seeds
+    cost       updates of critic and map over those of the reference; seconds follow it, but not at the load of a day
     against    mean over seeds of the difference to the reference, and its 95 % interval (gwfbench/report/stats.py):
                a factor where all values of the metric on the task are positive
     verdict    worse or better: told apart by the paired t test, Holm's correction over the settings of a task, 5 %.
@@ -162,6 +162,7 @@ def name(cell: Cell) -> str:
 def compared(study: Study, case: Case, rows: pd.DataFrame) -> list[Line]:
     """All cells of a task by all of its metrics."""
     rows = rows[rows["task"] == registry.spec(registry.parse("task", case.task))]
+    rows = rows[rows["status"] != "killed"]  # not finished yet
     methods = {case.spec(cell): cell for cell in study.cells}
     own = {cell: rows[rows["method"] == method] for method, cell in methods.items()}
     seconds = {cell: group.groupby("seed")["seconds"].max() for cell, group in own.items() if len(group)}
@@ -174,7 +175,7 @@ def compared(study: Study, case: Case, rows: pd.DataFrame) -> list[Line]:
         for row in last:
             if row["method"] in methods:
                 values[methods[row["method"]]][row["seed"]] = row["value"]
-        lines += list(_lines(study, case.task, metric, values, seconds, controls))
+        lines += list(_lines(study, case, metric, values, seconds, controls))
     return lines
 
 
@@ -191,7 +192,7 @@ def scale(case: Case, rows: pd.DataFrame) -> str:
 
 
 def _lines(
-    study: Study, task: str, metric: str, values: dict[Cell, dict[int, float]],
+    study: Study, case: Case, metric: str, values: dict[Cell, dict[int, float]],
     seconds: Mapping[Any, pd.Series], controls: list[float],
 ) -> Iterator[Line]:  # fmt: skip
     if study.reference not in values:
@@ -206,10 +207,10 @@ def _lines(
     for cell, found in values.items():
         ordered = sorted(found.values())
         low, high = stats.interval(ordered, logs)
-        cost = (seconds[cell] / seconds[study.reference]).median()
+        cost = updates(case.spec(cell)) / updates(case.spec(study.reference))
         line = (
-            *(task, *cell, metric, len(found), sum(map(math.isfinite, ordered)), float(seconds[cell].median())),
-            *(float(cost), float(pd.Series(ordered).median()), low, high, "factor" if logs else "difference"),
+            *(case.task, *cell, metric, len(found), sum(map(math.isfinite, ordered)), float(seconds[cell].median())),
+            *(cost, float(pd.Series(ordered).median()), low, high, "factor" if logs else "difference"),
         )
         if cell == study.reference:
             yield Line(*line)
@@ -225,6 +226,16 @@ def smallest(lines: Sequence[Line], metrics: Sequence[str]) -> Line | None:
     bad = {line.cell for line in lines if line.metric in metrics and line.verdict == "worse"}
     good = [line for line in lines if line.metric == metrics[0] and line.cell not in bad]
     return min(good, key=lambda line: line.cost, default=None)
+
+
+def over_all(lines: Mapping[Case, Sequence[Line]]) -> Cell | None:
+    """The cheapest setting that was run on all tasks and that the metric that decides calls worse on none."""
+    deciding = [line for case, found in lines.items() for line in found if line.metric == case.metrics[0]]
+    cells = {
+        line.cell: line.cost for line in deciding if sum(other.cell == line.cell for other in deciding) == len(lines)
+    }
+    worse = {line.cell for line in deciding if line.verdict == "worse"}
+    return min(cells.keys() - worse, key=lambda cell: cells[cell], default=None)
 
 
 def _against(line: Line) -> str:
@@ -250,8 +261,8 @@ def page(study: Study, lines: Mapping[Case, Sequence[Line]], rows: pd.DataFrame)
         f"Which settings of a JKO step give a law that is not told from that of the paper's {reference}, and their "
         f"cost. `vjko`'s default is {name((today.iterations, today.critic_steps))}. Made by `python "
         "scripts/defaults.py` (its study: `scripts/defaults.toml`); rows: [defaults_rows.csv](defaults_rows.csv).\n\n"
-        f"*cost*: training seconds over those of {reference} under the same seed, median. *against*: mean over seeds "
-        "of the ratio (or difference), with its 95 % interval. **worse**, **better**: told apart by the paired t test "
+        f"*cost*: updates of critic and map over those of {reference}. *against*: mean over seeds of the ratio "
+        " (or difference), with its 95 % interval. **worse**, **better**: told apart by the paired t test "
         "at 5 %, corrected over the settings of a task (Holm). No mark is no proof that they are equal: *allows* is "
         "the end of the interval, the most by which a setting may be worse.\n"
     )
@@ -267,6 +278,8 @@ def page(study: Study, lines: Mapping[Case, Sequence[Line]], rows: pd.DataFrame)
             f"| {case.task} | {one.seeds} | {case.metrics[0]} | {name(one.cell)} | {one.cost:.3f} | {allows} "
             f"| {name(every.cell)} | {every.cost:.3f} |"
         )
+    one = over_all(lines)
+    yield f"\nOn all of them: {'none' if one is None else name(one)}."
     yield f"\n## Each setting against {reference}, by the metric that decides\n"
     yield "| iterations x critic steps | " + " | ".join(case.task for case in lines) + " |"
     yield "|--:|" + ":--|" * len(lines)

@@ -33,7 +33,7 @@ def rows():
             made.append(line | {"metric": "ksd", "value": factor * noise})
             made.append(line | {"metric": "w2", "value": (2 if cell == (60, 1) else 1) * noise})
             made.append(line | {"metric": "ksd", "step": 1, "value": 1e6, "seconds": 0.1})  # a law on the way
-    return pd.DataFrame(made)
+    return pd.DataFrame(made).assign(status="ok")
 
 
 def of(lines, cell, metric="ksd"):
@@ -49,13 +49,30 @@ def test_planted_factors_are_found(rows):
     assert worse.against_low < 3 < worse.allows
     assert equal.against_low < 1 < equal.allows < 1.2
     assert math.isnan(of(lines, (500, 3)).against)
-    assert equal.cost == pytest.approx(np.median([(6 + seed) / (50 + seed) for seed in range(SEEDS)]))
+    assert equal.cost == pytest.approx(60 * 2 / (500 * 4))
+    assert equal.train_seconds == pytest.approx(6 + (SEEDS - 1) / 2)
 
 
 def test_the_smallest_setting_is_the_cheapest_that_no_asked_metric_calls_worse(rows):
     lines = defaults.compared(STUDY, CASE, rows)
     assert defaults.smallest(lines, ("ksd",)).cell == (60, 1)
     assert defaults.smallest(lines, ("ksd", "w2")).cell == (125, 1)
+
+
+def test_the_smallest_on_all_tasks_is_worse_on_none_and_was_run_on_each(rows):
+    other = defaults.Case("gmm:dim=8", "vjko:steps=20", ("ksd", "w2"), 20, ("", "", ""))
+    easy = rows[rows["method"] != CASE.spec((60, 1))].assign(task="gmm:dim=8")
+    study, both = defaults.Study((CASE, other), STUDY.cells, (500, 3)), pd.concat([rows, easy])
+    lines = {case: defaults.compared(study, case, both) for case in study.cases}
+    assert defaults.over_all(lines) == (125, 1)
+    assert defaults.over_all({CASE: lines[CASE]}) == (60, 1)
+
+
+def test_a_run_that_is_not_finished_is_no_failure(rows):
+    killed = (rows["method"] == CASE.spec((60, 1))) & (rows["seed"] == 3)
+    rows.loc[killed, "status"] = "killed"
+    line = of(defaults.compared(STUDY, CASE, rows), (60, 1))
+    assert (line.seeds, line.finished, line.verdict) == (SEEDS - 1, SEEDS - 1, "")
 
 
 def test_failed_runs_count_as_the_worst(rows):

@@ -41,7 +41,7 @@ class Bound:
 
 FAR = "one to a pair of clouds: whether points are too far for a matrix product"  # distances.apart
 BOUNDS = (
-    Bound("ou:dim=32", "vjko", "iterations", 178, seeds=15),
+    Bound("ou:dim=32", "vjko:critic_steps=3", "iterations", 178, seeds=15),
     Bound("ou", "jko_icnn", "iterations", 186),
     Bound("toy2d", "gan:every=1", "iterations", 168),
     Bound("toy2d", "gwf", "iterations", 164),
