@@ -81,7 +81,7 @@ def _memberships(x: Tensor, means: Tensor, shares: Tensor, scale: float) -> Tens
     else:
         logits = torch.baddbmm(-0.5 * means.square().sum(-1)[:, None], x, means.mT)  # |x - mu_k|^2 = |x|^2 - 2 logits
     if scale == 0:
-        return torch.nn.functional.one_hot(logits.argmax(-1), means.shape[1]).double()
+        return (logits.argmax(-1, keepdim=True) == torch.arange(means.shape[1], device=logits.device)).double()
     return (logits / scale**2 + shares.log()[:, None]).softmax(-1)
 
 
