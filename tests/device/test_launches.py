@@ -52,6 +52,7 @@ BOUNDS = (
     Bound("toy2d", "vgrow", "steps", 70),
     Bound("toy2d", "mmd_flow", "steps", 67, 1, FAR),
     Bound("gaussian", "radon_flow", "steps", 74, 1, "the length of the grid"),
+    Bound("toy2d", "f_flow", "steps", 167, 8, f"{FAR}; SciPy solves on the host"),
     Bound("toy2d", "ift_flow", "steps", 160, 3, FAR),
     Bound("toy2d", "drifting", "steps", 204, 4, FAR),
     Bound("toy2d", "gf_drifting", "steps", 141, 3, FAR),

@@ -19,7 +19,7 @@ METHODS = (
         "sliced_flow",
         "riesz_flow",
     ),
-    *("ift_flow", "sinkhorn_flow", "vgrow", "gf_drifting", "gf_drifting:chi2=1"),
+    *("f_flow", "ift_flow", "sinkhorn_flow", "vgrow", "gf_drifting", "gf_drifting:chi2=1"),
     *(f"drifting:carrier=particles,field={field}" for field in FIELDS),
 )
 
