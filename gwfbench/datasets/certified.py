@@ -111,23 +111,34 @@ def truth(log_prob: Field, found: Mapping[str, np.ndarray], rng: Streams) -> dic
         for key in ("mean", "covariance")
     )
 
-    @cache
-    def pool() -> Tensor:
-        return law.draw(POOL, rng.fork("reference").host())
-
     def draw(index: int, n: int, streams: Streams) -> Tensor:
         return law.draw(n, streams).to(streams.device, streams.dtype)
-
-    def compare(index: int, n: int, streams: Streams) -> Tensor:
-        if n > POOL:
-            raise ValueError(f"{POOL} reference draws are at hand; {n} were asked for")
-        chosen = streams.host().uniform(POOL).argsort(1)[:, :n, None]  # without replacement
-        return pool().take_along_dim(chosen, 1).to(streams.device, streams.dtype)
 
     return {
         "draw": draw,
         "exact": True,
         "limit": POOL,
-        "reference": compare,
+        "reference": pool(law.draw, rng),
         "moments": lambda index: (mean, covariance),
     }
+
+
+def pool(draw: Callable[[int, Streams], Tensor], rng: Streams) -> Callable[[int, int, Streams], Tensor]:
+    """A truth's `reference` where draws take long: some of POOL draws of each seed, which are drawn once.
+
+    Args:
+        draw: (n, streams) -> (S, n, d), float64 on the CPU.
+        rng: of the task.
+    """
+
+    @cache
+    def every() -> Tensor:
+        return draw(POOL, rng.fork("reference").host())
+
+    def compare(index: int, n: int, streams: Streams) -> Tensor:
+        if n > POOL:
+            raise ValueError(f"{POOL} reference draws are at hand; {n} were asked for")
+        chosen = streams.host().uniform(POOL).argsort(1)[:, :n, None]  # without replacement
+        return every().take_along_dim(chosen, 1).to(streams.device, streams.dtype)
+
+    return compare
