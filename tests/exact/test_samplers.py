@@ -390,6 +390,19 @@ def quartic(x):
     return -(0.1 * x**4 + 0.5 * (x - 1.0) ** 2 - 0.3 * x.sin())[..., 0]
 
 
+def test_a_seed_of_gaussian_vi_that_diverged_is_nan_and_the_others_go_on():
+    vi, z = module("gaussian_vi"), torch.linspace(0.2, 1.6, 8, dtype=torch.float64)
+    z = (torch.cat([z, -z])[:, None] / z.square().mean().sqrt()).expand(2, 16, 1)
+    start = vi.Gaussian(torch.zeros(2, 1).double(), torch.tensor([[[0.5]], [[-0.5]]]).double())
+    both = vi.advance(start, lambda x: -x, z, 0.1, torch.float64)
+    alone = vi.advance(vi.Gaussian(start.mean[:1], start.covariance[:1]), lambda x: -x, z[:1], 0.1, torch.float64)
+    assert float(alone.covariance) == pytest.approx(0.5 * math.exp(-0.2) + 1 - math.exp(-0.2))
+    for found in (both, vi.advance(both, lambda x: -x, z, 0.1, torch.float64)):
+        assert found.covariance[1].isnan().all()
+        assert found.covariance[0].isfinite().all()
+    assert torch.equal(both.covariance[:1], alone.covariance)
+
+
 def test_gaussian_vi_is_of_second_order_in_its_step(streams):
     """Against the ODE of Lambert et al. solved by SciPy with the same points z."""
     from scipy.integrate import solve_ivp
