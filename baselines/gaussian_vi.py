@@ -122,7 +122,7 @@ def _linear_flow(law: Gaussian, at: Gaussian, score: Field, z: Tensor, h: float,
     s = score((at.mean[:, None] + z @ root.mT).to(dtype)).double()
     slope = torch.linalg.solve_triangular(root, s.mT @ z / z.shape[1], upper=False, left=False)
     l, q = torch.linalg.eigh((slope + slope.mT).nan_to_num() / 2)  # noqa: E741
-    l = torch.where(slope.isfinite().all(-1), l, torch.nan)  # noqa: E741 - eigh raises at nan
+    l = l + 0 * slope.sum(-1)  # noqa: E741 - eigh raises at nan, so a seed that has diverged gets it back here
     force = s.mean(1) + (slope @ (law.mean - at.mean)[..., None])[..., 0]
     mean = law.mean + h * (q @ (_phi(h * l)[..., None] * (q.mT @ force[..., None])))[..., 0]
     decay = (q * (h * l).exp()[:, None]) @ q.mT
