@@ -41,7 +41,10 @@ class Funnel:
     "standard deviation of P_0"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
-    metrics: ClassVar[tuple[str, ...]] = ("energy_distance", "mmd", "ksd", "c2st", "kl")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("energy_distance", "log_z", "elbo", "eubo", "ess_reverse", "ess_forward"),
+        *("sliced_energy", "mmd", "ksd", "c2st", "kl"),
+    )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}

@@ -15,8 +15,8 @@ Several densities are called so, and no result on one is a result on another. `v
 gwfbench/data/gmm40.npz has the means as float32, as both programs make them; scripts/gmm40_means.py made it. With
 start = 40, P_0 is what Blessing et al. start their methods from on this target. All seeds share one target.
 
-`mode_coverage` compares the shares of the components (gwfbench/metrics/modes.py). `ksd` hardly sees them: far from
-all other modes, a mode's weight does not change the score in it.
+`mode_weights` and `emc` compare the shares of the components (gwfbench/metrics/modes.py). `ksd` hardly sees them: far
+from all other modes, a mode's weight does not change the score in it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import torch
 from gwfbench.errors import UserError
 from gwfbench.fields import Positive, check_fields
 from gwfbench.info import Info, Initial, LogDensity
-from gwfbench.metrics.modes import mode_coverage
+from gwfbench.metrics.modes import emc, mode_weights, posterior
 from gwfbench.objectives.mixture import Mixture, normal_start
 from gwfbench.protocol import Instance, Problem
 from gwfbench.rng import Streams
@@ -54,8 +54,9 @@ class GMM40:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
-        *("energy_distance", "mode_coverage", "sliced_w2", "mmd", "w2", "c2st", "ksd", "kl"),
-        *("moments_mean", "moments_covariance"),
+        *("energy_distance", "mode_weights", "emc", "emc_error", "log_z", "elbo", "eubo", "ess_reverse", "ess_forward"),
+        *("sliced_w2", "sinkhorn", "sliced_energy", "mmd", "w2", "c2st", "ksd", "kl"),
+        *("moments_mean", "moments_covariance", "b2_max", "b2_mean"),
     )
     files: ClassVar[tuple[str, ...]] = ("data/gmm40.npz",)
     points: ClassVar[int] = 100_000
@@ -75,7 +76,8 @@ class GMM40:
         weights = torch.full_like(means[0, :, 0], 1 / means.shape[1])
         law = Mixture(means, weights, SCALES[self.variant])
         problem = Problem((self.dim,), (math.inf,), (normal_start(self.dim, self.start), law.density()))
-        return Instance(problem, law.truth(mode_coverage(means, weights, law.scale)))
+        labels, shares = posterior(means, weights, law.scale), weights.expand(len(rng.seeds), -1)
+        return Instance(problem, law.truth(mode_weights(labels, shares), *emc(labels, shares)))
 
 
 @cache

@@ -11,8 +11,8 @@ published values (its SHA-256 is known), and what the file holds is part of a ru
 Without a repetition, each seed draws means of its own from the same law: the same problem, but not one whose published
 results can be compared run by run.
 
-`mode_coverage` compares the shares of the components (gwfbench/metrics/modes.py), which the paper does by the mean
-squared error of their weights.
+`mode_weights` and `emc` compare the shares of the components (gwfbench/metrics/modes.py), which the paper does by the
+mean squared error of their weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor
 from gwfbench.errors import UserError, require
 from gwfbench.fields import Positive, between, check_fields, refuse
 from gwfbench.info import Info, Initial, LogDensity
-from gwfbench.metrics.modes import mode_coverage
+from gwfbench.metrics.modes import emc, mode_weights, posterior
 from gwfbench.objectives.mixture import Mixture, normal_start
 from gwfbench.protocol import Instance, Problem
 from gwfbench.rng import Streams
@@ -60,8 +60,9 @@ class GMMd:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
-        *("energy_distance", "mode_coverage", "sliced_w2", "mmd", "w2", "c2st", "ksd", "kl"),
-        *("moments_mean", "moments_covariance"),
+        *("energy_distance", "mode_weights", "emc", "emc_error", "log_z", "elbo", "eubo", "ess_reverse", "ess_forward"),
+        *("sliced_w2", "sinkhorn", "sliced_energy", "mmd", "w2", "c2st", "ksd", "kl"),
+        *("moments_mean", "moments_covariance", "b2_max", "b2_mean"),
     )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
@@ -97,7 +98,8 @@ class GMMd:
         weights = torch.full_like(means[0, :, 0], 1 / COMPONENTS)
         law = Mixture(means, weights, math.sqrt(VARIANCE))
         problem = Problem((self.dim,), (math.inf,), (normal_start(self.dim, self.start), law.density()))
-        return Instance(problem, law.truth(mode_coverage(means, weights, law.scale)))
+        labels, shares = posterior(means, weights, law.scale), weights.expand(len(rng.seeds), -1)
+        return Instance(problem, law.truth(mode_weights(labels, shares), *emc(labels, shares)))
 
     def _means(self, rng: Streams) -> Tensor:
         """(S, 10, d), float64."""

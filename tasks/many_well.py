@@ -20,10 +20,10 @@ taken as linear; this moves a draw by less than 1e-6 and leaves the mass of each
 The problem offers log pi as it stands, not normalised. With start = 1, P_0 is what the SMC of Blessing et al. starts
 from on mw5, and the base of the flows of Midgley et al. before training; for mw50 it is our choice.
 
-`well_weights` compares the share of each well's right side, for all m wells. `mode_coverage`
-(gwfbench/metrics/modes.py) compares the joint law of the sides of the first five, 32 modes: 2^16 of them would be too
+`well_weights` compares the share of each well's right side, for all m wells. `mode_weights` and `emc`
+(gwfbench/metrics/modes.py) compare the joint law of the sides of the first five, 32 modes: 2^16 of them would be too
 many for any number of points at hand. On mw5 and mw50 the wells are equal, and by symmetry P_0 has the right shares
-and mean already: there these two and `moments_mean` see only what a method has spoilt. On mw50, w2 and c2st hardly tell
+and mean already: there these and `moments_mean` see only what a method has spoilt. On mw50, w2 and c2st hardly tell
 even P_0 from the target, from which it differs in 5 of 50 coordinates.
 """
 
@@ -33,7 +33,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -42,14 +41,14 @@ from torch import Tensor
 
 from gwfbench.fields import Positive, check_fields
 from gwfbench.info import Info, Initial, LogDensity
-from gwfbench.metrics.modes import mode_coverage
+from gwfbench.metrics.modes import emc, mode_weights
 from gwfbench.objectives.mixture import fine_uniform, in_double, normal_start
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
 from gwfbench.rng import Streams
 
 END = 3.5  # beyond, e^p is below e^-65 of its largest value
 CELLS = 2048  # of the tabulated cdf
-JOINT = 5  # wells whose joint law `mode_coverage` sees
+JOINT = 5  # wells whose joint law `mode_weights` sees
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,10 @@ class ManyWell:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
-        *("energy_distance", "well_weights", "mode_coverage", "sliced_w2", "mmd", "w2", "c2st", "ksd", "kl"),
-        *("moments_mean", "moments_covariance"),
+        *("energy_distance", "well_weights", "mode_weights", "emc", "emc_error"),
+        *("log_z", "elbo", "eubo", "ess_reverse", "ess_forward"),
+        *("sliced_w2", "sinkhorn", "sliced_energy", "mmd", "w2", "c2st", "ksd", "kl"),
+        *("moments_mean", "moments_covariance", "b2_max", "b2_mean"),
     )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
@@ -100,7 +101,7 @@ class ManyWell:
             log_prob=lambda index, x: in_double(lambda part: target.log_prob(part) - log_z[:, None], x),
             score=lambda index, x: in_double(target.score, x),
             moments=lambda index: (mean, variance.diag_embed()),
-            metrics=(_joint(target, zeros), _well_weights(target)),
+            metrics=(_well_weights(target), *_joint(target, rng)),
             log_z=(log_z, zeros[:, 0]),
         )
         infos = (normal_start(d, self.start), LogDensity(target.log_prob, target.score))
@@ -213,14 +214,18 @@ class _Inverse:
         return self.edges[cell] + (2 * END / CELLS) * place
 
 
-def _joint(target: _Target, zeros: Tensor) -> Metric:
-    """Which sides a point is on, in the first wells: nearest of the corners of a cube around the barriers."""
-    well, seen = target.well, list(range(target.dim)[target.wells])[:JOINT]
-    sides = list(product((-1, 1), repeat=len(seen)))
-    corners = zeros[:, None].repeat(1, len(sides), 1)
-    corners[..., seen] = well.barrier + torch.tensor(sides, dtype=zeros.dtype, device=zeros.device)
-    shares = [math.prod(well.right if side > 0 else 1 - well.right for side in corner) for corner in sides]
-    return mode_coverage(corners, torch.tensor(shares, dtype=zeros.dtype, device=zeros.device))
+def _joint(target: _Target, rng: Streams) -> tuple[Metric, ...]:
+    """A mode is which sides a point is on, in the first wells: a binary number whose last digit is the first well's."""
+    well, count = target.well, min(JOINT, target.count)
+    sides = [[number >> bit & 1 for bit in range(count)] for number in range(2**count)]
+    shares = [math.prod(well.right if side else 1 - well.right for side in each) for each in sides]
+    powers = 2 ** torch.arange(count, device=rng.device)
+
+    def labels(x: Tensor, _: Streams) -> Tensor:
+        return ((x[..., target.wells][..., :count] > well.barrier) * powers).sum(-1)
+
+    expected = torch.tensor(shares, dtype=torch.float64, device=rng.device).expand(len(rng.seeds), -1)
+    return (mode_weights(labels, expected), *emc(labels, expected))
 
 
 def _well_weights(target: _Target) -> Metric:

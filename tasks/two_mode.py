@@ -10,7 +10,7 @@ dimension and P_0 are ours: start = sqrt(a^2 + v), the root mean square of a coo
 P_0 reaches both modes at each separation.
 
 The modes are 2 a sqrt(d) apart; in units of their own width that is 2 a sqrt(d / v), 28 with the defaults.
-`mode_coverage` is |share of the points in the first mode - w|, where a point counts by its posterior probability
+`mode_weights` is |share of the points in the first mode - w|; a point's mode is drawn by its posterior probability
 (gwfbench/metrics/modes.py).
 """
 
@@ -25,7 +25,7 @@ import torch
 
 from gwfbench.fields import Interior, Positive, between, check_fields
 from gwfbench.info import Info, Initial, LogDensity
-from gwfbench.metrics.modes import mode_coverage
+from gwfbench.metrics.modes import emc, mode_weights, posterior
 from gwfbench.objectives.mixture import Mixture, normal_start
 from gwfbench.protocol import Instance, Problem
 from gwfbench.rng import Streams
@@ -48,8 +48,9 @@ class TwoMode:
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
-        *("mode_coverage", "energy_distance", "sliced_w2", "mmd", "w2", "c2st", "ksd", "kl"),
-        *("moments_mean", "moments_covariance"),
+        *("mode_weights", "energy_distance", "emc", "emc_error", "log_z", "elbo", "eubo", "ess_reverse", "ess_forward"),
+        *("sliced_w2", "sinkhorn", "sliced_energy", "mmd", "w2", "c2st", "ksd", "kl"),
+        *("moments_mean", "moments_covariance", "b2_max", "b2_mean"),
     )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
@@ -69,4 +70,5 @@ class TwoMode:
         law = Mixture(means, torch.tensor([w, 1 - w], dtype=torch.float64, device=rng.device), math.sqrt(self.variance))
         start = math.sqrt(a**2 + self.variance) if self.start is None else self.start
         problem = Problem((self.dim,), (math.inf,), (normal_start(self.dim, start), law.density()))
-        return Instance(problem, law.truth(mode_coverage(means, law.weights, law.scale)))
+        labels, shares = posterior(means, law.weights, law.scale), law.weights.expand(len(rng.seeds), -1)
+        return Instance(problem, law.truth(mode_weights(labels, shares), *emc(labels, shares)))

@@ -169,12 +169,12 @@ def test_shares_of_the_wells(variant, streams):
     found = evaluate(instance, "well_weights", right)
     torch.testing.assert_close(found.value, torch.full((3,), 1 - share, **DOUBLE), atol=1e-9, rtol=0)
     assert found.se.max() == pytest.approx(1 / 1000)
-    joint = evaluate(instance, "mode_coverage", right)
+    joint = evaluate(instance, "mode_weights", right)
     torch.testing.assert_close(joint.value, torch.full((3,), 1 - share**5, **DOUBLE), atol=1e-9, rtol=0)
     near = right.clone()
     near[..., WELLS[variant]] = barrier - 1e-6  # just left of the barrier
     torch.testing.assert_close(evaluate(instance, "well_weights", near).value, torch.full((3,), share, **DOUBLE))
-    all_left = evaluate(instance, "mode_coverage", near)
+    all_left = evaluate(instance, "mode_weights", near)
     torch.testing.assert_close(all_left.value, torch.full((3,), 1 - (1 - share) ** 5, **DOUBLE))
 
 
@@ -192,7 +192,7 @@ def test_exact_draws_have_the_shares_and_their_joint_law(variant):
         observed = torch.bincount(one, minlength=32).numpy()
         assert scipy.stats.chisquare(observed, n * np.array(expected)).pvalue > 1e-6
     floor = sum((p * (1 - p) / (2 * math.pi * n)) ** 0.5 for p in expected)
-    assert (evaluate(instance, "mode_coverage", x).value < 2 * floor).all()
+    assert (evaluate(instance, "mode_weights", x).value < 2 * floor).all()
     floor = (2 * share * (1 - share) / (math.pi * n)) ** 0.5
     assert (evaluate(instance, "well_weights", x).value < 3 * floor).all()
 

@@ -162,11 +162,11 @@ def test_two_mode_starts_as_wide_as_its_modes_are_apart(streams):
 
 
 def coverage(instance, points):
-    (metric,) = instance.truth.metrics
+    metric = instance.truth.metrics[0]
     return metric.evaluate(Judged(points, None, instance.truth, 0, Streams(SEEDS)))
 
 
-def test_two_mode_s_coverage_is_the_error_of_the_first_weight(streams):
+def test_two_mode_s_mode_weights_are_the_error_of_the_first_weight(streams):
     instance = two_mode("weight=0.7")
     x = instance.truth.draw(0, 20_000, streams)
     found = coverage(instance, x)
