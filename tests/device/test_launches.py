@@ -59,6 +59,8 @@ BOUNDS = (
     Bound("toy2d", "sinkhorn_flow", "steps", 1212, 11, f"{FAR}; whether a round was the last: another is 60 launches"),
     Bound("gaussian", "ula", "steps", 60, 1, "whether a seed is unstable, which is said at once", seeds=2),
     Bound("gaussian", "mala", "laws", 151, 1, "whether pilots have forgotten their start", low=6, high=9, seeds=1),
+    Bound("gaussian", "dds:every=1", "iterations", 846),
+    Bound("gaussian", "drift_density:every=1", "steps", 146, 3, FAR),
     Bound("gaussian", "blob", "steps", 148, 6, f"{FAR}; bandwidth and speed: t is a number of the host", seeds=1),
     Bound("gaussian", "gaussian_vi", "steps", 104, 2, "whether eigenvalues were found"),
     Bound("ou", "ksd_descent", "laws", 342, 19, f"{FAR}; torch's L-BFGS; bandwidth and gradient", high=6, seeds=1),
