@@ -59,7 +59,10 @@ BOUNDS = (
     Bound("toy2d", "sinkhorn_flow", "steps", 1212, 11, f"{FAR}; whether a round was the last: another is 60 launches"),
     Bound("gaussian", "ula", "steps", 60, 1, "whether a seed is unstable, which is said at once", seeds=2),
     Bound("gaussian", "mala", "laws", 151, 1, "whether pilots have forgotten their start", low=6, high=9, seeds=1),
-    Bound("gaussian", "smc:leapfrogs=1,after=0", "temperatures", 507, 2, "whether weights are 0; whether it is the end", seeds=1),
+    Bound(
+        "gaussian", "smc:leapfrogs=1,after=0", "temperatures", 507, 2, "whether weights are 0; whether it ends", seeds=1
+    ),
+    Bound("gaussian", "nuts:depth=1,warmup=1", "laws", 228, 21, "which chains go on", low=6, high=9, seeds=1),
     Bound("gaussian", "blob", "steps", 148, 6, f"{FAR}; bandwidth and speed: t is a number of the host", seeds=1),
     Bound("gaussian", "gaussian_vi", "steps", 104, 2, "whether eigenvalues were found"),
     Bound("ou", "ksd_descent", "laws", 342, 19, f"{FAR}; torch's L-BFGS; bandwidth and gradient", high=6, seeds=1),
