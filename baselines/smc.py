@@ -47,6 +47,7 @@ from gwfbench.fields import Count, Interior, Natural, Positive, at_least, check_
 from gwfbench.info import Field, Info, Initial, LogDensity
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.training.pilots import spread
 from gwfbench.training.resampling import RESAMPLING, relative_variance, systematic
 from gwfbench.velocity.median import SAMPLE
 from gwfbench.velocity.movers import first
@@ -119,7 +120,7 @@ class SMC:
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
         ends, k, left = _ends(problem), int(state["k"]), int(state["left"])
         cloud = Cloud.of(state, rng.device)
-        spread = _spread(problem[Initial].draw(SAMPLE, rng.fork("spread")))
+        wide = spread(problem[Initial].draw(SAMPLE, rng.fork("spread")))
         arrived = _arrived(cloud)
         while not arrived or left:
             k, left, noise = k + 1, left - arrived, rng.fork(f"law/{k + 1}")
@@ -127,7 +128,7 @@ class SMC:
                 if not arrived:
                     cloud = self._heat(cloud, k, noise.fork("resampling"))
                     arrived = _arrived(cloud)
-                cloud = self._move(cloud, ends, spread, noise.fork("moves"))
+                cloud = self._move(cloud, ends, wide, noise.fork("moves"))
             kept = {"k": k, "left": left, **cloud.state()}
             yield Drawn(
                 float(k), partial(first, cloud.at.x), limit=self.particles, state=lambda kept=kept: kept,
@@ -153,14 +154,14 @@ class SMC:
         chosen, log_c = how(log_w.exp(), noise)
         return cloud.chosen(torch.where(going, chosen, cloud.places()), torch.where(going, log_c, 0.0))
 
-    def _move(self, cloud: Cloud, ends: Ends, spread: Tensor, noise: Streams) -> Cloud:
-        """`moves` moves of all particles at their temperature."""
+    def _move(self, cloud: Cloud, ends: Ends, wide: Tensor, noise: Streams) -> Cloud:
+        """`moves` moves of all particles at their temperature; `wide` is P_0's standard deviation."""
         at, e, goal = cloud.at, cloud.step, self.accept or (0.574 if self.leapfrogs == 1 else 0.8)
         if self.tuned:
-            spread = _spread(at.x, cloud.log_weights.exp())
+            wide = spread(at.x, cloud.log_weights.exp())
         for _ in range(self.moves):
             leaps = 1 if self.leapfrogs == 1 else min(self.leapfrogs, math.ceil(self.length / float(e.min())))
-            at, accepted = move(ends, at, cloud.heat, e * spread, leaps, noise)
+            at, accepted = move(ends, at, cloud.heat, e * wide, leaps, noise)
             if self.tuned:
                 share = accepted.to(e.dtype).mean(1)[:, None, None]
                 e = (e * (share - goal).exp()).clamp_max(self.length)
@@ -348,14 +349,6 @@ def _gradient(log_prob: Field) -> Field:
 def _times(factor: Tensor, values: Tensor) -> Tensor:
     """factor * values, 0 where the factor is 0, whatever the value."""
     return torch.where(factor == 0, 0.0, factor * values)
-
-
-def _spread(x: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Standard deviation of each coordinate of weighted points, (S, 1, d); 1 where they are all the same."""
-    w = x.new_full(x.shape[:2], 1 / x.shape[1]) if weights is None else weights.to(x.dtype)
-    mean = torch.einsum("sn,snd->sd", w, x)[:, None]
-    deviation = torch.einsum("sn,snd->sd", w, (x - mean).square())[:, None].sqrt()
-    return deviation.where(deviation > 1e-6 * x.abs().amax(1, keepdim=True), 1.0)  # rounding is no spread
 
 
 def _arrived(cloud: Cloud) -> bool:

@@ -16,6 +16,7 @@ from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
 from gwfbench.training import resampling
+from gwfbench.training.pilots import spread
 
 smc = sys.modules[registry.find("method", "smc").load().__module__]
 
@@ -355,6 +356,6 @@ def test_the_step_is_tuned_to_its_acceptance(streams):
     for step in (0.01, 1.4):
         law = last(f"smc:particles=500,step={step},leapfrogs=1,after=10", to_the_limit(gaussian), streams)
         cloud = smc.Cloud.of(law.state(), torch.device("cpu"))
-        h = cloud.step * smc._spread(cloud.at.x)
+        h = cloud.step * spread(cloud.at.x)
         _, accepted = smc.move(smc._ends(to_the_limit(gaussian)), cloud.at, cloud.heat, h, 1, streams)
         assert ((accepted.double().mean(1) - 0.574).abs() < 0.12).all()
