@@ -65,6 +65,7 @@ class Brownian:
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
         *("energy_distance", "w2", "sliced_w2", "mmd", "ksd_imq", "kl", "symkl", "symkl_debiased"),
+        *("log_z", "elbo", "eubo", "ess_reverse", "ess_forward", "sliced_energy", "sinkhorn", "b2_max", "b2_mean"),
         *("moments_mean", "moments_covariance", "objective"),
     )
     points: ClassVar[int] = 4096

@@ -60,7 +60,7 @@ class DW4:
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
         *("energy_tv", "distance_tv", "virial", "aligned_w2", "sliced_w2", "energy_distance", "mmd", "ksd", "w2", "kl"),
-        "moments_covariance",
+        *("log_z", "elbo", "eubo", "ess_reverse", "ess_forward", "moments_covariance"),
     )
     points: ClassVar[int] = 4096
     version: ClassVar[int] = 1

@@ -71,6 +71,7 @@ class LGCP:
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
         *("energy_distance", "w2", "sliced_w2", "mmd", "ksd", "kl"),
+        *("log_z", "elbo", "eubo", "ess_reverse", "ess_forward", "sliced_energy", "sinkhorn", "b2_max", "b2_mean"),
         *("moments_mean", "moments_covariance"),
     )
     files: ClassVar[tuple[str, ...]] = ("data/lgcp",)

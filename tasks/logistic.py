@@ -53,6 +53,7 @@ class Logistic:
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
         *("sliced_w2", "energy_distance", "mmd", "ksd", "w2", "kl", "symkl", "symkl_debiased"),
+        *("log_z", "elbo", "eubo", "ess_reverse", "ess_forward", "sliced_energy", "sinkhorn", "b2_max", "b2_mean"),
         *("moments_mean", "moments_covariance"),
     )
     files: ClassVar[tuple[str, ...]] = ("data/logistic", "data/blr/german.dat.gz")
