@@ -113,7 +113,7 @@ def _bias(judged: Judged) -> _Bias:
 def _b2_max(judged: Judged) -> Estimate:
     bias = _bias(judged)
     value, worst = bias.value.max(1)
-    which = torch.nn.functional.one_hot(worst, bias.value.shape[1]).double()
+    which = (worst[:, None] == torch.arange(bias.value.shape[1], device=worst.device)).double()
     return Estimate(value, bias.error(which), bias.points.shape[1])
 
 
