@@ -94,12 +94,12 @@ class Gaussian:
 
     def draw(self, n: int, rng: Streams) -> Tensor:
         """n points in the precision of the streams."""
-        root = torch.linalg.cholesky(self.covariance).mT.to(rng.dtype)
+        root = _root(self.covariance).mT.to(rng.dtype)
         return torch.baddbmm(self.mean[:, None].to(rng.dtype), rng.normal(n, root.shape[-1]), root)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(S, n, d) -> (S, n)."""
-        root = torch.linalg.cholesky(self.covariance)
+        root = _root(self.covariance)
         white = torch.linalg.solve_triangular(root, (x.double() - self.mean[:, None]).mT, upper=False)
         constant = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * root.shape[-1] * math.log(2 * math.pi)
         return (-0.5 * white.square().sum(1) - constant[:, None]).to(x.dtype)
@@ -118,15 +118,22 @@ def advance(law: Gaussian, score: Field, z: Tensor, h: float, dtype: torch.dtype
 
 def _linear_flow(law: Gaussian, at: Gaussian, score: Field, z: Tensor, h: float, dtype: torch.dtype) -> Gaussian:
     """`law` moved by time h in the linear field that the score is, on average, at the law `at`."""
-    root = torch.linalg.cholesky(at.covariance)
+    root = _root(at.covariance)
     s = score((at.mean[:, None] + z @ root.mT).to(dtype)).double()
     slope = torch.linalg.solve_triangular(root, s.mT @ z / z.shape[1], upper=False, left=False)
-    l, q = torch.linalg.eigh((slope + slope.mT) / 2)  # noqa: E741
+    l, q = torch.linalg.eigh((slope + slope.mT).nan_to_num() / 2)  # noqa: E741
+    l = l + 0 * slope.sum(-1)  # noqa: E741 - eigh raises at nan, so a seed that has diverged gets it back here
     force = s.mean(1) + (slope @ (law.mean - at.mean)[..., None])[..., 0]
     mean = law.mean + h * (q @ (_phi(h * l)[..., None] * (q.mT @ force[..., None])))[..., 0]
     decay = (q * (h * l).exp()[:, None]) @ q.mT
     covariance = decay @ law.covariance @ decay + (q * (2 * h * _phi(2 * h * l))[:, None]) @ q.mT
     return Gaussian(mean, (covariance + covariance.mT) / 2)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Cholesky's factor; nan for a seed whose covariance is no longer one: it has diverged, the others go on."""
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    return torch.where((failed == 0)[..., None, None], root, torch.nan)
 
 
 def _phi(z: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ from gwfbench.fields import Count, Interior, Natural, Positive, Share, at_least,
 from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Marginal, Problem, Pushed, State
 from gwfbench.rng import Streams
+from gwfbench.training.pilots import largest_correlation
 
 Push = Callable[[Tensor, Streams], Tensor]
 AFTER = 3  # 0.3 after m laws is 0.3^3 = 0.03 after 3 m, if it decays at one rate
@@ -173,12 +174,6 @@ def proposal_log_ratio(at: Place, to: Place, xi: Tensor, h: Tensor, cap: float =
     """log q(x | y) - log q(y | x), (S, n), of a proposal y made from x with the noise xi."""
     back = (at.x - to.x - drift(to.score, h, cap)) / (2 * h).sqrt()
     return 0.5 * (xi.square() - back.square()).sum(-1)
-
-
-def largest_correlation(x: Tensor, y: Tensor) -> float:
-    """The largest correlation of a coordinate of x with that of y over the points, (S, n, d); nan if one is still."""
-    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    return float(((x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()).max())
 
 
 def _in_proportion(h: Tensor, variance: Tensor) -> Tensor:

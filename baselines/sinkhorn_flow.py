@@ -4,6 +4,12 @@
 
 (Feydy et al. 2019; W-Flow moves a generator by the same field.) Both plans are solved anew at each step, between the
 moving points and a fresh batch of the target. A plan that does not reach the tolerance ends the run with an error.
+
+Second batch. T_qq of a cloud with itself keeps a share of each point's mass on that point, since there its cost is 0.
+W-Flow (Han et al. 2026) takes T_qq between two independent batches of the generator instead, so that no point is its
+own negative: `self_batch=other`. Here the two are the halves of a step's points, and each is the other's second batch.
+The field at one point is then noisier, because T_qp and T_qq no longer err alike: at q = p it vanishes on average only.
+Particles have no second batch. If their halves were fixed, the difference of the halves' means would grow.
 """
 
 from __future__ import annotations
@@ -12,10 +18,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.fields import Count, Positive, check_fields
+from gwfbench.fields import Count, Positive, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.protocol import Marginal, Problem
 from gwfbench.rng import Streams
@@ -43,6 +50,9 @@ class SinkhornFlow:
     "largest mean relative error of the plans' column sums"
     rounds: Count = 200
     "largest number of rounds per plan, each of 8 Sinkhorn updates"
+    self_batch: Literal["same", "other"] = "same"
+    """batch to which T_qq takes a point; same: that of the point itself; other: an independent one, the other half of a
+    generator's points"""
     latent: Count | None = None
     "dimension of the generator's noise; default: 32, but that of a point where it is larger"
     generator_width: Count = 256
@@ -60,14 +70,35 @@ class SinkhornFlow:
     reference: ClassVar[str] = """@inproceedings{feydy2019interpolating,
   title={Interpolating between Optimal Transport and {MMD} using {S}inkhorn Divergences}, author={Feydy, Jean and
   S{\\'e}journ{\\'e}, Thibault and Vialard, Fran{\\c{c}}ois-Xavier and Amari, Shun-ichi and Trouv{\\'e}, Alain and
-  Peyr{\\'e}, Gabriel}, booktitle={AISTATS}, year={2019}}"""
+  Peyr{\\'e}, Gabriel}, booktitle={AISTATS}, year={2019}}
+@misc{han2026wflow, title={{W}-Flow}, author={Han, Jiaqi and others}, year={2026}, eprint={2605.11755}}"""
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
+        refuse(
+            self,
+            *("self_batch", "carrier"),
+            when=self.self_batch == "other" and self.carrier == "particles",
+            expected="self_batch=same for particles, which are one batch",
+            fix="write, for example, sinkhorn_flow:carrier=generator,self_batch=other",
+        )
+        refuse(
+            self,
+            *("points", "self_batch"),
+            when=self.self_batch == "other" and self.points < 2,
+            expected="at least 2 points, one for each batch",
+        )
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         def velocity(x: Tensor, y: Tensor, noise: Streams) -> Tensor:
             blur = self.blur or 0.1 * rms_distance(y)[:, 0, 0]
-            return sinkhorn(x, y, blur=blur, tolerance=self.tolerance, rounds=self.rounds)
+            if self.self_batch == "same":
+                return sinkhorn(x, y, blur=blur, tolerance=self.tolerance, rounds=self.rounds)
+            one, two = x.tensor_split(2, 1)
+            halves = ((one, two), (two, one))
+            return torch.cat(
+                [sinkhorn(a, y, b, blur=blur, tolerance=self.tolerance, rounds=self.rounds) for a, b in halves], 1
+            )
 
         return carry(
             self,

@@ -67,14 +67,22 @@ class Problem:
 
 
 class Need(StrEnum):
-    """What a metric needs: of the truth, and LOG_PROB of the judged law."""
+    """What a metric needs of the truth; and of the judged law, see `OF_LAW`."""
 
     DRAW = "draw"
     MOMENTS = "moments"
     DENSITY = "density"
     SCORE = "score"
     ENERGY = "energy"
+    LOG_Z = "log_z"
     LOG_PROB = "log_prob"
+    FORWARD = "log_prob_anywhere"
+    ESTIMATE = "estimate_of_log_z"
+
+
+# What each law has or has not: its log-density at its own points, also at draws of the truth, and its own estimate of
+# log Z or the first of these two.
+OF_LAW = frozenset({Need.LOG_PROB, Need.FORWARD, Need.ESTIMATE})
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,9 @@ class Truth:
         integrand: (x, log-density of a law at x) -> (S, n), whose mean under that law is its energy F.
         jko: step sizes a_1 ... a_K -> the exact JKO sequence for them, as a truth with index = step - 1.
         metrics: metrics that only this task has.
+        log_z: log of the integral of exp(log_prob) of the `LogDensity` that the problem offers, and its standard
+            error, (S,) each, float64; the error is 0 for a closed form. Only where the limit alone counts, so that
+            this `LogDensity` is the truth's log_prob + log_z.
     """
 
     draw: Callable[[int, int, Streams], Tensor] | None
@@ -107,11 +118,12 @@ class Truth:
     integrand: Callable[[Tensor, Tensor], Tensor] | None = None
     jko: Callable[[tuple[float, ...]], Truth] | None = None
     metrics: tuple[Metric, ...] = ()
+    log_z: tuple[Tensor, Tensor] | None = None
 
     def lacks(self, metric: Metric, clock: Literal["jko", "flow", "none"]) -> str:
         """Why the metric can't judge laws of a contestant with this clock against this truth; empty if it can.
 
-        That the laws have log-densities (`Need.LOG_PROB`) is not asked here: each law has its own answer.
+        What is needed of the laws (`OF_LAW`) is not asked here: each law has its own answer.
         """
         if metric.unavailable:
             return metric.unavailable
@@ -123,8 +135,9 @@ class Truth:
             Need.DENSITY: self.log_prob,
             Need.SCORE: self.score,
             Need.ENERGY: self.energy and self.integrand,
+            Need.LOG_Z: self.log_z,
         }
-        missing = sorted(need for need in metric.needs - {Need.LOG_PROB} if known[Need(need)] is None)
+        missing = sorted(need for need in metric.needs - OF_LAW if known[Need(need)] is None)
         return f"the task's truth has no {', '.join(missing)}" if missing else ""
 
 
@@ -141,6 +154,7 @@ class Drawn:
     """A law that is drawn afresh: particles (`limit` is their number), generators, ODE flows. Valid until it resumes.
 
     `state`, here and below: what `Resumable.resume` needs to go on from this law; called before the method goes on.
+    `log_z`: the method's own estimate of log Z, and its standard error (NaN where it has none), (S,) each.
     """
 
     t: float
@@ -148,6 +162,7 @@ class Drawn:
     log_prob: Field | None = None
     limit: int | None = None
     state: Callable[[], State] | None = None
+    log_z: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +271,9 @@ class Judged:
         truth, index: the law to compare with.
         rng: for a metric's own draws; equal for all methods.
         kept: what need not be computed twice. It changes no number: a metric gives the same alone.
+        forward: draws of the truth, (S, m, d), the same for all laws of this time, and the law's log-density there,
+            (S, m); not numbers where it could not be computed.
+        log_z: the law's own estimate of log Z and its standard error, (S,) each.
     """
 
     points: Tensor
@@ -264,6 +282,8 @@ class Judged:
     index: int
     rng: Streams
     kept: Kept = field(default_factory=Kept)
+    forward: tuple[Tensor, Tensor] | None = None
+    log_z: tuple[Tensor, Tensor] | None = None
 
     def of_law(self, what: str, make: Callable[[], V]) -> V:
         """What `make` computes from the points alone: once for all metrics that see as many of them."""
@@ -319,6 +339,8 @@ class Metric:
         version: raised when numbers change.
         source: paper and equation, and how the standard error is made.
         unavailable: why it can't be had on this machine (a network's weights are missing); empty if it can.
+        bound: whether no law is better than the truth except for chance, though higher is better: exact draws are then
+            the floor, as they are where lower is better.
     """
 
     name: str
@@ -331,6 +353,7 @@ class Metric:
     better: Literal["lower", "higher"] = "lower"
     version: int = 1
     unavailable: str = ""
+    bound: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", frozenset(map(Need, self.needs)))

@@ -24,9 +24,9 @@ The task draws by rejection from the same Student law: it keeps a proposal with 
 draws are independent. Their law is that of the weights capped, which is `cap_loss` away from the posterior in total
 variation. The cap is the least one for which this is at most CAP_LOSS: of 4096 draws less than one should be elsewhere.
 
-For each set it writes gwfbench/data/blr/NAME.npz (location, root, degrees and log_cap of the Student law; mean and
-covariance of the posterior; all float64) and NAME.json, the certificate. tests/exact/test_blr.py tests the task's draws
-against both.
+For each set it writes gwfbench/data/blr/NAME.npz (location, root, degrees and log_cap of the Student law; mean,
+covariance and log Z of the posterior; all float64) and NAME.json, the certificate. tests/exact/test_blr.py tests the
+task's draws against both.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,14 +83,16 @@ def model_hash() -> str:
 # ------------------------------------------------------------------------------------------------ the witness
 
 
-def nuts(rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Draws (chains, draws, d) and the sampler's own statistics of each."""
+Density = Callable[[Any], Any]  # log posterior of a point (d,), by jax
+
+
+def nuts(density: Density, start: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Draws (chains, draws, d) and the sampler's own statistics of each, from `start` (chains, d)."""
     import jax
     from numpyro.infer import MCMC, NUTS
 
-    data = jax.numpy.asarray(rows)
     kernel = NUTS(
-        potential_fn=lambda x: -log_posterior(x, data),
+        potential_fn=lambda x: -density(x),
         dense_mass=True,
         target_accept_prob=TARGET_ACCEPT,
         max_tree_depth=TREE,
@@ -96,20 +100,18 @@ def nuts(rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     mcmc = MCMC(
         kernel, num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, chain_method="sequential", progress_bar=False
     )
-    start = 0.1 * jax.random.normal(jax.random.PRNGKey(SEED + 1), (CHAINS, rows.shape[1] + 1))
-    start = start.at[:, -1].add(jax.numpy.linspace(-2.0, 4.0, CHAINS))
     mcmc.run(jax.random.PRNGKey(SEED), init_params=start, extra_fields=("diverging", "num_steps", "energy"))
     extra = {key: np.asarray(value) for key, value in mcmc.get_extra_fields(group_by_chain=True).items()}
     return np.asarray(mcmc.get_samples(group_by_chain=True)), extra
 
 
-def worst_identity(x: np.ndarray, rows: np.ndarray, batches: int = 256) -> tuple[float, float]:
+def worst_identity(x: np.ndarray, density: Density, batches: int = 256) -> tuple[float, float]:
     """The largest |mean| / standard error of score and of score x' + I, errors by batch means."""
     import jax
 
-    gradient = jax.jit(jax.vmap(jax.grad(log_posterior), in_axes=(0, None)))
+    gradient = jax.jit(jax.vmap(jax.grad(density)))
     flat = x.reshape(-1, x.shape[-1])
-    score = np.concatenate([np.asarray(gradient(part, rows)) for part in np.array_split(flat, 64)])
+    score = np.concatenate([np.asarray(gradient(part)) for part in np.array_split(flat, 64)])
     centre, scale = flat.mean(0), flat.std(0)
     score, white = score * scale, (flat - centre) / scale
     groups = zip(np.array_split(score, batches), np.array_split(white, batches), strict=True)
@@ -120,12 +122,12 @@ def worst_identity(x: np.ndarray, rows: np.ndarray, batches: int = 256) -> tuple
     return found[0], found[1]
 
 
-def question(y: np.ndarray, x: np.ndarray, extra: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, float]:
+def question(y: np.ndarray, x: np.ndarray, extra: dict[str, np.ndarray], density: Density) -> dict[str, float]:
     """NUTS's own numbers; y: its draws, standardised."""
     import arviz
 
     plain, square = arviz.convert_to_dataset({"x": y}), arviz.convert_to_dataset({"x": y**2})
-    score, stein = worst_identity(x, rows)
+    score, stein = worst_identity(x, density)
     return {
         "r_hat_max": max(float(np.asarray(arviz.rhat(data)["x"]).max()) for data in (plain, square)),
         "ess_bulk_min": float(np.asarray(arviz.ess(plain, method="bulk")["x"]).min()),
@@ -154,18 +156,25 @@ class Student:
     def like(mean: np.ndarray, covariance: np.ndarray, degrees: int, wider: float) -> Student:
         return Student(mean, wider * math.sqrt((degrees - 2) / degrees) * np.linalg.cholesky(covariance), degrees)
 
-    def blocks(self, rows: np.ndarray, count: int, seed: int) -> Any:
-        """Proposals x (BLOCK, d) and log p(x, data) + (degrees + d) / 2 log(1 + |t|^2 / degrees), block by block."""
+    def blocks(self, density: Density, count: int, seed: int) -> Any:
+        """Proposals x (BLOCK, d) and density(x) + (degrees + d) / 2 log(1 + |t|^2 / degrees), block by block."""
         import jax
 
-        density = jax.jit(jax.vmap(log_posterior, in_axes=(0, None)))
-        data, rng, d = jax.numpy.asarray(rows), np.random.default_rng(seed), len(self.location)
+        every, rng, d = jax.jit(jax.vmap(density)), np.random.default_rng(seed), len(self.location)
         for _ in range(count // BLOCK):
             t = rng.standard_normal((BLOCK, d))
             t /= np.sqrt(rng.chisquare(self.degrees, (BLOCK, 1)) / self.degrees)
             x = self.location + t @ self.root.T
             kernel = (self.degrees + d) / 2 * np.log1p((t**2).sum(1) / self.degrees)
-            yield x, np.asarray(density(x, data)) + kernel
+            yield x, np.asarray(every(x)) + kernel
+
+    def log_z(self, log_weight: np.ndarray) -> tuple[float, float]:
+        """log of the integral of exp(density) from the weights of `blocks`, and its standard error."""
+        d, half, top = len(self.location), (self.degrees + len(self.location)) / 2, log_weight.max()
+        constant = math.lgamma(half) - math.lgamma(self.degrees / 2) - d / 2 * math.log(self.degrees * math.pi)
+        constant -= np.linalg.slogdet(self.root)[1]  # log density of the Student law: this - half log(1 + ...)
+        w = np.exp(log_weight - top)
+        return float(top + math.log(w.mean()) - constant), float(w.std() / w.mean() / len(w) ** 0.5)
 
 
 def log_cap(log_weight: np.ndarray, loss: float) -> float:
@@ -181,17 +190,19 @@ def accepted(log_weight: np.ndarray, cap: float) -> float:
     return float(np.exp(np.minimum(log_weight - cap, 0)).mean())
 
 
-def choose(mean: np.ndarray, covariance: np.ndarray, rows: np.ndarray, wider: float) -> tuple[Student, float, int]:
+def choose(
+    mean: np.ndarray, covariance: np.ndarray, density: Density, wider: float, enough: int
+) -> tuple[Student, float, int]:
     """The proposal of which most is kept, a cap below the final one, and how many blocks of each part are enough."""
     found = []
     for degrees in DEGREES:
         law = Student.like(mean, covariance, degrees, wider)
-        weight = np.concatenate([part for _, part in law.blocks(rows, PILOT, SEED + degrees)])
+        weight = np.concatenate([part for _, part in law.blocks(density, PILOT, SEED + degrees)])
         cap = log_cap(weight, 5 * CAP_LOSS)
         w = np.exp(weight - weight.max())
         found.append((accepted(weight, cap), degrees, law, cap, w.sum() ** 2 / (w @ w) / PILOT))
     _, _, law, cap, share = max(found)
-    return law, cap, math.ceil(1.75 * ENOUGH / share / (PARTS * BLOCK))
+    return law, cap, math.ceil(1.75 * enough / share / (PARTS * BLOCK))
 
 
 def moments(sums: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +219,7 @@ def symkl(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarra
     return float((trace - 2 * len(m) + (m - n) @ inverse @ (m - n)) / 2)
 
 
-def weigh(law: Student, rows: np.ndarray, low: float, size: int, mean: np.ndarray, sd: np.ndarray) -> dict[str, Any]:
+def weigh(law: Student, density: Density, low: float, size: int, mean: np.ndarray, sd: np.ndarray) -> dict[str, Any]:
     """Importance sampling of y = (x - mean) / sd: sums of each part, all log weights, and the y of large weights.
 
     Args:
@@ -217,7 +228,7 @@ def weigh(law: Student, rows: np.ndarray, low: float, size: int, mean: np.ndarra
     """
     parts: list[dict[str, Any]] = [{} for _ in range(PARTS)]
     weights, large = [], []
-    for i, (x, log_weight) in enumerate(law.blocks(rows, PARTS * size * BLOCK, SEED)):
+    for i, (x, log_weight) in enumerate(law.blocks(density, PARTS * size * BLOCK, SEED)):
         y, w = (x - mean) / sd, np.exp(log_weight - low)
         new = {
             "w": w.sum(), "y": w @ y, "yy": (w[:, None] * y).T @ y,
@@ -260,13 +271,16 @@ def judge(found: dict[str, Any], low: float, cap: float) -> tuple[dict[str, floa
 
 # ------------------------------------------------------------------------------------------------ both
 
-BOUNDS = (
-    "r_hat_max < 1.01", "ess_bulk_min >= 400", "ess_tail_min >= 400", "ess_squares_min >= 400", "divergences == 0",
-    "full_trees == 0", "e_bfmi_min > 0.3", "score_worst < 6", "stein_worst < 6",
-    "k_hat < 0.7", f"is_ess_min >= {ENOUGH}", f"is_ess_squares_min >= {ENOUGH}",
-    f"worth >= {ENOUGH}", "variance_error_worst < 0.005", "accepted > 0.01", f"cap_loss <= {CAP_LOSS}",
-    "cap_variance_worst < 0.005", "means_apart < 5", "squares_apart < 5",
-)  # fmt: skip
+
+def bounds(enough: int, kept: float) -> tuple[str, ...]:
+    """The checks: `enough` effective draws, and `kept` of the proposals at least."""
+    return (
+        "r_hat_max < 1.01", "ess_bulk_min >= 400", "ess_tail_min >= 400", "ess_squares_min >= 400", "divergences == 0",
+        "full_trees == 0", "e_bfmi_min > 0.3", "score_worst < 6", "stein_worst < 6",
+        "k_hat < 0.7", f"is_ess_min >= {enough}", f"is_ess_squares_min >= {enough}",
+        f"worth >= {enough}", "variance_error_worst < 0.005", f"accepted > {kept}", f"cap_loss <= {CAP_LOSS}",
+        "cap_variance_worst < 0.005", "means_apart < 5", "squares_apart < 5",
+    )  # fmt: skip
 
 
 def apart(y: np.ndarray, mean: np.ndarray, second: np.ndarray) -> dict[str, float]:
@@ -288,36 +302,42 @@ def holds(check: str, numbers: dict[str, float]) -> bool:
     ]
 
 
-def certify(name: str) -> bool:
-    """Make the truth of one set, write its two files, and say whether every check passed."""
+def investigate(
+    density: Density, start: Any, enough: int = ENOUGH, kept: float = 0.01
+) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """Both samplers on one posterior.
+
+    Args:
+        enough, kept: as in `bounds`.
+
+    Returns:
+        What the truth's file holds, a certificate that lacks the names and hashes, and NUTS's draws (chains, draws, d).
+    """
     import arviz
 
-    task = sys.modules[registry.find("task", "blr").load().__module__]
-    rows = task.signed_rows(name)[0]
     began = time.perf_counter()
-    x, extra = nuts(rows)
+    x, extra = nuts(density, start)
     flat = x.reshape(-1, x.shape[-1])
     pilot, sd = flat.mean(0), flat.std(0)
-    witness = question((x - pilot) / sd, x, extra, rows)
+    witness = question((x - pilot) / sd, x, extra, density)
     witnessed = time.perf_counter()
     for wider, times in ATTEMPTS:
-        law, low, size = choose(pilot, np.cov(flat.T), rows, wider)
-        found = weigh(law, rows, low, times * size, pilot, sd)
+        law, low, size = choose(pilot, np.cov(flat.T), density, wider, enough)
+        found = weigh(law, density, low, times * size, pilot, sd)
         cap = log_cap(found["log_weights"], CAP_LOSS)
         assert cap > low
         numbers, mean, covariance = judge(found, low, cap)
         numbers["k_hat"] = float(arviz.psislw(found["log_weights"].copy())[1])
         numbers = witness | numbers | apart((x - pilot) / sd, mean, np.diag(covariance) + mean**2)
-        checks = {check: holds(check, numbers) for check in BOUNDS}
+        checks = {check: holds(check, numbers) for check in bounds(enough, kept)}
         if all(checks.values()):
             break
-    np.savez_compressed(
-        FOLDER / f"{name}.npz",
-        location=law.location, root=law.root, degrees=law.degrees, log_cap=cap,
-        mean=pilot + sd * mean, covariance=covariance * np.outer(sd, sd),
-    )  # fmt: skip
+    value, error = law.log_z(found["log_weights"])
+    arrays = {
+        "location": law.location, "root": law.root, "degrees": law.degrees, "log_cap": cap,
+        "mean": pilot + sd * mean, "covariance": covariance * np.outer(sd, sd), "log_z": value, "log_z_se": error,
+    }  # fmt: skip
     certificate = {
-        "posterior": f"blr:data={name},posterior=derived",
         "witness": "NUTS, dense mass matrix, float64",
         "truth": f"importance sampling, Student with {law.degrees} degrees of freedom, float64",
         "versions": {package: version(package) for package in ("numpyro", "jax", "jaxlib", "arviz", "numpy")},
@@ -332,16 +352,34 @@ def certify(name: str) -> bool:
         "seconds": [round(witnessed - began, 1), round(time.perf_counter() - witnessed, 1)],
         "numbers": numbers,
         "checks": checks,
-        "sha256": {
-            "truth": hashlib.sha256((FOLDER / f"{name}.npz").read_bytes()).hexdigest(),
-            "data": task.digest(rows),
-            "model": model_hash(),
-        },
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
-    (FOLDER / f"{name}.json").write_text(json.dumps(certificate, indent=1) + "\n")
-    print(name, certificate["seconds"], numbers, [check for check, good in checks.items() if not good], flush=True)
+    return arrays, certificate, x
+
+
+def write(folder: Path, name: str, arrays: dict[str, Any], certificate: dict[str, Any], hashes: dict[str, str]) -> bool:
+    """Write a set's two files, and say whether every check passed."""
+    np.savez_compressed(folder / f"{name}.npz", **arrays)
+    truth = hashlib.sha256((folder / f"{name}.npz").read_bytes()).hexdigest()
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    certificate |= {"sha256": {"truth": truth, **hashes}, "date": date}
+    (folder / f"{name}.json").write_text(json.dumps(certificate, indent=1) + "\n")
+    checks = certificate["checks"]
+    failed = [check for check, good in checks.items() if not good]
+    print(name, certificate["seconds"], certificate["numbers"], failed, flush=True)
     return all(checks.values())
+
+
+def certify(name: str) -> bool:
+    """Make the truth of one set, write its two files, and say whether every check passed."""
+    import jax
+
+    task = sys.modules[registry.find("task", "blr").load().__module__]
+    rows = task.signed_rows(name)[0]
+    start = 0.1 * jax.random.normal(jax.random.PRNGKey(SEED + 1), (CHAINS, rows.shape[1] + 1))
+    start = start.at[:, -1].add(jax.numpy.linspace(-2.0, 4.0, CHAINS))
+    arrays, certificate, _ = investigate(partial(log_posterior, rows=jax.numpy.asarray(rows)), start)
+    certificate = {"posterior": f"blr:data={name},posterior=derived", **certificate}
+    return write(FOLDER, name, arrays, certificate, {"data": task.digest(rows), "model": model_hash()})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from gwfbench.metrics.density import gaussian_symkl
 from gwfbench.plugins import registry
@@ -183,6 +184,15 @@ def dw4_square() -> Iterator[Value]:
     yield Value("mean square of a pair's distance", 4 * float(covariance[0, 0, 0]), 0.0, "quadrature (task `dw4`)")
 
 
+def brownian_scales() -> Iterator[Value]:
+    """Posterior means of the two scales, softplus of the first two coordinates, by exact draws."""
+    truth, rng = truth_of("brownian", SEEDS), Streams(SEEDS, dtype=DOUBLE)
+    assert truth.draw is not None
+    scales = softplus(truth.draw(0, 40_000, rng)[..., :2]).mean(1)
+    for i, what in enumerate(("innovation scale", "observation scale")):
+        yield spread(f"posterior mean of the {what}", scales[:, i], "5 x 40,000 exact draws (task `brownian`)")
+
+
 def lj13_depth() -> Iterator[Value]:
     """Energy of the icosahedron of 13 at its best size under both counts of pairs, the oscillator left out."""
     golden = (1 + math.sqrt(5)) / 2
@@ -205,6 +215,7 @@ OURS: dict[str, Callable[[], Iterator[Value]]] = {  # lines without one are not 
     "lj13": lj13_depth,
     "dw4": dw4_square,
     "brownian": log_z("brownian"),
+    "brownian_scales": brownian_scales,
     "evidence": log_z("logistic:data=sonar", "logistic:data=ionosphere"),
     "energy": gaussian_energy,
     "ksd": signed_ksd,
@@ -232,7 +243,7 @@ def shown(value: float, error: float) -> str:
     if not error:
         return f"{value:.6g}"
     digits = max(0, 1 - math.floor(math.log10(error)))
-    if digits > 5:
+    if digits > 8:
         return f"{rounded(value)} +- {rounded(error)}"
     return f"{value:.{digits}f} +- {error:.{digits}f}"
 

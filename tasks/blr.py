@@ -29,32 +29,25 @@ There is no truth for covtype, which scikit-learn downloads, and for posterior=a
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
+from gwfbench.datasets import certified, logistic
 from gwfbench.datasets.tables import FOLDER, digest, signed_rows
-from gwfbench.errors import require
 from gwfbench.fields import check_fields, refuse
-from gwfbench.info import Field, Info, Initial, LogDensity
+from gwfbench.info import Info, Initial, LogDensity
 from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
 from gwfbench.rng import Streams
 
 CLIP = 8.0  # of log alpha in P_0's draws
 BLOCKS = 50  # of the jackknife
-CHUNK = 2**22  # points x rows of one slice of the logits, per seed
-PROPOSALS = 4096  # of one round of rejection
-POOL = 4096  # draws of the posterior that a seed's metrics compare with
 
 
 @dataclass(frozen=True)
@@ -94,10 +87,10 @@ class BLR:
         derived = self.posterior == "derived"
         train, test = (torch.from_numpy(part).to(rng.device) for part in signed_rows(self.data, self.data_root))
         k = train.shape[1]
-        prior = _Prior(k, 0.01, 0.5 * k + 1) if derived else _Prior(k, 100.0, 0.0)
-        start = Initial(prior.draw, prior.log_prob if derived else None)
-        problem = Problem((k + 1,), (math.inf,), (start, _posterior(prior, train.to(rng.dtype))))
-        precise = _posterior(prior, train)
+        law = _Prior(k, 0.01, 0.5 * k + 1) if derived else _Prior(k, 100.0, 0.0)
+        start, prior = Initial(law.draw, law.log_prob if derived else None), LogDensity(law.log_prob, law.score)
+        problem = Problem((k + 1,), (math.inf,), (start, logistic.posterior(prior, train.to(rng.dtype))))
+        precise = logistic.posterior(prior, train)
 
         def score(index: int, x: Tensor) -> Tensor:
             return precise.score(x.double()).to(x.dtype)
@@ -110,41 +103,9 @@ class BLR:
         found = reference(self.data) if derived else None
         if found is None:
             return Instance(problem, unknown)
-        law = _Rejection(
-            _posterior(prior, train.cpu()).log_prob,
-            *(torch.from_numpy(found[key]) for key in ("location", "root")),  # type: ignore[arg-type]
-            *(found[key].item() for key in ("degrees", "log_cap")),
+        return Instance(
+            problem, replace(unknown, **certified.truth(logistic.posterior(prior, train.cpu()).log_prob, found, rng))
         )
-        return Instance(problem, replace(unknown, **_known(law, found, rng)))
-
-
-def _known(law: _Rejection, found: Mapping[str, np.ndarray], rng: Streams) -> dict[str, Any]:
-    """What a certificate adds to the truth."""
-    mean, covariance = (
-        torch.from_numpy(found[key]).to(rng.device).expand(len(rng.seeds), *found[key].shape)
-        for key in ("mean", "covariance")
-    )
-
-    @cache
-    def pool() -> Tensor:
-        return law.draw(POOL, rng.fork("reference").host())
-
-    def draw(index: int, n: int, streams: Streams) -> Tensor:
-        return law.draw(n, streams).to(streams.device, streams.dtype)
-
-    def compare(index: int, n: int, streams: Streams) -> Tensor:
-        if n > POOL:
-            raise ValueError(f"{POOL} reference draws are at hand; {n} were asked for")
-        chosen = streams.host().uniform(POOL).argsort(1)[:, :n, None]  # without replacement
-        return pool().take_along_dim(chosen, 1).to(streams.device, streams.dtype)
-
-    return {
-        "draw": draw,
-        "exact": True,
-        "limit": POOL,
-        "reference": compare,
-        "moments": lambda index: (mean, covariance),
-    }
 
 
 @dataclass(frozen=True)
@@ -167,91 +128,6 @@ class _Prior:
     def score(self, x: Tensor) -> Tensor:
         w, alpha = x[..., :-1], x[..., -1:].exp()
         return torch.cat([-alpha * w, self.power - alpha * (self.rate + 0.5 * w.square().sum(-1, keepdim=True))], -1)
-
-
-def _posterior(prior: _Prior, rows: Tensor, scale: float = 1.0) -> LogDensity:
-    """The prior times `scale` powers of the likelihood of `rows`, signed features (N, k) or (S, N, k)."""
-
-    def log_prob(x: Tensor) -> Tensor:
-        return prior.log_prob(x) + scale * _LogLikelihood.apply(x[..., :-1], rows)  # type: ignore[operator]
-
-    def score(x: Tensor) -> Tensor:
-        likelihood = torch.nn.functional.pad(_slope(x[..., :-1], rows), (0, 1))
-        return prior.score(x) + scale * likelihood
-
-    def batch(count: int, rng: Streams) -> LogDensity:
-        """From `count` rows per seed without replacement; from all rows if there are no more."""
-        size = len(rows)
-        if count >= size:
-            return LogDensity(log_prob, score)
-        chosen = rng.uniform(size).topk(count, 1).indices  # (S, count)
-        part = _posterior(prior, rows[chosen], size / count)
-        return LogDensity(part.log_prob, part.score)
-
-    return LogDensity(log_prob, score, batch)
-
-
-@dataclass(frozen=True)
-class _Rejection:
-    """Independent draws of a law: a proposal is kept with probability min(weight, cap) / cap.
-
-    Args:
-        log_prob: of the law up to a constant, (n, d) -> (n,), float64 on the CPU.
-        location, root, degrees: of the proposal x = location + root t, t standard Student.
-        log_cap: of the weight exp(log_prob(x)) (1 + |t|^2 / degrees)^((degrees + d) / 2).
-    """
-
-    log_prob: Field
-    location: Tensor
-    root: Tensor
-    degrees: int
-    log_cap: float
-
-    def draw(self, n: int, rng: Streams) -> Tensor:
-        """(S, n, d), float64 on the CPU; a seed's draws depend on its own stream alone."""
-        keys = rng.integers(2**62, 1)[:, 0].tolist()
-        return torch.stack([self._draw(n, Streams((key,), dtype=torch.float64)) for key in keys])
-
-    def _draw(self, n: int, rng: Streams) -> Tensor:
-        d, count, kept = len(self.location), 0, list[Tensor]()
-        while count < n:
-            normal = rng.normal(PROPOSALS, d + self.degrees)[0]
-            t = normal[:, :d] * (self.degrees / normal[:, d:].square().sum(1, keepdim=True)).sqrt()
-            x = self.location + t @ self.root.mT
-            log_weight = self.log_prob(x) + (self.degrees + d) / 2 * torch.log1p(t.square().sum(1) / self.degrees)
-            kept.append(x[rng.uniform(PROPOSALS)[0].log() < log_weight - self.log_cap])
-            count += len(kept[-1])
-        return torch.cat(kept)[:n]
-
-
-class _LogLikelihood(torch.autograd.Function):
-    """sum_i log sigmoid(w . z_i) of signed rows z_i, (S, n, k) -> (S, n), by slices of the points.
-
-    Backward computes the logits again: autograd would keep all n N of them, 2 GB for 1024 points of covtype.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(w: Tensor, rows: Tensor) -> Tensor:
-        return torch.cat([logsigmoid(part @ rows.mT).sum(-1) for part in _slices(w, rows)], -1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0][..., None] * _slope(*ctx.saved_tensors), None
-
-
-def _slope(w: Tensor, rows: Tensor) -> Tensor:
-    """Gradient of the log-likelihood, sum_i sigmoid(-w . z_i) z_i."""
-    return torch.cat([torch.sigmoid(-(part @ rows.mT)) @ rows for part in _slices(w, rows)], -2)
-
-
-def _slices(w: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-    return w.split(max(1, CHUNK // rows.shape[-2]), -2)
 
 
 _SOURCE = (
@@ -285,27 +161,13 @@ def _judge(test: Tensor, reward: Callable[[Tensor], Tensor], judged: Judged) -> 
 
 
 def reference(name: str) -> dict[str, np.ndarray] | None:
-    """mean and covariance of the set's posterior, and location, root, degrees and log_cap of `_Rejection`, all float64.
+    """mean and covariance of the set's posterior, and location, root, degrees and log_cap of its draws, all float64.
 
     None where there is no certificate, or one that did not pass.
 
     Raises:
         UserError: the certificate is of another truth or of other data.
     """
-    paper = FOLDER.joinpath(f"{name}.json")
-    if not paper.is_file():
-        return None
-    certificate = json.loads(paper.read_text())
-    if not all(certificate["checks"].values()):
-        return None
-    packed = FOLDER.joinpath(f"{name}.npz").read_bytes()
-    found = {"truth": hashlib.sha256(packed).hexdigest(), "data": digest(signed_rows(name)[0])}
-    for what, is_now in found.items():
-        require(
-            is_now == certificate["sha256"][what],
-            f"the certificate of blr:data={name} does not fit its {what} (sha256 {is_now[:12]})",
-            f"sha256 {certificate['sha256'][what][:12]}",
-            "install gwfbench again, or make the truth anew with scripts/blr_reference.py",
-        )
-    with np.load(io.BytesIO(packed)) as arrays:
-        return dict(arrays)
+    return certified.read(
+        *(FOLDER, name, f"blr:data={name}"), lambda: digest(signed_rows(name)[0]), "scripts/blr_reference.py"
+    )

@@ -39,6 +39,7 @@ class Gaussian:
     metrics: ClassVar[tuple[str, ...]] = (
         *("symkl", "symkl_debiased", "bures_w2", "ksd", "sliced_w2", "mmd", "energy_distance", "w2", "c2st", "kl"),
         *("moments_mean", "moments_covariance", "objective"),
+        *("log_z", "elbo", "eubo", "ess_reverse", "ess_forward", "b2_max", "b2_mean", "sliced_energy", "sinkhorn"),
     )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
@@ -93,6 +94,7 @@ class Gaussian:
             moments=lambda index: (b, root @ root.mT),
             energy=lambda index: torch.zeros_like(b[:, 0]),
             integrand=lambda x, log_rho: log_rho - log_prob(0, x),
+            log_z=(torch.full_like(b[:, 0], constant), torch.zeros_like(b[:, 0])),
         )
         return Instance(problem, truth)
 

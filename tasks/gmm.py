@@ -52,6 +52,7 @@ class GMM:
     metrics: ClassVar[tuple[str, ...]] = (
         *("ksd", "sliced_w2", "mmd", "energy_distance", "w2", "c2st", "kl", "mode_coverage"),
         *("moments_mean", "moments_covariance", "objective"),
+        *("log_z", "elbo", "eubo", "ess_reverse", "ess_forward", "b2_max", "b2_mean", "sliced_energy", "sinkhorn"),
     )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
@@ -109,6 +110,7 @@ class GMM:
             moments=moments,
             energy=lambda index: torch.zeros_like(means[:, 0, 0]),
             integrand=lambda x, log_rho: log_rho - log_prob(0, x),
+            log_z=(torch.full_like(means[:, 0, 0], constant), torch.zeros_like(means[:, 0, 0])),
             metrics=(mode_coverage(means, torch.full_like(means[..., 0], 1 / self.components), s),),
         )
         return Instance(problem, truth)

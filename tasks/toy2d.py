@@ -68,6 +68,7 @@ class Toy2D:
     metrics: ClassVar[tuple[str, ...]] = (
         *("sliced_w2", "mmd", "energy_distance", "ksd", "w2", "c2st", "kl"),
         *("moments_mean", "moments_covariance", "objective"),
+        *("log_z", "elbo", "eubo", "ess_reverse", "ess_forward", "b2_max", "b2_mean", "sliced_energy", "sinkhorn"),
     )
     points: ClassVar[int] = 100_000
     version: ClassVar[int] = 1
@@ -100,6 +101,7 @@ class Toy2D:
             return law.log_prob(x.double()).to(x.dtype)
 
         initial = Initial(lambda n, streams: self.start * streams.normal(n, 2), log_initial)
+        zero = torch.zeros(seeds, dtype=torch.float64, device=rng.device)
         infos = (initial, LogDensity(law.log_prob, law.score), TargetSamples(law.draw))
         truth = Truth(
             lambda index, n, streams: law.draw(n, streams),
@@ -107,8 +109,9 @@ class Toy2D:
             log_prob=log_prob,
             score=lambda index, x: law.score(x.double()).to(x.dtype),
             moments=lambda index: (law.mean.expand(seeds, 2), law.covariance.expand(seeds, 2, 2)),
-            energy=lambda index: torch.zeros(seeds, dtype=torch.float64, device=rng.device),
+            energy=lambda index: zero,
             integrand=lambda x, log_rho: log_rho - log_prob(0, x),
+            log_z=(zero, zero),
             metrics=_own(law, seeds),
         )
         return Instance(Problem((2,), (math.inf,), infos), truth)

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -36,14 +37,16 @@ def judge_of(text, names=()):
     return job, instance, Judge(job, instance, streams.fork("eval"), Log(), names)
 
 
-def laws_of(instance):
+def laws_of(instance, judge):
     """Two laws to be judged: of a limit both at its time, of a flow at its last two times."""
     last, path = len(instance.problem.times) - 1, [0.0, *instance.problem.times]
     for k in (1, 0):
         index = last if math.isinf(path[-1]) else last - k
         x = instance.truth.draw(index, 1200, Streams(SEEDS, path=f"/law/{k}")) * (1 + 0.1 * k)
         density, t = instance.truth.log_prob(index, x), None if math.isinf(path[-1]) else path[index + 1]
-        yield Seen(index + 1, t, index, x, density, 0.0, Counts(), 0.0, 0.0), path
+        seen = Seen(index + 1, t, index, x, density, 0.0, Counts(), 0.0, 0.0)
+        field = partial(instance.truth.log_prob, index)
+        yield (judge.look_back(seen, field) if judge.looks_back else seen), path
 
 
 def values(rows):
@@ -56,12 +59,12 @@ def test_metrics_together_give_what_each_gives_alone(task):
     """To the last bit, at a law that is the second with this truth to compare with."""
     job, instance, judge = judge_of(task)
     found = [values(judge.judge(seen, path, begin(job, "env", None), judge.due(seen, last=True))[1])
-             for seen, path in laws_of(instance)]  # fmt: skip
+             for seen, path in laws_of(instance, judge)]  # fmt: skip
     assert len(found[1]) == len(judge.chosen) >= 7
     for name in found[1]:
         job, instance, alone = judge_of(task, (name,))
         (metric,) = alone.chosen
-        seen, path = list(laws_of(instance))[1]
+        seen, path = list(laws_of(instance, alone))[1]
         assert values(alone.judge(seen, path, begin(job, "env", None), [metric])[1]) == {name: found[1][name]}
 
 
@@ -77,7 +80,7 @@ def test_what_a_law_shares_ends_with_it():
     one, other = (Metric(name, evaluate, 100, "") for name in ("one", "other"))
     judge.chosen[:] = [one, other, replace(one, name="few", points=50), replace(one, name="jko", law="jko")]
     judge._codes = dict.fromkeys(("one", "other", "few", "jko"), "")
-    laws = list(laws_of(instance))
+    laws = list(laws_of(instance, judge))
     for seen, path in (laws[0], laws[0], laws[1]):
         judge.judge(seen, path, begin(job, "env", None), judge.chosen)
     # points: 100 and 50 of each law; truth: one for each metric and number of points, and anew for another time

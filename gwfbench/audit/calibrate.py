@@ -43,6 +43,7 @@ CHUNK = 65536  # points drawn at once
 GRID = tuple(2 ** (k / 4) for k in range(-48, 17))  # 0.0002 to 16
 FOUND = 0.95  # share of trials in which a change must be found
 LEVEL = 0.05
+DENSITIES = {Need.LOG_PROB, Need.ESTIMATE}  # at the judged points, as here no law has its own estimate of log Z
 SHARED = 0.5  # share of points that two trials have in common from which on they are no trials
 SAME = 1e-6  # of the largest value: differences up to this are rounding
 KEPT = 2**28  # bytes of draws that are kept from one change to the next
@@ -181,7 +182,7 @@ class _Cell:
         return x, self._density(x, start.log_prob)
 
     def _density(self, x: Tensor, log_prob: Callable[[Tensor], Tensor] | None) -> Tensor | None:
-        if log_prob is None or Need.LOG_PROB not in self.metric.needs:
+        if log_prob is None or not self.metric.needs & DENSITIES:
             return None
         return torch.cat([log_prob(part) for part in x.split(CHUNK, 1)], 1)
 
@@ -197,8 +198,10 @@ def _why_not(metric: Metric, instance: Instance) -> str:
         return "the truth has no draws"
     if metric.law == "jko" and math.isinf(problem.times[-1]):
         return "only the limit counts: no JKO sequence"
-    if Need.LOG_PROB in metric.needs and truth.log_prob is None:
+    if metric.needs & DENSITIES and truth.log_prob is None:
         return "the task's truth has no density"
+    if Need.FORWARD in metric.needs:
+        return "it asks a law for its density at draws of the truth"
     return truth.lacks(metric, "jko")
 
 
@@ -239,7 +242,7 @@ def _bracket(cells: list[_Cell], row: Row) -> Row:
         floor.append(cell.judge(cell.exact("floor"), "floor"))
         seconds.append(time.process_time() - start)
         law = cell.still("floor")
-        if law[1] is not None or Need.LOG_PROB not in cell.metric.needs:
+        if law[1] is not None or not cell.metric.needs & DENSITIES:
             still.append(cell.judge(law, "floor"))
     low = statistics.median(float(one.value) for one in floor)
     if not math.isfinite(low):

@@ -129,6 +129,8 @@ def _rows(judge: Judge, instance: Instance, run: Run, folder: Path) -> Iterator[
             if [s for s in sorted(laws) if s <= step] != list(range(1, step + 1)) or index != step - 1:
                 raise CantScore("it does not keep the times of all its JKO steps")
             path = (0.0, *times[:step])
+        if metric.needs & {Need.FORWARD, Need.ESTIMATE}:
+            raise CantScore("what it needs of a law is not kept with the points")
         if Need.LOG_PROB in metric.needs and f"l{step}" not in kept:
             raise CantScore("it keeps no log-densities of its law")
         seen = _seen(law, index, kept, run.identity.device)

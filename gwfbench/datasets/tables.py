@@ -1,4 +1,4 @@
-"""Two-class tables as signed rows, from the files in gwfbench/data/blr; its README says how each is prepared."""
+"""Two-class tables as signed rows, from gwfbench/data/blr and logistic; their READMEs say how each is prepared."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from gwfbench.errors import UserError
 
 FOLDER = files("gwfbench") / "data" / "blr"
+WHOLE = files("gwfbench") / "data" / "logistic"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class _Source:
     rows: int
     columns: int  # the label included
     positive: frozenset[str]
-    scale: Literal["shipped", "standard", "unit", "thousandth"] = "shipped"
+    scale: Literal["raw", "shipped", "standard", "unit", "thousandth"] = "shipped"
     code: Callable[[int, str], float] | None = None  # (column, text); None: plain numbers
     distinct: bool = False
     letters: frozenset[str] = frozenset()  # rows with others than these are left out
@@ -50,6 +51,11 @@ _SOURCES: dict[str, _Source] = {
     "twonorm": _Source("twonorm", 7400, 21, frozenset("1")),
     "ringnorm": _Source("ring", 7400, 21, frozenset("1"), "thousandth"),
 }
+_WHOLE = {
+    "sonar": _Source("sonar", 208, 61, frozenset("M"), "raw"),
+    "ionosphere": _Source("ionosphere", 351, 35, frozenset({"good"}), "raw"),
+    "credit": _Source("german", 1000, 21, frozenset("2"), "raw", _german),
+}
 
 
 @cache
@@ -70,6 +76,30 @@ def signed_rows(name: str, data_root: str | None = None) -> tuple[np.ndarray, np
     rows = (np.where(positive, 1.0, -1.0)[:, None] * features)[order]
     cut = int(0.8 * len(rows))
     return rows[:cut].copy(), rows[cut:].copy()
+
+
+@cache
+def whole(name: str) -> np.ndarray:
+    """All rows of a set of task `logistic` as y_i f_i, f_i0 = 1 for the intercept, float64 (N, k).
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    source = _WHOLE[name]
+    folder = FOLDER if name == "credit" else WHOLE
+    x, positive = _read(folder.joinpath(f"{source.file}.dat.gz").read_bytes(), source)
+    x = _numeric(x) if name == "credit" else x - x.mean(0)
+    spread = x.std(0)
+    x = x / np.where(spread > 0, spread, 1)  # a constant column is 0 and stays
+    return np.where(positive, 1.0, -1.0)[:, None] * np.column_stack([np.ones(len(x)), x])
+
+
+def _numeric(x: np.ndarray) -> np.ndarray:
+    """The 24 columns of UCI's german.data-numeric, from the numbers of the codes of german.data's 20 attributes."""
+    plain = x[:, [0, 1, 2, 4, 5, 6, 8, 10, 11, 12, 13, 15, 17, 18, 19]]
+    plain[:, 3] = np.round(plain[:, 3] / 100)  # the amount; halves go to the even number, as there
+    marks = ((3, (0, 1)), (9, (1, 2)), (14, (1, 2)), (16, (1, 2, 3)))  # purpose, debtors, housing, job
+    return np.column_stack([plain, *(x[:, column] == code for column, codes in marks for code in codes)])
 
 
 def _read(packed: bytes, source: _Source) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +127,9 @@ def _read(packed: bytes, source: _Source) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scaled(x: np.ndarray, scale: str) -> np.ndarray:
-    """Over all rows, as the benchmark sets were shipped; constant columns are left out."""
+    """Over all rows, as the benchmark sets were shipped; constant columns are left out, except for raw ones."""
+    if scale == "raw":
+        return x
     low, high = x.min(0), x.max(0)
     x, low, high = (part[..., high > low] for part in (x, low, high))
     match scale:

@@ -111,6 +111,24 @@ def require_shape(what: str, got: object, expected: tuple[int, ...]) -> None:
     raise BadLaw(f"its {what} gave {shape}", f"(S, n, ...) = {tuple(expected)}", fix)
 
 
+def own_log_z(law: Drawn, seeds: int) -> tuple[Tensor, Tensor] | None:
+    """The law's own estimate of log Z and its standard error, (S,) each, float64; None: it has none.
+
+    Raises:
+        BadLaw: they are not one number a seed, or the error is below 0.
+    """
+    if law.log_z is None:
+        return None
+    fix = "give two tensors of one number for each seed; NaN where the error is not known"
+    parts = law.log_z if isinstance(law.log_z, tuple) and len(law.log_z) == 2 else (law.log_z,)
+    if not all(isinstance(part, Tensor) and tuple(part.shape) == (seeds,) for part in parts) or len(parts) != 2:
+        raise BadLaw(f"its log_z is {_shown(law.log_z)}", f"value and standard error, ({seeds},) each", fix)
+    value, error = (part.detach().double() for part in parts)
+    if bool((error < 0).any()):
+        raise BadLaw(f"its log_z has the standard error {float(error.min()):g}", "0 or more, or NaN", fix)
+    return value, error
+
+
 def same(one: float, other: float) -> bool:
     """Whether two flow times are one: methods add up their steps."""
     return abs(one - other) <= NEAR * max(1.0, other)

@@ -58,7 +58,7 @@ def _draws(problem: Problem, truth: Truth) -> Iterator[Marginal]:
 
 def _still(instance: Instance) -> Iterator[Marginal]:
     for t in instance.problem.times:
-        yield Pushed(t, lambda x, _noise: x, lambda x: torch.zeros_like(x.flatten(2)[..., 0]))
+        yield Pushed(t, lambda x, _noise: x, lambda x: torch.zeros_like(x.flatten(2)[..., 0]), lambda y: y)
 
 
 CONTROLS = {
@@ -74,8 +74,9 @@ CONTROLS = {
 def role(contestant: object, metric: Metric) -> Role:
     """What a contestant's value of a metric is: the floor if it draws from what the metric compares with.
 
-    Where higher is better (accuracy on test data, say), the truth is a mark, not a bound: no floor.
+    Where higher is better the truth is a mark (accuracy on test data, say), and no floor, unless the metric says so.
     """
     if not isinstance(contestant, Control):
         return "method"
-    return "floor" if contestant.floor == metric.law and metric.better == "lower" else "control"
+    bounds = metric.better == "lower" or metric.bound
+    return "floor" if contestant.floor == metric.law and bounds else "control"

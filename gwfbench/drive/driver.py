@@ -22,7 +22,7 @@ import torch
 
 from gwfbench.drive import checkpoint, points, shapes
 from gwfbench.drive.checkpoint import Checkpoint, Keeper
-from gwfbench.drive.contract import line_of, require_next, require_whole, taken
+from gwfbench.drive.contract import line_of, own_log_z, require_next, require_whole, taken
 from gwfbench.drive.controls import Control, NoTruth
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import ANYTIME, Judge, Seen, judged_index, readable, reason_of
@@ -30,6 +30,7 @@ from gwfbench.drive.log import Log
 from gwfbench.drive.meter import Meter, counted
 from gwfbench.drive.points import Cloud
 from gwfbench.drive.signals import Stops
+from gwfbench.info import Field
 from gwfbench.plugins.registry import name_of
 from gwfbench.protocol import Drawn, I, Instance, Marginal, Problem, Pushed, Resumable, State
 from gwfbench.rng import Streams
@@ -194,7 +195,7 @@ class Drive:
             run.sample_seconds += perf_counter() - start
         if index is None:
             return None
-        return Seen(
+        seen = Seen(
             step=self.steps,
             t=None if limit else round(law.t, 12),
             index=index,
@@ -204,7 +205,24 @@ class Drive:
             counts=replace(self.meter.training),
             sample_seconds=self.runs[0].sample_seconds,
             sample_calls=self.meter.sampling.score / moved.shape[1],
+            log_z=own_log_z(law, len(moved)) if isinstance(law, Drawn) else None,
         )
+        # a drawn law is valid only now; one that is pushed has its density later, too, and is judged more seldom
+        return self._look_back(seen, law.log_prob) if isinstance(law, Drawn) else seen
+
+    def _look_back(self, seen: Seen, density: Field | None) -> Seen:
+        """With the law's log-density at draws of the truth, if a metric asks; its cost is the judge's."""
+        judge = self._judge
+        if density is None or judge is None or not judge.looks_back or seen.forward is not None:
+            return seen
+        began, calls = perf_counter(), replace(self.meter.sampling)
+        with torch.no_grad():
+            seen = judge.look_back(seen, density)
+        self.meter.wait()
+        self.meter.sampling = calls
+        for run in self.runs:
+            run.judge_seconds += perf_counter() - began
+        return seen
 
     def _settled(self, limit: bool, last: float) -> bool:
         """Judge the last law, if it is time; whether no run is going any more.
@@ -230,6 +248,7 @@ class Drive:
         seen, judge = self._last.seen, self._judge
         if seen is None or judge is None or not self._cloud.whole:
             return
+        seen = self._last.seen = self._look_back(seen, self._cloud.density)
         have = {row.metric for run in self.runs for row in run.rows if row.step == seen.step}
         last = ended if seen.t is None else seen.index == len(self._times) - 1
         due = judge.due(seen, last, have)
@@ -277,6 +296,8 @@ class Drive:
         self._keeper.started()
         if law is not None and law.state is not None:
             self._draw_last()
+            if self._last.seen is not None:
+                self._last.seen = self._look_back(self._last.seen, self._cloud.density)
             state = law.state()
             content = checkpoint.of(self.runs, self._path, state, self._cloud, self._last.seen, self.meter, self.log)
             self._keeper.save(content)

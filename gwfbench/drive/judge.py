@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gwfbench.drive.contract import same
+from gwfbench.drive.contract import require_shape, same
 from gwfbench.drive.controls import role
 from gwfbench.drive.job import Job
 from gwfbench.drive.log import Log
 from gwfbench.drive.meter import Counts
+from gwfbench.info import Field
 from gwfbench.metrics import choose as choose_metrics
-from gwfbench.protocol import Estimate, Instance, Judged, Kept, Metric, Need
+from gwfbench.protocol import OF_LAW, Estimate, Instance, Judged, Kept, Metric, Need
 from gwfbench.rng import Streams
 from gwfbench.store import fingerprint, folders
 from gwfbench.store.record import Row, Run
@@ -26,11 +27,17 @@ from gwfbench.store.record import Row, Run
 ANYTIME = frozenset([*range(1, 11), 12, 15, 25, 30, *(k * 10**power for power in range(1, 13) for k in (1, 2, 5))])
 
 LONGEST = 2000  # characters of a reason
+DRAWS = 2000  # of the truth, at which a law's log-density is asked for
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A law's judged points (S, n, ...), and what it had cost when it was yielded."""
+    """A law's judged points (S, n, ...), and what it had cost when it was yielded.
+
+    Args:
+        forward: its log-density at `DRAWS` draws of the truth, (S, m); None: it has none there, or none is asked for.
+        log_z: its own estimate of log Z, and the standard error, (S,) each.
+    """
 
     step: int
     t: float | None  # None: only the limit counts
@@ -41,6 +48,18 @@ class Seen:
     counts: Counts
     sample_seconds: float
     sample_calls: float
+    forward: Tensor | None = None
+    log_z: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """What a metric may need of a law, as far as this one has it."""
+        has = {
+            Need.LOG_PROB: self.log_prob is not None,
+            Need.FORWARD: self.forward is not None,
+            Need.ESTIMATE: self.log_z is not None or self.log_prob is not None,
+        }
+        return frozenset(need for need, there in has.items() if there)
 
 
 @dataclass(frozen=True)
@@ -73,10 +92,35 @@ class Judge:
             else:
                 self.chosen.append(metric)
         self._codes = {metric.name: fingerprint.metric_code(metric) for metric in self.chosen}
+        self._draws: tuple[int, Tensor] | None = None  # index, and the truth's draws there
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a metric asks for a law's log-density at draws of the truth."""
+        return any(Need.FORWARD in one.needs for one in self.chosen)
+
+    def look_back(self, seen: Seen, density: Field) -> Seen:
+        """With the law's log-density at draws of the truth; not numbers where it can't be had, and why in the log."""
+        points = self._exact(seen.index)
+        try:
+            found = density(points.clone())
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            self._log.write(f"no log-density at draws of the truth at step {seen.step}: {reason_of(error)}\n")
+            found = torch.full(points.shape[:2], math.nan, dtype=points.dtype, device=points.device)
+        require_shape("log_prob", found, tuple(points.shape[:2]))
+        return replace(seen, forward=found)
+
+    def _exact(self, index: int) -> Tensor:
+        """The truth's draws, (S, m, ...), the same for all laws of this time."""
+        if self._draws is None or self._draws[0] != index:
+            truth, rng = self._instance.truth, self._streams.fork(f"exact/{index}")
+            empty = torch.empty(len(rng.seeds), 0, *self._instance.problem.shape)
+            self._draws = index, Judged(empty, None, truth, index, rng).reference(DRAWS, rng)
+        return self._draws[1]
 
     def dense(self, n: int) -> int:
         """Of how many of n points the log-density is asked for: by a metric, or to be kept for one."""
-        most = [one.points or n for one in self.chosen if Need.LOG_PROB in one.needs]
+        most = [one.points or n for one in self.chosen if one.needs & {Need.LOG_PROB, Need.ESTIMATE}]
         return min(n, max([*most, folders.KEPT]))
 
     def due(self, seen: Seen, last: bool, have: Collection[str] = ()) -> list[Metric]:
@@ -86,7 +130,7 @@ class Judge:
             last: whether it is the last one.
             have: names of metrics that have judged it.
         """
-        able = [one for one in self.chosen if seen.log_prob is not None or Need.LOG_PROB not in one.needs]
+        able = [one for one in self.chosen if one.needs & OF_LAW <= seen.offers]
         each = self._asked or last
         return [one for one in able if (each or one.at == "each" or one is able[0]) and one.name not in have]
 
@@ -138,7 +182,8 @@ class Judge:
             self._of_truth = seen.index, {}
         # an exact JKO sequence is another one at each law
         kept = Kept({} if of_law is None else of_law, self._of_truth[1] if metric.law == "flow" else {})
-        judged = Judged(seen.points[:, : metric.points], log_prob, truth, index, rng, kept)
+        forward = None if seen.forward is None else (self._exact(seen.index), seen.forward)
+        judged = Judged(seen.points[:, : metric.points], log_prob, truth, index, rng, kept, forward, seen.log_z)
         return _found(metric.name, metric.evaluate(judged), len(seen.points))
 
     def row(self, metric: Metric, seen: Seen, found: Found, i: int, reason: str = "") -> Row:

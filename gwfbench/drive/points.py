@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from gwfbench.drive.contract import BadLaw, require_shape
-from gwfbench.info import Initial
+from gwfbench.info import Field, Initial
 from gwfbench.protocol import Drawn, Problem, Pushed
 from gwfbench.rng import Streams
 
@@ -20,11 +20,35 @@ class Cloud:
     """Points (S, n, ...) and the log-densities of the first, (S, m), under the last law pushed.
 
     `whole` while all are at one law.
+
+    Args:
+        maps: inverse and log_det of each law pushed so far, in this order; None once one has none, or once the laws
+            before are gone, as they are when a run goes on from a checkpoint.
+        start: the log-density of P_0.
     """
 
     points: Tensor | None = None
     log_prob: Tensor | None = None
     whole: bool = True
+    maps: list[tuple[Field, Field]] | None = None
+    start: Field | None = field(default=None, repr=False)
+
+    @property
+    def density(self) -> Field | None:
+        """The log-density of the last law pushed, anywhere: its points pulled back to P_0, by the maps of today."""
+        maps, start = self.maps, self.start
+        if maps is None or start is None:
+            return None
+        back = tuple(reversed(maps))
+
+        def log_prob(y: Tensor) -> Tensor:
+            volume = torch.zeros(y.shape[:2], dtype=y.dtype, device=y.device)
+            for inverse, log_det in back:
+                y = inverse(y)
+                volume = volume + log_det(y)
+            return start(y) - volume
+
+        return log_prob
 
     def push(
         self, law: Pushed, step: int, n: int, m: int, problem: Problem, streams: Streams
@@ -41,8 +65,13 @@ class Cloud:
             drawn = start.draw(n, streams.fork("start"))
             self.points = drawn.clone(memory_format=torch.contiguous_format)  # ours, to move in place
             self.log_prob = start.log_prob(self.points[:, :m].clone()) if start.log_prob else None
+            self.maps, self.start = [], start.log_prob
         if law.log_det is None:
             self.log_prob = None
+        if law.inverse is None or law.log_det is None:
+            self.maps = None
+        elif self.maps is not None:
+            self.maps.append((law.inverse, law.log_det))
         volume = law.log_det if self.log_prob is not None else None
         noise = streams.fork(f"push/{step}")
         for first in range(0, n, CHUNK):

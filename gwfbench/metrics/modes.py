@@ -16,19 +16,35 @@ The standard error is the delta method's: with c_k = sign(p_k - w_k) / 2, sqrt(c
 the absolute value has no derivative: there the value's mean is the floor sum_k sqrt(Var(r_k) / (2 pi n)), and the
 standard error is too large (1.6 times the spread of repeated values, for 8, 10 or 25 equal modes far apart). It is
 never below 1 / n, the share of one point: that all were in one mode is not to know that none is ever elsewhere.
+
+`mode_weights` and `emc` count points. A task gives each point a label, the number of its mode, such that the labels of
+independent draws are independent and are k with probability w_k: then counts are multinomial exactly, and what a metric
+of theirs is on average for exact draws can be computed. Where modes overlap, `posterior` draws the label from r_k(x).
+
+    mode_weights   1/2 sum_k |p_k - w_k|,        p_k the share of labels k
+    emc            H = -sum_k p_k log_K p_k      entropic mode coverage (Blessing et al. 2024): 1 is a uniform share
+    emc_error      |H - E H|,                    E H = -sum_k sum_j Binomial(j; n, w_k) j/n log_K j/n for exact draws
+
+E H is below H(w) and depends on n, which is why H alone says little; where shares are not equal H may even be too high.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from gwfbench.protocol import Estimate, Judged, Metric
+from gwfbench.rng import Streams
 from gwfbench.velocity.distances import apart, direct
 
 CHUNK = 16384  # points assigned at once
+EMC_POINTS = 2000  # as published
+WIDE = 12.0  # standard deviations of a binomial law beyond which nothing of it is left: e^-72
+
+Labels = Callable[[Tensor, Streams], Tensor]  # (S, n, ...) -> (S, n), whole numbers from 0 to K - 1
 
 
 def mode_coverage(means: Tensor, shares: Tensor, scale: float = 0.0) -> Metric:
@@ -42,9 +58,7 @@ def mode_coverage(means: Tensor, shares: Tensor, scale: float = 0.0) -> Metric:
     Raises:
         ValueError: shapes do not fit, or shares are not a distribution.
     """
-    means, shares = means.double(), shares.double().expand(means.shape[:2])
-    if not (shares > 0).all() or not torch.allclose(shares.sum(-1), torch.ones_like(shares[:, 0])):
-        raise ValueError(f"shares of modes must be positive and sum to 1, got {shares.tolist()}")
+    means, shares = means.double(), _distribution(shares).expand(means.shape[:2])
     if not 0 <= scale < float("inf"):
         raise ValueError(f"the scale of modes must be 0 or positive, got {scale}")
 
@@ -74,6 +88,128 @@ def mode_coverage(means: Tensor, shares: Tensor, scale: float = 0.0) -> Metric:
     )
 
 
+def _distribution(shares: Tensor) -> Tensor:
+    shares = shares.double()
+    if not (shares > 0).all() or not torch.allclose(shares.sum(-1), torch.ones_like(shares.sum(-1))):
+        raise ValueError(f"shares of modes must be positive and sum to 1, got {shares.tolist()}")
+    return shares
+
+
+def posterior(means: Tensor, shares: Tensor, scale: float) -> Labels:
+    """Labels for a mixture sum_k w_k N(mu_k, scale^2 I): drawn from r_k(x), so that they are k with probability w_k.
+
+    Args:
+        means: (S, K, d).    shares: (S, K) or (K,), w_k.    scale: positive.
+    """
+    means, shares = means.double(), _distribution(shares).expand(means.shape[:2])
+
+    def labels(x: Tensor, rng: Streams) -> Tensor:
+        found, u = [], rng.uniform(x.shape[1]).double()
+        for part, level in zip(x.flatten(2).split(CHUNK, 1), u.split(CHUNK, 1), strict=True):
+            ends = _memberships(part.double(), means, shares, scale).cumsum(-1)
+            found.append((ends < level[..., None] * ends[..., -1:]).sum(-1))
+        return torch.cat(found, 1)
+
+    return labels
+
+
+def expected_emc(shares: Tensor, n: int) -> Tensor:
+    """E of -sum_k p_k log_K p_k over n independent draws of modes with these shares, (S, K) -> (S,), float64.
+
+    By sums over binomial laws, each share that occurs once, from 12 standard deviations below its mean to 12 above (or
+    72 further, where the law is nearly Poisson's).
+    """
+    from scipy.stats import binom
+
+    values, which = _distribution(shares).unique(return_inverse=True)
+    parts = []
+    for w in values.tolist():
+        reach = WIDE * math.sqrt(n * w * (1 - w)) + WIDE**2 / 2
+        j = torch.arange(max(1, math.floor(n * w - reach)), min(n, math.ceil(n * w + reach)) + 1, dtype=torch.float64)
+        chance = torch.from_numpy(binom.pmf(j.numpy(), n, w)) if w < 1 else (j == n).double()
+        parts.append(float(-(chance * torch.xlogy(j / n, j / n)).sum()))
+    entropy = torch.tensor(parts, dtype=torch.float64, device=shares.device)[which].sum(-1)
+    return entropy / math.log(shares.shape[-1])
+
+
+def mode_weights(labels: Labels, shares: Tensor) -> Metric:
+    """The metric `mode_weights` for one target; a task puts it into its truth's `metrics`.
+
+    Args:
+        labels: the number of each point's mode.
+        shares: (S, K), the probability of each label under the target, all positive, sum 1.
+
+    Raises:
+        ValueError: shares are not a distribution.
+    """
+    shares = _distribution(shares)
+
+    def evaluate(judged: Judged) -> Estimate:
+        p, n = _shares(labels, judged, shares)
+        c = 0.5 * (p - shares).sign()
+        variance = ((c.square() * p).sum(-1) - (c * p).sum(-1).square()) / max(n - 1, 1)
+        return Estimate(0.5 * (p - shares).abs().sum(-1), variance.clamp_min(n**-2).sqrt(), n)
+
+    return Metric(
+        "mode_weights",
+        evaluate,
+        points=None,
+        source="Total variation between the shares of modes, counted, and those of the target. It is not 0 for exact "
+        "draws but about sum_k sqrt(w_k (1 - w_k) / (2 pi n)). Standard error by the delta method",
+    )
+
+
+def emc(labels: Labels, shares: Tensor) -> tuple[Metric, Metric]:
+    """The metrics `emc` and `emc_error` for one target; a task puts both into its truth's `metrics`.
+
+    Args:
+        labels, shares: as for `mode_weights`; two modes at least.
+
+    Raises:
+        ValueError: shares are not a distribution over two modes or more.
+    """
+    shares = _distribution(shares)
+    if shares.shape[-1] < 2:
+        raise ValueError("the entropy of modes needs two of them or more, got one")
+
+    def evaluate(judged: Judged) -> Estimate:
+        p, n = _shares(labels, judged, shares)
+        value = -torch.xlogy(p, p).sum(-1)
+        square = (torch.xlogy(p, p) * p.clamp_min(1 / n).log()).sum(-1)  # E log^2 p
+        error = ((square - value.square()).clamp_min(0.0) / n).sqrt().clamp_min(1 / n)
+        return Estimate(value / math.log(shares.shape[-1]), error / math.log(shares.shape[-1]), n)
+
+    def gap(judged: Judged) -> Estimate:
+        found = evaluate(judged)
+        expected = judged.of_truth("expected entropy of modes", lambda: expected_emc(shares, found.n))
+        return Estimate((found.value - expected).abs(), found.se, found.n)
+
+    error = "Standard error by the delta method, and at least that of one point"
+    return Metric(
+        "emc",
+        evaluate,
+        points=EMC_POINTS,
+        better="higher",
+        source="Entropic mode coverage -sum_k p_k log_K p_k, p_k the share of points in mode k (Blessing et al. 2024). "
+        f"For exact draws it is below 1, see emc_error. {error}",
+    ), Metric(
+        "emc_error",
+        gap,
+        points=EMC_POINTS,
+        source="|emc - its expectation for as many independent draws of the target|, the latter exact, by sums over "
+        f"binomial laws. {error}",
+    )
+
+
+def _shares(labels: Labels, judged: Judged, shares: Tensor) -> tuple[Tensor, int]:
+    """The share of each label, (S, K), and the number of points."""
+    which = labels(judged.points, judged.rng.fork("labels"))
+    n, modes = which.shape[1], shares.shape[-1]
+    rows = torch.arange(len(which), device=which.device)[:, None] * modes
+    counts = torch.bincount((which + rows).flatten(), minlength=len(which) * modes)
+    return counts.view(len(which), modes).double() / n, n
+
+
 def _memberships(x: Tensor, means: Tensor, shares: Tensor, scale: float) -> Tensor:
     """r_k at each point, (S, n, K)."""
     if _spread_out(means, scale):
@@ -81,7 +217,7 @@ def _memberships(x: Tensor, means: Tensor, shares: Tensor, scale: float) -> Tens
     else:
         logits = torch.baddbmm(-0.5 * means.square().sum(-1)[:, None], x, means.mT)  # |x - mu_k|^2 = |x|^2 - 2 logits
     if scale == 0:
-        return torch.nn.functional.one_hot(logits.argmax(-1), means.shape[1]).double()
+        return (logits.argmax(-1, keepdim=True) == torch.arange(means.shape[1], device=logits.device)).double()
     return (logits / scale**2 + shares.log()[:, None]).softmax(-1)
 
 

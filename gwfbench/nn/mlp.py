@@ -185,3 +185,9 @@ class ResidualLinear:
         weight, _ = self._folded()
         eye = torch.eye(weight.shape[-1], dtype=torch.float64, device=weight.device)
         return torch.linalg.slogdet(weight.double() + eye)[1].to(x.dtype)[:, None].expand(x.shape[:2])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """The x with T(x) = y, (S, n, d)."""
+        weight, bias = (part.double() for part in self._folded())
+        eye = torch.eye(weight.shape[-1], dtype=torch.float64, device=weight.device)
+        return torch.linalg.solve(weight + eye, y.double() - bias, left=False).to(y.dtype)

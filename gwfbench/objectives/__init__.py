@@ -1,1 +1,1 @@
-"""Losses as formulas: divergences in variational form, adversarial pairs, embeddings, penalties."""
+"""Losses and targets as formulas: divergences, adversarial pairs, embeddings, penalties, Gaussian mixtures."""

@@ -92,9 +92,9 @@ class Transport:
 
     @property
     def inverse(self) -> Field | None:
-        """T^-1 of a convex function's gradient."""
+        """T^-1 of a convex function's gradient, and of a linear map."""
         net, frame = self.net, self.frame
-        if not isinstance(net, DenseICNN):
+        if isinstance(net, ResidualMLP):
             return None
         if frame is None:
             return net.inverse
@@ -102,7 +102,7 @@ class Transport:
 
     def kept(self) -> Transport:
         """A copy that does not change when training goes on, if it has an inverse; else itself."""
-        return Transport(copy.deepcopy(self.net), self.frame) if isinstance(self.net, DenseICNN) else self
+        return self if isinstance(self.net, ResidualMLP) else Transport(copy.deepcopy(self.net), self.frame)
 
 
 @dataclass(frozen=True)

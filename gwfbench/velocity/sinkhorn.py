@@ -60,6 +60,29 @@ def sinkhorn(
     return transport(x, y, epsilon, tolerance, rounds) - transport(x, itself, epsilon, tolerance, rounds)
 
 
+def potentials(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float, rounds: int = 200) -> tuple[Tensor, Tensor]:
+    """f (S, n) and g (S, m), whose means' sum is OT; the same tensor twice: symmetric, f = g.
+
+    Args:
+        x, y: (S, n, d) and (S, m, d), float64, about their common middle.
+        epsilon: (S, 1, 1).    tolerance, rounds: as in `sinkhorn`.
+
+    Raises:
+        ArithmeticError: as `transport`.
+    """
+    if _far(x, y, epsilon) is not None:
+        raise _too_small(y, epsilon)
+    _, f, g = _solved(x, y, epsilon, tolerance, rounds)
+    return f[..., 0], g[..., 0]
+
+
+def _too_small(y: Tensor, epsilon: Tensor) -> ArithmeticError:
+    return ArithmeticError(
+        f"a blur of {float(epsilon.sqrt().min()):g} is too small next to distances of {float(y.abs().max()):g}: "
+        "costs in units of its square have more digits than a number; take a larger blur"
+    )
+
+
 def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, rounds: int = 200) -> Tensor:
     """Entropic transport map of the points x (S, n, d) to y (S, m, d), (S, n, d); the same tensor twice: symmetric.
 
@@ -78,10 +101,7 @@ def transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float = 1e-2, ro
             a, e = x[which].to(dtype), epsilon[which].to(dtype)
             b = a if x is y else y[which].to(dtype)
             if _far(a, b, e) is not None:
-                raise ArithmeticError(
-                    f"a blur of {float(e.sqrt().min()):g} is too small next to distances of {float(b.abs().max()):g}: "
-                    "costs in units of its square have more digits than a number; take a larger blur"
-                )
+                raise _too_small(b, e)
             image[which] = _transport(a, b, e, tolerance, rounds).to(x.dtype)
     return image
 
@@ -92,6 +112,11 @@ def _far(x: Tensor, y: Tensor, epsilon: Tensor) -> Tensor | None:
 
 
 def _transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float, rounds: int) -> Tensor:
+    return _solved(x, y, epsilon, tolerance, rounds)[0]
+
+
+def _solved(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float, rounds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The images of x (S, n, d), and the potentials (S, n, 1) and (S, m, 1)."""
     half_x, half_y = x.square().sum(-1, keepdim=True) / 2, y.square().sum(-1, keepdim=True) / 2
     largest = (half_x.amax(1, keepdim=True).sqrt() + half_y.amax(1, keepdim=True).sqrt()).square()  # >= all costs
     f, g = torch.zeros_like(half_x), torch.zeros_like(half_y)
@@ -109,7 +134,7 @@ def _transport(x: Tensor, y: Tensor, epsilon: Tensor, tolerance: float, rounds: 
         missing = torch.where(open_ & (here == epsilon), error, missing)
         f, g, here = f + here * u.log(), g + here * v.log(), torch.maximum(epsilon, here / FALL)
         if bool((missing <= tolerance).all()):
-            return image
+            return image, f, g
     worst = float(missing.max())
     raise ArithmeticError(f"Sinkhorn's column sums are {worst:.2g} off after {rounds} rounds; tolerance {tolerance:g}")
 

@@ -13,7 +13,7 @@ import scipy.special
 import scipy.stats
 import torch
 
-from gwfbench.datasets import tables
+from gwfbench.datasets import certified, logistic, tables
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, LogDensity
 from gwfbench.metrics import choose, known
@@ -99,7 +99,7 @@ def test_score_is_the_gradient_and_slices_change_nothing(text, streams, monkeypa
     value, score = density.log_prob(x), density.score(x)
     (gradient,) = torch.autograd.grad(value.sum(), x)
     torch.testing.assert_close(score, gradient)
-    monkeypatch.setattr(blr, "CHUNK", 2000)  # two or three points a slice
+    monkeypatch.setattr(logistic, "CHUNK", 2000)  # two or three points a slice
     torch.testing.assert_close(density.log_prob(x), value)
     torch.testing.assert_close(density.score(x), score)
     few = x[:1, :1].detach().requires_grad_()
@@ -339,13 +339,13 @@ def test_rejection_is_exact_where_the_weights_are_known():
         kept.append(len(x))
         return -x[:, 0].square() / 2
 
-    law = blr._Rejection(log_prob, torch.zeros(1).double(), torch.eye(1).double(), nu, top)
+    law = certified.Rejection(log_prob, torch.zeros(1).double(), torch.eye(1).double(), nu, top)
     x = law.draw(20_000, Streams((1,)))[0, :, 0]
     assert scipy.stats.kstest(x.numpy(), scipy.stats.norm.cdf).pvalue > 1e-4
     # share kept: integral of the normal kernel over that of the Student kernel times the cap
     student = np.exp(-scipy.stats.t(nu).logpdf(0))
     share = np.sqrt(2 * np.pi) / (student * np.exp(top))
-    rounds = 20_000 / blr.PROPOSALS / share
+    rounds = 20_000 / certified.PROPOSALS / share
     assert abs(len(kept) - rounds) < 1.5
 
 

@@ -19,7 +19,7 @@ METHODS = (
         "sliced_flow",
         "riesz_flow",
     ),
-    *("sinkhorn_flow", "vgrow", "gf_drifting", "gf_drifting:chi2=1"),
+    *("f_flow", "ift_flow", "sinkhorn_flow", "vgrow", "gf_drifting", "gf_drifting:chi2=1"),
     *(f"drifting:carrier=particles,field={field}" for field in FIELDS),
 )
 
@@ -34,7 +34,8 @@ def test_what_is_too_large_is_seen(largest):
 @pytest.mark.parametrize("words", METHODS)
 def test_the_largest_tensor_has_a_few_numbers_a_pair(words, largest):
     joint = "," if ":" in words else ":"
-    method = registry.parse("method", f"{words}{joint}points={N},batch={N},steps=2")
+    many = f"particles={N},cap=1" if words == "ift_flow" else f"points={N}"
+    method = registry.parse("method", f"{words}{joint}{many},batch={N},steps=2")
     rng = Streams((3,))
     problem = registry.parse("task", f"gmm:dim={DIM}").build(rng.fork("task")).problem
     with largest() as seen:

@@ -14,6 +14,7 @@ from gwfbench.info import Initial, LogDensity
 from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
+from gwfbench.training.pilots import largest_correlation
 from gwfbench.velocity.median import median_bandwidth
 
 
@@ -240,7 +241,7 @@ def test_mala_goes_on_until_its_pilots_have_forgotten(streams):
     for name, problem in problems.items():
         laws = list(method("mala:laws=25,inner=3").fit(problem, Budget(), Streams((3,), dtype=torch.float64)))
         ends[name] = len(laws)
-        correlations = [module("mala").largest_correlation(laws[7].state()["x"], law.state()["x"]) for law in laws[8:]]
+        correlations = [largest_correlation(laws[7].state()["x"], law.state()["x"]) for law in laws[8:]]
         first = next((k for k, value in enumerate(correlations, 1) if value < 0.3), 100)
         assert len(laws) == min(25, 8 + 3 * first)
     assert 8 < ends["one"] < 25 == ends["two"]
@@ -271,7 +272,7 @@ def test_correlations_are_pearson_s(streams):
     x, y = (streams.fork(name).normal(50, 3)[:1] for name in "xy")
     y = y + x * torch.tensor([0.3, -2.0, 1.0]).double() + 5
     expected = max(np.corrcoef(x[0, :, i], y[0, :, i])[0, 1] for i in range(3))
-    assert module("mala").largest_correlation(x, y) == pytest.approx(expected, rel=1e-12)
+    assert largest_correlation(x, y) == pytest.approx(expected, rel=1e-12)
 
 
 def test_mala_finds_a_gaussian_and_learns_its_step(streams):
@@ -388,6 +389,19 @@ def test_gaussian_vi_gives_the_density_of_its_draws(streams):
 
 def quartic(x):
     return -(0.1 * x**4 + 0.5 * (x - 1.0) ** 2 - 0.3 * x.sin())[..., 0]
+
+
+def test_a_seed_of_gaussian_vi_that_diverged_is_nan_and_the_others_go_on():
+    vi, z = module("gaussian_vi"), torch.linspace(0.2, 1.6, 8, dtype=torch.float64)
+    z = (torch.cat([z, -z])[:, None] / z.square().mean().sqrt()).expand(2, 16, 1)
+    start = vi.Gaussian(torch.zeros(2, 1).double(), torch.tensor([[[0.5]], [[-0.5]]]).double())
+    both = vi.advance(start, lambda x: -x, z, 0.1, torch.float64)
+    alone = vi.advance(vi.Gaussian(start.mean[:1], start.covariance[:1]), lambda x: -x, z[:1], 0.1, torch.float64)
+    assert float(alone.covariance) == pytest.approx(0.5 * math.exp(-0.2) + 1 - math.exp(-0.2))
+    for found in (both, vi.advance(both, lambda x: -x, z, 0.1, torch.float64)):
+        assert found.covariance[1].isnan().all()
+        assert found.covariance[0].isfinite().all()
+    assert torch.equal(both.covariance[:1], alone.covariance)
 
 
 def test_gaussian_vi_is_of_second_order_in_its_step(streams):

@@ -1,6 +1,7 @@
 """Entropic maps and the Sinkhorn divergence's flow: limits, Gaussians in closed form, autograd, POT."""
 
 import math
+import sys
 
 import ot
 import pytest
@@ -170,3 +171,29 @@ def test_impossible_settings_are_refused():
     for words in ("sinkhorn_flow:blur=0", "sinkhorn_flow:tolerance=-1", "sinkhorn_flow:rounds=0"):
         with pytest.raises(UserError):
             registry.parse("method", words)
+
+
+def test_a_generator_s_halves_are_each_other_s_second_batch(streams, monkeypatch):
+    """`self_batch=other` of `sinkhorn_flow`: T_qq goes to the other half, never to the point itself."""
+    method = registry.parse("method", "sinkhorn_flow:carrier=generator,self_batch=other,blur=0.3,tolerance=1e-8")
+    module, caught = sys.modules[type(method).__module__], []
+    monkeypatch.setattr(module, "carry", lambda *args, **_: caught.append(args[3]))
+    method.fit(None, None, streams)
+    x, y = clouds(streams, 21, 30)
+    velocity = caught[0](x, y, streams)
+    for mine, other in ((slice(11), slice(11, 21)), (slice(11, 21), slice(11))):
+        a, b, e = x[:, mine], x[:, other], squared(0.3, x)
+        expected = transport(a, y, e, 1e-8) - transport(a, b, e, 1e-8)
+        torch.testing.assert_close(velocity[:, mine], expected, atol=1e-6, rtol=1e-6)
+    # at a blur below all gaps T_qq(x) is x for one batch, but another point for two
+    for words, moves in (("same", False), ("other", True)):
+        few = registry.parse("method", f"sinkhorn_flow:carrier=generator,self_batch={words},blur=0.05")
+        few.fit(None, None, streams)
+        grid = torch.arange(8.0).double()[None, :, None].expand(3, 8, 2)
+        shift = caught[-1](grid, grid + 100.0, streams) - 100.0
+        assert bool((shift.abs().amax((1, 2)) > 0.9).all()) is moves
+
+
+def test_particles_have_no_second_batch():
+    with pytest.raises(UserError, match="self_batch=other,carrier=particles"):
+        registry.parse("method", "sinkhorn_flow:self_batch=other")

@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from gwfbench.report import stats
+from gwfbench.report.board.accuracy import calls
 from gwfbench.report.board.cells import FINISHED, NO_CELL, Cell
 from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.report.board.tables import uses
@@ -142,8 +143,7 @@ def _runs(rows: pd.DataFrame, metric: str, marks: Mapping[str, Mapping[int | Non
         exact, still = (own.get(int(run["seed"].iloc[0]), own[None]) for own in (marks["exact"], marks["still"]))
         curve: list[tuple[float, dict[str, float]]] = []  # score, and what it had cost
         for row in run[run["metric"] == metric].sort_values("step").to_dict("records"):
-            calls = row["score_calls"] + row["draw_calls"] + row["sample_calls"] * row["n"]
-            curve.append((stats.score(row["value"], exact, still), {"seconds": row["seconds"], "calls": calls}))
+            curve.append((stats.score(row["value"], exact, still), {"seconds": row["seconds"], "calls": calls(row)}))
         failed = not run["status"].isin(FINISHED).all() or not curve
         costs = {cost: stats.to_target([(paid[cost], score) for score, paid in curve], TARGET) for cost in COSTS}
         found.append(Ended(1.0 if failed else curve[-1][0], failed, costs))

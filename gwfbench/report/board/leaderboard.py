@@ -17,6 +17,7 @@ import pandas as pd
 from gwfbench import escape
 from gwfbench.errors import UserError, unknown
 from gwfbench.plugins import registry
+from gwfbench.report.board.accuracy import grads_to_accuracy
 from gwfbench.report.board.cells import NO_CELL, Cell, Key, cells, last_laws
 from gwfbench.report.board.grades import Grade, grades
 from gwfbench.report.board.lines import ROLES, Line, Seeds
@@ -47,7 +48,7 @@ class Board:
     @property
     def remarks(self) -> list[str]:
         """What a reader must know besides the table, a sentence each."""
-        return [*_untold(self), *_worst(self), *_left(self), *(
+        return [*_untold(self), *_worst(self), *_left(self), *_paid(self), *(
             f"{name} has no value for anybody here, so that it is left away." for name in self.absent
         ), *(
             f"The runs of {method} were made by {count} versions of the code." for method, count in self.codes.items()
@@ -69,9 +70,11 @@ def leaderboard(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.
         <metric>_n (points used), <metric>_worst (seeds without a value, which count as infinitely bad),
         <metric>_left (values left out of the cell: of an older version of the metric than others on that task, at
         another n than most seeds, or of another attempt) and <metric>_verdict ("", "floor": shown to be at the noise
-        floor, or "alarm": too good to be true), and the median costs. Runs of one method that differ in precision,
-        device class or the budget that ended them are methods of their own: `ula [float64]`. Floors come first, then
-        methods by information used and first metric, failures last, then the other controls.
+        floor, or "alarm": too good to be true), and the median costs; where b2_max was judged also grads_to_accuracy,
+        the median of the oracle calls from which it stays below 0.01 (inf: never).
+        Runs of one method that differ in precision, device class or the budget that ended them are methods of their
+        own: `ula [float64]`. Floors come first, then methods by information used and first metric, failures last, then
+        the other controls.
 
     Raises:
         UserError: there are no rows, they are no table of results, or there is no such metric.
@@ -129,6 +132,8 @@ def boards(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[Boa
             raise unknown("metric", name, known, see="the column metric of the rows")
     lines: dict[str, list[Line]] = defaultdict(list)
     information, seeds, costs = _information(rows), _seeds(rows, final), _costs(rows)
+    for key, paid in grads_to_accuracy(rows).items():
+        costs[key]["grads_to_accuracy"] = paid
     for (task, method, spec), role in _roles(rows).items():
         key = task, method
         lines[task].append(Line(method, spec, role, information[key], seeds[key], costs[key], found.get(key, {})))
@@ -227,6 +232,16 @@ def _untold(board: Board) -> list[str]:
     return [
         f"{', '.join(names)}: still is not told from exact draws here, so that nothing is at the floor by it, and no "
         "tier or score over tasks is made from it."
+    ]
+
+
+def _paid(board: Board) -> list[str]:
+    """What the column is that only some boards have."""
+    if not any("grads_to_accuracy" in line.costs for line in board.lines):
+        return []
+    return [
+        "calls to b2 < 0.01: points passed to the target's score or drawn from the target, up to the first judged law "
+        "from which b2_max stays below 0.01, median over seeds; inf: never."
     ]
 
 

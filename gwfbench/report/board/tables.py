@@ -27,6 +27,7 @@ HEADS = {
     "sample_seconds": "sample s",
     "sample_calls": "calls/point",
 }
+TO_ACCURACY = ("grads_to_accuracy", "calls to b2 < 0.01")  # a column of boards that have it
 USES = {
     "LogDensity": "density",
     "TargetSamples": "samples",
@@ -69,16 +70,23 @@ def _usual(lines: Iterable[Line], metric: str) -> float:
     return max((n for n in counts if not math.isnan(n)), key=lambda n: (counts[n], n), default=math.nan)
 
 
+def _heads(board: Board) -> dict[str, str]:
+    """The costs that a board shows, and their heads."""
+    judged = any(TO_ACCURACY[0] in line.costs for line in board.lines)
+    return HEADS | dict([TO_ACCURACY] if judged else [])
+
+
 def _head(board: Board, safe: Safe) -> list[str]:
-    return ["method", "tier", *map(safe, board.metrics), "seeds", *HEADS.values(), "uses"]
+    return ["method", "tier", *map(safe, board.metrics), "seeds", *_heads(board).values(), "uses"]
 
 
 def _body(board: Board, safe: Safe, break_line: str = " ") -> list[list[str]]:
     usual = {name: _usual(board.lines, name) for name in board.metrics}
+    costs = _heads(board)
     return [
         [
             safe(line.method), line.tier or "-", *(cell(line, name, n, break_line) for name, n in usual.items()),
-            str(line.seeds), *(_cost(line.costs[cost]) for cost in HEADS), safe(uses(line.information)),
+            str(line.seeds), *(_cost(line.costs.get(cost, math.nan)) for cost in costs), safe(uses(line.information)),
         ]
         for line in board.lines
     ]  # fmt: skip
