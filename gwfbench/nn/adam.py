@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gwfbench.nn.stacked import Stacked
 
-_step = torch.ops.aten._fused_adam_
+_kernel = torch.ops.aten._fused_adam_
 
 
 class Adam:
@@ -78,7 +78,8 @@ class Adam:
     def _move(self, gradient: Tensor, step: Tensor, rate: Tensor | float) -> None:
         """The step of that number, both on the parameters' device."""
         b1, b2 = self._betas
-        _step(
+        step_by = _kernel.tensor_lr if isinstance(rate, Tensor) else _kernel.default  # left to itself it reads the rate
+        step_by(
             [self._parameters.flat], [gradient], [self._mean], [self._square], [], [step],
             lr=rate, beta1=b1, beta2=b2, weight_decay=self._decay, eps=self._eps, amsgrad=False, maximize=False,
         )  # fmt: skip
