@@ -78,7 +78,7 @@ class LGCP:
     points: ClassVar[int] = 2048
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {"grid": 8}
-    reference: ClassVar[str] = """@article{moller1998log, title={Log {G}aussian {C}ox processes}, author={M{\\o}ller,
+    reference: ClassVar[str] = """@article{moller1998log, title={Log {Gaussian} {Cox} processes}, author={M{\\o}ller,
   Jesper and Syversveen, Anne Randi and Waagepetersen, Rasmus Plenge}, journal={Scandinavian Journal of Statistics},
   volume={25}, year={1998}}
 @inproceedings{arbel2021annealed, title={Annealed flow transport {M}onte {C}arlo}, author={Arbel, Michael and Matthews,
