@@ -53,7 +53,7 @@ class GaussianVI:
     clock: ClassVar[Literal["jko", "flow", "none"]] = "flow"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
     version: ClassVar[int] = 1
-    smoke: ClassVar[Mapping[str, object]] = {"steps": 3, "samples": 256, "start": 4096}
+    smoke: ClassVar[Mapping[str, object]] = {"steps": 3, "samples": 256, "start": 4096, "step": 0.01}
     reference: ClassVar[str] = """@inproceedings{lambert2022variational,
   title={Variational inference via {W}asserstein gradient flows}, author={Lambert, Marc and Chewi, Sinho and Bach,
   Francis and Bonnabel, Silv{\\`e}re and Rigollet, Philippe}, booktitle={NeurIPS}, year={2022}}"""

@@ -61,6 +61,7 @@ class LJ13:
     )
     points: ClassVar[int] = 4096
     version: ClassVar[int] = 1
+    singular: ClassVar[bool] = True  # 1 / r^12
     smoke: ClassVar[Mapping[str, object]] = {}
     reference: ClassVar[str] = """@inproceedings{kohler2020equivariant,
   title={Equivariant flows: Exact likelihood generative learning for symmetric densities},
