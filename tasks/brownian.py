@@ -72,7 +72,7 @@ class Brownian:
     version: ClassVar[int] = 1
     smoke: ClassVar[Mapping[str, object]] = {}
     reference: ClassVar[str] = """@software{inferencegym2020, title={Inference Gym}, author={Sountsov, Pavel and Radul,
-  Alexey and contributors}, url={https://pypi.org/project/inference_gym}, version={0.0.5}, year={2020}}"""
+  Alexey and contributors}, version={0.0.5}, year={2020}}"""
 
     __post_init__ = check_fields
 
