@@ -262,7 +262,7 @@ def page(study: Study, lines: Mapping[Case, Sequence[Line]], rows: pd.DataFrame)
         f"cost. `vjko`'s default is {name((today.iterations, today.critic_steps))}. Made by `python "
         "scripts/defaults.py` (its study: `scripts/defaults.toml`); rows: [defaults_rows.csv](defaults_rows.csv).\n\n"
         f"*cost*: updates of critic and map over those of {reference}. *against*: mean over seeds of the ratio "
-        " (or difference), with its 95 % interval. **worse**, **better**: told apart by the paired t test "
+        "(or difference), with its 95 % interval. **worse**, **better**: told apart by the paired t test "
         "at 5 %, corrected over the settings of a task (Holm). No mark is no proof that they are equal: *allows* is "
         "the end of the interval, the most by which a setting may be worse.\n"
     )
@@ -280,6 +280,13 @@ def page(study: Study, lines: Mapping[Case, Sequence[Line]], rows: pd.DataFrame)
         )
     one = over_all(lines)
     yield f"\nOn all of them: {'none' if one is None else name(one)}."
+    told = [
+        f"{line.metric} on {line.task} ({stats.rounded(line.value)} for {stats.rounded(other.value)})"
+        for found in lines.values() for line in found for other in found
+        if line.cell == one and line.verdict == "worse" and (other.cell, other.metric) == (study.reference, line.metric)
+    ]  # fmt: skip
+    if told:
+        yield f"Metrics that do not decide tell it from {reference}: {'; '.join(told)}."
     yield f"\n## Each setting against {reference}, by the metric that decides\n"
     yield "| iterations x critic steps | " + " | ".join(case.task for case in lines) + " |"
     yield "|--:|" + ":--|" * len(lines)

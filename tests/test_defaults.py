@@ -13,6 +13,7 @@ sys.path.insert(0, SCRIPTS)
 import defaults  # noqa: E402
 
 sys.path.remove(SCRIPTS)
+from gwfbench.plugins import registry  # noqa: E402
 
 CASE = defaults.Case("gmm", "vjko:steps=20", ("ksd", "w2"), 20, ("", "", ""))
 STUDY = defaults.Study((CASE,), ((30, 1), (60, 1), (125, 1), (500, 3)), (500, 3))
@@ -109,3 +110,14 @@ def test_the_study_reads_and_its_methods_and_recorded_runs_exist():
     assert len({case.task for case in study.cases}) == len(study.cases) == 8
     for case in study.cases:
         assert 0 < case.seconds((30, 1)) < case.seconds((500, 3)) < math.inf
+
+
+def test_the_page_is_what_its_rows_give(tmp_path, monkeypatch, capsys):
+    kept = Path(SCRIPTS).parent / "results"
+    words = ["defaults.py", "--out", str(kept / defaults.ROWS), "--tables", "--write", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    defaults.main()
+    for name in ("defaults.md", "defaults.csv"):
+        assert (tmp_path / name).read_text() == (kept / name).read_text()
+    method = registry.parse("method", "vjko")
+    assert f"On all of them: {method.iterations} x {method.critic_steps}." in capsys.readouterr().out
