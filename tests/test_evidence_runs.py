@@ -1,7 +1,9 @@
 """Densities of laws anywhere, and their own log Z, from the method to the row; and the sandwich on a board."""
 
 import math
-from dataclasses import dataclass
+import os
+import signal
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import pytest
@@ -260,3 +262,38 @@ def test_what_is_seen_goes_through_a_checkpoint(tmp_path):
     assert torch.equal(back.forward, seen.forward)
     assert [torch.equal(*pair) for pair in zip(back.log_z, own, strict=True)] == [True, True]
     assert back.offers == seen.offers
+
+
+STOP = [True]
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Affine pushes, with the density anywhere; the process is interrupted after the second, once."""
+
+    needs, clock, seeds, version, reference = frozenset({Initial, LogDensity}), "flow", "batched", 1, ""
+    smoke = {}  # noqa: RUF012
+
+    def fit(self, problem, budget, rng):
+        return self.resume(problem, budget, rng, {"k": 0})
+
+    def resume(self, problem, budget, rng, state):
+        for k in range(state["k"] + 1, 5):
+            yield replace(affine(float(k)), state=lambda k=k: {"k": k})
+            if k == 2 and STOP.pop():
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_a_resumed_run_of_pushes_can_not_judge_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    STOP[:] = [True]
+    log, job = Log(), Job(registry.parse("task", "gaussian"), Stopping(), (0,))
+    with pytest.raises(KeyboardInterrupt):
+        execute(job, Setting("env", tmp_path, judge=NAMES), lambda *_: None, Log())
+    STOP[:] = [False]
+    (run,) = execute(job, Setting("env", tmp_path, judge=NAMES), lambda *_: None, log)
+    assert (run.status, run.resumed) == ("ok", 1)
+    assert {row.metric for row in run.rows if row.step == 2} == set(NAMES)
+    assert {row.metric for row in run.rows if row.step == 4} == {"log_z", "elbo", "ess_reverse"}
+    line = "eubo, ess_forward: not judged from here on: the maps before the restart are not kept\n"
+    assert log.getvalue().count(line) == 1

@@ -46,7 +46,7 @@ def laws_of(instance, judge):
         density, t = instance.truth.log_prob(index, x), None if math.isinf(path[-1]) else path[index + 1]
         seen = Seen(index + 1, t, index, x, density, 0.0, Counts(), 0.0, 0.0)
         field = partial(instance.truth.log_prob, index)
-        yield (judge.look_back(seen, field) if judge.looks_back else seen), path
+        yield (judge.look_back(seen, field) if judge.backward else seen), path
 
 
 def values(rows):

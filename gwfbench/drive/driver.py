@@ -122,6 +122,8 @@ class Drive:
         self._judge, self._times = Judge(job, instance, eval_streams, self.log, self._metrics), problem.times
         if self._metrics and not self._judge.chosen:
             raise NoTruth(f"none of {', '.join(self._metrics)} can judge it; log.txt says why")
+        if saved is not None and self._cloud.log_prob is not None and (lost := self._judge.backward):
+            self.log.write(f"{', '.join(lost)}: not judged from here on: the maps before the restart are not kept\n")
         last = problem.times[-1]
         limit = job.contestant.clock == "none" or math.isinf(last)
         if saved is not None and self._settled(limit, last):
@@ -213,7 +215,7 @@ class Drive:
     def _look_back(self, seen: Seen, density: Field | None) -> Seen:
         """With the law's log-density at draws of the truth, if a metric asks; its cost is the judge's."""
         judge = self._judge
-        if density is None or judge is None or not judge.looks_back or seen.forward is not None:
+        if density is None or judge is None or not judge.backward or seen.forward is not None:
             return seen
         began, calls = perf_counter(), replace(self.meter.sampling)
         with torch.no_grad():

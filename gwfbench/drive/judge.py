@@ -95,9 +95,9 @@ class Judge:
         self._draws: tuple[int, Tensor] | None = None  # index, and the truth's draws there
 
     @property
-    def looks_back(self) -> bool:
-        """Whether a metric asks for a law's log-density at draws of the truth."""
-        return any(Need.FORWARD in one.needs for one in self.chosen)
+    def backward(self) -> list[str]:
+        """Names of the metrics that ask for a law's log-density at draws of the truth."""
+        return [one.name for one in self.chosen if Need.FORWARD in one.needs]
 
     def look_back(self, seen: Seen, density: Field) -> Seen:
         """With the law's log-density at draws of the truth; not numbers where it can't be had, and why in the log."""
