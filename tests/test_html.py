@@ -259,7 +259,9 @@ def test_the_command_line_writes_page_and_figures(kept, cli, tmp_path):
     assert cli("report", "html", "page.html", "--out", str(out))[0] == 0
     assert cli("report", "figures", "figures", "--out", str(out))[0] == 0
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert names == [f"toy2d-sliced_w2-{kind}.{ending}" for kind in ("cost", "curve") for ending in ("pdf", "png")]
+    assert names == [
+        f"toy2d-sliced_w2-{kind}.{ending}" for kind in ("calls", "cost", "curve") for ending in ("pdf", "png")
+    ]
     assert content_of((tmp_path / "page.html").read_text())["boards"][0]["task"] == "toy2d"
 
 

@@ -7,7 +7,8 @@
     README.md next to ROOT, and in it: tables from `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` to `<!-- end -->`
 
 page.toml: `title`, `metrics` (which, in this order), `pivot` (one table per metric, tasks side by side), `ablate`
-(key=value: also the effect of this field).
+(key=value: also the effect of this field), `bar` (a method: is any other better at equal oracle calls?), `learnt`
+(names of methods that train a law: the page says first whether they beat the bar).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gwfbench.errors import UserError, require
 from gwfbench.papers import ledger
 from gwfbench.report import paper_page
 from gwfbench.report import rows as kept_rows
-from gwfbench.report.board import ablation, tables
+from gwfbench.report.board import ablation, bar, tables
 from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.board.cells import FINISHED
 from gwfbench.report.board.leaderboard import Board, boards
@@ -48,6 +49,8 @@ class Layout:
     metrics: tuple[str, ...] = ()
     pivot: bool = False
     ablate: str = ""
+    bar: str = ""
+    learnt: tuple[str, ...] = ()
 
     @staticmethod
     def read(folder: Path) -> Layout:
@@ -61,12 +64,13 @@ class Layout:
             return Layout()
         try:
             said = tomllib.loads(path.read_text(encoding="utf-8"))
-            found = checked.checked(Layout, {**asdict(Layout()), "metrics": [], **said})
-            return replace(found, metrics=tuple(found.metrics))
+            found = checked.checked(Layout, {**asdict(Layout()), "metrics": [], "learnt": [], **said})
+            return replace(found, metrics=tuple(found.metrics), learnt=tuple(found.learnt))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path}: {error}",
-                "title, metrics (a list), pivot (true or false), ablate (key=value), as TOML",
+                "title, metrics (a list), pivot (true or false), ablate (key=value), bar (a name), learnt (a list), as "
+                "TOML",
                 "fix the file, or remove it",
             ) from None
 
@@ -79,6 +83,9 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
     if layout.ablate:
         effects = ablation.ablation(rows, layout.ablate, layout.metrics or None)
         body = f"{ablation.markdown(effects, layout.ablate)}\n{body}"
+    if layout.bar:
+        pairs = bar.against(rows, layout.bar, layout.metrics or None)
+        body = f"{bar.markdown(pairs, layout.bar, layout.learnt)}\n{body}"
     page = f"# {escape.markdown(layout.title)}\n\n{body}\n{tables.provenance(rows, facts)}"
     verdicts = tables.verified(rows, verdict.kept(folder)[0])
     return {

@@ -1,9 +1,10 @@
 """Oracle calls to accuracy: what a method had paid at the first judged law from which its bias stays small.
 
 The bias is the metric `b2_max`, small is below 0.01 (Hoffman and Sountsov 2022), and only tasks count whose limit alone
-counts. Calls are those of the board over tasks: points passed to the target's score or drawn from the target, in
-training and for moving the judged points. Only judged laws are looked at, so that the number is at most one gap between
-two of them too large. A run that never gets there, gets worse again, or fails, is infinite.
+counts. Calls are those of the board over tasks: points passed to the target's score or to its log-density, the larger
+number of the two, or drawn from the target, in training and for moving the judged points (there: of the score). Only
+judged laws are looked at, so that the number is at most one gap between two of them too large. A run that never gets
+there, gets worse again, or fails, is infinite.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ METRIC, SMALL = "b2_max", 0.01
 
 
 def calls(row: Mapping[Any, Any]) -> float:
-    """What a judged law had cost: points through the oracles of the target."""
-    return row["score_calls"] + row["draw_calls"] + row["sample_calls"] * row["n"]
+    """What a judged law had cost: points through the oracles of the target; score and log-density at once are one."""
+    training = max(row["score_calls"], row["log_prob_calls"])
+    return training + row["draw_calls"] + row["sample_calls"] * row["n"]
 
 
 def grads_to_accuracy(rows: pd.DataFrame) -> dict[Key, float]:

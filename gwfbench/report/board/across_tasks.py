@@ -6,7 +6,8 @@
     within   the share of a contestant's tasks on which its cost to target is at most that many times the least of all
              contestants that use the same information (performance profiles: Dolan and More 2002)
 
-Oracle calls are points through the target's score or draws from it, in training and for the judged points.
+Oracle calls are points through the target's score or its log-density (the larger number), or draws from it, in training
+and for the judged points.
 """
 
 from __future__ import annotations

@@ -240,8 +240,8 @@ def _paid(board: Board) -> list[str]:
     if not any("grads_to_accuracy" in line.costs for line in board.lines):
         return []
     return [
-        "calls to b2 < 0.01: points passed to the target's score or drawn from the target, up to the first judged law "
-        "from which b2_max stays below 0.01, median over seeds; inf: never."
+        "calls to b2 < 0.01: points passed to the target's score or its log-density (the larger number), or drawn from "
+        "the target, up to the first judged law from which b2_max stays below 0.01, median over seeds; inf: never."
     ]
 
 

@@ -48,8 +48,9 @@ OVER_TASKS = (
     "than not moving (each seed next to exact and still under the same seed), by the first metric of the task that "
     "tells the two apart, at the last law; mean over seeds, then over tasks; a failed seed scores 1. solved: share of "
     "tasks on which the median seed reaches a score of 0.1. seconds x2: share of tasks on which it does so in at most "
-    "twice the seconds of the fastest method of the table; calls: points passed to the target's score or drawn from "
-    "the target. Where only the last laws are kept, the cost is that of the whole run."
+    "twice the seconds of the fastest method of the table; calls: points passed to the target's score or its "
+    "log-density (the larger number), or drawn from the target. Where only the last laws are kept, the cost is that of "
+    "the whole run."
 )
 MARKS = {"floor": "<= floor ", "alarm": "ALARM ", "": ""}
 

@@ -1,14 +1,15 @@
 """Figures for papers, a column wide, as PNG and PDF: quality against training seconds, and curves.
 
 The same numbers and the same looks as on the page: medians over seeds with their 95 % intervals, floors and
-controls in grey. A curve is the error along the flow where a task has judged times, else quality against seconds.
+controls in grey. A curve is the error along the flow where a task has judged times, else quality against seconds, and
+in a second figure against points through the target's score or its log-density (the larger number), or drawn from it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from gwfbench.errors import UserError
 from gwfbench.report.board.leaderboard import Board
 from gwfbench.report.board.lines import Line
 from gwfbench.report.figures.style import Look, looks
-from gwfbench.report.page.data import ALONG, History, Sheet, sheets
+from gwfbench.report.page.data import ALONG, CALLS, History, Sheet, sheets
 from gwfbench.report.table import contestants
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def draw(rows: pd.DataFrame, metrics: Sequence[str] | None, folder: Path) -> Ite
     for sheet in sheets(rows, metrics):
         task, names = sheet.board.task, sheet.board.metrics
         for metric in names if metrics else names[:1]:
-            for kind, make in (("cost", _cost), ("curve", _curve)):
+            limit = math.isnan(sheet.board.t)
+            for kind, make in (("cost", _cost), ("curve", _curve), *[("calls", _against_calls)] * limit):
                 with rc_context(STYLE):
                     figure = make(sheet, metric, all_looks)
                     if figure is None:
@@ -101,15 +103,35 @@ def _cost(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | None
 
 
 def _curve(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | None:
+    along = not math.isnan(sheet.board.t)
+    place = ALONG.index("t" if along else "seconds")
+    return _drawn(sheet, metric, style, "flow time t" if along else "training seconds", lambda step: step[place])
+
+
+def _against_calls(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | None:
+    def calls(step: list[float | None]) -> float:
+        score, log_prob, draws = (step[ALONG.index(name)] or 0.0 for name in CALLS)
+        return max(score, log_prob) + draws
+
+    return _drawn(sheet, metric, style, "oracle calls in training", calls)
+
+
+def _drawn(
+    sheet: Sheet,
+    metric: str,
+    style: Mapping[str, Look],
+    label: str,
+    place: Callable[[list[float | None]], float | None],
+) -> Figure | None:
+    """Curves against what `place` takes from the values of ALONG."""
     board = sheet.board
     along = not math.isnan(board.t)
-    place = ALONG.index("t" if along else "seconds")
     drawn = [(line, _track(sheet.histories[line.method], metric, place)) for line in _with(board, metric)]
     tracks = [(line, track) for line, track in drawn if len(track) > 1]
     tracks = [(line, track) for line, track in tracks if along or line.role == "method"]
     if not any(line.role == "method" for line, _ in tracks):
         return None
-    figure, ax = _axes(board, metric, "flow time t" if along else "training seconds")
+    figure, ax = _axes(board, metric, label)
     if not along:
         ax.set_xscale("log")
         _levels(ax, board, metric, style)
@@ -129,11 +151,13 @@ def _with(board: Board, metric: str) -> list[Line]:
     return [line for line in board.lines if math.isfinite(line.value(metric))]
 
 
-def _track(history: History, metric: str, place: int) -> list[tuple[float, float, float, float]]:
+def _track(
+    history: History, metric: str, place: Callable[[list[float | None]], float | None]
+) -> list[tuple[float, float, float, float]]:
     """(x, median, low, high) of each law; the median itself where an end is not known, or infinite."""
     found = []
     for step, band in zip(history.steps, history.curves.get(metric, []), strict=False):
-        x = step[place]
+        x = place(step)
         if band is not None and x is not None and x > 0:
             middle, low, high = band
             found.append((x, middle, *(end if math.isfinite(end) else middle for end in (low, high))))
