@@ -24,7 +24,8 @@ tuned=false. Particles are then resampled once, at the end, because a law here h
 
 Standard error of log Z: from the families of particles that have one ancestor in P_0 (Lee and Whiteley 2018;
 gwfbench/training/resampling.py). It is nan where few families are left and the estimate of the variance is not
-positive; take more particles then.
+positive; take more particles then. It does not see moves that mix too slowly: on `brownian` log Z is off by 3.4 with 4
+moves per law, at a standard error of 0.18, and by 0.20 with 16, at 0.08 (root mean square of four seeds).
 
 Where log gamma is not finite, gamma counts as 0. Only the last law counts: those before it are of gamma_l, and have no
 log Z. After l = 1 there are `after` further laws, that is rounds of moves, which leave fewer equal points.
@@ -68,7 +69,7 @@ class SMC:
     "exponent of the fixed temperatures (t / T)^power; used only if `temperatures` is given"
     resample: Literal["systematic", "multinomial", "never"] = "systematic"
     "how particles are resampled after each temperature's weights; never: annealed importance sampling"
-    moves: Count = 4
+    moves: Count = 16
     "number of moves per law"
     after: Natural = 4
     "number of further laws at the target, each of `moves` moves"
@@ -86,8 +87,8 @@ class SMC:
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
     seeds: ClassVar[Literal["batched", "looped"]] = "looped"  # each has temperatures of its own
-    version: ClassVar[int] = 1
-    smoke: ClassVar[Mapping[str, object]] = {"particles": 64, "temperatures": 3, "leapfrogs": 2, "after": 1}
+    version: ClassVar[int] = 2
+    smoke: ClassVar[Mapping[str, object]] = {"particles": 64, "temperatures": 3, "leapfrogs": 2, "after": 1, "moves": 4}
     reference: ClassVar[str] = """@article{delmoral2006sequential,
   title={Sequential {M}onte {C}arlo samplers}, author={Del Moral, Pierre and Doucet, Arnaud and Jasra, Ajay},
   journal={Journal of the Royal Statistical Society B}, volume={68}, number={3}, pages={411--436}, year={2006}}
