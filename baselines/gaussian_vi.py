@@ -44,8 +44,9 @@ class GaussianVI:
     "step size h, in flow time; steps are shortened to hit the judged times"
     steps: Count = 200
     "number of steps; used only when the limit alone is judged"
-    samples: Annotated[int, at_least(4)] = 512
-    "number of points at which the score is evaluated, twice per step; even, and more than twice the dimension"
+    samples: Annotated[int, at_least(4)] | None = None
+    """number of points at which the score is evaluated, twice per step; even, and more than twice the dimension;
+    default: 512, or four times the dimension where that is more"""
     start: Annotated[int, at_least(2)] = 2**20
     "number of draws of P_0 that give its mean and covariance"
 
@@ -60,7 +61,7 @@ class GaussianVI:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        refuse(self, "samples", when=self.samples % 2 == 1, expected="an even number", fix="add 1")
+        refuse(self, "samples", when=(self.samples or 0) % 2 == 1, expected="an even number", fix="add 1")
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         m, c = _moments(problem[Initial].draw, self.start, rng.fork("start"))
@@ -68,14 +69,15 @@ class GaussianVI:
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
         (d,) = problem.shape
+        samples = max(512, 4 * d) if self.samples is None else self.samples
         require(
-            self.samples > 2 * d,
-            f"gaussian_vi:samples={self.samples} in dimension {d}",
+            samples > 2 * d,
+            f"gaussian_vi:samples={samples} in dimension {d}",
             f"more than {2 * d}, twice the dimension, for pairs of covariance I",
             f"write gaussian_vi:samples={4 * d}",
         )
         law = Gaussian(*(torch.as_tensor(state[name]).to(rng.device, torch.float64) for name in ("m", "c")))
-        half = rng.fork("points").whitened(self.samples // 2, d, block=self.samples // 2).double()
+        half = rng.fork("points").whitened(samples // 2, d, block=samples // 2).double()
         z = torch.cat([half, -half], 1)
         score, grid = problem[LogDensity].score, (0.0, *problem.grid(self.step, self.steps))
         for k in range(int(state["k"]) + 1, len(grid)):
