@@ -387,6 +387,18 @@ def test_gaussian_vi_gives_the_density_of_its_draws(streams):
     torch.testing.assert_close(law.log_prob(x), instance.truth.log_prob(1, x), rtol=1e-9, atol=1e-8)
 
 
+def test_gaussian_vi_takes_four_times_the_dimension_s_points_where_512_are_too_few(streams):
+    def first_of(words, dim):
+        instance = task(f"ou:dim={dim},horizon=0.5,step=0.25", streams)
+        return next(method(words).fit(instance.problem, Budget(), streams)).state()["m"]
+
+    for dim, own in ((3, 512), (130, 520)):
+        assert torch.equal(
+            first_of("gaussian_vi:start=4096", dim), first_of(f"gaussian_vi:start=4096,samples={own}", dim)
+        )
+    assert not torch.equal(first_of("gaussian_vi:start=4096", 3), first_of("gaussian_vi:start=4096,samples=510", 3))
+
+
 def quartic(x):
     return -(0.1 * x**4 + 0.5 * (x - 1.0) ** 2 - 0.3 * x.sin())[..., 0]
 
