@@ -16,17 +16,19 @@ U is unchanged by rotations, reflections, permutations and translations, so that
 where published code has it. Here a point is z in R^36, coordinates of the mean-free subspace in an orthonormal basis
 (gwfbench/metrics/clusters.py). P_0 = N(0, start^2 I) in z; start = 1 is the trap's own law.
 
-Truth: the published draws of pairs=twice, from `data_root`: MCMC, checked by the identity above alone. Half of them are
-what `exact` gives, half what metrics compare with; each is turned, reflected and renamed at random, which keeps the
-law. log Z is not known. Without them only `virial` can judge, an identity that draws of pi obey.
+Truth: 4096 independent draws of each density, the last states of as many chains of HMC from two starts that agree
+(scripts/lj13_reference.py; certificates next to the draws). With `data_root` it is the published draws of pairs=twice:
+MCMC, checked by the identity above alone. Half of them are what `exact` gives, half what metrics compare with; each is
+turned, reflected and renamed at random, which keeps the law. log Z is not known.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -53,14 +55,15 @@ class LJ13:
     start: Positive = 1.0
     "standard deviation of P_0"
     data_root: str | None = None
-    "folder with the reference draws of pairs=twice, test_split_LJ13-1000.npy; default: no reference draws"
+    "folder with the published draws of pairs=twice, test_split_LJ13-1000.npy; default: draws that come with gwfbench"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (
         *("energy_tv", "distance_tv", "virial", "aligned_w2", "sliced_w2", "energy_distance", "mmd", "w2", "ksd"),
     )
+    files: ClassVar[tuple[str, ...]] = ("data/lj13",)
     points: ClassVar[int] = 4096
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     singular: ClassVar[bool] = True  # 1 / r^12
     smoke: ClassVar[Mapping[str, object]] = {}
     reference: ClassVar[str] = """@inproceedings{kohler2020equivariant,
@@ -80,12 +83,6 @@ class LJ13:
     def data_files(self) -> list[Path]:
         return [] if self.data_root is None else [_file(self.data_root)]
 
-    def remarks(self) -> list[str]:
-        if self.data_root is not None:
-            return []
-        how = "test_split_LJ13-1000.npy of the repository jarridrb/DEM, by lj13:pairs=twice,data_root=FOLDER"
-        return [f"no metric but virial: the task has no reference draws. There are some of pairs=twice: {how}"]
-
     def build(self, rng: Streams) -> Instance:
         d, start, depth = D * (N - 1), self.start, 1.0 if self.pairs == "once" else 2.0
 
@@ -99,14 +96,18 @@ class LJ13:
         def precise(index: int, x: Tensor) -> Tensor:
             return torch.cat([score(part.double()).to(x.dtype) for part in x.split(CHUNK, 1)], 1)
 
-        truth = Truth(None, exact=False, score=precise, metrics=cluster_metrics(lambda z: -density(z), score, N, 64))
-        if self.data_root is None:
-            return Instance(problem, truth)
-        first, second = _read(_file(self.data_root), depth).chunk(2)
-        limit = min(len(first), len(second))
-        return Instance(
-            problem, replace(truth, draw=partial(_draw, first), reference=partial(_draw, second), limit=limit)
+        own = self.data_root is None
+        points = _own(self.pairs) if self.data_root is None else _read(_file(self.data_root), depth)
+        first, second = points.chunk(2)
+        truth = Truth(
+            partial(_draw, first),
+            exact=own,
+            reference=partial(_draw, second),
+            limit=min(len(first), len(second)),
+            score=precise,
+            metrics=cluster_metrics(lambda z: -density(z), score, N, 64),
         )
+        return Instance(problem, truth)
 
 
 def log_density(z: Tensor, depth: float) -> Tensor:
@@ -136,6 +137,12 @@ def _draw(points: Tensor, index: int, n: int, streams: Streams) -> Tensor:
     return coordinates(x).to(streams.device, streams.dtype)
 
 
+def _own(name: str) -> Tensor:
+    """The draws that come with gwfbench, (4096, 36), float64; independent, in random order."""
+    with (files("gwfbench") / "data" / "lj13" / f"{name}.npz").open("rb") as file, np.load(file) as kept:
+        return torch.from_numpy(kept["z"].astype(float) * float(kept["scale"]))
+
+
 def _file(data_root: str) -> Path:
     """The file of draws.
 
@@ -149,7 +156,7 @@ def _file(data_root: str) -> Path:
     raise UserError(
         f"no {FILES[0]} in {data_root}",
         f"that file, or {FILES[1]} with an array x, of the repository jarridrb/DEM, folder data",
-        "copy it there, name its folder by data_root=, or leave out data_root",
+        "copy it there, name its folder by data_root=, or leave out data_root for draws that come with gwfbench",
     )
 
 

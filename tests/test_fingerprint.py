@@ -185,7 +185,7 @@ def test_our_tasks_cover_their_data_and_others_have_none():
     kept = {path.name for path in (ROOT / "gwfbench/data/blr").iterdir() if path.suffix != ".md"}
     assert {name.rpartition("/")[2] for name in held["blr"]} == kept
     own = {name for name, found in held.items() if found}
-    assert own == {"aggregation_diffusion", "blr", "gmm40", "images", "lgcp", "logistic"}
+    assert own == {"aggregation_diffusion", "blr", "gmm40", "images", "lgcp", "lj13", "logistic"}
 
 
 def test_a_method_s_hash_covers_the_loop_and_the_controls_the_protocol():

@@ -490,3 +490,14 @@ def test_text_and_what_can_t_be_compared():
     assert "2 -> 4: x 2 [1.99, 2.01] *" in text
     with pytest.raises(UserError, match="ablate lr=3"):
         ablation(points, "lr=3")
+
+
+def test_an_alarm_of_a_distance_of_clouds_names_narrow_laws_too():
+    """A law with half the width of the truth is nearer to few draws of it than other draws are."""
+    parts = FLOOR, rows("thin", [0.1, 0.11, 0.12]), rows("still", [9.0, 9.0, 9.0], role="control")
+    texts = {}
+    for metric in ("w2", "symkl"):
+        frame = table_of(*parts).assign(metric=metric, se=0.01)
+        (texts[metric],) = alarms(boards(frame))
+    assert "too narrow" in texts["w2"]
+    assert "too narrow" not in texts["symkl"]

@@ -1,7 +1,10 @@
 """LJ13: the energy at the icosahedron, symmetries, and published draws that are read and refused."""
 
+import hashlib
+import json
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,8 +183,32 @@ def test_reference_draws_are_of_twice_alone(tmp_path):
     with pytest.raises(UserError, match="pairs=once") as caught:
         registry.parse("task", f"lj13:data_root={tmp_path}")
     assert "pairs=twice" in caught.value.fix
-    task = registry.parse("task", "lj13")
-    assert task.data_files() == []
-    assert "no metric but virial" in task.remarks()[0]
-    metrics = choose(type(task).metrics, build().truth.metrics)
-    assert [one.name for one in metrics if not build().truth.lacks(one, "none")] == ["virial"]
+    assert registry.parse("task", "lj13").data_files() == []
+
+
+@pytest.mark.parametrize(("name", "depth"), [("once", 1.0), ("twice", 2.0)])
+def test_own_draws_are_certified_and_of_their_density(name, depth):
+    """Every check of the certificate passed, the file is the certified one, and E score = 0, E z . grad U = 36."""
+    folder = Path(lj13.files("gwfbench") / "data" / "lj13")
+    certificate = json.loads((folder / f"{name}.json").read_text())
+    assert hashlib.sha256((folder / f"{name}.npz").read_bytes()).hexdigest() == certificate["sha256"]
+    assert all(certificate["checks"].values())
+    assert len(certificate["checks"]) == 5
+    z = lj13._own(name)
+    assert z.shape == (4096, 36)
+    assert len(z.unique(dim=0)) == 4096
+    score = lj13.log_slope(z, depth)
+    assert float((score.mean(0).abs() / score.std(0)).max()) * 64 < 5
+    virial = -(z * score).sum(-1)
+    assert abs(float(virial.mean()) - 36) < 5 * float(virial.std()) / 64
+    other = -(z * lj13.log_slope(z, 3 - depth)).sum(-1)
+    assert abs(float(other.mean()) - 36) > 5 * float(other.std()) / 64
+
+
+def test_all_metrics_judge_own_draws_and_the_two_halves_share_none():
+    truth, streams = build("lj13").truth, Streams((3, 5, 8), dtype=torch.float64)
+    assert truth.limit == 2048
+    metrics = choose(type(registry.parse("task", "lj13")).metrics, truth.metrics)
+    assert not any(truth.lacks(metric, "none") for metric in metrics)
+    energies = [lj13.log_density(part(0, 2048, streams), 1.0)[0] for part in (truth.draw, truth.reference)]
+    assert len(torch.cat(energies).round(decimals=9).unique()) == 4096

@@ -25,6 +25,8 @@ from gwfbench.report.board.verdicts import judged
 from gwfbench.report.table import contestants
 
 PLACE = {"floor": 0, "method": 1, "control": 2}  # on the board
+BIASED = ("w2", "sinkhorn")  # distances of two clouds, which the noise of both makes larger
+NARROW = ", or a law that is too narrow: few points of one are nearer to few of the truth than draws of the truth are"
 COSTS = ["seconds", "score_calls", "sample_seconds", "sample_calls"]
 
 
@@ -187,7 +189,8 @@ def alarms(made: Sequence[Board]) -> list[str]:
     return [
         escape.line(
             f"ALARM: {line.method} on {board.task}: {name} {cell.shown['value']} is {cell.why}. "
-            f"Look for a leak, training points among the judged points, or a wrong metric."
+            f"Look for a leak, training points among the judged points, or a wrong metric"
+            f"{NARROW if name in BIASED else ''}."
         )
         for board, line, name, cell in _all_cells(made)
         if cell.verdict == "alarm"
