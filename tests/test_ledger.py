@@ -16,7 +16,7 @@ from gwfbench.report.paper_page import counted, page
 from gwfbench.report.verdicts import Ours, Verdict, difference, judged, judged_difference, margin
 from gwfbench.rng import Streams
 
-PAPERS = ("caucheteux2026", "deng2026", "fan2022", "mokrov2021")
+PAPERS = ("caucheteux2026", "deng2026", "fan2022", "hertrich2025", "mokrov2021", "vargas2023")
 NUMBER = ledger.Number("a, b", "Table 1", value=(1.0,), metric="symkl", task="ou", method="ula")
 SMALL = """
 [paper]
@@ -217,6 +217,61 @@ def test_what_the_rule_tells_apart_on_the_german_table():
         assert judged(number, "paper", ours(value), 0.5) == Verdict("consistent", ("band too wide to tell",))
 
 
+@pytest.mark.parametrize(
+    ("bias", "spread", "wanted"),
+    [
+        (-0.3, 0.0, 0.3),
+        (0.0, 1.0, 0.674490),  # the normal law's quartile
+        (5.0, 1e-3, 5.0),
+        (-5.0, 0.1, 5.0),
+        (1.0, 1.0, 1.050544),  # root of Phi(x - 1) - Phi(-x - 1) = 1/2
+    ],
+)
+def test_an_estimate_s_typical_distance_from_the_truth(bias, spread, wanted):
+    number = replace(NUMBER, value=(7.0 + bias,), truth=7.0, spread=spread)
+    assert number.compared == pytest.approx((wanted,), rel=1e-5)
+    assert number.value == (7.0 + bias,)
+    assert replace(number, truth=math.nan).compared == number.value
+
+
+def test_an_estimate_is_judged_by_its_distance_and_not_by_its_sign():
+    """Published log Z of 6.5 where it is 7: an error of 0.5 agrees, less is better, more is not, on either side."""
+    for value in (6.5, 7.5):
+        number = replace(NUMBER, value=(value,), truth=7.0, metric="log_z")
+        assert judged(number, "paper", ours(0.5), 5.0) == Verdict("reproduced")
+        assert judged(number, "paper", ours(0.25), 5.0) == Verdict("better")
+        assert judged(number, "paper", ours(0.75), 5.0) == Verdict("not reproduced")
+        assert judged(number, "paper", ours(6.5), 5.0) == Verdict("not reproduced")
+
+
+def test_half_of_our_metric_is_compared_where_half_is_printed():
+    paper = ledger.parse("small", SMALL.replace('value = -0.3, scale = "log10"', 'value = 0.3, scale = "half"'))
+    found = lines(page(paper, rows([0.6, 0.7, 0.5], se=0.02))[0])["third row"]
+    assert found["ours [95 %]"].startswith("0.3 [")
+    assert found["verdict"].startswith("**consistent**")
+    one = lines(page(paper, rows([0.45], se=0.1))[0])["third row"]  # half: 0.225 +- 0.05
+    assert one["agrees within"] == "0.075 to 0.375"
+
+
+def test_the_page_says_how_far_an_estimate_is_off():
+    small = SMALL.replace('what = "second row", value = [0.1, 0.2]', 'what = "second row", value = -8.4, truth = -8.0')
+    text, _ = page(ledger.parse("small", small), rows([0.3], method="gaussian_vi"))
+    assert lines(text)["second row"]["published"] == "-8.4, off by 0.4"
+    assert "From 100 points. Off by: the distance from the certified log Z" in text
+    assert "Off by" not in page(ledger.parse("small", SMALL), rows([0.3]))[0]
+
+
+@pytest.mark.parametrize("key", ["hertrich2025", "vargas2023"])
+def test_the_truth_of_an_estimate_is_the_task_s_certificate(key):
+    numbers = [number for table in ledger.load(key).tables for number in table.numbers]
+    asked = {number.task: number.truth for number in numbers if number.task and not math.isnan(number.truth)}
+    for task, truth in asked.items():
+        known = registry.parse("task", task).build(Streams((0,), dtype=torch.float64)).truth.log_z
+        assert known is not None
+        assert truth == pytest.approx(float(known[0]), abs=max(1e-4, float(known[1])))
+    assert len(asked) == (5 if key == "vargas2023" else 0)
+
+
 def test_the_margin_in_numbers():
     number = replace(NUMBER, rounding=0.5, spread=8.0, seeds=4, error=12.0)
     assert margin(number, ours(1, se=3.0)) == 0.5 + 2 * 13
@@ -303,6 +358,7 @@ BAD = {
     "again names no table": ('kind = "code"', 'again = "Table 9"', "again = Table 9"),
     "again names itself": ('kind = "code"', 'again = "Figure 2"', "again = Figure 2"),
     "pairs are no pairs": ('kind = "code"', 'pairs = ["a", "b"]', "pairs"),
+    "truth of another scale": ("value = -0.3, ", "value = -0.3, truth = 1.0, ", "truth without scale"),
     "a pair of no columns": ('kind = "code"', 'pairs = [["a", "b"]]', "pair a, b"),
 }
 

@@ -8,6 +8,10 @@
 A number is answered by the [[run]] entries that `task` and `run` name (`vjko:map=linear`: those of the task whose
 method has these fields, cut or not), by `method` as it is typed, or not at all, for the reason in `missing`. A value
 that can't be read is left out, and `missing` says why.
+
+An estimate of log Z can be too high as well as too low, and our metric is its distance from the certified value. With
+`truth`, a printed mean +- deviation over seeds is held against ours as the distance that half of such runs stay within,
+as if their errors were normal.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
+from statistics import NormalDist
 from typing import Any, Literal, get_type_hints
 
 from gwfbench.errors import UserError, require, unknown
@@ -62,8 +67,10 @@ class Number:
     "that a mean with `spread` is over; 1 where that is not printed"
     error: float = 0.0
     "standard error of the comparison that no interval over seeds shows, as of two different test parts"
-    scale: Literal["", "log10"] = ""
-    "log10: what is printed is the logarithm of our metric"
+    scale: Literal["", "log10", "half"] = ""
+    "log10: what is printed is the logarithm of our metric; half: half of it"
+    truth: float = math.nan
+    "what the printed value is an estimate of, as log Z by our certificate, if our metric is the distance from it"
     better: Literal["lower", "higher"] = "lower"
     metric: str = ""
     "ours that answers it"
@@ -80,6 +87,13 @@ class Number:
     "what on our side was chosen by agreement with this very table"
     note: str = ""
     "what may be behind a difference"
+
+    @property
+    def compared(self) -> tuple[float, ...]:
+        """The values, or how far they are from the truth: what a run of ours is held against."""
+        if math.isnan(self.truth):
+            return self.value
+        return tuple(_typical_distance(value - self.truth, self.spread) for value in self.value)
 
 
 @dataclass(frozen=True)
@@ -281,10 +295,22 @@ def _check(one: Number, where: str) -> None:
         (all(math.isfinite(value) for value in one.value), "finite values"),
         (min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1, "errors not negative, at least 1 seed"),
         (one.better in ("lower", "higher"), "better = lower or higher"),
-        (one.scale in ("", "log10"), "scale = log10, or none"),
+        (one.scale in ("", "log10", "half"), "scale = log10 or half, or none"),
+        (math.isnan(one.truth) or (not one.scale and one.better == "lower"), "truth without scale, better = lower"),
         (one.rows >= 0, "rows not negative"),
     ):
         require(ok, f"{where}: {one}", expected, "fix the file")
+
+
+def _typical_distance(bias: float, spread: float) -> float:
+    """The median of |e|, where e is normal with mean `bias` and standard deviation `spread`: of one run's error."""
+    bias, normal = abs(bias), NormalDist()
+    low, high = 0.0, bias + spread
+    for _ in range(60 if spread else 0):
+        middle = (low + high) / 2
+        enough = normal.cdf((middle - bias) / spread) - normal.cdf((-middle - bias) / spread) >= 0.5
+        low, high = (low, middle) if enough else (middle, high)
+    return high
 
 
 def _made(cls: type, entry: Mapping[str, Any], where: str) -> Any:

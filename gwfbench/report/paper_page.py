@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Lines = Mapping[tuple[str, str], Line]  # of boards, by task and method
+OFF = """: the distance from the certified log Z that half of such runs stay within, as if their errors were normal with
+the published mean and deviation. Ours is the distance of each of our runs"""
 MORE = 6  # numbers of one reason, from which on they are folded
 
 
@@ -87,6 +89,7 @@ def _about(table: Table) -> str:
     facts = {"": table.definition, "Differs: ": table.differs, "Source: ": table.source}
     chosen = Counter(number.fitted for number in table.numbers if number.fitted)
     facts["Fitted to this table: "] = "; ".join(f"{what} ({count} lines)" for what, count in chosen.items())
+    facts["Off by"] = OFF if any(not math.isnan(number.truth) for number in table.numbers) else ""
     return " ".join(f"{name}{fact}{'.' if name else ''}" for name, fact in facts.items() if fact)
 
 
@@ -126,7 +129,8 @@ def _escaped(row: list[str]) -> list[str]:
 
 def _printed(number: Number) -> str:
     spread = f" ± {number.spread:g}" if number.spread else ""
-    return (" to ".join(f"{value:g}" for value in number.value) or "-") + spread
+    off = " to ".join(f"{value:.3g}" for value in number.compared) if not math.isnan(number.truth) else ""
+    return (" to ".join(f"{value:g}" for value in number.value) or "-") + spread + (f", off by {off}" if off else "")
 
 
 def _span(low: float, high: float) -> str:

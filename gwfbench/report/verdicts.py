@@ -1,7 +1,7 @@
 """Whether our runs give what a paper printed: the rule, and what it is able to tell.
 
-With p the published value (or the range of its readings), [l, u] our 95 % interval over seeds (two seeds: their range;
-one: its value),
+With p the published value (or the range of its readings; of an estimate, its distance from the truth that the ledger
+knows), [l, u] our 95 % interval over seeds (two seeds: their range; one: its value),
 
     band             [l - w, u + w],   w = rounding + 2 sqrt(ours^2 + theirs^2 + common^2)
     agreement        the band holds p
@@ -100,7 +100,7 @@ def judged(number: Number, setting: Setting, ours: Ours, still: float) -> Verdic
     """
     caveats = [SETTINGS[setting]] + ([FEW[ours.seeds.finished]] if ours.seeds.finished < SEEDS else [])
     low, high = band(number, ours)
-    agrees = ours.whole and low <= max(number.value) and min(number.value) <= high
+    agrees = ours.whole and low <= max(number.compared) and min(number.compared) <= high
     if agrees:
         caveats.append("choices fitted to this table" if number.fitted else "")
         caveats.append(_power(number, low, high, still))
@@ -108,7 +108,8 @@ def judged(number: Number, setting: Setting, ours: Ours, still: float) -> Verdic
     if agrees:
         return Verdict("consistent" if why else "reproduced", why)
     if ours.whole:
-        ahead = high < min(number.value) if number.better == "lower" else low > max(number.value)
+        least, most = min(number.compared), max(number.compared)
+        ahead = high < least if number.better == "lower" else low > most
         if ahead:
             return Verdict("better", why)
     return Verdict("different" if why else "not reproduced", why)
@@ -130,8 +131,8 @@ def _power(number: Number, low: float, high: float, still: float) -> str:
     """Why agreement says little; empty where it says enough."""
     if math.isnan(still):
         return "power not known"
-    least, most = min(number.value), max(number.value)
-    if not number.scale and min(least, still) > 0 and not 1 / DECADE < still / most < DECADE:
+    least, most = min(number.compared), max(number.compared)
+    if number.scale != "log10" and min(least, still) > 0 and not 1 / DECADE < still / most < DECADE:
         if low <= 0:
             return "band too wide to tell"
         low, high, least, most, still = (math.log(x) for x in (low, high, least, most, still))
@@ -148,14 +149,16 @@ def of_line(number: Number, line: Line) -> Ours:
     low, high = (value if math.isnan(end) else end for end in (cell.low, cell.high))  # of one seed
     if number.scale == "log10":
         se = se / (value * math.log(10)) if value > 0 else math.nan
-        value, low, high = (in_unit(number, x) for x in (value, low, high))
+    elif number.scale == "half":
+        se = se / 2
+    value, low, high = (in_unit(number, x) for x in (value, low, high))
     return Ours(value, low, high, se, line.seeds)
 
 
 def in_unit(number: Number, value: float) -> float:
     """A value of our metric in the unit of the published one."""
     if number.scale != "log10":
-        return value
+        return value / 2 if number.scale == "half" else value
     return math.log10(value) if value > 0 else math.nan
 
 
@@ -185,7 +188,7 @@ def difference(first: Number, second: Number, one: tuple[Answer, Line], other: t
     mean, half = stats.paired({seed: a[seed][0] - b[seed][0] for seed in both})
     errors = [math.hypot(a[seed][1], b[seed][1]) for seed in both]
     se = statistics.median(errors) if errors else math.nan
-    published = first.value[0] - second.value[0]
+    published = first.compared[0] - second.compared[0]
     apart = max(abs(published), 0.0 if math.isnan(mean) else abs(mean))
     split = math.sqrt(2 * apart / first.rows) if first.rows and first.metric == "accuracy" else 0.0
     w = first.rounding + second.rounding + 2 * math.hypot(0.0 if math.isnan(se) else se, split)
