@@ -46,8 +46,8 @@ FOLDER = files("gwfbench") / "data" / "images"
 
 @dataclass(frozen=True)
 class Images:
-    data: Literal["digits", "fashion_mnist", "mnist", "cifar10", "folder"] = "digits"
-    "data set; folder: PNG or JPEG files of one size in `data_root`"
+    data: Literal["digits", "fashion_mnist", "mnist", "cifar10", "cifar10_jpeg", "folder"] = "digits"
+    "data set; cifar10_jpeg: JPEG copies of CIFAR-10; folder: PNG or JPEG files of one size in `data_root`"
     data_root: str | None = None
     "folder of the data set's files; default: that of GWFBENCH_DATA, then ~/.cache/gwfbench, then Debian's"
     download: bool = False
