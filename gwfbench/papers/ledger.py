@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import Any, Literal, get_type_hints
 
+from gwfbench.datasets.protocols import Called
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.plugins import registry
 
@@ -80,6 +81,12 @@ class Number:
     "what on our side was chosen by agreement with this very table"
     note: str = ""
     "what may be behind a difference"
+    protocol: str = ""
+    "of a printed image metric: the name that ours has by the same protocol"
+    command: str = ""
+    "what makes it on a GPU, as it is typed after `python -m gwfbench`"
+    gpu: str = ""
+    "estimated time of that command, and how it is estimated"
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ class Table:
     source: str = ""
     differs: str = ""
     fitted: str = ""
+    protocol: str = ""
+    gpu: str = ""
     "as a number's: of those that say nothing else"
     again: str = ""
     "another table where the same values stand, which answers them"
@@ -258,8 +267,8 @@ def _table(entry: Mapping[str, Any], where: str) -> Table:
         made.append(one)
     whats = [one.what for one in made]
     require(len(set(whats)) == len(whats), f"{where}: two numbers of one `what`", "different ones", "fix the file")
-    kept = {key: entry[key] for key in ("name", "title", "kind", "definition", "source", "differs", "fitted", "again")
-            if key in entry}  # fmt: skip
+    names = ("name", "title", "kind", "definition", "source", "differs", "fitted", "protocol", "gpu", "again")
+    kept = {key: entry[key] for key in names if key in entry}
     pairs = entry.get("pairs", [])
     is_pairs = isinstance(pairs, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs
@@ -283,8 +292,10 @@ def _check(one: Number, where: str) -> None:
         (one.better in ("lower", "higher"), "better = lower or higher"),
         (one.scale in ("", "log10"), "scale = log10, or none"),
         (one.rows >= 0, "rows not negative"),
+        (not one.protocol or Called.read(one.protocol), "protocol = the name of an image metric, as fid_50k_train"),
+        (one.metric == one.protocol or not (one.protocol and one.metric), "the metric of the protocol"),
     ):
-        require(ok, f"{where}: {one}", expected, "fix the file")
+        require(bool(ok), f"{where}: {one}", expected, "fix the file")
 
 
 def _made(cls: type, entry: Mapping[str, Any], where: str) -> Any:
