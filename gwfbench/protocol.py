@@ -94,7 +94,9 @@ class Truth:
         exact: closed form, or a certified reference run.
         limit: most points that one draw can give; None: any number.
         reference: like `draw`, what metrics compare with; None: `draw` itself. A truth that has only finitely many
-            draws keeps the two apart (images: the test part), or exact draws would share points with their judge.
+            draws keeps the two apart (images: the test part), or exact draws would share points with their judge. It
+            may give fewer than it is asked for.
+        points: number of a law's points that metrics see; None: the task's own `points`.
         log_prob: (index, x) -> (S, n) normalised log-density.
         score: (index, x) -> (S, n, d) gradient of the log-density.
         moments: index -> mean (S, d) and covariance (S, d, d), float64.
@@ -111,6 +113,7 @@ class Truth:
     exact: bool
     limit: int | None = None
     reference: Callable[[int, int, Streams], Tensor] | None = None
+    points: int | None = None
     log_prob: Callable[[int, Tensor], Tensor] | None = None
     score: Callable[[int, Tensor], Tensor] | None = None
     moments: Callable[[int], tuple[Tensor, Tensor]] | None = None

@@ -6,18 +6,24 @@ so that black is -1 and white is 1. Rounding inverts this exactly, and a network
 Metrics first round the points that they judge to u, as if the images were saved.
 
 The target's samples are the training part, drawn with replacement, and mirrored with probability 1/2 if `flip`. The law
-that the images come from is unknown, so the truth consists of images that no method gets. Metrics compare with the test
-part, and the control `exact` draws from the training part (without replacement, never mirrored): its value is the
-train-test floor of the metric. A method that merely repeats its training images reaches that floor, by all of these
-metrics.
+that the images come from is unknown, so the truth consists of images. Metrics compare `fake` points with `real` images
+of the part that `against` names: the test part, which no method gets, or the training part, which all methods get. By
+the latter most papers are judged, and a method that merely repeats its training images is without fault there; by the
+former it reaches the floor.
+
+The control `exact` draws, without replacement and never mirrored, from images that are not compared with: from the
+training part if that is the test part, else from what is left of the training part and from the test part. Its value is
+the train-test floor of a metric. Of CIFAR-10's 60,000 images 50,000 may be compared with; the 10,000 others are too few
+for the floor of `fid_50k_train`, and fewer points would give a higher value: there is none. Such a task also has each
+metric with as many points as are left, `fid_50k_10k_train`, and its floor.
 
 FID, KID, inception score, precision and recall use the features of torch-fidelity's Inception if the file of its
-weights is where torch-fidelity puts it; they are then called `fid` and so on. Otherwise they use those of a small
-classifier that comes with gwfbench (digits, fashion_mnist) and have its name and hash, as in `fid_digits@ab12`. `mmd`,
-`sliced_w2` and `w2` are computed on the pixels. All metrics use at most as many points as the test part has images.
+weights is where torch-fidelity puts it. Otherwise they use those of a small classifier that comes with gwfbench and
+have its name and hash, as in `fid_360_digits@ab12`; how a protocol is written is in gwfbench/metrics/image.py. `mmd`,
+`sliced_w2` and `w2` are computed on the pixels, by at most as many points as there are images.
 
-Of a folder of your own, what its images hold is part of the identity of a run, not where the folder lies: runs on
-images that have changed since are stale.
+Of a folder of your own, and of JPEG copies, what the images hold is part of the identity of a run, not where the folder
+lies: runs on images that have changed since are stale.
 """
 
 from __future__ import annotations
@@ -30,11 +36,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gwfbench.datasets import images
-from gwfbench.fields import check_fields, refuse
+from gwfbench.errors import require
+from gwfbench.fields import Count, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, Lens, absent, floats, metrics
 from gwfbench.nn.classifier import Classifier
@@ -46,14 +54,20 @@ FOLDER = files("gwfbench") / "data" / "images"
 
 @dataclass(frozen=True)
 class Images:
-    data: Literal["digits", "fashion_mnist", "mnist", "cifar10", "folder"] = "digits"
-    "data set; folder: PNG or JPEG files of one size in `data_root`"
+    data: Literal["digits", "fashion_mnist", "mnist", "cifar10", "cifar10_jpeg", "folder"] = "digits"
+    "data set; cifar10_jpeg: JPEG copies of CIFAR-10; folder: PNG or JPEG files of one size in `data_root`"
     data_root: str | None = None
     "folder of the data set's files; default: that of GWFBENCH_DATA, then ~/.cache/gwfbench, then Debian's"
     download: bool = False
     "whether to download missing files, including Inception's weights"
     flip: bool = False
     "whether half of the target's samples are mirrored left to right"
+    against: Literal["test", "train"] = "test"
+    "part of the data set whose images metrics compare with"
+    real: Count | None = None
+    "number of images to compare with; default: all of that part"
+    fake: Count | None = None
+    "number of points that image metrics judge; default: `real`"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "w2")
@@ -87,6 +101,8 @@ class Images:
 
     def build(self, rng: Streams) -> Instance:
         train, test = (part.to(rng.device) for part in images.load(self.data, self.data_root, self.download))
+        real, others = self._apart(train, test)
+        fake = self.fake or len(real)
         shape = tuple(train.shape[1:])
         dims = math.prod(shape)
 
@@ -108,13 +124,28 @@ class Images:
 
         infos = (Initial(start, density), TargetSamples(samples))
         truth = Truth(
-            partial(draw, train),
+            partial(draw, others),
             exact=True,
-            limit=min(len(train), len(test)),
-            reference=partial(draw, test),
-            metrics=self._judges(test, rng.device),
+            limit=min(len(others), max(len(real), fake)),
+            reference=lambda index, n, streams: draw(real, index, min(n, len(real)), streams),
+            points=max(self.points, fake),
+            metrics=self._judges(real, fake, min(fake, len(others)), rng.device),
         )
         return Instance(Problem(shape, (math.inf,), infos), truth)
+
+    def _apart(self, train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+        """The images to compare with, always the same ones of their part, and those that `exact` draws from."""
+        part = train if self.against == "train" else test
+        count = self.real or len(part)
+        require(
+            count <= len(part),
+            f"images: real={count} of the {self.against} part of {self.data}",
+            f"at most its {len(part)} images",
+            "ask for fewer, or leave real out",
+        )
+        order = torch.from_numpy(np.random.default_rng(42).permutation(len(part))).to(part.device)
+        real = part if count == len(part) else part[order[:count]]
+        return real, train if part is test else torch.cat([train[order[count:]], test])
 
     def remarks(self) -> list[str]:
         why = self._no_network()
@@ -132,8 +163,12 @@ class Images:
             f"no weights of torch-fidelity's Inception (download=true fetches them), and no classifier of {self.data}"
         )
 
-    def _judges(self, test: Tensor, device: torch.device) -> tuple[Metric, ...]:
-        """The metrics by a network, or why there are none."""
+    def _judges(self, real: Tensor, fake: int, floor: int, device: torch.device) -> tuple[Metric, ...]:
+        """The metrics by a network, or why there are none.
+
+        Args:
+            floor: number of points for which there is a floor, if that is another.
+        """
         why = self._no_network()
         if why:
             return absent(why)
@@ -141,13 +176,23 @@ class Images:
 
         weights, own = fidelity.inception_file(self.download), classifier(self.data)
         if weights is not None:
-            return metrics(Lens(fidelity.by_inception(weights, device), test, weights.stem), "")
-        assert own is not None
-        label = f"{self.data}@{own.sha256[:4]}"
-        return metrics(Lens(fidelity.by_classifier(label, own, device), test, own.sha256), f"_{label}")
+            lens = Lens(fidelity.by_inception(weights, device), real, weights.stem, fake, self.against)
+            label = ""
+        else:
+            assert own is not None
+            label = f"{network(self.data)}@{own.sha256[:4]}"
+            lens = Lens(fidelity.by_classifier(label, own, device), real, own.sha256, fake, self.against)
+            label = f"_{label}"
+        counts = dict.fromkeys((fake, floor))
+        return tuple(metric for count in counts for metric in metrics(replace(lens, fake=count), label))
+
+
+def network(data: str) -> str:
+    """Whose classifier judges a data set."""
+    return "cifar10" if data == images.JPEG else data
 
 
 def classifier(data: str) -> Classifier | None:
     """The pinned classifier of a data set; None if gwfbench has none."""
-    file = FOLDER.joinpath(f"{data}.npz")
+    file = FOLDER.joinpath(f"{network(data)}.npz")
     return Classifier.read(file.read_bytes()) if file.is_file() else None

@@ -227,7 +227,7 @@ def test_floor_and_still_bracket_the_task():
 def test_metrics_that_are_built_with_the_problem_are_there_unasked():
     pytest.importorskip("gwfbench.nn.fidelity", reason="the extra `image`")
     found = [row for row, _ in measure(Plan.read(["images"], (), 20, (0,), 0.0))]
-    fid = next(row for row in found if row.metric.startswith("fid_digits@"))
+    fid = next(row for row in found if row.metric.startswith("fid_360_digits@"))
     assert fid.still > 10 * fid.floor > 0
 
 

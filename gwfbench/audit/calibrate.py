@@ -208,7 +208,7 @@ def _why_not(metric: Metric, instance: Instance) -> str:
 def _cell(metric: Metric, task: Task, instance: Instance, rng: Streams) -> _Cell:
     times = instance.problem.times
     truth, index = metric.against(instance.truth, (0.0, *times), len(times) - 1)
-    n = min(count for count in (task.points, metric.points, truth.limit) if count)
+    n = min(count for count in (truth.points or task.points, metric.points, truth.limit) if count)
     return _Cell(metric, instance, truth, index, n, rng)
 
 

@@ -130,10 +130,18 @@ def check_metrics_of(chosen: tuple[str, ...], tasks: Iterable[Task]) -> None:
 
 
 def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:
-    from gwfbench.errors import unknown
+    from gwfbench.datasets.protocols import apart
+    from gwfbench.errors import require, unknown
 
     for name in chosen:
         if name not in known:
+            other = apart(name, sorted(known))
+            require(
+                not other,
+                f"no metric '{name}' here: {other}",
+                "one protocol: values depend on which images are compared, and on how many",
+                "choose a protocol by the fields against, real and fake of images, and run again",
+            )
             raise unknown("metric", name, known, see="python -m gwfbench list --metrics")
 
 

@@ -12,7 +12,7 @@ Colour profiles and gamma are left aside, as most loaders do. Animations are ref
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,26 +26,35 @@ WIDE = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}  # where Pillow keeps the 
 GREY_WITH_ALPHA = "LA;16B"
 
 
-def read(path: Path) -> np.ndarray:
-    """uint8 (h, w) of a grey image, (h, w, 3) of any other.
+def decoder() -> str:
+    """The versions that pixels of a JPEG may depend on."""
+    from PIL import __version__, features
+
+    return f"Pillow {__version__}, JPEG {features.version('jpg')}"
+
+
+def read(content: bytes) -> np.ndarray:
+    """uint8 (h, w) of a grey image, (h, w, 3) of any other, from what its file holds.
 
     Raises:
         UserError: there is no Pillow.
-        ValueError, OSError, SyntaxError: the file can't be read.
+        ValueError, OSError, SyntaxError: it can't be read.
     """
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         raise UserError(
-            "images:data=folder without Pillow", "the extra `image`", "pip install 'gwfbench[image]'"
+            "images kept as PNG or JPEG, without Pillow", "the extra `image`", "pip install 'gwfbench[image]'"
         ) from None
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
                 raise ValueError("it is an animation")
+            if image.format == "JPEG" and image.mode in ("L", "RGB"):  # as below, in a tenth of the time
+                return np.array(ImageOps.exif_transpose(image))
             wide = str(image.tile[0][3]) if image.tile else ""
             long = wide in (*WIDE, GREY_WITH_ALPHA) or image.mode.startswith("I")
-            pixels = _of_16_bits(path, image, wide) if long else _of_8_bits(image)
+            pixels = _of_16_bits(content, image, wide) if long else _of_8_bits(image)
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from error
     alpha = pixels[..., -1:]
@@ -69,7 +78,7 @@ def _of_8_bits(image: Image) -> np.ndarray:
     return pixels[..., 2:] if grey else pixels
 
 
-def _of_16_bits(path: Path, image: Image, wide: str) -> np.ndarray:
+def _of_16_bits(content: bytes, image: Image, wide: str) -> np.ndarray:
     """The same, scaled."""
     from PIL import Image as Pillow
 
@@ -79,7 +88,7 @@ def _of_16_bits(path: Path, image: Image, wide: str) -> np.ndarray:
         grey = _upright(image)[..., None]
         both = np.concatenate([grey, np.full_like(grey, 65535)], -1)
     else:
-        with Pillow.open(path) as other:
+        with Pillow.open(io.BytesIO(content)) as other:
             tile = other.tile[0]
             args = "RGBA" if wide == GREY_WITH_ALPHA else WIDE[wide]
             other.tile = [(*tile[:3], args)]  # type: ignore[list-item]

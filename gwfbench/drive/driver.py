@@ -81,6 +81,7 @@ class Drive:
         self.asked: set[str] = set()  # names of the infos that the method has used
         self._curve, self._metrics = ANYTIME if curve else frozenset(), metrics
         self._times: tuple[float, ...] = ()  # that are judged
+        self._points = job.task.points  # of a law that metrics see
         self._stops = stops
         self._keeper = Keeper(files, stops, log, resumable=isinstance(job.contestant, Resumable))
         self._path = [0.0]  # flow times yielded
@@ -120,6 +121,7 @@ class Drive:
         instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
         problem, eval_streams = instance.problem, streams.fork("eval")
         self._judge, self._times = Judge(job, instance, eval_streams, self.log, self._metrics), problem.times
+        self._points = instance.truth.points or self._points
         if self._metrics and not self._judge.chosen:
             raise NoTruth(f"none of {', '.join(self._metrics)} can judge it; log.txt says why")
         if saved is not None and self._cloud.log_prob is not None and (lost := self._judge.backward):
@@ -186,7 +188,7 @@ class Drive:
             return None
         for run in self.runs:
             run.paired = isinstance(law, Pushed) or law.limit is not None
-        count = self.job.task.points
+        count = self._points
         dense = self._judge.dense(count) if self._judge is not None else 0
         if isinstance(law, Pushed):
             moved, log_prob = self._cloud.push(law, self.steps, count, dense, problem, streams)

@@ -3,15 +3,15 @@
     fid              |m - m0|^2 + tr(C + C0 - 2 (C C0)^1/2)                      Heusel et al. 2017, eq. 6
     kid              unbiased MMD^2 of the kernel (x . y / d + 1)^3, by all pairs     Binkowski et al. 2018
     inception_score  exp E KL(p(y | x) || p(y))                                  Salimans et al. 2016
-    precision        share of points within a test image's distance to its third neighbour
-    recall           share of test images within a point's distance to its third     Kynkaanniemi et al. 2019
+    precision        share of points within a real image's distance to its third neighbour
+    recall           share of real images within a point's distance to its third     Kynkaanniemi et al. 2019
 
-Points in [-1, 1] are rounded to uint8 first, as they would be saved. They are compared with the whole test part, by as
-many points as it has images, for all methods alike: FID's bias depends on that number. The names have no suffix if the
-features are Inception's, else `_<data>@<first digits of the weights' SHA-256>`: the two are never the same metric.
+Points in [-1, 1] are rounded to uint8 first, as they would be saved. All of this depends on the protocol, FID's bias
+most of all, so a metric's name says it (`datasets.protocols`), and
+there is no value for a law that has fewer points.
 
 Features are float32, and so are the products of KID's kernel. Distances, covariances and all sums are float64. What the
-network sees of a law's points is kept as long as they live, what it sees of the test part as long as the process.
+network sees of a law's points is kept as long as they live, what it sees of the real images as long as the process.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gwfbench.datasets.protocols import NAMES, Called
 from gwfbench.protocol import Estimate, Judged, Metric
 
-NAMES = ("fid", "kid", "inception_score", "precision", "recall")
 BLOCKS = 20  # of FID's jackknife
 WIDE = 256  # features beyond which a jackknife of FID would take minutes
 SPLITS = 10  # of the inception score
@@ -52,12 +52,12 @@ class View:
     """What a network sees of images, features (n, k) and logits (n, classes), and what is made of it once.
 
     Args:
-        test: the view of the test part; None: this is it.
+        real: the view of the real images; None: this is it.
     """
 
     features: Tensor
     logits: Tensor
-    test: View | None = None
+    real: View | None = None
 
     @cached_property
     def gaussian(self) -> tuple[Tensor, Tensor]:
@@ -78,11 +78,11 @@ class View:
     @cached_property
     def shares(self) -> tuple[float, float]:
         """Precision and recall, which are had together."""
-        assert self.test is not None
-        return shares(self.features, self.reach, self.test.features, self.test.reach)
+        assert self.real is not None
+        return shares(self.features, self.reach, self.real.features, self.real.reach)
 
 
-_TESTS: dict[tuple[str, str, bytes], View] = {}  # the last test part's, by network, device, and what its images hold
+_REAL: dict[tuple[str, str, bytes], View] = {}  # of the last real images, by network, device, and what its images hold
 
 
 @dataclass(frozen=True)
@@ -91,26 +91,30 @@ class Lens:
 
     Args:
         extract: uint8 (n, c, h, w) -> features (n, k) and logits (n, classes).
-        test: the images to compare with, uint8 (n, c, h, w).
-        network: hash of the weights, by which this process finds the view of the test part again; empty: it doesn't.
+        real: the images to compare with, uint8 (n, c, h, w).
+        network: hash of the weights, by which this process finds the view of the real images again; empty: it doesn't.
+        fake: number of points that metrics are of; None: as many as there are real images.
+        part: what the real images are of, "test" or "train".
     """
 
     extract: Callable[[Tensor], tuple[Tensor, Tensor]]
-    test: Tensor
+    real: Tensor
     network: str = ""
+    fake: int | None = None
+    part: str = "test"
     _last: dict[str, tuple[Any, Any, list[View]]] = field(default_factory=dict)  # a law's cloud, the place in it, views
 
     @cached_property
     def reference(self) -> View:
-        """The view of the test part."""
+        """The view of the real images."""
         if not self.network:
-            return View(*self.extract(self.test))
-        held = hashlib.blake2b(self.test.contiguous().cpu().numpy()).digest()  # type: ignore[arg-type]
-        key = self.network, str(self.test.device), held
-        if key not in _TESTS:
-            _TESTS.clear()
-            _TESTS[key] = View(*self.extract(self.test))
-        return _TESTS[key]
+            return View(*self.extract(self.real))
+        held = hashlib.blake2b(self.real.contiguous().cpu().numpy()).digest()  # type: ignore[arg-type]
+        key = self.network, str(self.real.device), held
+        if key not in _REAL:
+            _REAL.clear()
+            _REAL[key] = View(*self.extract(self.real))
+        return _REAL[key]
 
     def views(self, points: Tensor) -> list[View]:
         """Of each seed's points, (S, n, c, h, w); five metrics ask for those of the same ones."""
@@ -125,36 +129,43 @@ class Lens:
         return views
 
 
-def metrics(lens: Lens, suffix: str) -> tuple[Metric, ...]:
-    """The five metrics by this view, with this suffix to their names."""
-    n, at = len(lens.test), "against the test part, as torch-fidelity has it"
+def metrics(lens: Lens, network: str = "") -> tuple[Metric, ...]:
+    """The five metrics by this view, with the network's label at the end of their names."""
+    n = lens.fake or len(lens.real)
+    at = f"against {len(lens.real)} images of the {lens.part} part, as torch-fidelity has it"
     rows: list[tuple[str, Callable[[Lens, Judged], Estimate], str]] = [
         ("fid", _fid, f"Frechet distance of Gaussians fitted to features (Heusel et al. 2017) {at}. Standard error "
          f"over the points by the block jackknife, unknown for more than {WIDE} features"),
-        ("kid", _kid, "MMD^2 of a cubic kernel on features against the test part (Binkowski et al. 2018), by the "
+        ("kid", _kid, "MMD^2 of a cubic kernel on features against the real images (Binkowski et al. 2018), by the "
          "unbiased U-statistic over all pairs, so that it may be negative. Standard error by the jackknife over points "
-         "and over test images"),
+         "and over real images"),
         ("inception_score", _inception_score, "How sure the network is of each image's class, and how different the "
          f"classes are (Salimans et al. 2016), by torch-fidelity, mean over {SPLITS} splits. Standard error from their "
          "spread"),
-        ("precision", _precision, "Share of points within a test image's distance to its third neighbour (Kynkaanniemi "
+        ("precision", _precision, "Share of points within a real image's distance to its third neighbour (Kynkaanniemi "
          "et al. 2019), as torch-fidelity has it. Binomial standard error"),
-        ("recall", _recall, "Share of test images within a point's distance to its third neighbour (Kynkaanniemi et "
+        ("recall", _recall, "Share of real images within a point's distance to its third neighbour (Kynkaanniemi et "
          "al. 2019), as torch-fidelity has it. Binomial standard error"),
     ]  # fmt: skip
     lower = ("fid", "kid")
     return tuple(
         Metric(
-            name + suffix, partial(judge, lens), n, source, better="lower" if name in lower else "higher",
-            version=2 if name == "kid" else 1,
+            str(_called(metric, lens, network)), partial(judge, lens), n, source,
+            better="lower" if metric in lower else "higher", version=2 if metric == "kid" else 1,
         )
-        for name, judge, source in rows
+        for metric, judge, source in rows
     )  # fmt: skip
+
+
+def _called(metric: str, lens: Lens, network: str) -> Called:
+    score, fake = metric == "inception_score", lens.fake or len(lens.real)
+    train = lens.part == "train" and not score
+    return Called(metric, 0 if score else len(lens.real), fake, train, network.removeprefix("_"))
 
 
 def absent(why: str) -> tuple[Metric, ...]:
     """The five metrics where no network is at hand: they are left out, and the log says why."""
-    return tuple(Metric(name, _never, None, "see gwfbench/metrics/image.py", unavailable=why) for name in NAMES)
+    return tuple(Metric(each, _never, None, "see gwfbench/metrics/image.py", unavailable=why) for each in NAMES)
 
 
 def _never(judged: Judged) -> Estimate:
@@ -163,9 +174,11 @@ def _never(judged: Judged) -> Estimate:
 
 def _each(lens: Lens, judged: Judged, least: int, one: Callable[[View, int], tuple[float, float]]) -> Estimate:
     """Value and error of each seed's images, by a function of their view and of a seed for its own random numbers."""
-    n = judged.points.shape[1]
+    n, fake = judged.points.shape[1], lens.fake or len(lens.real)
     if n < least:
         raise ValueError(f"it needs at least {least} images, got {n}")
+    if n != fake:
+        raise ValueError(f"its protocol has {fake} images, and the law gives {n}")
     luck = judged.rng.integers(2**31 - 1).tolist()
     both = [one(view, seed) for view, seed in zip(lens.views(judged.points), luck, strict=True)]
     value, se = torch.tensor(both, dtype=torch.float64).T
@@ -206,8 +219,8 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def _kid(lens: Lens, judged: Judged) -> Estimate:
-    test = lens.reference
-    return _each(lens, judged, 4, lambda view, _: kid(view.features, test.features, view.within, test.within))
+    real = lens.reference
+    return _each(lens, judged, 4, lambda view, _: kid(view.features, real.features, view.within, real.within))
 
 
 def kid(x: Tensor, y: Tensor, within_x: Tensor, within_y: Tensor) -> tuple[float, float]:
@@ -285,7 +298,7 @@ def _recall(lens: Lens, judged: Judged) -> Estimate:
 
 
 def _near(lens: Lens, judged: Judged, which: int) -> Estimate:
-    count = (judged.points.shape[1], len(lens.test))[which]
+    count = (judged.points.shape[1], len(lens.real))[which]
 
     def one(view: View, _seed: int) -> tuple[float, float]:
         share = view.shares[which]

@@ -24,6 +24,7 @@ from importlib.resources import files
 from statistics import NormalDist
 from typing import Any, Literal, get_type_hints
 
+from gwfbench.datasets.protocols import Called
 from gwfbench.errors import UserError, require, unknown
 from gwfbench.plugins import registry
 
@@ -87,6 +88,12 @@ class Number:
     "what on our side was chosen by agreement with this very table"
     note: str = ""
     "what may be behind a difference"
+    protocol: str = ""
+    "of a printed image metric: the name that ours has by the same protocol"
+    command: str = ""
+    "what makes it on a GPU, as it is typed after `python -m gwfbench`"
+    gpu: str = ""
+    "estimated time of that command, and how it is estimated"
 
     @property
     def compared(self) -> tuple[float, ...]:
@@ -108,6 +115,8 @@ class Table:
     source: str = ""
     differs: str = ""
     fitted: str = ""
+    protocol: str = ""
+    gpu: str = ""
     "as a number's: of those that say nothing else"
     again: str = ""
     "another table where the same values stand, which answers them"
@@ -272,8 +281,8 @@ def _table(entry: Mapping[str, Any], where: str) -> Table:
         made.append(one)
     whats = [one.what for one in made]
     require(len(set(whats)) == len(whats), f"{where}: two numbers of one `what`", "different ones", "fix the file")
-    kept = {key: entry[key] for key in ("name", "title", "kind", "definition", "source", "differs", "fitted", "again")
-            if key in entry}  # fmt: skip
+    names = ("name", "title", "kind", "definition", "source", "differs", "fitted", "protocol", "gpu", "again")
+    kept = {key: entry[key] for key in names if key in entry}
     pairs = entry.get("pairs", [])
     is_pairs = isinstance(pairs, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs
@@ -298,8 +307,10 @@ def _check(one: Number, where: str) -> None:
         (one.scale in ("", "log10", "half"), "scale = log10 or half, or none"),
         (math.isnan(one.truth) or (not one.scale and one.better == "lower"), "truth without scale, better = lower"),
         (one.rows >= 0, "rows not negative"),
+        (not one.protocol or Called.read(one.protocol), "protocol = the name of an image metric, as fid_50k_train"),
+        (one.metric == one.protocol or not (one.protocol and one.metric), "the metric of the protocol"),
     ):
-        require(ok, f"{where}: {one}", expected, "fix the file")
+        require(bool(ok), f"{where}: {one}", expected, "fix the file")
 
 
 def _typical_distance(bias: float, spread: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from gwfbench import escape
+from gwfbench.datasets.protocols import Called, apart
 from gwfbench.papers.ledger import KINDS, Answer, Number, Paper, Table, answers
 from gwfbench.report import verdicts
 from gwfbench.report.board.leaderboard import Line, boards
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Lines = Mapping[tuple[str, str], Line]  # of boards, by task and method
 OFF = """: the distance from the certified log Z that half of such runs stay within, as if their errors were normal with
 the published mean and deviation. Ours is the distance of each of our runs"""
+NO_RESULTS = "no results yet"
 MORE = 6  # numbers of one reason, from which on they are folded
 
 
@@ -70,7 +72,7 @@ def _section(paper: Paper, table: Table, own: Lines, tally: Counter[Word], used:
             left.append(number)
             tally[NOT_RUN.word] += 1
     columns = ["", KINDS[table.kind], "ours [95 %]", "agrees within", "truth", "seeds", "settings", "verdict", "remark"]
-    parts = [*head, _table(body, columns), _differences(paper, table, own, tally), _left(left, table)]
+    parts = [*head, _table(body, columns), _differences(paper, table, own, tally), _left(paper, left, table, own)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -87,10 +89,18 @@ def _table(body: list[list[str]], columns: list[str]) -> str:
 
 def _about(table: Table) -> str:
     facts = {"": table.definition, "Differs: ": table.differs, "Source: ": table.source}
+    facts["Protocol: "] = _protocol(table.protocol)
+    facts["On a GPU, estimated: "] = table.gpu
     chosen = Counter(number.fitted for number in table.numbers if number.fitted)
     facts["Fitted to this table: "] = "; ".join(f"{what} ({count} lines)" for what, count in chosen.items())
     facts["Off by"] = OFF if any(not math.isnan(number.truth) for number in table.numbers) else ""
     return " ".join(f"{name}{fact}{'.' if name else ''}" for name, fact in facts.items() if fact)
+
+
+def _protocol(name: str) -> str:
+    """What an image metric's name says, in words."""
+    said = Called.read(name)
+    return f"`{name}`, {said.words()}" if said else ""
 
 
 def _answered(paper: Paper, number: Number, own: Lines) -> list[tuple[Answer, Line]]:
@@ -98,7 +108,16 @@ def _answered(paper: Paper, number: Number, own: Lines) -> list[tuple[Answer, Li
     if not (number.metric and number.value):
         return []
     found = ((answer, own.get((answer.task, answer.method))) for answer in answers(paper, number))
-    return [(answer, line) for answer, line in found if line]
+    return [(answer, line) for answer, line in found if line and not apart(number.metric, line.cells)]
+
+
+def _reason(paper: Paper, number: Number, own: Lines) -> str:
+    """Why a number is not run, or why our runs don't answer it."""
+    if number.missing or not number.metric:
+        return number.missing or NO_RESULTS
+    lines = (own.get((answer.task, answer.method)) for answer in answers(paper, number))
+    why = (apart(number.metric, line.cells) for line in lines if line)
+    return next((f"our runs are judged by another protocol: {said}" for said in why if said), NO_RESULTS)
 
 
 def _control(number: Number, own: Lines, task: str, name: str) -> float:
@@ -159,14 +178,14 @@ def _gap(what: str, gap: Difference, verdict: Verdict) -> list[str]:
     return _escaped([what, *cells])
 
 
-def _left(numbers: Sequence[Number], table: Table) -> str:
+def _left(paper: Paper, numbers: Sequence[Number], table: Table, own: Lines) -> str:
     """What was not run, by reason; the published values are folded where they are many."""
     by_reason: dict[str, list[Number]] = defaultdict(list)
     for number in numbers:
-        by_reason[number.missing or "no results yet"].append(number)
+        by_reason[_reason(paper, number, own)].append(number)
     parts = []
     for reason, those in by_reason.items():
-        said = "; ".join(f"{one.what}: {_printed(one)}{_own_definition(one, table)}" for one in those)
+        said = "; ".join(f"{one.what}: {_printed(one)}{_aside(one, table)}" for one in those)
         if len(those) < MORE:
             parts.append(f"**not run**, {len(those)}: {reason}. {said}.")
         else:
@@ -174,8 +193,13 @@ def _left(numbers: Sequence[Number], table: Table) -> str:
     return "\n\n".join(parts)
 
 
-def _own_definition(number: Number, table: Table) -> str:
-    return f" ({number.definition})" if number.definition and number.definition != table.definition else ""
+def _aside(number: Number, table: Table) -> str:
+    """What is a number's own, in parentheses."""
+    said = [number.definition if number.definition != table.definition else ""]
+    said.append(f"protocol: {_protocol(number.protocol)}" if number.protocol != table.protocol else "")
+    said.append(f"`{number.command}`" if number.command else "")
+    said.append(f"on a GPU, estimated: {number.gpu}" if number.gpu != table.gpu else "")
+    return f" ({'; '.join(filter(None, said))})" if any(said) else ""
 
 
 def _settings(used: list[Answer]) -> str:

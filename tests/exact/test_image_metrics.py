@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from gwfbench.datasets import images
+from gwfbench.datasets.protocols import Called
 from gwfbench.errors import UserError
 from gwfbench.metrics import image as module
 from gwfbench.metrics.image import NAMES, Lens, View, absent, floats, kernel_between, kernel_within, metrics, pixels
@@ -45,12 +46,16 @@ def named(count, first=0):
     return torch.stack([k % 256, k // 256 % 256, k // 65536, 0 * k], 1).to(torch.uint8).view(-1, 1, 2, 2)
 
 
+def by_name(lens):
+    return dict(zip(NAMES, metrics(lens), strict=True))
+
+
 def values(points, test, *only, name="metric"):
     """Value and error of each of these metrics, for features (n, k) of the points and of the test images."""
     table = torch.cat([torch.as_tensor(points), torch.as_tensor(test)])
-    lens = Lens(lens_of(table), named(len(test), len(points)))
+    lens = Lens(lens_of(table), named(len(test), len(points)), fake=len(points))
     x = floats(named(len(points)), torch.float64)[None]
-    found = {metric.name: metric.evaluate(judged(x, name)) for metric in metrics(lens, "") if metric.name in only}
+    found = {key: metric.evaluate(judged(x, name)) for key, metric in by_name(lens).items() if key in only}
     return {key: (float(one.value), float(one.se)) for key, one in found.items()}
 
 
@@ -79,7 +84,7 @@ def test_fid_is_torch_fidelity_s_on_folders(tmp_path):
 
     test = images.load("digits")[1]
     own = registry.parse("task", "images").build(Streams((3,)).fork("task"))
-    label = own.truth.metrics[0].name.removeprefix("fid_")
+    label = own.truth.metrics[0].name.removeprefix("fid_360_")
     noisy = floats(images.load("digits")[0][:360], torch.float32)
     noisy = noisy + 0.4 * torch.randn(noisy.shape, generator=torch.Generator().manual_seed(1))
     for place, some in (("a", pixels(noisy)), ("b", test)):
@@ -91,7 +96,7 @@ def test_fid_is_torch_fidelity_s_on_folders(tmp_path):
         feature_extractor=label, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
         kid_subset_size=72, kid_subsets=50, samples_shuffle=False,
     )  # fmt: skip
-    ours = {metric.name.partition("_digits")[0]: metric for metric in own.truth.metrics}
+    ours = {metric.name.partition("_360")[0]: metric for metric in own.truth.metrics}
     ours = {key: metric.evaluate(judged(noisy[None])) for key, metric in ours.items()}
     assert float(ours["fid"].value) > 1
     assert float(ours["fid"].value) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6, abs=1e-6)
@@ -145,7 +150,7 @@ def test_fid_s_error_is_the_spread_over_samples():
 def test_the_same_images_twice():
     train = images.load("digits")[0][:360]
     lens = Lens(fidelity.by_classifier("twice", made(), CPU), train)
-    found = {metric.name: metric.evaluate(judged(floats(train, torch.float32)[None])) for metric in metrics(lens, "")}
+    found = {key: one.evaluate(judged(floats(train, torch.float32)[None])) for key, one in by_name(lens).items()}
     assert abs(float(found["fid"].value)) < 1e-3
     assert float(found["precision"].value) == float(found["recall"].value) == 1
 
@@ -260,7 +265,7 @@ def test_inception_score_of_sure_and_unsure_classifiers():
     table = torch.tensor(sure)
     lens = Lens(lens_of(table, 4), named(400))
     score = metrics(lens, "")[2]
-    assert score.name == "inception_score"
+    assert score.name == "inception_score_400"
     assert score.better == "higher"
     order = torch.arange(400)
     value = float(score.evaluate(judged(floats(named(400)[order], torch.float64)[None])).value)
@@ -339,8 +344,54 @@ def test_the_test_part_is_seen_once_by_one_network():
 
 def test_too_few_images_are_refused():
     x = floats(named(3), torch.float64)[None]
-    for metric in metrics(Lens(lens_of(np.zeros((9, 2))), named(6, 3)), ""):
+    for metric in metrics(Lens(lens_of(np.zeros((9, 2))), named(6, 3), fake=3)):
         with pytest.raises(ValueError, match="at least"):
+            metric.evaluate(judged(x))
+
+
+# ------------------------------------------------------------------------------------------------ the protocol
+
+
+def lens_with(real, fake, part):
+    return Lens(lens_of(np.zeros((real, 2))), torch.zeros(real, 1, 2, 2, dtype=torch.uint8), "", fake, part)
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "part", "network", "fid", "score"),
+    [
+        (50_000, None, "train", "", "fid_50k_train", "inception_score_50k"),
+        (50_000, 10_000, "train", "", "fid_50k_10k_train", "inception_score_10k"),
+        (10_000, 5_000, "test", "", "fid_10k_5k", "inception_score_5k"),
+        (10_000, None, "test", "_cifar10@ab12", "fid_10k_cifar10@ab12", "inception_score_10k_cifar10@ab12"),
+        (360, 360, "test", "_digits@49a1", "fid_360_digits@49a1", "inception_score_360_digits@49a1"),
+        (2_500, 64, "train", "_fashion_mnist@0", "fid_2500_64_train_fashion_mnist@0", "inception_score_64_fashion_mnist@0"),
+    ],
+)  # fmt: skip
+def test_names_say_the_protocol_and_are_read_again(real, fake, part, network, fid, score):
+    lens = lens_with(real, fake, part)
+    found = [metric.name for metric in metrics(lens, network)]
+    assert (found[0], found[2]) == (fid, score)
+    assert {metric.points for metric in metrics(lens)} == {fake or real}
+    for base, name in zip(NAMES, found, strict=True):
+        said = Called.read(name)
+        assert said == Called(
+            base, 0 if base == "inception_score" else real, fake or real,
+            part == "train" and base != "inception_score", network.removeprefix("_"),
+        )  # fmt: skip
+        assert str(said) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["fid", "w2", "fid_digits@49a1", "fid_train", "precision_", "fid_10k_5k_3k", "xfid_10k"]
+)
+def test_what_has_no_protocol_is_not_read(name):
+    assert Called.read(name) is None
+
+
+def test_a_law_of_another_number_of_points_gets_no_value():
+    x = floats(named(50), torch.float64)[None]
+    for metric in metrics(Lens(lens_of(np.eye(120)), named(60, 60), fake=60)):
+        with pytest.raises(ValueError, match="its protocol has 60 images, and the law gives 50"):
             metric.evaluate(judged(x))
 
 
@@ -432,13 +483,13 @@ def test_inception_is_used_where_its_weights_are_and_never_called_ours(weights):
     task = registry.parse("task", "images")
     before = torch.get_rng_state()
     metric = task.build(Streams((3,))).truth.metrics[0]
-    assert metric.name == "fid"
+    assert metric.name == "fid_360"
     features, logits = metric.evaluate.args[0].extract(images.load("digits")[1][:2])  # grey: three equal channels
     assert (features.shape, logits.shape) == ((2, 2048), (2, 1008))
     assert not torch.equal(features[0], features[1])
     assert torch.equal(before, torch.get_rng_state())
     weights.unlink()
-    assert task.build(Streams((3,))).truth.metrics[0].name.startswith("fid_digits@")
+    assert task.build(Streams((3,))).truth.metrics[0].name.startswith("fid_360_digits@")
 
 
 def test_damaged_weights_and_failed_downloads_are_said(weights):
