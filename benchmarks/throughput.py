@@ -1,9 +1,9 @@
 """How fast images are trained on: each network's step and whole iterations of SN-GAN, with their share of the peak.
 
-    python -m benchmarks.throughput [--device cpu|cuda] [--batch 64] [--seconds 120] [NAME ...]
+    python -m benchmarks.throughput [--device cpu|cuda] [--batch 64] [--seconds 120] [KIND ...]
 
-NAME is a piece of work (--list shows them); without one all are timed, those of most worth first. On standard output is
-a CSV, each line as soon as it is known. A piece that fails has its error in the column `reason`, and the exit code is
+KIND is one of networks; without one all are timed, those of most worth first. On standard output is a CSV, each line as
+soon as it is known. A piece that fails has its error in the column `reason`, and the exit code is
 then 1; what --seconds leave no time for has a reason too.
 
     KIND generator, critic, transport    forward, backward and Adam on one batch of 3 x 32 x 32, at the kind's own width
@@ -166,7 +166,7 @@ def lines(names: list[str], here: Machine, batch: int, seconds: float) -> Iterat
     """A line for each piece of work that there is."""
     end = time.monotonic() + seconds
     for kind, role in works():
-        if names and f"{kind} {role}" not in names:
+        if names and kind not in names:
             continue
         line = {"network": kind, "role": role}
         if time.monotonic() >= end:
@@ -192,16 +192,15 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="KIND")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120.0, help="after which no piece of work is begun")
-    parser.add_argument("--list", action="store_true", help="time nothing: show the pieces of work")
     options = parser.parse_args()
-    known = [" ".join(work) for work in works()]
+    known = dict.fromkeys(kind for kind, _ in works())
     unknown = sorted(set(options.names) - set(known))
     if unknown:
-        parser.error(f"no work {', '.join(unknown)}; expected {', '.join(map(repr, known))}")
+        parser.error(f"no kind {', '.join(unknown)}; expected {', '.join(known)}")
     if options.batch < 2:
         parser.error(f"--batch {options.batch}; expected 2 or more")
     if options.device != "cpu" and not (options.device == "cuda" and torch.cuda.is_available()):
@@ -211,9 +210,6 @@ def _options() -> argparse.Namespace:
 
 def main() -> None:
     options = _options()
-    if options.list:
-        print(*(" ".join(work) for work in works()), sep="\n")
-        return
     torch.set_num_threads(1)
     facts = {name: environment(options.device, 1)[name] for name in FACTS}
     table: csv.DictWriter[str] = csv.DictWriter(sys.stdout, COLUMNS, restval="")
