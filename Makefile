@@ -40,8 +40,8 @@ bench: .venv/ready
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --python=same --show-stderr
 
-gpu: .venv/ready
-	$(if $(DEV),DEV=$(DEV)) scripts/gpu.sh
+gpu:
+	scripts/gpu.sh
 
 clean:
 	rm -rf .venv .asv build gpu-out *.egg-info
