@@ -1,13 +1,14 @@
 """How fast images are trained on: each network's step and whole iterations of SN-GAN, with their share of the peak.
 
-    python -m benchmarks.throughput [--device cpu|cuda] [--batch 64] [--seconds 120] [KIND ...]
+    python -m benchmarks.throughput [--device cpu|cuda] [--batch 64] [--seconds 120] [--also FIELDS] [KIND ...]
 
 KIND is one of networks; without one all are timed, those of most worth first. On standard output is a CSV, each line as
-soon as it is known. A piece that fails has its error in the column `reason`, and the exit code is
-then 1; what --seconds leave no time for has a reason too.
+soon as it is known. A piece that fails has its error in the column `reason`, and the exit code is then 1; what
+--seconds leave no time for has a reason too.
 
     KIND generator, critic, transport    forward, backward and Adam on one batch of 3 x 32 x 32, at the kind's own width
-    KIND iteration                       of `gan:loss=sngan`, as a run has it: five critic steps, one of the generator
+    KIND iteration                       of `gan:loss=sngan`, as a run has it: five critic steps, one of the generator;
+                                         with --also, such as ema=0.999, once more with these fields
 
     seconds      of a step: of the wall with a card; else of the processor, one thread, whatever else it does
     images       a second: batch / seconds
@@ -27,7 +28,7 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -54,7 +55,7 @@ FIRST = ("sngan", "resnet", "otm", "dcgan")  # kinds of most worth
 ROLES = ("iteration", "generator", "critic", "transport")
 TIMED = ("batch", "seconds", "images", "gflop", "tflops", "share", "float32", "tf32", "bfloat16", "megabytes")
 FACTS = ("device", "cpu", "torch", "commit")
-COLUMNS = ("network", "role", *TIMED, *FACTS, "reason")
+COLUMNS = ("network", "role", "fields", *TIMED, *FACTS, "reason")
 
 Step = Callable[[], object]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -106,15 +107,16 @@ def machine(device: torch.device) -> Machine:
     return Machine(device, peaks)
 
 
-def works() -> Iterator[tuple[networks.Kind, str]]:
-    """Kinds of networks and roles, those of most worth first; not every kind has every role."""
+def works(also: Sequence[str] = ()) -> Iterator[tuple[networks.Kind, str, str]]:
+    """Kinds of networks, roles and fields of gan, those of most worth first; not every kind has every role."""
     kinds = [kind for kind in get_args(networks.Kind) if kind not in ("auto", "mlp")]
     kinds.sort(key=lambda kind: FIRST.index(kind) if kind in FIRST else len(FIRST))
-    yield from ((kind, role) for role in ROLES for kind in kinds)
+    yield from ((kind, ROLES[0], fields) for kind in kinds for fields in ("", *also))
+    yield from ((kind, role, "") for role in ROLES[1:] for kind in kinds)
 
 
-def step_of(kind: networks.Kind, role: str, batch: int, device: torch.device) -> Step:
-    """A training step of a network, or of a GAN.
+def step_of(kind: networks.Kind, role: str, fields: str, batch: int, device: torch.device) -> Step:
+    """A training step of a network, or of a GAN with these fields.
 
     Raises:
         UserError: the kind has no network of that role.
@@ -123,7 +125,8 @@ def step_of(kind: networks.Kind, role: str, batch: int, device: torch.device) ->
     if role == "iteration":
         real = rng.fork("real").normal(IMAGES, *SHAPE)[0]
         target = TargetSamples(lambda n, streams: real[streams.integers(IMAGES, n)])
-        method = registry.parse("method", f"gan:loss=sngan,network={kind},batch={batch},iterations=1000000,every=1")
+        words = f"gan:loss=sngan,network={kind},batch={batch},iterations=1000000,every=1{fields and f',{fields}'}"
+        method = registry.parse("method", words)
         laws = method.fit(Problem(SHAPE, (math.inf,), (target,)), Budget(), rng)
         return partial(next, laws)
     if role == "generator":
@@ -162,19 +165,21 @@ def measured(here: Machine, step: Step, batch: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def lines(names: list[str], here: Machine, batch: int, seconds: float) -> Iterator[dict[str, Any]]:
+def lines(
+    names: Sequence[str], also: Sequence[str], here: Machine, batch: int, seconds: float
+) -> Iterator[dict[str, Any]]:
     """A line for each piece of work that there is."""
     end = time.monotonic() + seconds
-    for kind, role in works():
+    for kind, role, fields in works(also):
         if names and kind not in names:
             continue
-        line = {"network": kind, "role": role}
+        line = {"network": kind, "role": role, "fields": fields}
         if time.monotonic() >= end:
             yield line | {"batch": batch, "reason": f"no time left of {seconds:g} seconds"}
             continue
         try:
             with torch.enable_grad():
-                step = step_of(kind, role, batch, here.device)
+                step = step_of(kind, role, fields, batch, here.device)
                 yield line | measured(here, step, batch)
         except UserError:
             continue  # no such network
@@ -193,14 +198,20 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="KIND")
+    parser.add_argument("--also", action="append", default=[], metavar="FIELDS", help="of gan (repeatable)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120.0, help="after which no piece of work is begun")
     options = parser.parse_args()
-    known = dict.fromkeys(kind for kind, _ in works())
+    known = dict.fromkeys(kind for kind, _, _ in works())
     unknown = sorted(set(options.names) - set(known))
     if unknown:
         parser.error(f"no kind {', '.join(unknown)}; expected {', '.join(known)}")
+    for fields in options.also:
+        try:
+            registry.parse("method", f"gan:{fields}")
+        except UserError as error:
+            parser.error(f"--also {fields}: {error}")
     if options.batch < 2:
         parser.error(f"--batch {options.batch}; expected 2 or more")
     if options.device != "cpu" and not (options.device == "cuda" and torch.cuda.is_available()):
@@ -217,7 +228,7 @@ def main() -> None:
     failed = False
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         here = machine(torch.device(options.device))
-        for line in lines(options.names, here, options.batch, options.seconds):
+        for line in lines(options.names, options.also, here, options.batch, options.seconds):
             table.writerow({name: shown(value) for name, value in (line | facts).items()})
             sys.stdout.flush()
             failed = failed or "Error" in line.get("reason", "")

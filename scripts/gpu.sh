@@ -42,13 +42,13 @@ case $DEV in
 cuda)
   TESTS=${TESTS:---device cuda -n 4}
   SPEED=${SPEED:-}
-  OU=${OU:-vjko}
+  OU=${OU:---task ou:dim=32 --method vjko}
   GAN=${GAN:-gan:loss=sngan,network=$NETWORK,batch=64,iterations=50000,every=500}
   ;;
 cpu)
   TESTS=${TESTS:--k test_card} # on the pretended device
   SPEED=${SPEED:---batch 2}
-  OU=${OU:-vjko:iterations=2,critic_steps=1,batch=64,pool=640}
+  OU=${OU:---task ou:dim=32,horizon=0.1 --method vjko:iterations=2,critic_steps=1,batch=64,pool=640}
   GAN=${GAN:-gan:loss=sngan,network=$NETWORK,width=8,batch=8,iterations=400,every=4}
   ;;
 *)
@@ -66,7 +66,7 @@ part() {
   most=$((most < left ? most : left))
   case " $PARTS " in *" $name "*) ;; *) return ;; esac
   [ "$most" -gt 0 ] || { say "$name: no time left"; return; }
-  timeout --signal=INT --kill-after=15 "$most" "$@" >"$made/$name.out" 2>"$made/$name.err"
+  timeout --signal=INT --kill-after=20 "$most" "$@" >"$made/$name.out" 2>"$made/$name.err"
   code=$?
   { echo "=== $name: $*"; tail -c 1000000 "$made/$name.out"; tail -c 1000000 "$made/$name.err"; } >>"$log"
   if [ $code -ne 0 ] && ! { [ "$name" = sngan ] && goes_on; }; then
@@ -126,12 +126,12 @@ END
 fi
 say "$task, $GAN, device $DEV, $LIMIT s"
 
-# -- the parts; words of TESTS and SPEED are several
+# -- the parts; words of TESTS, SPEED and OU are several
 # shellcheck disable=SC2086
 part tests 25 "$python" -m pytest tests/device -q -p no:cacheprovider -W default -m "not slow" $TESTS
 part throughput 17 "$python" -m benchmarks.throughput --device "$DEV" --seconds $((LIMIT * 12 / 100)) $SPEED
 [ -s "$made/throughput.out" ] && cp "$made/throughput.out" "$OUT/throughput.csv"
-part ou32 17 bash -c 'run "$@"' run --task ou:dim=32 --method "$OU" --seeds 15
+part ou32 17 bash -c 'run "$@"' run $OU --seeds 15
 left=$((LIMIT - HOMEWARD - 20 - SECONDS)) # a run has 10 s to end in
 part sngan 100 bash -c 'run "$@"' run --task "$task" --method "$GAN" --seeds 1 --timeout "$((left > 1 ? left : 1))" --retry timeout
 
