@@ -4,13 +4,14 @@
 # make test-hostile  attacks on the runner and the command line: kills, corrupt files, methods that misbehave
 # make test-slurm  plans on a real Slurm, which it installs on this machine (Debian, root)
 # make bench       speed of the working tree, measured by asv
+# make gpu         what a machine with one large GPU runs in 12 minutes; on the CPU, cut small: make gpu DEV=cpu
 # make clean       remove what the others made
 
 PYTHON ?= python3
 BIN    := .venv/bin
 RUN    := $(BIN)/python -m gwfbench
 
-.PHONY: demo test quick test-hostile test-slurm lint types bench clean
+.PHONY: demo test quick test-hostile test-slurm lint types bench gpu clean
 
 demo: .venv/ready
 	$(RUN) run --task ou --method vjko --method ula --seeds 2
@@ -39,8 +40,11 @@ bench: .venv/ready
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --python=same --show-stderr
 
+gpu:
+	scripts/gpu.sh
+
 clean:
-	rm -rf .venv .asv build *.egg-info
+	rm -rf .venv .asv build gpu-out *.egg-info
 
 # The pins keep everybody on the same numbers. Remove .venv to move to newer ones.
 .venv/ready: pyproject.toml constraints.txt

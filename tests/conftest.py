@@ -23,6 +23,12 @@ settings.register_profile("long", max_examples=1300, deadline=None, database=Non
 settings.load_profile("short")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", choices=("pretended", "cuda"), default="pretended", help="what tests/device runs on: cuda is a card"
+    )
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """For the next test, whatever a plug-in of this one has set: two that spin on a busy core take a hundred times as long."""

@@ -16,6 +16,7 @@ from gwfbench.budget import Budget
 from gwfbench.drive import checkpoint
 from gwfbench.drive.execute import Setting, execute
 from gwfbench.drive.job import Job
+from gwfbench.drive.log import Log
 from gwfbench.drive.signals import Stopped, Stops
 from gwfbench.info import Initial, LogDensity
 from gwfbench.plugins import registry
@@ -178,6 +179,7 @@ def test_stopped_at_any_moments_and_resumed_a_run_has_the_rows_of_an_unbroken_on
     who, limit, seeds, every, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(checkpoint, "EVERY", every)
+    monkeypatch.setattr(checkpoint, "SOON", every)
     who = registry.parse("method", who) if isinstance(who, str) else who
     task, seeds = Small(limit), (3, 7)[:seeds]
     ALARM.at(0)
@@ -308,6 +310,20 @@ def test_a_seed_that_diverged_is_not_run_again_and_its_batch_goes_on_without_it(
         assert other.resumed == 1
         assert kept(tmp_path / "broken", other) == kept(tmp_path / "whole", one)
     assert len(folders.attempts(tmp_path / "broken")[0]) == 5
+
+
+def test_checkpoints_come_at_twice_the_time_and_then_at_fixed_times(monkeypatch):
+    """So that whoever is stopped after any time keeps half of it; 400 s of a clock that a law reads each 0.25 s."""
+    now, written = [1000.0], []
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    keeper = checkpoint.Keeper([object()], None, Log(), resumable=True)
+    while now[0] < 1400:
+        now[0] += 0.25
+        if keeper.due():
+            written.append(now[0] - 1000)
+            keeper.started()
+    assert written == [1, 2, 4, 8, 16, 32, 64, 128, 248, 368]
+    assert not checkpoint.Keeper([object()], None, Log(), resumable=False).due()
 
 
 def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):

@@ -34,7 +34,8 @@ from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Row, Run
 
 FORMAT = 2
-EVERY = 120.0  # seconds between two checkpoints
+EVERY = 120.0  # seconds between two checkpoints, at most
+SOON = 1.0  # seconds after which there is the first
 RESUMED = frozenset({"killed", "timeout", "oom"})  # ends from outside: the same run may go further another time
 _OF_RUN = ("status", "reason", "sample_seconds", "judge_seconds")  # kept of each run, and its rows
 
@@ -70,7 +71,9 @@ class Checkpoint:
 
 
 class Keeper:
-    """Keeps what is judged in the attempts' folders, and a checkpoint every `EVERY` seconds.
+    """Keeps what is judged in the attempts' folders, and a checkpoint after `SOON`, 2 `SOON`, 4 `SOON` ... seconds, and
+    then every `EVERY` seconds: whenever a run is stopped, it keeps half of what it has done since it went on, and all
+    but the last `EVERY` seconds. So a run of several short sittings comes to its end.
 
     Args:
         files: one per seed; None where nothing is written.
@@ -80,14 +83,15 @@ class Keeper:
     def __init__(self, files: Sequence[Attempt | None], stops: Stops, log: Log, resumable: bool):
         self.resumable = resumable and any(files)
         self._files, self._stops, self._log = files, stops, log
-        self._began = time.monotonic()  # the last checkpoint
+        self._began = time.monotonic()
+        self._last = self._began  # checkpoint
 
     def due(self) -> bool:
-        return self.resumable and time.monotonic() - self._began >= EVERY
+        return self.resumable and time.monotonic() - self._last >= min(max(self._last - self._began, SOON), EVERY)
 
     def started(self) -> None:
-        """The next checkpoint is due `EVERY` seconds from now."""
-        self._began = time.monotonic()
+        """The time to the next checkpoint counts from now."""
+        self._last = time.monotonic()
 
     def judged(self, seen: Seen, runs: Sequence[Run], rows: Sequence[list[Row]]) -> None:
         """Write the rows, the first points and their log-densities of each run that is still going."""
@@ -110,6 +114,7 @@ class Keeper:
                 _write([file.checkpoint for file in self._files if file], data)
         except OSError as error:
             self._log.write(f"no checkpoint at step {len(content.path) - 1}: {reason_of(error)}\n")
+        self.started()  # a large one takes seconds, which are not to be most of a run
 
     def restore(self, runs: Sequence[Run], draws: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Write into the new folders what the checkpoint has of the laws judged before."""

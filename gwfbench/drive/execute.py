@@ -1,7 +1,8 @@
 """One job from its start to its end, whatever that is: runs are begun, driven, and closed with a status and a reason.
 
 A run that is stopped from outside (SIGTERM, Ctrl-C, a deadline) continues from its newest checkpoint: at the yield
-where the signal found it, or, if the method was at work, at most `checkpoint.EVERY` seconds and one law before.
+where the signal found it, or, if the method was at work, at most `checkpoint.EVERY` seconds, or half of what it had
+done, and one law before.
 """
 
 from __future__ import annotations
