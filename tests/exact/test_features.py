@@ -9,6 +9,7 @@ from gwfbench.budget import Budget
 from gwfbench.drive import shapes
 from gwfbench.errors import UserError
 from gwfbench.info import Encoder, Initial, TargetSamples
+from gwfbench.nn.classifier import maps, pinned
 from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
@@ -191,3 +192,27 @@ def test_a_method_of_vectors_sees_the_encoder_of_flat_images():
     seen = []
     list(shapes.laws(Flat(), problem(), Budget(), Streams((0, 1), dtype=torch.float64)))
     assert seen == [((2, 3, 16), [(2, 3, 16), (2, 3, 5)])]
+
+
+def test_the_images_offer_the_stages_of_a_pinned_second_classifier():
+    """Not the judge's; those of single images, (S, n, k), with gradients; a folder of one's own has none."""
+    classifier = pinned("digits_encoder")
+    assert classifier is not None
+    assert classifier.sha256 != pinned("digits").sha256
+    task = registry.parse("task", "images").build(Streams((0, 1), dtype=torch.float64)).problem
+    x = task[TargetSamples].draw(5, Streams((0, 1), dtype=torch.float64)).requires_grad_()
+    weights = {name: weight.double() for name, weight in classifier.weights.items()}
+    stages = task[Encoder].maps(x)
+    assert len(stages) == len(maps(weights, x[0])) > 2
+    for s in range(2):
+        for found, alone in zip(stages, maps(weights, x[s]), strict=True):
+            same(found[s], alone.flatten(1))
+    (slope,) = torch.autograd.grad(stages[-1][0, 2].sum(), x)
+    assert slope[0, 2].abs().max() > 0
+    assert slope.abs().sum() == slope[0, 2].abs().sum()
+
+
+def test_images_without_a_pinned_encoder_have_none(monkeypatch):
+    task = registry.parse("task", "images")
+    monkeypatch.setitem(type(task).build.__globals__, "pinned", lambda name: None)
+    assert not any(isinstance(info, Encoder) for info in task.build(Streams((0,))).problem.infos)
