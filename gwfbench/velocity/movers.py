@@ -38,6 +38,8 @@ Carrier = Literal["particles", "generator"]
 GENERATOR_STEPS = 500  # of Adam, where a method's `steps` is none
 LATENT = 32  # least dimension of a generator's noise, where it is none
 IMAGE_LATENT = 128  # of the noise of a network for images, where it is none
+POINTS = 1024  # generated and target points per step, or particles, where a method's `points` and `batch` are none
+IMAGE_POINTS, IMAGE_BATCH = 128, 256  # the same of a generator of images
 AT_ONCE = 2**20  # numbers of images that are generated at once for a judge
 
 
@@ -107,7 +109,8 @@ class Memory:
 class Carried(Protocol):
     """Fields of a method whose velocity field is carried.
 
-    step: h.    points: particles; or generated points per step.    batch: fresh target points per step.
+    step: h.    points: particles; or generated points per step.    batch: fresh target points per step. None: `POINTS`,
+    and for a generator of images fewer, as in the paper's batches of 64.
     """
 
     @property
@@ -117,9 +120,9 @@ class Carried(Protocol):
     @property
     def steps(self) -> int | None: ...
     @property
-    def points(self) -> int: ...
+    def points(self) -> int | None: ...
     @property
-    def batch(self) -> int: ...
+    def batch(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,9 @@ def carry(
     count = number(method, steps)
     if memory and memory.state and memory.learnt:
         memory.learnt.load(memory.below("learnt/"))
-    flow = Flow(problem, rng, velocity, step, count, method.points, method.batch, manifold, memory)
+    few = method.carrier == "generator" and len(problem.shape) > 1
+    points, batch = method.points or (IMAGE_POINTS if few else POINTS), method.batch or (IMAGE_BATCH if few else POINTS)
+    flow = Flow(problem, rng, velocity, step, count, points, batch, manifold, memory)
     return flow.particles() if method.carrier == "particles" else flow.generator(network)
 
 
