@@ -57,3 +57,13 @@ class InteractionEnergy(Info):
     """The interaction energy 1/2 int int W(x - y) rho(x) rho(y)."""
 
     kernel: Field  # W, (S, n, d) -> (S, n)
+
+
+@dataclass(frozen=True)
+class Encoder(Info):
+    """A network that tells images of this kind apart, learnt elsewhere, for methods that compare points by features.
+
+    It never is one by which metrics judge.
+    """
+
+    maps: Callable[[Tensor], list[Tensor]]  # (S, n, c, h, w) -> (S, n, k) of each stage; differentiable

@@ -192,9 +192,10 @@ class Task(Protocol):
 
     offers: types of `info.py`.    metrics: names, headline first.    points: number of points that moment metrics see.
     version: raised when numbers change.    reference: BibTeX.    smoke: fields of a copy that ends in seconds.
-    It may also have `files` and `singular`, see `Defaults`, and a method `data_files`: the paths of a user's own files
-    that it reads (those of a folder that a field names), in the order that counts. It raises `UserError` if they are
-    missing, before anything runs. What they hold, not where they lie, is part of a run's identity.
+    It may also have `files`, `optional` and `singular`, see `Defaults`, and a method `data_files`: the paths of a
+    user's own files that it reads (those of a folder that a field names), in the order that counts. It raises
+    `UserError` if they are missing, before anything runs. What they hold, not where they lie, is part of a run's
+    identity.
     A method `remarks` gives sentences that are said before a run: which metrics will be missing, and how to get them.
     """
 
@@ -213,7 +214,7 @@ class Method(Protocol):
 
     clock: "jko" (each yield is one JKO step of length its advance in t), "flow" (t is the flow's time), or "none" (only
     the last law means anything).    seeds: "batched" if S > 1 trains at once, else "looped" (then S is 1).
-    It may also have `one_of` and `shapes`, see `Defaults`.
+    It may also have `one_of`, `optional` and `shapes`, see `Defaults`.
     """
 
     needs: ClassVar[frozenset[type[Info]]]
@@ -232,6 +233,7 @@ class Defaults:
     files: paths of the data that a task's numbers depend on, in its package or next to its file. A folder stands for
     all files in it. They are part of the identity of a run's code.
     one_of: types of `info.py` of which a method needs at least one, besides all of `needs`; it sees all that there are.
+    optional: types of `info.py` that a task offers in some of its settings, or that a method uses where they are.
     singular: whether a task's density has points of infinite force, as where two particles meet: a method whose laws
         reach them may diverge there, and `check` says so without calling it a failure.
     shapes: "vectors" if a method knows only points (S, n, d), so that images reach it flat and what it yields is put
@@ -240,6 +242,7 @@ class Defaults:
 
     files: ClassVar[tuple[str, ...]] = ()
     one_of: ClassVar[frozenset[type[Info]]] = frozenset()
+    optional: ClassVar[frozenset[type[Info]]] = frozenset()
     singular: ClassVar[bool] = False
     shapes: ClassVar[Literal["vectors", "any"]] = "vectors"
 

@@ -43,9 +43,9 @@ from torch import Tensor
 from gwfbench.datasets import images
 from gwfbench.errors import require
 from gwfbench.fields import Count, check_fields, refuse
-from gwfbench.info import Info, Initial, TargetSamples
+from gwfbench.info import Encoder, Info, Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, Lens, absent, floats, metrics
-from gwfbench.nn.classifier import Classifier
+from gwfbench.nn.classifier import Classifier, maps, pinned
 from gwfbench.protocol import Instance, Metric, Problem, Truth
 from gwfbench.rng import Streams
 
@@ -70,6 +70,7 @@ class Images:
     "number of points that image metrics judge; default: `real`"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
+    optional: ClassVar[frozenset[type[Info]]] = frozenset({Encoder})
     metrics: ClassVar[tuple[str, ...]] = ("sliced_w2", "mmd", "w2")
     files: ClassVar[tuple[str, ...]] = ("data/images",)
     points: ClassVar[int] = 10_000
@@ -122,7 +123,7 @@ class Images:
             rows = replace(streams, dtype=torch.float64).uniform(len(part)).argsort(1)[:, :n]  # without replacement
             return floats(part[rows], streams.dtype)
 
-        infos = (Initial(start, density), TargetSamples(samples))
+        infos = (Initial(start, density), TargetSamples(samples), *self._encoder(rng))
         truth = Truth(
             partial(draw, others),
             exact=True,
@@ -146,6 +147,18 @@ class Images:
         order = torch.from_numpy(np.random.default_rng(42).permutation(len(part))).to(part.device)
         real = part if count == len(part) else part[order[:count]]
         return real, train if part is test else torch.cat([train[order[count:]], test])
+
+    def _encoder(self, rng: Streams) -> tuple[Encoder, ...]:
+        """The pinned second classifier of the data set as an encoder, if there is one."""
+        found = pinned(f"{network(self.data)}_encoder")
+        if found is None:
+            return ()
+        weights = {name: weight.to(rng.device, rng.dtype) for name, weight in found.weights.items()}
+
+        def at(x: Tensor) -> list[Tensor]:
+            return [part.flatten(1).unflatten(0, x.shape[:2]) for part in maps(weights, x.flatten(0, 1))]
+
+        return (Encoder(at),)
 
     def remarks(self) -> list[str]:
         why = self._no_network()

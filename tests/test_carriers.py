@@ -111,11 +111,13 @@ def test_all_generators_have_the_same_number_of_steps_and_the_same_network(monke
     assert len(CARRIED) == 10
     sizes = []
 
-    def net(layers, rng):
-        sizes.append(layers)
-        return SiLU(layers, rng)
+    whole = movers.networks.generator
 
-    monkeypatch.setattr(movers, "SiLU", net)
+    def net(kind, shape, latent, width, depth, rng):
+        sizes.append((latent, *[width] * depth, *shape))
+        return whole(kind, shape, latent, width, depth, rng)
+
+    monkeypatch.setattr(movers.networks, "generator", net)
     for d, latent in ((2, 32), (40, 40)):
         for name in CARRIED:
             method = registry.parse("method", f"{name}:carrier=generator,points=8,batch=8")
@@ -128,7 +130,7 @@ def test_all_generators_have_the_same_number_of_steps_and_the_same_network(monke
 
 @pytest.mark.parametrize("name", CARRIED)
 def test_latent_width_depth_and_rate_are_the_method_s_fields(name, monkeypatch):
-    sizes, rates = [], []
+    sizes, rates, whole = [], [], movers.networks.generator
 
     class Adam(movers.Adam):
         def __init__(self, parameters, lr):
@@ -136,11 +138,11 @@ def test_latent_width_depth_and_rate_are_the_method_s_fields(name, monkeypatch):
             super().__init__(parameters, lr)
 
     monkeypatch.setattr(movers, "Adam", Adam)
-    monkeypatch.setattr(movers, "SiLU", lambda layers, rng: sizes.append(layers) or SiLU(layers, rng))
+    monkeypatch.setattr(movers.networks, "generator", lambda *args: sizes.append(args[1:5]) or whole(*args))
     own = "" if name in ("drifting", "gf_drifting") else "generator_"
     words = f"{name}:carrier=generator,points=8,batch=8,latent=5,{own}width=6,{own}depth=2,{own}lr=0.5"
     next(iter(registry.parse("method", words).fit(problem(), Budget(), Streams((3,), dtype=torch.float64))))
-    assert sizes == [(5, 6, 6, 2)]
+    assert sizes == [((2,), 5, 6, 2)]
     assert rates == [0.5]
 
 

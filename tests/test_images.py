@@ -24,7 +24,6 @@ from gwfbench.datasets import cifar, distributed, images, pictures
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, floats, pixels
-from gwfbench.nn.classifier import Classifier, outputs
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged
 from gwfbench.rng import Streams
@@ -463,16 +462,6 @@ def test_metrics_have_their_weights_hash_in_their_names():
     assert [metric.name for metric in build().truth.metrics] == [name + suffix for name in NAMES]
 
 
-@pytest.mark.parametrize(
-    "path", sorted(Path(gwfbench.__file__).with_name("data").glob("images/*.npz")), ids=lambda p: p.stem
-)
-def test_papers_of_the_classifiers_are_of_their_weights(path):
-    paper = json.loads(path.with_suffix(".json").read_text())
-    assert paper["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert paper["test_accuracy"] > 0.9
-    assert path.stat().st_size < 400_000
-
-
 def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
     save(tmp_path / "few", 60)
     task = f"images:data=folder,data_root={tmp_path / 'few'}"
@@ -504,18 +493,6 @@ def test_what_is_kept_of_a_law_has_a_size_and_is_drawn(tmp_path, one_process, cl
 
 def test_points_kept_by_their_size():
     assert [folders.most(size) for size in (0, 8, 4096, 3072 * 4, 2**30)] == [4096, 4096, 4096, 1365, 1]
-
-
-@pytest.mark.parametrize("data", ["digits", "fashion_mnist"])
-def test_classifiers_are_as_good_as_their_papers_say(data):
-    if data == "fashion_mnist" and not distributed.DEBIAN[data].is_dir():
-        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
-    folder = Path(gwfbench.__file__).with_name("data") / "images"
-    x, classes = (part(data)[1] for part in (images.load, images.labels))
-    weights = Classifier.read((folder / f"{data}.npz").read_bytes()).weights
-    found = torch.cat([outputs(weights, part)[1].argmax(1) for part in x.split(500)])
-    accuracy = float((found == classes).double().mean())
-    assert accuracy == pytest.approx(json.loads((folder / f"{data}.json").read_text())["test_accuracy"], abs=2e-4)
 
 
 def test_a_folder_is_calibrated_without_the_metrics_that_need_a_network(tmp_path, cli):

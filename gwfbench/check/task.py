@@ -19,7 +19,7 @@ from gwfbench.errors import UserError
 from gwfbench.info import Field, Initial, LogDensity, TargetSamples
 from gwfbench.metrics import choose as choose_metrics
 from gwfbench.plugins import registry
-from gwfbench.protocol import Instance
+from gwfbench.protocol import Instance, setting
 from gwfbench.rng import Streams
 from gwfbench.runs.order import Order
 
@@ -32,13 +32,13 @@ def build(subject: Subject, seeds: tuple[int, ...] = SEEDS, dtype: torch.dtype =
 
 
 def gives_what_it_offers(subject: Subject) -> None:
-    """The problem's infos are those of `offers`, including P_0; times increase; metrics are known."""
+    """The problem's infos are those of `offers`, including P_0, and some of `optional`; times and metrics are right."""
     instance = build(subject)
     problem, offers = instance.problem, subject.cls.offers
-    got, wanted = (sorted(info.__name__ for info in infos) for infos in ({type(i) for i in problem.infos}, offers))
+    more = {type(info) for info in problem.infos} & setting(subject.cls, "optional")
+    got, wanted = (sorted(i.__name__ for i in infos) for infos in (map(type, problem.infos), offers | more))
     expect(got == wanted, f"a problem with {', '.join(got)}", f"its offers {', '.join(wanted)}", "make them equal")
     expect(Initial in offers, "no Initial among offers", "P_0, where every flow starts", "add Initial")
-    expect(len(problem.infos) == len(offers), "an info twice", "one of each type", "remove one")
     times = problem.times
     good = bool(times) and all(a < b for a, b in zip((0.0, *times), times, strict=False))
     expect(

@@ -118,7 +118,7 @@ class Trial:
         start = whole[Initial]
         nudged = replace(start, draw=lambda n, rng: (1 + nudge) * start.draw(n, rng))
         infos = (nudged if info is start and nudge else info for info in whole.infos)
-        named = self.method.cls.needs | setting(self.method.cls, "one_of")
+        named = self.method.cls.needs | setting(self.method.cls, "one_of") | setting(self.method.cls, "optional")
         seen = replace(whole, infos=tuple(info for info in infos if type(info) in named))
         rng, number, cloud = streams.fork("method"), 0, (1 + nudge) * start.draw(POINTS, streams.fork("start"))
         if after is None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from gwfbench.budget import Budget
-from gwfbench.info import Draw, Field, Info, Initial, InteractionEnergy, LogDensity, TargetSamples
+from gwfbench.info import Draw, Encoder, Field, Info, Initial, InteractionEnergy, LogDensity, TargetSamples
 from gwfbench.protocol import Drawn, Marginal, Method, Problem, Pushed, Resumable, State, setting
 from gwfbench.rng import Streams
 
@@ -45,6 +45,9 @@ def _flat(info: Info, shape: tuple[int, ...]) -> Info:
             return _flat_density(info, shape)
         case InteractionEnergy():
             return InteractionEnergy(_of_vectors(info.kernel, shape))
+        case Encoder():
+            maps = info.maps
+            return Encoder(lambda x: maps(x.unflatten(2, shape)))
         case _:
             return info
 

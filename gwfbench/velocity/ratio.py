@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -83,6 +83,14 @@ class Critic:
         with torch.enable_grad():
             on_x, on_y = self._net(torch.cat([x, y], 1))[..., 0].split((x.shape[1], y.shape[1]), 1)
             self._adam.descend((F.softplus(on_x).mean(1) + F.softplus(-on_y).mean(1)).sum(), 1.0)
+
+    def state(self) -> dict[str, Tensor | int]:
+        """Of the network and of Adam."""
+        return self._adam.state()
+
+    def load(self, state: Mapping[str, Tensor | int | float]) -> None:
+        """Go on from what `state` gave."""
+        self._adam.load(state)
 
     def __call__(self, x: Tensor, y: Tensor, noise: Streams) -> Tensor:
         for _ in range(self._updates):

@@ -409,14 +409,16 @@ def test_points_stay_on_the_sphere(carrier):
 
 @pytest.mark.parametrize("carrier", ["particles", "generator"])
 def test_the_default_temperature_is_sharper_on_images(carrier):
-    """0.05 there and 0.2 for vectors; points of images have their shape, and are the same as those of vectors."""
+    """0.05 there and 0.2 for vectors; points of images have their shape, and as particles are those of vectors."""
 
     def points(shape, words):
         infos = (
             Initial(lambda n, rng: rng.normal(n, 12).unflatten(2, shape)),
             TargetSamples(lambda n, rng: (3 + rng.normal(n, 12)).unflatten(2, shape)),
         )
-        method = registry.parse("method", f"drifting:carrier={carrier},points=32,batch=32,steps=2,width=8{words}")
+        method = registry.parse(
+            "method", f"drifting:carrier={carrier},points=32,batch=32,steps=2,width=8,network=mlp{words}"
+        )
         rng = Streams((0, 1), dtype=torch.float64)
         *_, law = method.fit(Problem(shape, (math.inf,), infos), Budget(), rng)
         x = law.draw(32, rng.fork("judge"))
@@ -424,8 +426,9 @@ def test_the_default_temperature_is_sharper_on_images(carrier):
         return x.flatten(2)
 
     image, vector = (3, 2, 2), (12,)
-    assert torch.equal(points(image, ""), points(vector, ",temperature=0.05"))
     assert torch.equal(points(vector, ""), points(vector, ",temperature=0.2"))
-    assert torch.equal(points(image, ",temperature=0.2"), points(vector, ""))
-    assert not torch.equal(points(image, ""), points(vector, ""))
-    assert torch.equal(points(image, ",field=sinkhorn_proxy"), points(vector, ",field=sinkhorn_proxy,temperature=0.2"))
+    assert torch.equal(points(image, ""), points(image, ",temperature=0.05"))
+    assert not torch.equal(points(image, ""), points(image, ",temperature=0.2"))
+    assert torch.equal(points(image, ",field=sinkhorn_proxy"), points(image, ",field=sinkhorn_proxy,temperature=0.2"))
+    if carrier == "particles":  # a generator of images ends in tanh
+        assert torch.equal(points(image, ""), points(vector, ",temperature=0.05"))

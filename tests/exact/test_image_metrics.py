@@ -431,7 +431,8 @@ def test_features_do_not_depend_on_the_batch():
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max()))
     alone = torch.cat([extract(image[None])[0] for image in test])
     torch.testing.assert_close(features, alone, rtol=0, atol=1e-6 * float(features.abs().max()))
-    assert torch.equal(extract(test[: 2 * fidelity.BATCH])[0], features[: 2 * fidelity.BATCH])
+    together = fidelity.together(CPU)
+    assert torch.equal(extract(test[: 2 * together])[0], features[: 2 * together])
 
 
 def test_grey_files_with_three_channels_are_seen_as_grey():

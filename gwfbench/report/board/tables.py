@@ -33,6 +33,7 @@ USES = {
     "TargetSamples": "samples",
     "InternalEnergy": "internal energy",
     "InteractionEnergy": "interaction",
+    "Encoder": "encoder",
 }
 NOTES = (
     "Median over seeds [95 % interval of the median] (of two seeds: their range) at the last judged time. exact: draws "
