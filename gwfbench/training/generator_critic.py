@@ -11,11 +11,16 @@ start means nothing. So step 1 has no term, unless `start` names a G_0: the iden
 tau = inf: no term ever, a GAN. z' is z except for its last `independent` coordinates, which are drawn anew (S-JKO's
 auxiliary latents).
 
+With `lazy` > 1 the penalty is in every lazy-th critic step only, its weight multiplied by it (Karras et al. 2020, who
+also correct Adam's betas; we don't).
+
 Where the generator's loss depends on real points (mmd, immd, smmd, chi2_tight), they are those of the critic's last
 update, or, with `fresh`, drawn anew.
 
 Adam and the critic go on from step to step. The judged generator has the running average of the parameters, if asked
 for: with share min(ema, (1 + i)/(10 + i)) kept at iteration i, so that the first parameters are soon forgotten.
+Where it has batch normalisation, that of the judged generator is by the running averages, which an average of the
+parameters shares with them; that of a generator in training is by the batch, real points apart, as no critic has any.
 """
 
 from __future__ import annotations
@@ -35,7 +40,6 @@ from gwfbench.nn.stacked import Stacked
 from gwfbench.objectives.penalties import at_both, jacobian_norm
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
-from gwfbench.training.minmax import cosine
 from gwfbench.training.rules import Rules
 from gwfbench.training.states import below, joined
 
@@ -94,13 +98,16 @@ class Trainer:
             for name, adam in self.adams.items():
                 adam.load(below(name, state))
             self.critic.load_buffers(below("buffers", state))
+            self.generator.load_buffers(below("averages", state))
         self.judged = copy.deepcopy(self.generator) if optim.ema else self.generator
+        self.judged.buffers = self.generator.buffers
         if state is not None and optim.ema:
             self.judged.parameters.flat.copy_(torch.as_tensor(state["average"]))
 
     def state(self, k: int) -> State:
         parts: dict[str, State] = {name: adam.state() for name, adam in self.adams.items()}
         parts["buffers"] = {name: part.clone() for name, part in self.critic.buffers.items()}
+        parts["averages"] = {name: part.clone() for name, part in self.generator.buffers.items()}
         average = {"average": self.judged.parameters.flat.clone()} if self.rules.optim.ema else {}
         return {"k": k, **joined(parts), **average}
 
@@ -126,44 +133,57 @@ class Trainer:
         loop, optim, noise = self.rules.loop, self.rules.optim, self._rng.fork(f"step/{k}")
         mix, before = noise.fork("penalty"), self.before(k, noise.fork("independent"))
         reals = self._reals(k, noise)
-        latent, rounds = partial(self._latent, rng=noise.fork("latent")), loop.iterations * (loop.critic_steps + 1)
-        latents = ahead(latent, rounds, loop.batch, self.rules.players.latent)
+        latents, own = self._latents(noise)
         for i in range(loop.iterations):
-            now = (k - 1) * loop.iterations + i
-            share = cosine(now, loop.steps * loop.iterations)
-            real = self._train_critic(reals, latents, mix, optim.factor(optim.critic_lr, share))
+            now, total = (k - 1) * loop.iterations + i, loop.steps * loop.iterations
+            real = self._train_critic(reals, latents, mix, now, optim.factor(optim.critic_lr, now, total))
             if loop.fresh:
                 real = next(reals)
-            z = next(latents)
+            z = next(own)
             fake = self.generator(z)
             loss = self._generator_loss(real, fake, z, mix)
             if before is not None:
                 loss = loss + (fake - before(z)).flatten(2).square().sum(-1).mean(1) / (2 * loop.tau)
-            self._sides["generator"].descend(loss.sum(), optim.factor(optim.lr, share))
+            self._sides["generator"].descend(loss.sum(), optim.factor(optim.lr, now, total))
             if optim.ema:
                 kept = min(optim.ema, (1 + now) / (10 + now))
                 self.judged.parameters.flat.lerp_(self.generator.parameters.flat, 1 - kept)
 
-    def _train_critic(self, reals: Iterator[Tensor], latents: Iterator[Tensor], mix: Streams, rate: float) -> Tensor:
+    def _latents(self, noise: Streams) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+        """Batches of latent points for a JKO step, of the critic's updates and of the generator's."""
+        loop, size = self.rules.loop, self.rules.players.latent
+        draw, shared = partial(self._latent, rng=noise.fork("latent")), loop.fakes in (None, loop.batch)
+        latents = ahead(draw, loop.iterations * (loop.critic_steps + shared), loop.batch, size)
+        if loop.fakes is None or shared:
+            return latents, latents
+        return latents, ahead(partial(self._latent, rng=noise.fork("fakes")), loop.iterations, loop.fakes, size)
+
+    def _train_critic(
+        self, reals: Iterator[Tensor], latents: Iterator[Tensor], mix: Streams, now: int, rate: float
+    ) -> Tensor:
         """Its steps of one iteration; gives the last batch of real points."""
-        for _ in range(self.rules.loop.critic_steps - 1):
-            self._critic_step(next(reals), next(latents), mix, rate)
+        first, last = now * self.rules.loop.critic_steps, (now + 1) * self.rules.loop.critic_steps - 1
+        for j in range(first, last):
+            self._critic_step(next(reals), next(latents), mix, j, rate)
         real = next(reals)
-        self._critic_step(real, next(latents), mix, rate)
+        self._critic_step(real, next(latents), mix, last, rate)
         return real
 
-    def _critic_step(self, real: Tensor, z: Tensor, mix: Streams, rate: float) -> None:
+    def _critic_step(self, real: Tensor, z: Tensor, mix: Streams, j: int, rate: float) -> None:
+        """Number j of the whole run, counted from 0."""
         with torch.no_grad():
-            fake = self.generator(z, frozen=True)
-        self._sides["critic"].descend(self._critic_loss(real, fake, z, mix).sum(), rate)
+            fake = self.generator(z, frozen=True, alone=False)
+        loss = self._critic_loss(real, fake, z, mix, j % self.rules.loop.lazy == 0)
+        self._sides["critic"].descend(loss.sum(), rate)
 
-    def _critic_loss(self, real: Tensor, fake: Tensor, z: Tensor, rng: Streams) -> Tensor:
+    def _critic_loss(self, real: Tensor, fake: Tensor, z: Tensor, rng: Streams, penalised: bool) -> Tensor:
         rules, objective = self.rules, self.rules.objective
-        on_real, on_fake, penalty = at_both(self.critic, real, fake, rules.penalty, lambda: rng.uniform(real.shape[1]))
+        kind = rules.penalty if penalised else "none"
+        on_real, on_fake, penalty = at_both(self.critic, real, fake, kind, lambda: rng.uniform(real.shape[1]))
         loss = objective.critic_loss(objective.head(on_real, z), objective.head(on_fake, z))
         if objective.scaled:
             loss = loss / (1 + JACOBIAN * jacobian_norm(self.critic, real, rng))
-        return loss + rules.weight * penalty
+        return loss + rules.loop.lazy * rules.weight * penalty
 
     def _generator_loss(self, real: Tensor, fake: Tensor, z: Tensor, rng: Streams) -> Tensor:
         """The critic is frozen."""
@@ -201,7 +221,7 @@ class Trainer:
         def image(z: Tensor) -> Tensor:
             if players.independent:
                 z = torch.cat([z[..., : -players.independent], self._noise(z.shape[1], players.independent, rng)], 2)
-            return old(z, frozen=True)
+            return old(z, frozen=True, alone=self.rules.loop.settled)
 
         return image
 
