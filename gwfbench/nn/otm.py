@@ -114,7 +114,7 @@ class Generator:
 
     def __call__(self, at: Weights, x: Tensor) -> Tensor:
         seeds = len(x)
-        x = folded(self.project(at, x).unflatten(2, self.coarse))
+        x = folded(self.project(at, x).unflatten(2, self.coarse), last=True)
         for block in self.blocks:
             x = block(at, x)
         return unfolded(self.out(at, F.relu(self.norm(at, x))), seeds).tanh()
@@ -126,7 +126,7 @@ class Critic:
     out: Linear
 
     def __call__(self, at: Weights, x: Tensor) -> Tensor:
-        seeds, x = len(x), folded(x)
+        seeds, x = len(x), folded(x, last=True)
         for block in self.blocks:
             x = block(at, x)
         return self.out(at, unfolded(F.relu(x).sum((2, 3), keepdim=True), seeds).flatten(2))
