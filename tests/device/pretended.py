@@ -23,7 +23,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -418,6 +418,7 @@ def pretended() -> Iterator[Seen]:
         (torch.cuda, "Stream"): Stream,
         (torch.cuda, "stream"): on_stream,
         (torch.cuda, "current_stream"): Stream,
+        (torch, "autocast"): lambda *_, **__: nullcontext(),  # bfloat16 can't be seen here
     }
     before = {(place, name): getattr(place, name) for place, name in own}
     for (place, name), value in own.items():

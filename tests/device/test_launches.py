@@ -88,7 +88,9 @@ def asked(pretended, bound, steps):
         return laws, seen.launches - before[0], seen.waits - before[1]
 
 
-@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.method.partition(":")[0])
+@pytest.mark.parametrize(
+    "bound", BOUNDS, ids=lambda bound: f"{bound.method.partition(':')[0]}-{bound.task.partition(':')[0]}"
+)
 def test_launches_and_waits_per_step(pretended, bound):
     low, high = (asked(pretended, bound, steps) for steps in (bound.low, bound.high))
     laws = high[0] - low[0]
