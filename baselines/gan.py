@@ -11,6 +11,14 @@ its penalty is R1, without which it circles: gamma/2 = 0.1 for vectors, for imag
 (2018) have it (with 0.1 the digits fall to one image). Losses are in objectives/adversarial.py, the loop in
 training/generator_critic.py. There are no JKO steps: a law is yielded every `every` iterations. Rates are those of
 gwf; wgan_gp and sngan take 5 critic steps per iteration, as their authors do: with one, sngan lost modes of toy2d.
+
+Miyato et al.'s own setting on CIFAR-10 (sngan_projection, sn_cifar10_unconditional.yml) is
+
+    gan:loss=sngan,network=sngan,iterations=50000,every=1000,batch=64,fakes=128,decay=linear,lr_end=0
+
+with their networks, 50,000 updates of the generator at 128 generated points, 5 critic updates at 64 and 64 between two
+of them, Adam at 2e-4 with betas (0, 0.9), both rates down to 0 along a line, normal latents of 128, no mirrored images;
+`every` is ours, so that a long run can stop and go on. On a GPU add precision=bf16: then no TF32 is needed.
 """
 
 from __future__ import annotations
@@ -51,8 +59,12 @@ class GAN:
     "critic updates per iteration; default: 5 for wgan_gp and sngan, else 1"
     batch: Annotated[int, at_least(2)] = 256
     "real points, and generated points, per update"
+    fakes: Count | None = None
+    "generated points per update of the generator; default: as many as in a batch"
     weight: NonNegative | None = None
     "weight of the penalty; default: 10 for wgan_gp, none for sngan, else 5 for images and 0.1 for vectors"
+    lazy: Count = 1
+    "critic updates from one penalty to the next, whose weight is multiplied by it"
     prior: Literal["normal", "uniform"] = "normal"
     "law of the latent points: standard normal, or uniform on [-1, 1]"
     latent: Count | None = None
@@ -67,14 +79,16 @@ class GAN:
     "learning rate of the generator; default: 2e-4 for images, else 1e-3"
     critic_lr: Positive | None = None
     "learning rate of the critic; default: the generator's"
-    decay: Literal["cosine", "none"] = "cosine"
+    decay: Literal["cosine", "linear", "none"] = "cosine"
     "schedule of both learning rates over the whole run, down to lr_end"
-    lr_end: Positive = 5e-5
-    "learning rate of both players at the last iteration (decay=cosine only)"
+    lr_end: NonNegative = 5e-5
+    "learning rate of both players at the last iteration (not with decay=none)"
     beta1: Share | None = None
     "first beta of Adam, of both players; the second is 0.9; default: 0 for images, else 0.5"
     ema: Share = 0.0
     "fraction that the running average of the judged parameters keeps; 0: no average"
+    precision: Literal["run", "bf16"] = "run"
+    "format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -102,6 +116,10 @@ class GAN:
             self, "weight", "loss", when=self.loss == "sngan" and bool(self.weight),
             expected="no penalty: the critic of sngan is normalised",
         )  # fmt: skip
+        refuse(
+            self, "lazy", "loss", when=self.lazy > 1 and (self.loss == "sngan" or self.weight == 0),
+            expected="lazy only with a penalty",
+        )  # fmt: skip
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return laws(self._rules(problem), problem, rng)
@@ -121,5 +139,13 @@ class GAN:
             weight if self.weight is None else self.weight,
             Players.of(self, latent, self.prior, spectral=self.loss == "sngan"),
             Optim.of(self, problem, gan=True),
-            Loop(self.iterations // self.every, self.every, critic_steps, self.batch, math.inf),
+            Loop(
+                self.iterations // self.every,
+                self.every,
+                critic_steps,
+                self.batch,
+                math.inf,
+                lazy=self.lazy,
+                fakes=self.fakes,
+            ),
         )

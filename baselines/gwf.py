@@ -23,6 +23,9 @@ Networks in the plane are theirs, three SiLU layers of 128, and so are the laten
 5 x 500 iterations end before the law has settled. On images ours are 2e-4 and 4e-4, with beta1 = 0, and the weight at
 real points is 5, as in gan: at theirs the critic doesn't keep up on digits, and most of what the proximal term seems to
 gain is made up for by a better critic. Theirs are critic_lr=1e-4,beta1=0.5,weight=0.2.
+
+Their networks of images are network=otm,latent=192 (Small-Net; gwfbench/nn/otm.py) with ema=0.9999. Its batch
+normalisation is by the batch in training and by running averages in G_{k-1} and in the judged generator, as theirs.
 """
 
 from __future__ import annotations
@@ -83,6 +86,8 @@ class GWF:
     "penalty of the critic's gradient; auto: by divergence, with its weight"
     weight: NonNegative | None = None
     "weight of the penalty; default: by penalty and divergence, and 5 at real images"
+    lazy: Count = 1
+    "critic updates from one penalty to the next, whose weight is multiplied by it"
     kernel: KernelName = "mixture"
     "kernel on embeddings (mmd, immd, smmd and ckmmd only): a learnt mixture, or a fixed kernel"
     outputs: Count | None = None
@@ -103,14 +108,16 @@ class GWF:
     "learning rate of the generator; default: 2e-4 for images, else 1e-3"
     critic_lr: Positive | None = None
     "learning rate of the critic; default: 4e-4 for images, else the generator's"
-    decay: Literal["cosine", "none"] = "cosine"
+    decay: Literal["cosine", "linear", "none"] = "cosine"
     "schedule of both learning rates over the whole run, down to lr_end"
-    lr_end: Positive = 5e-5
-    "learning rate of both players at the last iteration (decay=cosine only)"
+    lr_end: NonNegative = 5e-5
+    "learning rate of both players at the last iteration (not with decay=none)"
     beta1: Share | None = None
     "first beta of Adam, of both players; the second is 0.9; default: 0 for images, else 0.5"
     ema: Share = 0.0
     "fraction that the running average of the judged parameters keeps; 0: no average"
+    precision: Literal["run", "bf16"] = "run"
+    "format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -155,6 +162,10 @@ class GWF:
             self, "weight", "penalty", when=self.penalty == "none" and bool(self.weight),
             expected="no weight without a penalty",
         )  # fmt: skip
+        refuse(
+            self, "lazy", "penalty", when=self.lazy > 1 and (self.penalty == "none" or self.weight == 0),
+            expected="lazy only with a penalty",
+        )  # fmt: skip
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return laws(self._rules(problem, rng), problem, rng)
@@ -190,7 +201,16 @@ class GWF:
             weight if self.weight is None else self.weight,
             Players.of(self, latent, self.prior, independent=self.independent, outputs=outputs),
             Optim.of(self, problem),
-            Loop(self.steps, self.iterations, self.critic_steps, self.batch, tau, start=start, fresh=self.fresh),
+            Loop(
+                self.steps,
+                self.iterations,
+                self.critic_steps,
+                self.batch,
+                tau,
+                start=start,
+                fresh=self.fresh,
+                lazy=self.lazy,
+            ),
             mixture and mixture.parameters,
         )
 

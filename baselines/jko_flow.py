@@ -19,8 +19,8 @@ is the default here, and is also the usual one of spectrally normalised GANs (Mi
 normalised residual critic and P_0 = N(0, I) are the text's. Their code has no spectral normalisation, PReLU, the
 entries of the critic's gradient clipped at 1, 256 generated points per generator update, a map that is a UNet with tanh
 at the end and no residual x, P_0 uniform on [-1, 1] and FID on the training particles; their text has six residual
-blocks in the critic. Write spectral=false and critic_steps=5 for what can be had of the code, and
-critic_steps=1,map_steps=5 for the text's order.
+blocks in the critic. Write network=jkoflow_unet (their UNet, 29.5 million parameters), spectral=false and
+critic_steps=5 for what can be had of the code, and critic_steps=1,map_steps=5 for the text's order.
 
 With step=inf no cost is taken, and one step (`steps=1`) is a GAN with generator T and latent law P_0. For the limit,
 such steps have t = 1, 2, ...
@@ -115,13 +115,13 @@ class JKOFlow:
     """particles that stand for P_k, rounded down to whole batches, and no more than a step uses, iterations x batch;
     default: 65,536, fewer for large images"""
     network: Kind = "auto"
-    "architecture of T: unet or mlp; auto: by shape"
+    "architecture of T: unet, jkoflow_unet or mlp; auto: by shape"
     width: Count | None = None
     "width of T's layers; default: the network's"
     depth: Count | None = None
     "number of T's layers; default: the network's"
     critic: Kind = "auto"
-    "architecture of D: resnet, dcgan or mlp; auto: resnet for images, else mlp"
+    "architecture of D, one that is no map; auto: resnet for images, else mlp"
     critic_width: Count | None = None
     "width of D's layers; default: the network's"
     critic_depth: Count | None = None
@@ -136,6 +136,8 @@ class JKOFlow:
     "first beta of Adam, for T and D; the second is 0.9"
     decay: Literal["auto", "none", "cosine"] = "auto"
     "schedule of both learning rates within each JKO step; auto: cosine for vectors, none for images"
+    precision: Literal["run", "bf16"] = "run"
+    "format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"
@@ -200,6 +202,8 @@ class _Pair:
             default.critic if method.critic == "auto" else method.critic, problem.shape, 1, method.critic_width,
             method.critic_depth, rng.fork("critic"), default.spectral if method.spectral is None else method.spectral,
         )  # fmt: skip
+        if method.precision == "bf16":
+            self._map, self._critic = networks.halved(self._map), networks.halved(self._critic)
         lr, betas = method.lr or default.lr, (method.beta1, 0.9)
         self._adams = {
             "map": Adam(self._map.parameters, lr, betas),

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from gwfbench.budget import Budget
-from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, StepOrInf, at_least, check_fields
+from gwfbench.fields import Count, Natural, NonNegative, Positive, Share, StepOrInf, at_least, check_fields, refuse
 from gwfbench.info import Info, Initial, TargetSamples
 from gwfbench.nn.networks import Kind
 from gwfbench.objectives.adversarial import SCALAR
@@ -54,6 +54,8 @@ class SJKO:
     "real points, and generated points, per update"
     weight: NonNegative = 0.1
     "weight of the penalty at real points, the authors' lambda/2; 0: no penalty"
+    lazy: Count = 1
+    "critic updates from one penalty to the next, whose weight is multiplied by it"
     blur: NonNegative = 1 / 32
     "standard deviation of the noise on real points in phase 1; divided by k in phase k"
     auxiliary: Natural | None = None
@@ -68,14 +70,16 @@ class SJKO:
     "learning rate of the generator; default: 2e-4 for images, else 1e-3"
     critic_lr: Positive | None = None
     "learning rate of the critic; default: 1e-4 for images, else the generator's"
-    decay: Literal["cosine", "none"] = "cosine"
+    decay: Literal["cosine", "linear", "none"] = "cosine"
     "schedule of both learning rates over the whole run, down to lr_end"
-    lr_end: Positive = 5e-5
-    "learning rate of both players at the last iteration (decay=cosine only)"
+    lr_end: NonNegative = 5e-5
+    "learning rate of both players at the last iteration (not with decay=none)"
     beta1: Share = 0.5
     "first beta of Adam, of both players; the second is 0.9"
     ema: Share = 0.0
     "fraction that the running average of the judged parameters keeps; 0: no average"
+    precision: Literal["run", "bf16"] = "run"
+    "format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -87,7 +91,11 @@ class SJKO:
   title={Scalable {W}asserstein Gradient Flow for Generative Modeling through Unbalanced Optimal Transport},
   author={Choi, Jaemoo and Choi, Jaewoong and Kang, Myungjoo}, booktitle={ICML}, year={2024}}"""
 
-    __post_init__ = check_fields
+    def __post_init__(self) -> None:
+        check_fields(self)
+        refuse(
+            self, "lazy", "weight", when=self.lazy > 1 and not self.weight, expected="lazy only with a penalty"
+        )  # fmt: skip
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
         return laws(self._rules(problem), problem, rng)
@@ -109,5 +117,15 @@ class SJKO:
             self.weight,
             Players.of(self, d + auxiliary, "initial", independent=auxiliary),
             optim,
-            Loop(self.steps, self.iterations, self.critic_steps, self.batch, tau, self.blur, "identity"),
+            Loop(
+                self.steps,
+                self.iterations,
+                self.critic_steps,
+                self.batch,
+                tau,
+                self.blur,
+                "identity",
+                lazy=self.lazy,
+                settled=False,  # their T_{k-1} normalises by its batch
+            ),
         )

@@ -33,6 +33,7 @@ class Adam:
         self._parameters, self._lr, self._betas, self._eps, self._decay = parameters, lr, betas, eps, decay
         self._mean, self._square = torch.zeros_like(parameters.flat), torch.zeros_like(parameters.flat)
         self._count = torch.zeros((), dtype=parameters.flat.dtype, device=parameters.flat.device)
+        self._row = self._count.new_zeros(2)
         self._steps = 0
 
     def state(self) -> dict[str, Tensor | int]:
@@ -70,6 +71,16 @@ class Adam:
     def follow(self, gradient: Tensor, row: Tensor) -> None:
         """One step down this flat gradient, with a row of `schedule`, (2,)."""
         self._move(gradient, row[0], row[1])
+
+    def stage(self, rate: float) -> None:
+        """Count a step and put its number and rate where `follow_staged` reads them: launches, and no wait."""
+        self._steps += 1
+        self._row[0].fill_(self._steps)
+        self._row[1].fill_(rate * self._lr)
+
+    def follow_staged(self, gradient: Tensor) -> None:
+        """The step that was staged, down this flat gradient."""
+        self.follow(gradient, self._row)
 
     def took(self, steps: int) -> None:
         """Count the steps that `follow` took."""

@@ -6,18 +6,18 @@ upsampling, next to which the values from the way down are concatenated. A 3 x 3
 
 `width` channels at full size, twice as many at each size below, at most eight times: with width 64 and four resolutions
 the numbers of channels are those of Fan et al. 2022 (section G), 64 to 512. The network is smaller than theirs all the
-same: 7.2 million parameters, where their code's has 29.5 million. Weights start as torch's convolutions do.
+same: 7.2 million parameters, where that of their code has 29.5 million (jkoflow_unet.py). Weights start as torch's
+convolutions do.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gwfbench.nn.conv import Conv, GroupNorm, Network, Parts, Weights, folded, pooled, unfolded, upsampled
+from gwfbench.nn.conv import Conv, GroupNorm, Network, Parts, Weights, beside, folded, pooled, unfolded, upsampled
 from gwfbench.nn.dcgan import MOST, halvings
 from gwfbench.rng import Streams
 
@@ -76,12 +76,5 @@ class UNet:
         skips.pop()
         for narrow, pair in zip(self.narrow[::-1], self.up[::-1], strict=True):
             y = upsampled(narrow(at, y))
-            y = pair(at, _beside(skips.pop(), y, seeds))
+            y = pair(at, beside(skips.pop(), y, seeds))
         return image + unfolded(self.out(at, y), seeds)
-
-
-def _beside(x: Tensor, y: Tensor, seeds: int) -> Tensor:
-    """The channels of x and y next to each other, seed by seed."""
-    if seeds == 1:
-        return torch.cat([x, y], 1)
-    return torch.cat([x.unflatten(1, (seeds, -1)), y.unflatten(1, (seeds, -1))], 2).flatten(1, 2)

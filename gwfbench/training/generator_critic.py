@@ -11,11 +11,16 @@ start means nothing. So step 1 has no term, unless `start` names a G_0: the iden
 tau = inf: no term ever, a GAN. z' is z except for its last `independent` coordinates, which are drawn anew (S-JKO's
 auxiliary latents).
 
+With `lazy` > 1 the penalty is in every lazy-th critic step only, its weight multiplied by it (Karras et al. 2020, who
+also correct Adam's betas; we don't).
+
 Where the generator's loss depends on real points (mmd, immd, smmd, chi2_tight), they are those of the critic's last
 update, or, with `fresh`, drawn anew.
 
 Adam and the critic go on from step to step. The judged generator has the running average of the parameters, if asked
 for: with share min(ema, (1 + i)/(10 + i)) kept at iteration i, so that the first parameters are soon forgotten.
+Where it has batch normalisation, that of the judged generator is by the running averages, which an average of the
+parameters shares with them; that of a generator in training is by the batch, real points apart, as no critic has any.
 """
 
 from __future__ import annotations
@@ -29,18 +34,16 @@ import torch
 from torch import Tensor
 
 from gwfbench.info import Initial, TargetSamples
-from gwfbench.nn import networks
-from gwfbench.nn.adam import Adam
-from gwfbench.nn.stacked import Stacked
 from gwfbench.objectives.penalties import at_both, jacobian_norm
 from gwfbench.protocol import Drawn, Marginal, Problem, State
 from gwfbench.rng import Streams
-from gwfbench.training.minmax import cosine
 from gwfbench.training.rules import Rules
 from gwfbench.training.states import below, joined
+from gwfbench.training.update import Side, Update
 
 JACOBIAN = 10.0  # weight of E |grad D|^2 in a scaled objective, Arbel et al. 2018
 DRAWN = 2**20  # numbers drawn ahead at once
+BETWEEN = ("interpolated", "wgan")  # penalties at points between real and generated ones
 CHUNK = 2**22  # numbers generated at once for a judge
 
 
@@ -52,31 +55,6 @@ def laws(rules: Rules, problem: Problem, rng: Streams, state: State | None = Non
         yield Drawn(float(k), trainer.draw, state=partial(trainer.state, k))
 
 
-class _Given(Stacked):
-    """The parameters of another, for an optimiser that is handed their gradient in place of a loss."""
-
-    def __init__(self, parameters: Stacked):
-        self.flat, self.leaves = parameters.flat, parameters.leaves
-
-    def gradient(self, loss: Tensor) -> Tensor:
-        return loss
-
-
-class _Side:
-    """One player's optimisers: of its network, and of the learnt kernel, which both players have."""
-
-    def __init__(self, net: networks.Network, mixture: Stacked | None, lr: float, betas: tuple[float, float]):
-        self._parts = [net.parameters] if mixture is None else [net.parameters, mixture]
-        self.adams = [Adam(_Given(part), lr, betas) for part in self._parts]
-
-    def descend(self, loss: Tensor, rate: float) -> None:
-        """One step down the scalar loss, all gradients from one backward pass."""
-        flat = [leaf for part in self._parts for leaf in part.leaves]
-        gradients = iter(torch.autograd.grad(loss, flat))
-        for part, adam in zip(self._parts, self.adams, strict=True):
-            adam.descend(torch.cat([next(gradients).reshape(-1) for _ in part.leaves]), rate)
-
-
 class Trainer:
     """Both players with their optimisers, from one JKO step to the next."""
 
@@ -86,21 +64,34 @@ class Trainer:
         self.generator = players.generator(problem.shape, rng.fork("generator"))
         self.critic = players.critic(problem.shape, rng.fork("critic"))
         self._sides = {
-            "critic": _Side(self.critic, rules.mixture, optim.critic_lr, optim.betas),
-            "generator": _Side(self.generator, rules.mixture, optim.lr, optim.betas),
+            "critic": Side(self.critic, rules.mixture, optim.critic_lr, optim.betas),
+            "generator": Side(self.generator, rules.mixture, optim.lr, optim.betas),
         }
         self.adams = {f"{name}{i}": adam for name, side in self._sides.items() for i, adam in enumerate(side.adams)}
         if state is not None:
             for name, adam in self.adams.items():
                 adam.load(below(name, state))
             self.critic.load_buffers(below("buffers", state))
+            self.generator.load_buffers(below("averages", state))
         self.judged = copy.deepcopy(self.generator) if optim.ema else self.generator
+        self.judged.buffers = self.generator.buffers
+        self._mix = rng
+        nets, captured = (self.generator, self.critic), not rules.objective.scaled
+        self._critic_updates = {
+            penalised: Update(partial(self._critic_loss, penalised), self._sides["critic"], nets, captured)
+            for penalised in (True, False)
+        }
+        self._generator_updates = {
+            proximal: Update(self._proximal_loss, self._sides["generator"], nets, captured)
+            for proximal in (True, False)
+        }
         if state is not None and optim.ema:
             self.judged.parameters.flat.copy_(torch.as_tensor(state["average"]))
 
     def state(self, k: int) -> State:
         parts: dict[str, State] = {name: adam.state() for name, adam in self.adams.items()}
         parts["buffers"] = {name: part.clone() for name, part in self.critic.buffers.items()}
+        parts["averages"] = {name: part.clone() for name, part in self.generator.buffers.items()}
         average = {"average": self.judged.parameters.flat.clone()} if self.rules.optim.ema else {}
         return {"k": k, **joined(parts), **average}
 
@@ -123,49 +114,74 @@ class Trainer:
 
     def step(self, k: int) -> None:
         """Train both players for JKO step k, counted from 1."""
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32):
+            self._step(k)
+
+    def _step(self, k: int) -> None:
         loop, optim, noise = self.rules.loop, self.rules.optim, self._rng.fork(f"step/{k}")
-        mix, before = noise.fork("penalty"), self.before(k, noise.fork("independent"))
+        before = self.before(k, noise.fork("independent"))
+        self._mix = noise.fork("penalty")
         reals = self._reals(k, noise)
-        latent, rounds = partial(self._latent, rng=noise.fork("latent")), loop.iterations * (loop.critic_steps + 1)
-        latents = ahead(latent, rounds, loop.batch, self.rules.players.latent)
+        latents, own = self._latents(noise)
         for i in range(loop.iterations):
-            now = (k - 1) * loop.iterations + i
-            share = cosine(now, loop.steps * loop.iterations)
-            real = self._train_critic(reals, latents, mix, optim.factor(optim.critic_lr, share))
+            now, total = (k - 1) * loop.iterations + i, loop.steps * loop.iterations
+            real = self._train_critic(reals, latents, now, optim.factor(optim.critic_lr, now, total))
             if loop.fresh:
                 real = next(reals)
-            z = next(latents)
-            fake = self.generator(z)
-            loss = self._generator_loss(real, fake, z, mix)
-            if before is not None:
-                loss = loss + (fake - before(z)).flatten(2).square().sum(-1).mean(1) / (2 * loop.tau)
-            self._sides["generator"].descend(loss.sum(), optim.factor(optim.lr, share))
+            z = next(own)
+            held = () if before is None else (before(z),)
+            self._generator_updates[bool(held)](optim.factor(optim.lr, now, total), real, z, *held)
             if optim.ema:
                 kept = min(optim.ema, (1 + now) / (10 + now))
                 self.judged.parameters.flat.lerp_(self.generator.parameters.flat, 1 - kept)
 
-    def _train_critic(self, reals: Iterator[Tensor], latents: Iterator[Tensor], mix: Streams, rate: float) -> Tensor:
+    def _latents(self, noise: Streams) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+        """Batches of latent points for a JKO step, of the critic's updates and of the generator's."""
+        loop, size = self.rules.loop, self.rules.players.latent
+        draw, shared = partial(self._latent, rng=noise.fork("latent")), loop.fakes in (None, loop.batch)
+        latents = ahead(draw, loop.iterations * (loop.critic_steps + shared), loop.batch, size)
+        if loop.fakes is None or shared:
+            return latents, latents
+        return latents, ahead(partial(self._latent, rng=noise.fork("fakes")), loop.iterations, loop.fakes, size)
+
+    def _train_critic(self, reals: Iterator[Tensor], latents: Iterator[Tensor], now: int, rate: float) -> Tensor:
         """Its steps of one iteration; gives the last batch of real points."""
-        for _ in range(self.rules.loop.critic_steps - 1):
-            self._critic_step(next(reals), next(latents), mix, rate)
+        first, last = now * self.rules.loop.critic_steps, (now + 1) * self.rules.loop.critic_steps - 1
+        for j in range(first, last):
+            self._critic_step(next(reals), next(latents), j, rate)
         real = next(reals)
-        self._critic_step(real, next(latents), mix, rate)
+        self._critic_step(real, next(latents), last, rate)
         return real
 
-    def _critic_step(self, real: Tensor, z: Tensor, mix: Streams, rate: float) -> None:
-        with torch.no_grad():
-            fake = self.generator(z, frozen=True)
-        self._sides["critic"].descend(self._critic_loss(real, fake, z, mix).sum(), rate)
+    def _critic_step(self, real: Tensor, z: Tensor, j: int, rate: float) -> None:
+        """Number j of the whole run, counted from 0."""
+        penalised = j % self.rules.loop.lazy == 0
+        between = penalised and self.rules.penalty in BETWEEN
+        self._critic_updates[penalised](rate, real, z, *((self._mix.uniform(real.shape[1]),) if between else ()))
 
-    def _critic_loss(self, real: Tensor, fake: Tensor, z: Tensor, rng: Streams) -> Tensor:
+    def _critic_loss(self, penalised: bool, real: Tensor, z: Tensor, *between: Tensor) -> Tensor:
+        """Of new fakes, by their batch; `between` are the shares of real points that the penalty's points have."""
         rules, objective = self.rules, self.rules.objective
-        on_real, on_fake, penalty = at_both(self.critic, real, fake, rules.penalty, lambda: rng.uniform(real.shape[1]))
+        with torch.no_grad():
+            fake = self.generator(z, frozen=True, alone=False)
+        kind = rules.penalty if penalised else "none"
+        on_real, on_fake, penalty = at_both(self.critic, real, fake, kind, lambda: between[0])
         loss = objective.critic_loss(objective.head(on_real, z), objective.head(on_fake, z))
         if objective.scaled:
-            loss = loss / (1 + JACOBIAN * jacobian_norm(self.critic, real, rng))
-        return loss + rules.weight * penalty
+            loss = loss / (1 + JACOBIAN * jacobian_norm(self.critic, real, self._mix))
+        return loss + rules.loop.lazy * rules.weight * penalty
 
-    def _generator_loss(self, real: Tensor, fake: Tensor, z: Tensor, rng: Streams) -> Tensor:
+    def _proximal_loss(self, real: Tensor, z: Tensor, *before: Tensor) -> Tensor:
+        """Of the generator; `before` are G_{k-1}'s points."""
+        fake = self.generator(z)
+        loss = self._generator_loss(real, fake, z)
+        return (
+            loss + (fake - before[0]).flatten(2).square().sum(-1).mean(1) / (2 * self.rules.loop.tau)
+            if before
+            else loss
+        )
+
+    def _generator_loss(self, real: Tensor, fake: Tensor, z: Tensor) -> Tensor:
         """The critic is frozen."""
         objective, critic = self.rules.objective, partial(self.critic, frozen=True)
         on_fake = objective.head(critic(fake), z)
@@ -175,7 +191,7 @@ class Trainer:
                 on_real = objective.head(critic(real), z)
         loss = objective.generator_loss(on_real, on_fake)
         if objective.scaled:
-            loss = loss / (1 + JACOBIAN * jacobian_norm(critic, real, rng).detach())
+            loss = loss / (1 + JACOBIAN * jacobian_norm(critic, real, self._mix).detach())
         return loss
 
     def _reals(self, k: int, noise: Streams) -> Iterator[Tensor]:
@@ -201,7 +217,7 @@ class Trainer:
         def image(z: Tensor) -> Tensor:
             if players.independent:
                 z = torch.cat([z[..., : -players.independent], self._noise(z.shape[1], players.independent, rng)], 2)
-            return old(z, frozen=True)
+            return old(z, frozen=True, alone=self.rules.loop.settled)
 
         return image
 

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from gwfbench.nn import networks
+from gwfbench.nn.networks import halved
 from gwfbench.nn.stacked import Stacked
 from gwfbench.objectives.adversarial import Objective
 from gwfbench.objectives.penalties import Penalty
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
-from gwfbench.training.minmax import Decay
+from gwfbench.training.minmax import cosine
 
+Decay = Literal["cosine", "linear", "none"]
+Precision = Literal["run", "bf16"]
 Prior = Literal["uniform", "normal", "initial"]
 Start = Literal["none", "identity", "noise"]
 
@@ -41,6 +44,8 @@ class Fields(Protocol):
     def beta1(self) -> float | None: ...
     @property
     def ema(self) -> float: ...
+    @property
+    def precision(self) -> Precision: ...
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Players:
         independent: number of coordinates, the last ones, that are drawn anew for G_{k-1}.
         outputs: of the critic.
         spectral: whether the critic's weights are spectrally normalised.
+        precision: bf16: of both networks' products.
     """
 
     network: networks.Kind
@@ -93,18 +99,23 @@ class Players:
     independent: int
     outputs: int
     spectral: bool
+    precision: Precision
 
     @staticmethod
     def of(
         method: Fields, latent: int, prior: Prior, *, independent: int = 0, outputs: int = 1, spectral: bool = False
     ) -> Players:
-        return Players(method.network, method.width, method.depth, latent, prior, independent, outputs, spectral)
+        return Players(
+            method.network, method.width, method.depth, latent, prior, independent, outputs, spectral, method.precision
+        )  # fmt: skip
 
     def generator(self, shape: tuple[int, ...], rng: Streams) -> networks.Network:
-        return networks.generator(self.network, shape, self.latent, self.width, self.depth, rng)
+        net = networks.generator(self.network, shape, self.latent, self.width, self.depth, rng)
+        return net if self.precision == "run" else halved(net)
 
     def critic(self, shape: tuple[int, ...], rng: Streams) -> networks.Network:
-        return networks.critic(self.network, shape, self.outputs, self.width, self.depth, rng, self.spectral)
+        net = networks.critic(self.network, shape, self.outputs, self.width, self.depth, rng, self.spectral)
+        return net if self.precision == "run" else halved(net)
 
 
 @dataclass(frozen=True)
@@ -112,13 +123,15 @@ class Optim:
     """Adam's rates and betas of both players, and the running average.
 
     Args:
-        lr_end: both rates go down to it along half a cosine, until the last iteration; None: they stay.
+        decay: how both rates go down to `lr_end` until the last iteration: along half a cosine or a line; none: they
+            stay.
         ema: share kept; 0: the generator itself is judged.
     """
 
     lr: float
     critic_lr: float
-    lr_end: float | None
+    lr_end: float
+    decay: Decay
     betas: tuple[float, float]
     ema: float
 
@@ -128,12 +141,14 @@ class Optim:
         lr = method.lr or default.lr
         critic_lr = method.critic_lr or (None if gan else default.critic_lr) or lr
         beta1 = default.beta1 if method.beta1 is None else method.beta1
-        lr_end = method.lr_end if method.decay == "cosine" else None
-        return Optim(lr, critic_lr, lr_end, (beta1, 0.9), method.ema)
+        return Optim(lr, critic_lr, method.lr_end, method.decay, (beta1, 0.9), method.ema)
 
-    def factor(self, lr: float, share: float) -> float:
-        """Of a learning rate that is `share` of its way above the last one."""
-        return 1.0 if self.lr_end is None else (self.lr_end + (lr - self.lr_end) * share) / lr
+    def factor(self, lr: float, done: int, total: int) -> float:
+        """Of a learning rate after so many of all iterations."""
+        if self.decay == "none":
+            return 1.0
+        share = cosine(done, total) if self.decay == "cosine" else 1 - done / total
+        return (self.lr_end + (lr - self.lr_end) * share) / lr
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,9 @@ class Loop:
         start: G_0 of the first step's proximal term: none, so that it has no term; the identity on the first latent
             coordinates; or noise, an independent standard normal point.
         fresh: whether the generator's update has real points of its own, or those of the critic's last one.
+        lazy: critic steps from one penalty to the next, whose weight is multiplied by it (Karras et al. 2020).
+        fakes: generated points per update of the generator; None: `batch`.
+        settled: whether G_{k-1} has the running averages of its batch normalisation, or each batch's own statistics.
     """
 
     steps: int
@@ -159,6 +177,9 @@ class Loop:
     blur: float = 0.0
     start: Start = "none"
     fresh: bool = False
+    lazy: int = 1
+    fakes: int | None = None
+    settled: bool = True
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +48,7 @@ SYNCS = {  # the host needs to know a number before it can go on
 }  # fmt: skip
 INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 NO_SCALARS = {"stack", "cat", "gather", "scatter", "scatter_", "index_select", "searchsorted", "bucketize"}
+WRITES = {"native_batch_norm"}  # it changes running averages and doesn't say so
 MOVES = {"to", "cpu", "cuda"}
 MADE = {"tensor", "as_tensor", "asarray", "new_tensor"}  # from Python's numbers: made on the host, then copied
 
@@ -161,7 +162,7 @@ class OnDevice(torch.Tensor):
         elif name in INDEXING and any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
             _seen.note("sync", f"{name} by a mask")
         inner = {key: CPU if key == "device" else value for key, value in tree_map(_held, kwargs).items()}
-        out = _run(name, func, tree_map(_held, args), inner, written=func._schema.is_mutable)
+        out = _run(name, func, tree_map(_held, args), inner, written=func._schema.is_mutable or name in WRITES)
         return return_and_correct_aliasing(func, args, kwargs, tree_map(_of, out))
 
 
@@ -417,6 +418,7 @@ def pretended() -> Iterator[Seen]:
         (torch.cuda, "Stream"): Stream,
         (torch.cuda, "stream"): on_stream,
         (torch.cuda, "current_stream"): Stream,
+        (torch, "autocast"): lambda *_, **__: nullcontext(),  # bfloat16 can't be seen here
     }
     before = {(place, name): getattr(place, name) for place, name in own}
     for (place, name), value in own.items():

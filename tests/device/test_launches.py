@@ -43,9 +43,12 @@ FAR = "one to a pair of clouds: whether points are too far for a matrix product"
 BOUNDS = (
     Bound("ou:dim=32", "vjko:critic_steps=3", "iterations", 178, seeds=15),
     Bound("ou", "jko_icnn", "iterations", 186),
-    Bound("toy2d", "gan:every=1", "iterations", 168),
-    Bound("toy2d", "gwf", "iterations", 164),
-    Bound("toy2d", "sjko", "iterations", 177),
+    Bound("toy2d", "gan:every=1", "iterations", 171),
+    Bound("images", "gan:loss=sngan,network=sngan,fakes=48,every=1", "iterations", 1955),
+    Bound("images", "gwf:network=otm,lazy=2", "iterations", 356),
+    Bound("images", "jko_flow", "iterations", 400),
+    Bound("toy2d", "gwf", "iterations", 170),
+    Bound("toy2d", "sjko", "iterations", 183),
     Bound("toy2d", "jko_flow", "iterations", 110),
     Bound("toy2d", "riesz_flow", "steps", 46),
     Bound("toy2d", "sliced_flow", "steps", 27),
@@ -85,7 +88,9 @@ def asked(pretended, bound, steps):
         return laws, seen.launches - before[0], seen.waits - before[1]
 
 
-@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.method.partition(":")[0])
+@pytest.mark.parametrize(
+    "bound", BOUNDS, ids=lambda bound: f"{bound.method.partition(':')[0]}-{bound.task.partition(':')[0]}"
+)
 def test_launches_and_waits_per_step(pretended, bound):
     low, high = (asked(pretended, bound, steps) for steps in (bound.low, bound.high))
     laws = high[0] - low[0]
