@@ -435,6 +435,23 @@ def test_features_do_not_depend_on_the_batch():
     assert torch.equal(extract(test[: 2 * together])[0], features[: 2 * together])
 
 
+@pytest.mark.parametrize("together", [1, 7, fidelity.TOGETHER_CPU, fidelity.TOGETHER_GPU])
+def test_features_of_colour_images_by_the_deep_network(monkeypatch, together):
+    """Theirs in double precision, to the rounding of single, however many are seen at once."""
+    monkeypatch.setattr(fidelity, "TOGETHER_CPU", together)
+    rng = torch.Generator().manual_seed(6)
+    deep = Classifier(fresh((3, 12, 10), 10, rng, deep=True), "1" * 64)
+    u = torch.randint(0, 256, (100, 3, 12, 10), generator=rng).to(torch.uint8)
+    found = fidelity.by_classifier("deep", deep, CPU)(u)
+    double = outputs({key: value.double() for key, value in deep.weights.items()}, u)
+    for single, exact in zip(found, double, strict=True):
+        torch.testing.assert_close(single.double(), exact, rtol=0, atol=2e-6 * float(exact.abs().max()))
+
+
+def test_a_gpu_sees_more_images_at_once():
+    assert fidelity.together(torch.device("cuda")) == fidelity.TOGETHER_GPU > fidelity.together(CPU)
+
+
 def test_grey_files_with_three_channels_are_seen_as_grey():
     extract = fidelity.by_classifier("channels", made(), CPU)
     test = images.load("digits")[1][:50]
