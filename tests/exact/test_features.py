@@ -127,15 +127,12 @@ def laws(words, encoder=True):
     return [law.draw(16, rng.fork("judge")) for law in found]
 
 
-def test_an_encoder_is_used_where_there_is_one_and_the_fields_allow_it():
-    default, pixels = laws("network=mlp"), laws("network=mlp,features=pixels")
-    assert torch.equal(default[-1], laws("network=mlp,features=encoder")[-1])
-    assert not torch.equal(default[-1], pixels[-1])
+def test_an_encoder_is_used_where_it_is_asked_for():
+    pixels, encoder = laws("network=mlp"), laws("network=mlp,features=encoder")
+    assert not torch.equal(encoder[-1], pixels[-1])
     assert torch.equal(pixels[-1], laws("network=mlp", encoder=False)[-1])
-    for words in ("network=mlp,field=critic", "network=mlp,unit=1", "carrier=particles"):
-        assert torch.equal(laws(words)[-1], laws(f"{words},features=pixels")[-1])
-    assert torch.equal(default[-1], laws("network=mlp,temperature=0.05")[-1])
-    assert not torch.equal(default[-1], laws("network=mlp,temperature=0.05+0.2,features=encoder")[-1])
+    assert torch.equal(encoder[-1], laws("network=mlp,temperature=0.05,features=encoder")[-1])
+    assert not torch.equal(encoder[-1], laws("network=mlp,temperature=0.05+0.2,features=encoder")[-1])
 
 
 @pytest.mark.parametrize("words", ["features=encoder", "features=pixels", "features=pixels,carrier=particles"])
