@@ -25,6 +25,7 @@ HASHES = {
     "digits": "49a1cfeb4cee6165acf0fd17448e25e7bcd2b9b9ccaaa5bc4e19e55b5a6ded46",
     "fashion_mnist": "05df7bab164d595ae3486ce1bf7c591a850b8eea1c6534a01c2b0cd7fb5e3da5",
     "mnist": "d46ada634c2deeb0c64cf2af0b27566dc24fb06986153085b96ac32a1361a4de",
+    "cifar10": "1208d3733b2f4c7e1c4dbb790a3a5d1e7daec5178014327ece35c7a17d334e62",
     "digits_encoder": "ab5e4f12077d675d4cb364157a9e77b71d79ed736c45e6cdb65d47cb157c5797",
     "fashion_mnist_encoder": "6a77a87d04bc94ece3a8622d6eb0b3ae93c39943f1fe1810b8c132f6a0e5a27b",
     "mnist_encoder": "9d86c0689258a1b847edf5459ca045795eac7b0198d7c79ea89df75b28e0609e",
