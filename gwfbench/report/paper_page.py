@@ -185,18 +185,20 @@ def _left(paper: Paper, numbers: Sequence[Number], table: Table, own: Lines) -> 
         by_reason[_reason(paper, number, own)].append(number)
     parts = []
     for reason, those in by_reason.items():
-        said = "; ".join(f"{one.what}: {_printed(one)}{_aside(one, table)}" for one in those)
+        words = [f"{one.what}: {_printed(one)}{_aside(one, table)}" for one in those]
+        listed = any(one.command for one in those)  # commands are long: a line each
+        said = "\n".join(f"- {each}" for each in words) if listed else f"{'; '.join(words)}."
         if len(those) < MORE:
-            parts.append(f"**not run**, {len(those)}: {reason}. {said}.")
+            parts.append(f"**not run**, {len(those)}: {reason}.{chr(10) * 2 if listed else ' '}{said}")
         else:
-            parts.append(f"<details><summary><b>not run</b>, {len(those)}: {reason}</summary>\n\n{said}.\n\n</details>")
+            parts.append(f"<details><summary><b>not run</b>, {len(those)}: {reason}</summary>\n\n{said}\n\n</details>")
     return "\n\n".join(parts)
 
 
 def _aside(number: Number, table: Table) -> str:
     """What is a number's own, in parentheses."""
     said = [number.definition if number.definition != table.definition else ""]
-    said.append(f"protocol: {_protocol(number.protocol)}" if number.protocol != table.protocol else "")
+    said.append(f"protocol: {_protocol(number.protocol)}" if number.protocol not in (table.protocol, "") else "")
     said.append(f"`{number.command}`" if number.command else "")
     said.append(f"on a GPU, estimated: {number.gpu}" if number.gpu != table.gpu else "")
     return f" ({'; '.join(filter(None, said))})" if any(said) else ""
