@@ -29,6 +29,7 @@ HASHES = {
     "digits_encoder": "ab5e4f12077d675d4cb364157a9e77b71d79ed736c45e6cdb65d47cb157c5797",
     "fashion_mnist_encoder": "6a77a87d04bc94ece3a8622d6eb0b3ae93c39943f1fe1810b8c132f6a0e5a27b",
     "mnist_encoder": "9d86c0689258a1b847edf5459ca045795eac7b0198d7c79ea89df75b28e0609e",
+    "cifar10_encoder": "874bc4da7e744ac29979d4c9d1d957db95d67c40237bc9660069d7b12035170a",
 }
 GOOD = {"digits": 0.97, "fashion_mnist": 0.91, "mnist": 0.985, "cifar10": 0.85}  # test accuracy at least
 FEATURES = {"digits": 64, "fashion_mnist": 64, "mnist": 64, "cifar10": 128}
