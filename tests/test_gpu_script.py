@@ -38,7 +38,7 @@ def test_all_its_parts_on_the_processor(tmp_path):
         "tests", "throughput", "ou32", "sngan",
     ]  # fmt: skip
     assert "1 passed" in log
-    rows = list(csv.DictReader((out / "throughput.csv").open()))
+    rows = list(csv.DictReader((out / "throughput.csv").read_text().splitlines()))
     assert [(row["network"], row["role"], row["reason"]) for row in rows] == [
         ("dcgan", role, "") for role in ("iteration", "generator", "critic")
     ]
@@ -47,7 +47,7 @@ def test_all_its_parts_on_the_processor(tmp_path):
         assert float(row["images"]) == pytest.approx(2 / float(row["seconds"]), rel=1e-3)
         assert float(row["tflops"]) == pytest.approx(float(row["gflop"]) / 1e3 / float(row["seconds"]), rel=1e-3)
         assert 0 < float(row["share"]) < 1.5  # of a peak that was measured a moment before, on a busy machine
-    runs = list(csv.DictReader((out / "rows.csv").open()))
+    runs = list(csv.DictReader((out / "rows.csv").read_text().splitlines()))
     machines = json.loads((out / "environments.json").read_text())
     assert {machines[row["env"]]["device"] for row in runs} == {"cpu"}
     assert {row["seed"] for row in runs if row["task"].startswith("ou:dim=32")} == {str(seed) for seed in range(15)}
@@ -67,4 +67,6 @@ def test_what_fails_stops_nothing_and_its_error_comes_home(tmp_path):
     assert "sngan: exit code 0" in said
     assert "no kind nothing; expected" in log
     assert "iterations=none" in log
-    assert {row["method"].split(":")[0] for row in csv.DictReader((out / "rows.csv").open())} == {"gan"}
+    assert {row["method"].split(":")[0] for row in csv.DictReader((out / "rows.csv").read_text().splitlines())} == {
+        "gan"
+    }

@@ -187,7 +187,7 @@ def test_a_claim_is_held_by_nothing_that_a_method_starts(tmp_path):
     program = subprocess.Popen(["sleep", "60"], start_new_session=True, close_fds=False)
     try:
         os.close(held.descriptor)  # as if we had died
-        assert not locks.is_claimed(tmp_path, "k")
+        _wait_for(lambda: not locks.is_claimed(tmp_path, "k"))  # the fork may not have begun yet
     finally:
         os.kill(fork, signal.SIGKILL)
         os.waitpid(fork, 0)

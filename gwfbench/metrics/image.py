@@ -178,7 +178,7 @@ def _each(lens: Lens, judged: Judged, least: int, one: Callable[[View, int], tup
     if n < least:
         raise ValueError(f"it needs at least {least} images, got {n}")
     if n != fake:
-        raise ValueError(f"its protocol has {fake} images, and the law gives {n}")
+        raise ValueError(f"its protocol has {fake} images, and the law gives {n}: see the field fake")
     luck = judged.rng.integers(2**31 - 1).tolist()
     both = [one(view, seed) for view, seed in zip(lens.views(judged.points), luck, strict=True)]
     value, se = torch.tensor(both, dtype=torch.float64).T
