@@ -79,6 +79,16 @@ def test_values_at_different_numbers_of_points_are_not_compared():
     assert [pair.method for pair in pairs(rows("smc", 2.0, 1e6), few, rows("ula", 1.0, 1e6))] == ["ula"]
 
 
+def test_a_value_that_is_too_good_to_be_true_wins_nothing():
+    """Below exact draws by many standard errors: a law that is too narrow has such a w2."""
+    still = rows("still", 9.0, 0, role="control")
+    near, thin = ([row | {"se": 1e-3} for row in rows("vjko", value, 1e6)] for value in (0.9, 0.1))
+    parts = [row | {"se": 1e-3} for row in (*EXACT, *still, *rows("smc", 2.0, 1e6))]
+    assert [pair.outcome for pair in against(pd.DataFrame([*parts, *near]), "smc")] == ["better"]
+    with pytest.raises(UserError, match="others next to it"):
+        against(pd.DataFrame([*parts, *thin]), "smc")
+
+
 def test_all_pairs_of_the_page_are_corrected_together():
     """Alone p is below 5 %; next to a hundred other pairs it isn't."""
     near = rows("vjko", 1.98, 1e6)

@@ -277,6 +277,26 @@ def test_figures_are_the_same_bytes_from_the_same_rows(cli, tmp_path):
         assert first == second
 
 
+def test_far_values_next_to_negative_ones_have_logarithms_beyond_the_floor(tmp_path):
+    """A method that runs away by 1e7 would hide all the others; its median stays on the axis, a wild interval does not."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from gwfbench.report.figures.papers import _upright
+    from gwfbench.report.page.data import sheets as all_sheets
+
+    (sheet,) = all_sheets(several(a=[1.0, 1.1], exact=[-0.1, 0.2]))
+    for middles, ends, scale in (
+        ([1.0, 2.0], [0.5, 3.0], "log"), ([1.0, 2.0], [-0.5, 3.0], "linear"), ([-0.1, 1e7], [-1e20, 1e20], "symlog"),
+    ):  # fmt: skip
+        ax = Figure().subplots()
+        _upright(ax, middles, ends, sheet.board, "w2")
+        assert ax.get_yscale() == scale
+    low, high = ax.get_ylim()
+    assert -10 < low < -0.1
+    assert 1e7 < high < 1e8
+
+
 def test_a_page_that_cannot_be_written_is_a_users_mistake(cli, tmp_path):
     several(a=[1.0, 1.1]).to_csv("rows.csv", index=False)
     (tmp_path / "folder").mkdir()

@@ -3,6 +3,7 @@
 The bar may stand on a page in several settings (`smc`, `smc:moves=4`, ...): points of its curve of quality
 against calls. A method's last law is put next to the dearest of these that is no dearer than it; where there is none,
 next to the cheapest, and the note says so. A failed seed, and one without a value, counts as the worst on the board.
+A value that is better than exact draws of the truth (an alarm) wins nothing: it is left out.
 
     better, worse   their values under the same seeds differ (`stats.differs`), at 5 % for all pairs on the page (Holm)
 """
@@ -29,7 +30,7 @@ from gwfbench.report.table import contestants
 NOTE = """better / not told apart / worse, counted over metrics: the method's last law next to that of the dearest
 setting of {bar} with no more oracle calls (points through the target's score, its log-density or both, or drawn from
 it), five per cent for all {pairs} pairs of the page together (paired t, Holm). Pairs that were judged at different
-numbers of points are left out.{early} No method had more than the
+numbers of points are left out, and values that are too good to be true (ALARM).{early} No method had more than the
 page's budget; a setting that ends by itself leaves the rest of it."""
 EARLY = " With *, {bar} has no setting that cheap: next to its cheapest."
 
@@ -99,7 +100,7 @@ def _pairs(board: Board, bar: str, paid: Mapping[tuple[str, str], float]) -> Ite
 def _values(board: Board, metric: str, lines: Sequence[Line]) -> tuple[tuple[dict[int, float], ...], bool] | None:
     """Of each line, by seed, lower is better, failures the worst on the board; None if one of them has no value.
 
-    Nor are values compared that were judged at different numbers of points.
+    Nor are values compared that were judged at different numbers of points, or that are too good to be true.
     """
     sign = -1 if board.better[metric] == "higher" else 1
     of = {
@@ -108,7 +109,9 @@ def _values(board: Board, metric: str, lines: Sequence[Line]) -> tuple[tuple[dic
         for line in board.lines
         if metric in line.cells
     }
-    if any(line.method not in of for line in lines) or len({line.cells[metric].n for line in lines}) > 1:
+    if any(line.method not in of or line.cells[metric].verdict == "alarm" for line in lines):
+        return None
+    if len({line.cells[metric].n for line in lines}) > 1:
         return None
     scaled, logs = stats.on_scale(of)
     return tuple(scaled[line.method] for line in lines), logs

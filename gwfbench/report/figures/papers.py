@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 3.4  # inches: one column of two
+FAR = 100  # floors: beyond them an axis has logarithms
 HEIGHT = 2.4  # of the plot, without the names under it
 MARKERS = {
     "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P", "x": "X", "triangle-down": "v",
@@ -89,7 +90,8 @@ def _cost(sheet: Sheet, metric: str, style: Mapping[str, Look]) -> Figure | None
     ax.set_xscale("log")
     seconds = [line.costs["seconds"] for line in shown]
     ax.set_xlim(min(seconds) / 2, 2 * max(seconds))  # one method alone would leave no width
-    _upright(ax, [edge for line in shown for edge in (line.cells[metric].value, line.cells[metric].low)])
+    cells = [line.cells[metric] for line in shown]
+    _upright(ax, [cell.value for cell in cells], [cell.low for cell in cells], board, metric)
     for line in shown:
         cell, look = line.cells[metric], style[line.method]
         low, high = (end if math.isfinite(end) else cell.value for end in (cell.low, cell.high))
@@ -135,7 +137,14 @@ def _drawn(
     if not along:
         ax.set_xscale("log")
         _levels(ax, board, metric, style)
-    _upright(ax, [edge for line, track in tracks if line.role == "method" for _, *edges in track for edge in edges])
+    known = [point for line, track in tracks if line.role == "method" for point in track]
+    _upright(
+        ax,
+        [middle for _, middle, _, _ in known],
+        [end for *_, low, high in known for end in (low, high)],
+        board,
+        metric,
+    )
     for line, track in tracks:
         x, middle, low, high = zip(*track, strict=True)
         look = style[line.method]
@@ -177,16 +186,25 @@ def _axes(board: Board, metric: str, along: str) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def _upright(ax: Axes, values: Sequence[float]) -> None:
-    """Logarithms where all that methods have is positive."""
-    if all(math.isnan(value) or value > 0 for value in values):
+def _upright(ax: Axes, middles: Sequence[float], ends: Sequence[float], board: Board, metric: str) -> None:
+    """Logarithms where all that methods have is positive; where values go far beyond the floor, logarithms beyond it,
+    on an axis that holds all medians, and of their intervals what lies near.
+    """
+    middles, ends = ([value for value in values if not math.isnan(value)] for values in (middles, ends))
+    cells = [line.cells[metric] for line in _with(board, metric) if line.role == "floor"]
+    edges = [abs(end) for cell in cells for end in (cell.value, cell.low, cell.high) if math.isfinite(end)]
+    floor = max(edges, default=0.0)
+    if all(value > 0 for value in [*middles, *ends]):
         ax.set_yscale("log")
+    elif 0 < FAR * floor < max(map(abs, middles)):
+        ax.set_yscale("symlog", linthresh=floor)
+        ax.set_ylim(min(-3 * floor, 3 * min(middles)), 3 * max(middles))
 
 
 def _levels(ax: Axes, board: Board, metric: str, style: Mapping[str, Look]) -> None:
     for line in _with(board, metric):
         value, look = line.cells[metric].value, style[line.method]
-        if line.role != "method" and (value > 0 or ax.get_yscale() == "linear"):
+        if line.role != "method" and (value > 0 or ax.get_yscale() != "log"):
             ax.axhline(value, color=look.colour, linestyle=LINES[look.line], linewidth=0.9, label=line.method)
 
 
