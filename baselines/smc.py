@@ -24,8 +24,8 @@ tuned=false. Particles are then resampled once, at the end, because a law here h
 
 Standard error of log Z: from the families of particles that have one ancestor in P_0 (Lee and Whiteley 2018;
 gwfbench/training/resampling.py). It is nan where few families are left and the estimate of the variance is not
-positive; take more particles then. It does not see moves that mix too slowly: on `brownian` log Z is off by 3.4 with 4
-moves per law, at a standard error of 0.18, and by 0.20 with 16, at 0.08 (root mean square of four seeds).
+positive; take more particles then. It does not see moves that mix too slowly: on `brownian` log Z is off by 3.0 with 4
+moves per law, at a standard error of 0.2, and by 0.15 with 16, at 0.08 (medians of five seeds, results/sampling).
 
 Where log gamma is not finite, gamma counts as 0. Only the last law counts: those before it are of gamma_l, and have no
 log Z. After l = 1 there are `after` further laws, that is rounds of moves, which leave fewer equal points.

@@ -19,7 +19,7 @@ metric with as many points as are left, `fid_50k_10k_train`, and its floor.
 
 FID, KID, inception score, precision and recall use the features of torch-fidelity's Inception if the file of its
 weights is where torch-fidelity puts it. Otherwise they use those of a small classifier that comes with gwfbench and
-have its name and hash, as in `fid_360_digits@ab12`; how a protocol is written is in gwfbench/metrics/image.py. `mmd`,
+have its name and hash, as in `fid_360_digits@ab12`; how a protocol is written is in gwfbench/datasets/protocols.py. `mmd`,
 `sliced_w2` and `w2` are computed on the pixels, by at most as many points as there are images.
 
 Of a folder of your own, and of JPEG copies, what the images hold is part of the identity of a run, not where the folder
