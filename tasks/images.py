@@ -19,8 +19,8 @@ metric with as many points as are left, `fid_50k_10k_train`, and its floor.
 
 FID, KID, inception score, precision and recall use the features of torch-fidelity's Inception if the file of its
 weights is where torch-fidelity puts it. Otherwise they use those of a small classifier that comes with gwfbench and
-have its name and hash, as in `fid_360_digits@ab12`; how a protocol is written is in gwfbench/datasets/protocols.py. `mmd`,
-`sliced_w2` and `w2` are computed on the pixels, by at most as many points as there are images.
+have its name and hash, as in `fid_360_digits@ab12`; how a protocol is written is in gwfbench/datasets/protocols.py.
+`mmd`, `sliced_w2` and `w2` are computed on the pixels, by at most as many points as there are images.
 
 Of a folder of your own, and of JPEG copies, what the images hold is part of the identity of a run, not where the folder
 lies: runs on images that have changed since are stale.
@@ -32,7 +32,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -45,11 +44,9 @@ from gwfbench.errors import require
 from gwfbench.fields import Count, check_fields, refuse
 from gwfbench.info import Encoder, Info, Initial, TargetSamples
 from gwfbench.metrics.image import NAMES, Lens, absent, floats, metrics
-from gwfbench.nn.classifier import Classifier, maps, pinned
+from gwfbench.nn.classifier import maps, pinned
 from gwfbench.protocol import Instance, Metric, Problem, Truth
 from gwfbench.rng import Streams
-
-FOLDER = files("gwfbench") / "data" / "images"
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,7 @@ class Images:
             from gwfbench.nn import fidelity
         except ImportError:
             return "torch-fidelity is not installed (pip install 'gwfbench[image]')"
-        if self.download or fidelity.inception_file(False) is not None or classifier(self.data) is not None:
+        if self.download or fidelity.inception_file(False) is not None or pinned(network(self.data)) is not None:
             return ""
         return (
             f"no weights of torch-fidelity's Inception (download=true fetches them), and no classifier of {self.data}"
@@ -187,7 +184,7 @@ class Images:
             return absent(why)
         from gwfbench.nn import fidelity
 
-        weights, own = fidelity.inception_file(self.download), classifier(self.data)
+        weights, own = fidelity.inception_file(self.download), pinned(network(self.data))
         if weights is not None:
             lens = Lens(fidelity.by_inception(weights, device), real, weights.stem, fake, self.against)
             label = ""
@@ -203,9 +200,3 @@ class Images:
 def network(data: str) -> str:
     """Whose classifier judges a data set."""
     return "cifar10" if data == images.JPEG else data
-
-
-def classifier(data: str) -> Classifier | None:
-    """The pinned classifier of a data set; None if gwfbench has none."""
-    file = FOLDER.joinpath(f"{network(data)}.npz")
-    return Classifier.read(file.read_bytes()) if file.is_file() else None

@@ -37,7 +37,7 @@ def pairs(*parts, metrics=None):
     return against(pd.DataFrame([row for part in (EXACT, *parts) for row in part]), "smc", metrics)
 
 
-def test_a_method_stands_next_to_the_dearest_setting_that_is_no_dearer():
+def test_a_method_stands_next_to_the_most_expensive_setting_with_no_more_calls():
     cheap, dear = rows("smc:moves=4", 5.0, 1e5), rows("smc", 2.0, 1e6)
     for paid, rival, fair in ((1e7, "smc", True), (1e6, "smc", True), (9e5, "smc:moves=4", True),
                               (9e4, "smc:moves=4", False)):  # fmt: skip
@@ -106,9 +106,13 @@ def test_the_sentence_says_who_beats_the_bar_and_where():
     assert text.startswith("No learnt method beats `smc` at equal oracle calls")
     assert "Of 1 pairs" in text
     assert "1 are worse" in text
+    assert "At fewest 5 seeds" in text
+    assert "(`vjko`)" in text
+    assert "Not run yet: `dds`." in text
     won = pairs(smc, rows("vjko:steps=3", 1.0, 1e6), rows("dds", 0.5, 1e5))
     text = sentence(won, "smc", ("vjko", "dds"))
     assert "`vjko:steps=3` on funnel (mmd)" in text
+    assert "Not run yet" not in text
     assert "dds` on" not in text  # it had fewer calls than any setting of the bar
     page = markdown(won, "smc", ("vjko", "dds"))
     assert "| vjko:steps=3 | 1 / 0 / 0 |" in page

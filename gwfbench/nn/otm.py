@@ -24,9 +24,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from gwfbench.nn.conv import BatchNorm, Conv, Linear, Network, Parts, Weights, folded, pooled, unfolded, upsampled
+from gwfbench.nn.conv import BatchNorm, Conv, Network, Parts, Weights, pooled, upsampled
 from gwfbench.nn.dcgan import SLOPE, halvings
-from gwfbench.nn.resnet import PLAIN
+from gwfbench.nn.resnet import PLAIN, Critic, Generator
 from gwfbench.rng import Streams
 
 MOMENTUM = 0.1
@@ -102,31 +102,3 @@ class Block:
         y = self.convs[1](at, F.leaky_relu(self.convs[0](at, a), SLOPE))
         beside = x if self.skip else a
         return beside + y if self.shortcut is None else self.shortcut(at, pooled(beside)) + pooled(y)
-
-
-@dataclass(frozen=True)
-class Generator:
-    project: Linear
-    coarse: tuple[int, int, int]
-    blocks: tuple[Doubling, ...]
-    norm: BatchNorm
-    out: Conv
-
-    def __call__(self, at: Weights, x: Tensor) -> Tensor:
-        seeds = len(x)
-        x = folded(self.project(at, x).unflatten(2, self.coarse), last=True)
-        for block in self.blocks:
-            x = block(at, x)
-        return unfolded(self.out(at, F.relu(self.norm(at, x))), seeds).tanh()
-
-
-@dataclass(frozen=True)
-class Critic:
-    blocks: tuple[Block, ...]
-    out: Linear
-
-    def __call__(self, at: Weights, x: Tensor) -> Tensor:
-        seeds, x = len(x), folded(x, last=True)
-        for block in self.blocks:
-            x = block(at, x)
-        return self.out(at, unfolded(F.relu(x).sum((2, 3), keepdim=True), seeds).flatten(2))

@@ -32,6 +32,7 @@ from gwfbench.nn.conv import (
     Linear,
     Network,
     Parts,
+    Structure,
     Weights,
     folded,
     pooled,
@@ -118,7 +119,7 @@ class Block:
 class Generator:
     project: Linear
     coarse: tuple[int, int, int]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Structure, ...]
     norm: Norm
     out: Conv
 
@@ -132,7 +133,7 @@ class Generator:
 
 @dataclass(frozen=True)
 class Critic:
-    blocks: tuple[Block, ...]
+    blocks: tuple[Structure, ...]
     out: Linear
 
     def __call__(self, at: Weights, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from gwfbench.datasets.protocols import Called
 from gwfbench.errors import UserError
 from gwfbench.metrics import image as module
 from gwfbench.metrics.image import NAMES, Lens, View, absent, floats, kernel_between, kernel_within, metrics, pixels
+from gwfbench.nn import classifier
 from gwfbench.nn.classifier import Classifier, fresh, outputs
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged, Truth
@@ -460,14 +461,13 @@ def test_grey_files_with_three_channels_are_seen_as_grey():
 
 def test_the_hash_changes_with_the_weights(monkeypatch, tmp_path):
     task = registry.find("task", "images").load()
-    module = __import__("sys").modules[task.__module__]
-    content = (module.FOLDER / "digits.npz").read_bytes()
+    content = (classifier.FOLDER / "digits.npz").read_bytes()
     before = task().build(Streams((3,))).truth.metrics[0].name
-    with np.load(module.FOLDER / "digits.npz") as arrays:
+    with np.load(classifier.FOLDER / "digits.npz") as arrays:
         changed = dict(arrays)
     changed["classes_b"] = changed["classes_b"] + np.float16(0.01)
     np.savez(tmp_path / "digits.npz", **changed)
-    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(classifier, "FOLDER", tmp_path)
     assert task().build(Streams((3,))).truth.metrics[0].name != before
     (tmp_path / "digits.npz").write_bytes(content)
     assert task().build(Streams((3,))).truth.metrics[0].name == before

@@ -1,9 +1,9 @@
 """Against a bar: is a method better than a strong, cheap one that was given no more oracle calls?
 
-The bar may stand on a page in several settings (`smc`, `smc:moves=4`, ...): points of its curve of quality
-against calls. A method's last law is put next to the dearest of these that is no dearer than it; where there is none,
-next to the cheapest, and the note says so. A failed seed, and one without a value, counts as the worst on the board.
-A value that is better than exact draws of the truth (an alarm) wins nothing: it is left out.
+The bar may stand on a page in several settings (`smc`, `smc:moves=4`, ...): points of its curve of quality against
+calls. A method's last law is put next to the most expensive of these that used no more calls; where there is none, next
+to the cheapest, and the note says so. A failed seed, and one without a value, counts as the worst on the board. A value
+that is better than exact draws of the truth (an alarm) wins nothing: it is left out.
 
     better, worse   their values under the same seeds differ (`stats.differs`), at 5 % for all pairs on the page (Holm)
 """
@@ -27,11 +27,11 @@ from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.report.board.lines import Line
 from gwfbench.report.table import contestants
 
-NOTE = """better / not told apart / worse, counted over metrics: the method's last law next to that of the dearest
-setting of {bar} with no more oracle calls (points through the target's score, its log-density or both, or drawn from
-it), five per cent for all {pairs} pairs of the page together (paired t, Holm). Pairs that were judged at different
-numbers of points are left out, and values that are too good to be true (ALARM).{early} No method had more than the
-page's budget; a setting that ends by itself leaves the rest of it."""
+NOTE = """better / not told apart / worse, counted over metrics: the method's last law next to that of the most
+expensive setting of {bar} with no more oracle calls (points through the target's score, its log-density or both, or
+drawn from it), five per cent for all {pairs} pairs of the page together (paired t, Holm). Pairs that were judged at
+different numbers of points are left out, and values that are too good to be true (ALARM).{early} No method had more
+than the page's budget; a setting that ends by itself leaves the rest of it."""
 EARLY = " With *, {bar} has no setting that cheap: next to its cheapest."
 
 
@@ -44,7 +44,8 @@ class Pair:
     metric: str
     bar: str  # which setting
     fair: bool  # the setting has no more calls than the method
-    ahead: bool  # the method's median is better
+    ahead: bool  # the method's mean is better
+    seeds: int  # that both have
     p: float
 
     @property
@@ -94,7 +95,16 @@ def _pairs(board: Board, bar: str, paid: Mapping[tuple[str, str], float]) -> Ite
                 (mine, its), logs = values
                 p = stats.differs(mine, its, logs=logs)
                 ahead = sum(mine.values()) / len(mine) < sum(its.values()) / len(its)
-                yield Pair(board.task, line.method, metric, rival.method, bool(cheaper), ahead, p)
+                yield Pair(
+                    board.task,
+                    line.method,
+                    metric,
+                    rival.method,
+                    bool(cheaper),
+                    ahead,
+                    len(mine.keys() & its.keys()),
+                    p,
+                )
 
 
 def _values(board: Board, metric: str, lines: Sequence[Line]) -> tuple[tuple[dict[int, float], ...], bool] | None:
@@ -147,16 +157,23 @@ def _row(first: str, cells: Sequence[str]) -> str:
 
 
 def sentence(pairs: Sequence[Pair], bar: str, learnt: Sequence[str]) -> str:
-    """Whether a learnt method beats the bar anywhere."""
+    """Whether a learnt method beats the bar anywhere, by how few seeds, and which of them the page lacks."""
+    there = {head(pair.method) for pair in pairs}
+    absent = [f"`{name}`" for name in learnt if name not in there]
     mine = [pair for pair in pairs if head(pair.method) in learnt and pair.fair]
     won = [pair for pair in mine if pair.outcome == "better"]
     lost = sum(pair.outcome == "worse" for pair in mine)
-    who = ", ".join(f"`{name}`" for name in learnt)
+    who = ", ".join(f"`{name}`" for name in learnt if name in there)
+    fewest = min((pair.seeds for pair in mine), default=0)
     rest = f"Of {len(mine)} pairs of a learnt method ({who}) and a metric, {lost} are worse than `{bar}`"
+    caveat = f"At fewest {fewest} seeds: small differences are not seen."
+    if absent:
+        caveat += f" Not run yet: {', '.join(absent)}."
     if not won:
-        return f"No learnt method beats `{bar}` at equal oracle calls on any of these tasks. {rest}, none is better."
+        verdict = f"No learnt method beats `{bar}` at equal oracle calls on any of these tasks."
+        return f"{verdict} {rest}, none is better. {caveat}"
     places: dict[tuple[str, str], list[str]] = {}
     for pair in won:
         places.setdefault((pair.method, pair.task), []).append(pair.metric)
     where = "; ".join(f"`{method}` on {task} ({', '.join(names)})" for (method, task), names in places.items())
-    return f"A learnt method beats `{bar}` at equal oracle calls here: {where}. {rest}, {len(won)} better."
+    return f"A learnt method beats `{bar}` at equal oracle calls here: {where}. {rest}, {len(won)} better. {caveat}"
