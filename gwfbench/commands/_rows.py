@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from gwfbench import escape
 from gwfbench.commands._edge import say
 from gwfbench.commands._options import OUT, PLACE
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,12 +71,27 @@ def collected(out: Path) -> tuple[pd.DataFrame, Facts]:
     return rows, facts
 
 
+def asked_for(kind: registry.Kind, word: str, there: Collection[str]) -> str:
+    """A task or method as rows name it, from how a user types it.
+
+    Args:
+        there: what rows name: a word that is among them, or has no fields, stays as it is.
+
+    Raises:
+        UserError: it has a field or a named setting that is not known.
+    """
+    name = registry.head(word)
+    plain = word in there or name == word or name not in registry.plugins(kind)
+    return word if plain else registry.canonical(kind, word)
+
+
 def _limited(rows: pd.DataFrame, column: str, words: tuple[str, ...]) -> pd.DataFrame:
     """The rows of these tasks or methods, given as `name` or `name:key=value`; all if none is given."""
     if not words:
         return rows
     name = rows[column].astype(str)
-    wanted = name.isin(words) | name.str.partition(":")[0].isin(words)
+    asked = [asked_for("task" if column == "task" else "method", word, set(name)) for word in words]
+    wanted = name.isin(asked) | name.str.partition(":")[0].isin(asked)
     if not wanted.any():
         raise UserError(
             f"--{column} {' '.join(words)}: no runs of it",

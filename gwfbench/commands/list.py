@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -51,23 +52,39 @@ def list_(task: str | None, method: str | None, only_metrics: bool, form: str) -
 
     console = Console() if sys.stdout.isatty() else Console(width=140)
     look = version("rich"), console.width, console.color_system, console.is_terminal, console.encoding
-    words = json.dumps([*look, [plugin.words() for plugin in [*tasks, *methods]]])
+    words = json.dumps([*look, bool(method), [_words(plugin) for plugin in [*tasks, *methods]]])
     # to lay the tables out takes longer than all else
-    put(_KEPT.get(hashlib.sha256(words.encode()).hexdigest(), lambda: _tables(console, tasks, methods)))
+    put(_KEPT.get(hashlib.sha256(words.encode()).hexdigest(), lambda: _tables(console, tasks, methods, bool(method))))
 
 
-def _tables(console: Console, tasks: list[registry.Plugin], methods: list[registry.Plugin]) -> str:
-    """The tables of these plug-ins and of their fields, as they look on this console."""
+def _words(plugin: registry.Plugin) -> list[Any]:
+    """All of a plug-in that the tables show."""
+    return [plugin.words(), [asdict(setting) for setting in plugin.settings.values()]]
+
+
+def _tables(
+    console: Console, tasks: list[registry.Plugin], methods: list[registry.Plugin], alone: bool
+) -> str:
+    """The tables of these plug-ins and of their fields, as they look on this console.
+
+    Args:
+        alone: whether a user asked for one method, whose named settings are shown too.
+    """
     with console.capture() as shown:
         console.print(_listing("tasks", "offers", [(t, methods) for t in tasks]))
         console.print(_listing("methods", "needs", [(m, tasks) for m in methods]))
         for plugin in [*tasks, *methods]:
             if plugin.fields:
-                rows = [[f.name, _values(f), _typed(f.default), f.doc] for f in plugin.fields]
+                rows = [[f.name, _values(f), plugin.defaults[f.name], f.doc] for f in plugin.fields]
                 head = ["field", "values", "default", "meaning"]
                 console.print(_table(f"fields of {plugin.kind} {plugin.name}", head, rows))
+            if alone and plugin.settings:
+                rows = [[f"{plugin.name}@{s.name}", s.track, s.fields, s.source] for s in plugin.settings.values()]
+                head = ["name", "track", "fields", "source"]
+                console.print(_table(f"named settings of {plugin.name}", head, rows))
         console.print(
-            f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Set fields with name:key=value,key=value.",
+            f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Set fields with name:key=value,key=value. "
+            "Named settings (method@setting, method@setting:key=value): list --method NAME.",
             style="dim",
         )
     return shown.get()
@@ -118,11 +135,6 @@ def _values(field: registry.FieldText) -> str:
     return f"{kind}, {field.range}" if field.range else kind
 
 
-def _typed(default: str) -> str:
-    """A default as one would type it on the command line."""
-    return {"None": "none", "True": "true", "False": "false"}.get(default, default.strip("'\""))
-
-
 def _partners(plugin: registry.Plugin, others: list[registry.Plugin]) -> list[str]:
     pairs = ((plugin, other) if plugin.kind == "task" else (other, plugin) for other in others)
     return [other.name for other, pair in zip(others, pairs, strict=True) if not other.problem and registry.fits(*pair)]
@@ -156,6 +168,7 @@ def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, 
         verb: sorted(plugin.capabilities),
         **({"one_of": sorted(plugin.one_of)} if plugin.one_of else {}),
         "fits": _partners(plugin, others),
+        **({"settings": {s.name: asdict(s) for s in plugin.settings.values()}} if plugin.settings else {}),
         "fields": {
             f.name: {"type": f.type, "range": f.range, "default": f.default, "doc": f.doc} for f in plugin.fields
         },

@@ -11,6 +11,7 @@ import click
 from gwfbench import escape
 from gwfbench.commands._edge import say
 from gwfbench.commands._options import OUT
+from gwfbench.commands._rows import asked_for
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 
@@ -59,7 +60,10 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
 def select(runs: list, tasks: tuple[str, ...], methods: tuple[str, ...]) -> list:
     """The newest attempt, or the newest whole one, of each run that has points, of these tasks and methods, given with
     or without fields."""
-    newest = {run.identity.key: run for run in sorted(runs, key=lambda run: not run.judge)}.values()
+    newest = list({run.identity.key: run for run in sorted(runs, key=lambda run: not run.judge)}.values())
+
+    tasks = tuple(asked_for("task", word, {run.identity.task for run in newest}) for word in tasks)
+    methods = tuple(asked_for("method", word, {run.identity.method for run in newest}) for word in methods)
 
     def fits(text: str, words: tuple[str, ...]) -> bool:
         return not words or text in words or registry.head(text) in words

@@ -15,7 +15,7 @@ import importlib.util
 import os
 import sys
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from gwfbench import fields as ranges
 from gwfbench.errors import UserError, require
-from gwfbench.plugins import kept
+from gwfbench.plugins import kept, settings
 
 Kind = Literal["task", "method"]
 FILES = "GWFBENCH_PLUGINS"  # paths, separated as those of PATH
@@ -71,6 +71,22 @@ class Plugin:
     fix: str = ""  # what to do about it
     packages: tuple[str, ...] = ()  # that its file imports at top level
     metrics: tuple[str, ...] = ()  # of a task; none if its source does not list them word by word
+    file: str = ""  # its source; empty if it was not found
+
+    @property
+    def settings(self) -> Mapping[str, settings.Setting]:
+        """Its named settings: what the TOML file next to its source has.
+
+        Raises:
+            UserError: that file is broken.
+        """
+        return settings.read(Path(self.file).with_suffix(".toml")) if self.file and self.kind == "method" else {}
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """The defaults of its fields, as one types them."""
+        words = {"None": "none", "True": "true", "False": "false"}
+        return {field.name: words.get(field.default, field.default.strip("'\"")) for field in self.fields}
 
     @staticmethod
     def of(values: dict[str, Any]) -> Plugin:
@@ -225,10 +241,10 @@ def _read(kind: Kind, name: str, module: str, cls: str | None, path: Path, origi
     try:
         state, settled = kept.stamp(path)
     except OSError:
-        return _parsed(kind, name, module, cls, path, origin)
+        return replace(_parsed(kind, name, module, cls, path, origin), file=str(path))
     key = f"{kind} {name} {module} {cls} {origin} {state}"
     found = _KEPT.get(key, lambda: _parsed(kind, name, module, cls, path, origin).words(), settled)
-    plugin = Plugin.of(found)
+    plugin = replace(Plugin.of(found), file=str(path))
     why, fix = ("", "") if plugin.problem else _not_installed(plugin.packages)
     return replace(plugin, problem=why, fix=fix) if why else plugin
 

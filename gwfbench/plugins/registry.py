@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gwfbench.errors import UserError, require, unknown
-from gwfbench.plugins import discovery
+from gwfbench.plugins import discovery, settings
 from gwfbench.plugins.discovery import FieldText, Kind, Plugin
 
 __all__ = ["FieldText", "Kind", "Plugin"]
@@ -73,17 +73,54 @@ def find(kind: Kind, name: str) -> Plugin:
 
 
 def head(text: str) -> str:
-    """The name in `name:key=value`."""
-    return text.partition(":")[0].strip()
+    """The name in `name:key=value` and in `name@setting:key=value`."""
+    return text.partition(":")[0].partition("@")[0].strip()
 
 
 def typed(text: str) -> dict[str, str]:
-    """The fields given in `name:key=value,key=value`, as text.
+    """The fields given in `name:key=value,key=value`, as text; with `name@setting`, also those of the setting.
 
     Raises:
-        UserError: the text does not have that form.
+        UserError: the text does not have that form, or there is no such setting.
     """
-    return dict(_pairs(text, text.partition(":")[2]))
+    own = dict(_pairs(text, text.partition(":")[2]))
+    name, at, wanted = (part.strip() for part in text.partition(":")[0].partition("@"))
+    if not at:
+        return own
+    require(
+        name in plugins("method"),
+        f"'{name}@{wanted}'",
+        "a method before the @: tasks and controls have no named settings",
+        f"write {name}:key=value",
+    )
+    known = find("method", name).settings
+    if wanted not in known:
+        raise unknown(f"setting of '{name}'", wanted, known, f"python -m gwfbench list --method {name}")
+    return dict(_pairs(text, known[wanted].fields)) | own
+
+
+def canonical(kind: Kind, text: str) -> str:
+    """The same task or method as rows name it: all fields that differ from their defaults, in order.
+
+    Raises:
+        UserError: it can't be configured.
+    """
+    return text if kind == "method" and is_control(text) else spec(parse(kind, text))
+
+
+def short(text: str) -> str:
+    """A method as boards name it: by a named setting where that is shorter (settings.py); what is unknown, as it is."""
+    name, _, fields = text.partition(":")
+    plugin = plugins("method").get(name)
+    return text if plugin is None else settings.short(name, fields, plugin.settings, plugin.defaults)
+
+
+def track(text: str) -> str:
+    """The track of a method as rows name it: default, paper, quick, tuned, or own."""
+    name, _, fields = text.partition(":")
+    plugin = plugins("method").get(name)
+    known, defaults = (plugin.settings, plugin.defaults) if plugin else ({}, {})
+    return settings.track(fields, known, defaults)
 
 
 def fits(task: Plugin, method: Plugin) -> bool:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from gwfbench import escape
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 from gwfbench.store.record import Role, Status
 
 NEEDED = (
@@ -162,11 +163,11 @@ def _numbers(column: pd.Series, name: str) -> pd.Series:
 
 
 def contestants(rows: pd.DataFrame) -> pd.DataFrame:
-    """Checked, with `method` the name on the board, and `spec` what a user types.
+    """Checked, with `method` the name on the board, and `spec` what rows have: each field that is no default.
 
-    Rows of one (task, method) that differ in precision, device class or the budget that ended them are contestants of
-    their own: `ula`, `ula [float64]`, `ula [budget steps=5]`. A budget counts for all runs that were asked for with
-    it, as soon as it has ended one of them.
+    The name has named settings where they make it shorter. Rows of one (task, method) that differ in precision, device
+    class or the budget that ended them are contestants of their own: `ula`, `ula [float64]`, `ula [budget steps=5]`. A
+    budget counts for all runs that were asked for with it, as soon as it has ended one of them.
     """
     if "spec" in rows:  # done before
         return rows
@@ -179,7 +180,7 @@ def contestants(rows: pd.DataFrame) -> pd.DataFrame:
     several: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
     for one, kind in found.items():
         several.setdefault(one[:2], set()).add(kind)
-    names = {one: one[1] + (_mark(*kind) if len(several[one[:2]]) > 1 else "") for one, kind in found.items()}
+    names = {one: registry.short(one[1]) + (_mark(*kind) if len(several[one[:2]]) > 1 else "") for one, kind in found.items()}
     classes = [one[3] for one in asked]
     return rows.assign(spec=rows["method"], method=[names[one] for one in asked], device_class=classes)
 

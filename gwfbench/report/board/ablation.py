@@ -11,7 +11,7 @@ import pandas as pd
 
 from gwfbench import escape
 from gwfbench.errors import UserError
-from gwfbench.plugins.registry import head, typed
+from gwfbench.plugins.registry import head, short, typed
 from gwfbench.report import stats
 from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.report.board.lines import Line
@@ -136,7 +136,7 @@ def markdown(effects: Sequence[Effect], change: str) -> str:
 def _pairs(lines: Mapping[str, Line], change: str) -> Iterator[tuple[str, str]]:
     """Methods without and with the field, by name on the board, of one precision, device class and budget."""
     key, _, value = change.partition("=")
-    fields = {name: (typed(line.spec), name.removeprefix(line.spec)) for name, line in lines.items()}
+    fields = {name: (typed(line.spec), name.removeprefix(short(line.spec))) for name, line in lines.items()}
     for after, (with_it, kind) in fields.items():
         if with_it.get(key) == value:
             without = {name: text for name, text in with_it.items() if name != key}

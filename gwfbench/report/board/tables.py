@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from gwfbench import escape
+from gwfbench.plugins import registry
 from gwfbench.report.board.cells import NO_CELL
 from gwfbench.report.board.grades import FEW, Grade
 from gwfbench.report.board.leaderboard import Board, frame
@@ -133,7 +134,7 @@ def provenance(rows: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> s
         shown = escape.markdown(", ".join(f"{key} {value}" for key, value in facts.items()))
         runs = part.drop_duplicates(["run_key", "attempt"])
         what = escape.markdown("; ".join(
-            f"{task}: {', '.join(dict.fromkeys(group['method']))}" for task, group in runs.groupby("task", sort=False)
+            f"{task}: {', '.join(map(registry.short, dict.fromkeys(group['method'])))}" for task, group in runs.groupby("task", sort=False)
         ))  # fmt: skip
         lines.append(f"- {len(runs)} runs ({what}) with {shown}.")
     return "## What ran where\n\n" + "\n".join(lines) + "\n"
@@ -164,7 +165,7 @@ def pivoted(boards: Sequence[Board]) -> str:
     parts.append(section("seeds", lambda line: str(line.seeds)))
     parts.append(section(HEADS["seconds"], lambda line: _cost(line.costs["seconds"], ".2g")))
     said = [f"{board.task}: {remark}" for board in boards for remark in [*power(board), *board.remarks]]
-    return "\n".join([*parts, *_list(said), NOTES, ""])
+    return "\n".join([*parts, *_list(said), *_list(named(boards)), NOTES, ""])
 
 
 def _task_heads(tasks: Sequence[str]) -> list[str]:
@@ -196,7 +197,18 @@ def markdown(boards: Sequence[Board]) -> str:
     for board in boards:
         said = "\n".join(_list([*power(board), *board.remarks]))
         parts.append(f"## {escape.markdown(title(board))}\n\n{markdown_table(board)}\n\n{said}".rstrip("\n") + "\n")
-    return "\n".join([*parts, NOTES, ""])
+    return "\n".join([*parts, *_list(named(boards)), NOTES, ""])
+
+
+def named(boards: Sequence[Board]) -> list[str]:
+    """The named settings on these boards, each with its fields, its track and its source, in a sentence."""
+    names = {line.method.partition(" [")[0].partition(":")[0] for board in boards for line in board.lines}
+    said = []
+    for name, at, setting in (name.partition("@") for name in sorted(names)):
+        found = registry.plugins("method")[name].settings[setting] if at else None
+        if found:
+            said.append(f"{name}@{setting} is {name}:{found.fields} (track {found.track}; {found.source}).")
+    return said
 
 
 def _list(sentences: Sequence[str]) -> list[str]:
