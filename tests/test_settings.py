@@ -28,11 +28,16 @@ def test_every_setting_can_be_made_and_goes_by_its_own_name(name):
     made = registry.parse("method", name)
     for key, value in typed.items():
         shown = getattr(made, key)
-        assert settings._same(value, shown if isinstance(shown, str) else registry._text(shown)), f"{key} as rows have it"
+        assert settings._same(value, shown if isinstance(shown, str) else registry._text(shown)), (
+            f"{key} as rows have it"
+        )
 
 
 def test_a_setting_and_its_fields_are_the_same_run():
-    named, spelt = (registry.parse("method", text) for text in ("jko_icnn@blr-quick", "jko_icnn:step=1,steps=5,iterations=200,pool=65536"))
+    named, spelt = (
+        registry.parse("method", text)
+        for text in ("jko_icnn@blr-quick", "jko_icnn:step=1,steps=5,iterations=200,pool=65536")
+    )
     assert named == spelt
     assert registry.spec(named) == "jko_icnn:step=1.0,steps=5,iterations=200,pool=65536"
     changed = registry.parse("method", " jko_icnn @ blr-quick : steps = 8 ")

@@ -62,9 +62,7 @@ def _words(plugin: registry.Plugin) -> list[Any]:
     return [plugin.words(), [asdict(setting) for setting in plugin.settings.values()]]
 
 
-def _tables(
-    console: Console, tasks: list[registry.Plugin], methods: list[registry.Plugin], alone: bool
-) -> str:
+def _tables(console: Console, tasks: list[registry.Plugin], methods: list[registry.Plugin], alone: bool) -> str:
     """The tables of these plug-ins and of their fields, as they look on this console.
 
     Args:

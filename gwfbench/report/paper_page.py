@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from gwfbench import escape
 from gwfbench.datasets.protocols import Called, apart
 from gwfbench.papers.ledger import KINDS, Answer, Number, Paper, Table, answers
+from gwfbench.plugins import registry
 from gwfbench.report import verdicts
 from gwfbench.report.board.leaderboard import Line, boards
 from gwfbench.report.verdicts import DIFFERENCES, NOT_RUN, RULE, Difference, Ours, Verdict, Word
@@ -33,7 +34,12 @@ def page(
         sources: the files that the rows are from, as a reader of the page finds them.
         facts: environments by their hash, where they are known.
     """
-    own = {(board.task, line.method): line for board in boards(rows) for line in board.lines}
+    own = {
+        (board.task, line.spec): line
+        for board in boards(rows)
+        for line in board.lines
+        if line.method == registry.short(line.spec)  # another precision or a budget is marked
+    }
     tally: Counter[Word] = Counter()
     used: dict[Answer, None] = {}
     sections = [_section(paper, table, own, tally, used) for table in paper.tables]
@@ -212,10 +218,12 @@ def _settings(used: list[Answer]) -> str:
     for one in used:
         facts = [f"cut: {one.cut}" if one.cut else "", f"source: {one.source}" if one.source else "", one.note]
         tail = "; ".join(filter(None, facts))
-        lines.append(f"- {one.setting}: `{one.method}` on `{one.task}`" + (f". {tail}" if tail else "") + ".")
+        lines.append(
+            f"- {one.setting}: `{registry.short(one.method)}` on `{one.task}`" + (f". {tail}" if tail else "") + "."
+        )
     about = (
         "paper: the paper's settings; quick: the same, cut as stated; ours: the defaults of this suite, except for the "
-        "fields that are given."
+        "fields that are given. A name with @ is a named setting: `python -m gwfbench list --method vjko` shows its fields."
     )
     return "\n".join(["## Settings", "", about, "", *lines])
 

@@ -180,7 +180,8 @@ def contestants(rows: pd.DataFrame) -> pd.DataFrame:
     several: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
     for one, kind in found.items():
         several.setdefault(one[:2], set()).add(kind)
-    names = {one: registry.short(one[1]) + (_mark(*kind) if len(several[one[:2]]) > 1 else "") for one, kind in found.items()}
+    marks = {one: _mark(*kind) if len(several[one[:2]]) > 1 else "" for one, kind in found.items()}
+    names = {one: registry.short(one[1]) + mark for one, mark in marks.items()}
     classes = [one[3] for one in asked]
     return rows.assign(spec=rows["method"], method=[names[one] for one in asked], device_class=classes)
 
