@@ -106,8 +106,8 @@ def _on_base(setting: Setting, above: Mapping[str, Setting], path: Path) -> Sett
 def short(method: str, typed: str, known: Mapping[str, Setting], defaults: Mapping[str, str]) -> str:
     """The shortest name of `method:typed` by one of these settings and what differs from it.
 
-    A setting serves if at most MOST fields differ, none of which is back at its default. Of names of the same length the first in alphabetical order is
-    taken.
+    A setting serves if at most MOST fields differ, none of which is back at its default. Of names of the same length
+    the first in alphabetical order is taken.
 
     Args:
         typed: the fields that are no defaults.

@@ -223,7 +223,8 @@ def _settings(used: list[Answer]) -> str:
         )
     about = (
         "paper: the paper's settings; quick: the same, cut as stated; ours: the defaults of this suite, except for the "
-        "fields that are given. A name with @ is a named setting: `python -m gwfbench list --method vjko` shows its fields."
+        "fields that are given. A name with @ is a named setting: `python -m gwfbench list --method vjko` shows its "
+        "fields."
     )
     return "\n".join(["## Settings", "", about, "", *lines])
 

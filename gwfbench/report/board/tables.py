@@ -134,7 +134,8 @@ def provenance(rows: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> s
         shown = escape.markdown(", ".join(f"{key} {value}" for key, value in facts.items()))
         runs = part.drop_duplicates(["run_key", "attempt"])
         what = escape.markdown("; ".join(
-            f"{task}: {', '.join(map(registry.short, dict.fromkeys(group['method'])))}" for task, group in runs.groupby("task", sort=False)
+            f"{task}: {', '.join(map(registry.short, dict.fromkeys(group['method'])))}"
+            for task, group in runs.groupby("task", sort=False)
         ))  # fmt: skip
         lines.append(f"- {len(runs)} runs ({what}) with {shown}.")
     return "## What ran where\n\n" + "\n".join(lines) + "\n"
