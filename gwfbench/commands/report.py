@@ -203,6 +203,41 @@ def ablate(change: str, chosen: tuple[str, ...], write: Path | None, pivot: bool
         _write(write, rows, facts, _verdicts(where["out"]), laws, settings)
 
 
+@report.command()
+@click.argument("other", metavar="B", type=click.Path(path_type=Path, exists=True))
+@METRIC
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@selection
+def against(other: Path, form: str, chosen: tuple[str, ...], **where: Any) -> None:
+    """Compare results with those of B, cell by cell: better, worse, not told apart, identical, in one alone.
+
+    B, from before, is a CSV of results, a folder with a rows.csv, or a folder of runs. Values under the same seeds are
+    compared, by paired t tests with Holm's correction. Exit code: 1 if a cell is worse, or fails where it did not.
+
+    Example: report against results/ou --rows results/mine/rows.csv
+    """
+    rows, _ = _checked(chosen, where)
+    before, _ = selected(where["tasks"], where["methods"], _csv_of(other), other)
+    from gwfbench.report.board import changes
+    from gwfbench.store.record import to_json
+
+    found = changes.changes(rows, before, chosen or None)
+    if form == "table":
+        say(changes.markdown(found))
+    elif form == "csv":
+        put(changes.frame(found).to_csv(index=False))
+    else:
+        put("".join(to_json(row) + "\n" for row in changes.frame(found).to_dict("records")))
+    raise SystemExit(int(any(one.outcome == "worse" for one in found)))
+
+
+def _csv_of(place: Path) -> Path | None:
+    """The CSV of results that is meant; None for a folder of runs."""
+    if place.is_dir():
+        return place / "rows.csv" if (place / "rows.csv").is_file() else None
+    return place
+
+
 for command in report.commands.values():
     command.params.append(PLUGIN)
 
