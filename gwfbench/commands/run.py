@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gwfbench import escape
+from gwfbench.commands import _config as config
 from gwfbench.commands._edge import put, say
 from gwfbench.commands._options import (
     METRIC,
@@ -34,9 +35,34 @@ if TYPE_CHECKING:
     from gwfbench.store.record import Run
 
 
+def _read_config(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    """Take a file's values as the defaults of the options."""
+    if path:
+        context.default_map = config.read(path, context.command.params)
+
+
 @click.command()
-@click.option("--task", "tasks", multiple=True, help="Task: NAME or NAME:KEY=VALUE,KEY=VALUE (repeatable).")
-@click.option("--method", "methods", multiple=True, help="Method: NAME or NAME:KEY=VALUE,KEY=VALUE (repeatable).")
+@click.option(
+    "--config",
+    "config_file",
+    type=PLACE,
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help='TOML file with options of this command: task = ["ou"], seeds = 5. Options typed here come before it.',
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    help="Task: NAME or NAME:KEY=VALUE,KEY=VALUE (repeatable). KEY=1|2 is one with each value.",
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    help="Method: NAME, NAME@SETTING or NAME:KEY=VALUE,KEY=VALUE (repeatable). KEY=1|2 is one with each value.",
+)
 @click.option(
     "--seeds",
     default="3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import types
 import typing
@@ -16,6 +17,7 @@ from gwfbench.plugins import discovery, settings
 from gwfbench.plugins.discovery import FieldText, Kind, Plugin
 
 __all__ = ["FieldText", "Kind", "Plugin"]
+_VALUE = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^|])+')  # of value|value: a bar in quotes is none
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 CONTROLS = ("exact", "exact_jko", "still")  # of gwfbench/drive/controls.py, which needs torch
 
@@ -97,6 +99,17 @@ def typed(text: str) -> dict[str, str]:
     if wanted not in known:
         raise unknown(f"setting of '{name}'", wanted, known, f"python -m gwfbench list --method {name}")
     return dict(_pairs(text, known[wanted].fields)) | own
+
+
+def grid(text: str) -> list[str]:
+    """Each `name:key=value` that a text with several values for a key means: `ula:step=0.1|0.2` is two methods."""
+    start, colon, rest = text.partition(":")
+    choices = [
+        [f"{key}={value}" for value in _VALUE.findall(values)] if equals else [part]
+        for part in settings.PART.findall(rest)
+        for key, equals, values in [part.partition("=")]
+    ]
+    return [start + colon + ",".join(chosen) for chosen in itertools.product(*choices)]
 
 
 def canonical(kind: Kind, text: str) -> str:
@@ -254,7 +267,7 @@ def remarks(task: object) -> tuple[str, ...]:
 
 def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
-    for part in filter(None, (part.strip() for part in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^,])+', rest))):
+    for part in filter(None, (part.strip() for part in settings.PART.findall(rest))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value) or key in seen:
             raise UserError(

@@ -43,8 +43,14 @@ class Order:
         tasks: Iterable[Any], methods: Iterable[Any], seeds: str | int | Iterable[int], device: str = "cpu",
         dtype: str = "float32", budget: str | Budget = "", controls: bool = True,
     ) -> Order:  # fmt: skip
-        """From words: `name:key=value` for tasks and methods (or objects), a number of seeds or a list of them."""
-        tasks, methods = tuple(tasks), tuple(methods)
+        """From words: `name:key=value` for tasks and methods (or objects), a number of seeds or a list of them.
+
+        `name:key=1|2` is one with 1 and one with 2.
+        """
+        tasks, methods = (
+            tuple(each for one in many for each in (registry.grid(one) if isinstance(one, str) else [one]))
+            for many in (tasks, methods)
+        )
         require(bool(tasks), "no task", "at least one", "add --task ou")
         require(bool(methods), "no method", "at least one", "add --method vjko")
         numbers = read_seeds(seeds)
