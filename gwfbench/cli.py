@@ -21,6 +21,7 @@ from gwfbench.commands.run import run
 from gwfbench.commands.score import score
 from gwfbench.commands.status import status
 from gwfbench.commands.submit import submit
+from gwfbench.commands.suite import suite
 from gwfbench.commands.verify import verify
 
 
@@ -48,6 +49,6 @@ def cli() -> None:
     """Run, time and judge Wasserstein-gradient-flow methods on problems with known answers."""
 
 
-for command in (list_, run, exec_, submit, status, score, verify, report, reproduce, calibrate, check):
+for command in (list_, suite, run, exec_, submit, status, score, verify, report, reproduce, calibrate, check):
     command.params.append(PLUGIN)
     cli.add_command(command)

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from gwfbench import escape
+from gwfbench.commands import _suites
 from gwfbench.commands._edge import put, say
 from gwfbench.commands._options import METRIC, OUT, PLACE, PLUGIN, check_metrics, require_file
 from gwfbench.commands._rows import METHODS, TASKS, selected, selection
@@ -71,10 +72,12 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--format", "form", type=click.Choice(FORMS), default="table", show_default=True, help="Output format.")
 @_keeping
 @_moved
+@click.option("--suite", "suite_name", help="Suite whose board to print: these rows among the published ones.")
 @click.pass_context
 def report(
-    context: click.Context, form: str, chosen: tuple[str, ...], write: Path | None, pivot: bool, laws: str, **where: Any
-) -> None:
+    context: click.Context, form: str, chosen: tuple[str, ...], write: Path | None, pivot: bool, laws: str,
+    suite_name: str | None, **where: Any,
+) -> None:  # fmt: skip
     """Print the leaderboards of finished runs, or make something else from them (see the commands below).
 
     Of each run under --out the newest attempt counts. Runs and values made by other code than today's are left out,
@@ -82,6 +85,9 @@ def report(
     """
     if context.invoked_subcommand:
         _require_no_options(context)
+        return
+    if suite_name:
+        _show_suite(suite_name, where)
         return
     rows, facts = _checked(chosen, where)
     from gwfbench.report.board.leaderboard import alarms, boards, left_out
@@ -93,6 +99,18 @@ def report(
         say(line, err=True)
     if write:
         _write(write, rows, facts, verdicts, laws, {"pivot": pivot, "metrics": chosen})
+
+
+def _show_suite(name: str, where: dict[str, Any]) -> None:
+    """The board of a suite; without runs of one's own, of its published rows alone."""
+    own = None
+    if where["csv"] or where["out"].is_dir():
+        try:
+            own, _ = selected(**where)
+        except UserError:
+            if where["csv"] or where["tasks"] or where["methods"]:
+                raise
+    say(_suites.board(name, own))
 
 
 def _require_no_options(context: click.Context) -> None:

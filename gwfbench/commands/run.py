@@ -13,6 +13,7 @@ import click
 
 from gwfbench import escape
 from gwfbench.commands import _config as config
+from gwfbench.commands import _suites as suites
 from gwfbench.commands._edge import put, say
 from gwfbench.commands._options import (
     METRIC,
@@ -63,6 +64,7 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
     multiple=True,
     help="Method: NAME, NAME@SETTING or NAME:KEY=VALUE,KEY=VALUE (repeatable). KEY=1|2 is one with each value.",
 )
+@click.option("--suite", "suite_name", help="Suite whose runs to make (see `suite list`), or a TOML file of one.")
 @click.option(
     "--seeds",
     default="3",
@@ -94,11 +96,16 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
 @execution
 @METRIC
 @OUT
+@click.pass_context
 def run(
-    tasks: tuple[str, ...], methods: tuple[str, ...], seeds: str, device: str, dtype: str, budget: str, controls: bool,
-    plan: Path | None, form: str, chosen: tuple[str, ...], out: Path, **how: Any,
+    context: click.Context, tasks: tuple[str, ...], methods: tuple[str, ...], suite_name: str | None, seeds: str,
+    device: str, dtype: str, budget: str, controls: bool, plan: Path | None, form: str, chosen: tuple[str, ...],
+    out: Path, **how: Any,
 ) -> None:  # fmt: skip
     """Run methods on tasks, judge them, and print the leaderboard.
+
+    With --suite, tasks, methods, seeds and budget are the suite's; --method runs others on its tasks, and its board
+    shows them among the published rows.
 
     Runs that are finished under --out are not repeated, failed ones included; --retry repeats failed ones, and killed
     runs are always resumed. Several commands may share one --out. Exit code: 0 if every run ended well, 1 if a run
@@ -107,13 +114,17 @@ def run(
     if plan:
         require_file(plan)
         require(not how["judge"], "--judge with --plan", "a plan says what runs, not how", "give --judge to `exec`")
+    suite = None
+    if suite_name:
+        suite = suites.chosen(context, suite_name, tasks, methods)
+        how |= {"curve": suite.curve, "judge": suite.judge}
     # a typing error need not wait for torch
     named = [registry.find("task", registry.head(name)) for name in tasks]
     named += [registry.find("method", head) for head in map(registry.head, methods) if not registry.is_control(head)]
     from gwfbench.store import command_cache
 
     asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
-    fresh = plan or form == "json" or how["force"] or how["retry"]
+    fresh = plan or suite or form == "json" or how["force"] or how["retry"]
     made_from = "" if fresh else command_cache.code(named)
     known = command_cache.find(asked, made_from, out)
     if known:
@@ -127,16 +138,25 @@ def run(
         forkserver.warm()
     from gwfbench.runs.order import Order, device_name
 
-    # a plan may be for a device that only another machine has
-    order = Order.read(tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)
-    check_metrics_of(chosen, order.tasks)
-    if plan:
-        keep(replace(order, device=device_name(device)), plan, how["force"])
+    here = "cpu" if plan else device  # a plan may be for a device that only another machine has
+    if suite:
+        orders = [Order.read([p.task], p.methods, suite.seeds, here, dtype, suite.budget, controls)
+                  for p in suite.parts]  # fmt: skip
     else:
-        before, jobs = command_cache.files(out) if made_from else "", list(order.jobs())
+        orders = [Order.read(tasks, methods, seeds, here, dtype, budget, controls)]
+    check_metrics_of(chosen, [task for order in orders for task in order.tasks])
+    if plan:
+        keep([replace(order, device=device_name(device)) for order in orders], plan, how["force"])
+    else:
+        before = command_cache.files(out) if made_from else ""
+        jobs = [job for order in orders for job in order.jobs()]
         done, remarks = performed(jobs, read_execution(how), out, form, chosen)
         with command_cache.heard() as (shown, told):
-            failed = tell(done, out, form, chosen)
+            if suite:
+                suites.show(suite, done, out, form)
+                failed = tell_failed(done)
+            else:
+                failed = tell(done, out, form, chosen)
         files = settled(jobs, done, out, before, how["curve"], how["judge"]) if made_from and not remarks else ""
         if files:
             answer = command_cache.Answer(made_from, files, len(done), "".join(shown), "".join(told), failed)
@@ -144,11 +164,11 @@ def run(
         sys.exit(failed)
 
 
-def keep(order: Order, path: Path, force: bool) -> None:
-    """Write the jobs of an order as a plan, and say so."""
+def keep(orders: Sequence[Order], path: Path, force: bool) -> None:
+    """Write the jobs of orders as a plan, and say so."""
     from gwfbench.runs import plan
 
-    jobs = list(order.jobs())
+    jobs = [job for order in orders for job in order.jobs()]
     new = plan.write(path, jobs, force)
     runs = sum(len(job.seeds) for job in jobs)
     said = f"wrote {path}" if new else f"{path} holds this plan already"

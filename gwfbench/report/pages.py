@@ -7,8 +7,9 @@
     README.md next to ROOT, and in it: tables from `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` to `<!-- end -->`
 
 page.toml: `title`, `metrics` (which, in this order), `pivot` (one table per metric, tasks side by side), `ablate`
-(key=value: also the effect of this field), `bar` (a method: is any other better at equal oracle calls?), `learnt`
-(names of methods that train a law: the page says first whether they beat the bar).
+(key=value: also the effect of this field), `suite` (whose board comes before the others), `bar` (a method: is any other
+better at equal oracle calls?), `learnt` (names of methods that train a law: the page says first whether they beat the
+bar).
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from gwfbench.papers import ledger
 from gwfbench.report import paper_page
 from gwfbench.report import rows as kept_rows
 from gwfbench.report.board import ablation, bar, tables
+from gwfbench.report.board import suites as board_of_suite
 from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.board.cells import FINISHED
 from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.store import checked
 from gwfbench.store.record import to_json
+from gwfbench.suites import suite as suites
 
 PAGE = "page.toml"
 BLOCK = re.compile(r"(<!-- leaderboard (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -49,6 +52,7 @@ class Layout:
     metrics: tuple[str, ...] = ()
     pivot: bool = False
     ablate: str = ""
+    suite: str = ""
     bar: str = ""
     learnt: tuple[str, ...] = ()
 
@@ -69,8 +73,8 @@ class Layout:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path}: {error}",
-                "title, metrics (a list), pivot (true or false), ablate (key=value), bar (a name), learnt (a list), as "
-                "TOML",
+                "title, metrics (a list), pivot (true or false), ablate (key=value), suite (a name), bar (a name), "
+                "learnt (a list), as TOML",
                 "fix the file, or remove it",
             ) from None
 
@@ -86,6 +90,9 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
     if layout.bar:
         pairs = bar.against(rows, layout.bar, layout.metrics or None)
         body = f"{bar.markdown(pairs, layout.bar, layout.learnt)}\n{body}"
+    if layout.suite:
+        suite = suites.load(layout.suite)
+        body = f"{board_of_suite.markdown(board_of_suite.of_suite(rows, suite), suite)}\n{body}"
     page = f"# {escape.markdown(layout.title)}\n\n{body}\n{tables.provenance(rows, facts)}"
     verdicts = tables.verified(rows, verdict.kept(folder)[0])
     return {

@@ -1,0 +1,117 @@
+"""What commands do with a suite: which runs it has, and its board among the published rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from gwfbench import escape
+from gwfbench.commands._edge import put, say
+from gwfbench.errors import UserError, require
+from gwfbench.plugins import registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gwfbench.store.record import Run
+    from gwfbench.suites.suite import Suite
+
+FIXED = {"seeds": "--seeds", "budget": "--budget", "judge": "--judge", "curve": "--no-curve"}
+RESULTS = Path(__file__).parents[2] / "results"  # of a checkout
+
+
+def chosen(context: click.Context, name: str, tasks: tuple[str, ...], methods: tuple[str, ...]) -> Suite:
+    """The suite, on these of its tasks alone and with these methods for its roster, where there are any.
+
+    Raises:
+        UserError: there is no such suite, or something is typed that a suite fixes.
+    """
+    from gwfbench.suites import suite as suites
+
+    for option, words in FIXED.items():
+        typed = context.get_parameter_source(option) == ParameterSource.COMMANDLINE
+        require(not typed, f"{words} with --suite", "what the suite says: its board compares like with like",
+                f"leave {words} out, or copy the suite into a TOML file of your own and name that")  # fmt: skip
+    found = suites.load(name)
+    if methods:
+        found = found.on(methods)
+    if tasks:
+        wanted = {registry.canonical("task", task) for task in tasks}
+        there = [part.task for part in found.parts]
+        for task in wanted.difference(there):
+            raise UserError(f"task '{task}'", f"a task of suite '{name}': {', '.join(there)}", "leave --task out")
+        found = replace(found, parts=tuple(part for part in found.parts if part.task in wanted))
+    return replace(found, parts=tuple(part for part in found.parts if part.methods))
+
+
+def published(suite: Suite) -> pd.DataFrame | None:
+    """The committed rows of a suite; None where there are none, as in a wheel."""
+    from gwfbench.report import rows as kept
+
+    path = RESULTS / suite.name / "rows.csv"
+    return kept.read(path)[0] if path.is_file() else None
+
+
+def board(name: str, own: pd.DataFrame | None) -> str:
+    """The board of a whole suite, of one's own rows and of the published ones."""
+    import pandas as pd
+
+    from gwfbench.report.board import suites as made
+    from gwfbench.suites import suite as suites
+
+    suite = suites.load(name)
+    theirs = published(suite)
+    parts = [rows for rows in (own, theirs) if rows is not None]
+    require(
+        bool(parts), f"suite '{name}': no rows", "runs, or published rows",
+        f"python -m gwfbench run --suite {name}",
+    )  # fmt: skip
+    rows = pd.concat(parts, ignore_index=True)
+    first = rows.drop_duplicates(["run_key", "attempt"]).drop_duplicates("run_key")["attempt"]  # one's own come first
+    return made.markdown(made.of_suite(rows[rows["attempt"].isin(first)], suite), suite)
+
+
+def show(suite: Suite, done: list[Run], out: Path, form: str) -> None:
+    """The board of a suite after its runs, or their rows."""
+    from gwfbench.audit import counted
+    from gwfbench.store.rows import tidy
+
+    today, said = counted.current(done, out)
+    for text in said:
+        say(escape.line(text), err=True)
+    rows = tidy(today)
+    if form == "csv":
+        put(rows.to_csv(index=False))
+    elif form == "table":
+        say(board(suite.name, rows))
+
+
+def hours(suite: Suite) -> tuple[float, int]:
+    """Hours of one core that the published runs took, by their rows, and how many of the suite's runs those are."""
+    from gwfbench.report.board.suites import of_suite
+
+    rows = published(suite)
+    if rows is None:
+        return 0.0, 0
+    rows = of_suite(rows, suite)
+    laws = rows.drop_duplicates(["run_key", "attempt", "step"])
+    runs = laws.groupby(["run_key", "attempt"])
+    spent = runs["seconds"].max() + runs["sample_seconds"].sum() + runs["judge_seconds"].sum()
+    return float(spent.sum()) / 3600, runs.ngroups
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What `suite list` says of one."""
+    from gwfbench.suites import suite as suites
+
+    suite = suites.load(name)
+    spent, ran = hours(suite)
+    return {
+        "suite": name, "title": suite.title, "track": suite.track, "tasks": len(suite.parts),
+        "methods": len(suite.methods), "runs": sum(len(part.methods) for part in suite.parts) * suite.seeds,
+        "core hours": f"{spent:.2g} ({ran} runs)" if ran else "not known",
+    }  # fmt: skip

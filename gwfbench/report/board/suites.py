@@ -1,0 +1,226 @@
+"""The board of a suite: who has run on all of its tasks, and where each stands between the truth and not moving.
+
+    score      (v - exact) / (still - exact) in the task's headline metric, each of the same seed, held to [0, 1]; a
+               failed seed, and one without a value, is 1: it counts as `still`. Mean over seeds, then over tasks
+    interval   95 %, by bootstrap over tasks and, in each, over seeds
+    tier       letters by the scores over tasks of each seed (paired t, Holm, as on all boards), among methods that use
+               the same information: what they tell is about these tasks
+    limit      with a limit on seconds or on oracle calls, of each run its last judged law within it counts
+
+Methods that lack a task stand in the matrix alone.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from gwfbench import escape
+from gwfbench.budget import Budget
+from gwfbench.plugins import registry
+from gwfbench.report import stats
+from gwfbench.report.board.accuracy import calls
+from gwfbench.report.board.cells import NO_CELL
+from gwfbench.report.board.leaderboard import Board, boards
+from gwfbench.report.board.tables import cell, uses
+from gwfbench.report.table import checked
+from gwfbench.suites.suite import Part, Suite
+
+DRAWS = 2000  # of the bootstrap
+LIMITS = ("seconds", "calls")
+NOTES = (
+    "score: 0 is exact, 1 is still, mean over seeds and tasks [95 % interval, over tasks and seeds]. tier: methods that "
+    "use the same information and share a letter can't be told apart on these tasks (paired t tests over seeds of the "
+    "mean score, Holm, 5 %). Below a task its headline metric, median over seeds [95 % interval]; a failed seed counts "
+    "as still. train s: medians over seeds, summed over tasks; calls: likewise, points through the target's score or "
+    "log-density (the larger number) or drawn from it."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method of the suite."""
+
+    name: str
+    information: str
+    scores: Mapping[str, Mapping[int, float]]  # by task and seed
+    cells: Mapping[str, str]  # by task, as text
+    seconds: float  # medians over seeds, summed over tasks
+    calls: float
+    failed: int  # seeds, over tasks
+    score: float = math.nan  # nan where a task is missing
+    low: float = math.nan
+    high: float = math.nan
+    tier: str = ""
+
+
+def of_suite(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
+    """The rows that belong to a suite: its tasks, seeds, budget, and one setting of each method, named without it.
+
+    A method that is not on the roster keeps the name that boards give it.
+    """
+    rows = checked(rows, "the rows")
+    roster = {(part.task, method): registry.head(method) for part in suite.parts for method in part.methods}
+    limits = {f"{name}={limit!r}" for name, limit in Budget.read(suite.budget).limits().items()}
+    tasks = {part.task for part in suite.parts}
+    fits = rows["task"].isin(tasks) & (rows["seed"] < suite.seeds)
+    control = rows["role"] != "method"
+    control |= rows["method"].map(registry.is_control)
+    fits &= control | rows["budget"].map(lambda text: limits <= set(text.split(",")))  # a further limit is no gain
+    kept = rows[fits]
+    names = [
+        roster.get((task, method)) or registry.short(method)
+        for task, method in zip(kept["task"], kept["method"], strict=True)
+    ]
+    return kept.assign(method=names, budget="", spec=kept["method"], device_class=kept["device"].str.partition(":")[0])
+
+
+def within(rows: pd.DataFrame, limit: str, most: float) -> pd.DataFrame:
+    """The rows of the laws that had cost at most so much; runs without one keep a row without a metric.
+
+    Args:
+        limit: one of LIMITS.
+    """
+    paid = rows["seconds"] if limit == "seconds" else pd.Series(map(calls, rows.to_dict("records")), rows.index)
+    control = rows["role"] != "method"
+    inside = (paid <= most) | control | rows["metric"].isna()
+    lost = rows[~rows["run_key"].isin(rows.loc[inside, "run_key"])].drop_duplicates(["run_key", "attempt"])
+    return pd.concat([rows[inside], lost.assign(metric=None, value=math.nan, status="timeout")])
+
+
+def entries(rows: pd.DataFrame, suite: Suite) -> list[Entry]:
+    """Of `of_suite` rows: those with all tasks by information and score, then the others."""
+    if not len(rows):
+        return []
+    found: dict[str, list[tuple[Part, Board]]] = defaultdict(list)
+    for part in suite.parts:
+        mine = rows[rows["task"] == part.task]
+        metric = suite.metric(part)
+        if (mine["metric"] == metric).any():
+            (board,) = boards(mine, [metric])
+            for line in board.lines:
+                if line.role == "method":
+                    found[line.method].append((part, board))
+    made = [_entry(name, those, suite) for name, those in found.items()]
+    whole = [_placed(one) if len(one.scores) == len(suite.parts) else one for one in made]
+    letters: dict[str, str] = {}
+    for information in dict.fromkeys(one.information for one in whole):
+        group = {
+            one.name: {seed: statistics.fmean(own[seed] for own in one.scores.values()) for seed in _seeds(one)}
+            for one in whole
+            if one.information == information and not math.isnan(one.score)
+        }
+        letters |= stats.tiers(group) if len(group) > 1 else {}
+    done = [replace(one, tier=letters.get(one.name, "")) for one in whole]
+    return sorted(done, key=lambda one: (math.isnan(one.score), one.information, one.score, one.name))
+
+
+def _seeds(entry: Entry) -> set[int]:
+    """Seeds that it has on each of its tasks."""
+    return set.intersection(*(set(own) for own in entry.scores.values()))
+
+
+def _entry(name: str, those: Sequence[tuple[Part, Board]], suite: Suite) -> Entry:
+    scores: dict[str, dict[int, float]] = {}
+    texts: dict[str, str] = {}
+    seconds = paid = 0.0
+    failed = 0
+    information: set[str] = set()
+    for part, board in those:
+        metric = suite.metric(part)
+        line = next(line for line in board.lines if line.method == name)
+        marks = [_values(board, control, metric) for control in ("exact", "still")]
+        own = {seed: value for seed, (value, _) in line.cells.get(metric, NO_CELL).values.items()}
+        own |= dict.fromkeys(line.seeds.failed, math.nan)
+        scores[part.task] = {
+            seed: stats.score(value, *(mark.get(seed, mark[None]) for mark in marks)) for seed, value in own.items()
+        }
+        texts[part.task] = cell(line, metric, line.cells.get(metric, NO_CELL).n)
+        seconds += line.costs["seconds"]
+        paid += line.costs.get("calls", line.costs["score_calls"])
+        failed += len(line.seeds.failed) + line.seeds.worst
+        information |= set(line.information.split())
+    return Entry(name, uses(" ".join(sorted(information))), scores, texts, seconds, paid, failed)
+
+
+def _values(board: Board, control: str, metric: str) -> dict[int | None, float]:
+    """Of a control by seed; of None the median, for seeds under which it was not run."""
+    found = next((line.cells.get(metric, NO_CELL) for line in board.lines if line.method == control), NO_CELL)
+    return {seed: value for seed, (value, _) in found.values.items()} | {None: found.value}
+
+
+def _placed(entry: Entry) -> Entry:
+    """With its score over tasks and its interval."""
+    tables = [np.array(list(own.values())) for own in entry.scores.values()]
+    score = float(np.mean([table.mean() for table in tables]))
+    rng = np.random.default_rng(0)
+    draws = np.empty(DRAWS)
+    for i in range(DRAWS):
+        chosen = rng.integers(len(tables), size=len(tables))
+        draws[i] = np.mean([rng.choice(tables[k], len(tables[k])).mean() for k in chosen])
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return replace(entry, score=score, low=float(low), high=float(high))
+
+
+def markdown(rows: pd.DataFrame, suite: Suite) -> str:
+    """The board as Markdown."""
+    made = entries(rows, suite)
+    heads = {part.task: f"{part.task}: {suite.metric(part)}" for part in suite.parts}
+    lines = [
+        {
+            "method": escape.markdown(one.name),
+            "score": "-" if math.isnan(one.score) else f"{one.score:.3f} [{one.low:.3f}, {one.high:.3f}]",
+            "tier": one.tier or "-",
+            **{escape.markdown(head): one.cells.get(task, "-") for task, head in heads.items()},
+            "failed": str(one.failed),
+            "train s": f"{one.seconds:.3g}",
+            "calls": f"{one.calls:.3g}",
+            "uses": one.information,
+        }
+        for one in made
+    ]
+    controls = _controls(rows, suite, heads)
+    table = pd.DataFrame([*controls, *lines]).fillna("-").to_markdown(index=False, disable_numparse=True)
+    about = f"Suite `{suite.name}`: track {suite.track}, {suite.seeds} seeds, budget {suite.budget or 'none'} a run."
+    missing = _missing(made, suite)
+    return "\n\n".join(filter(None, [about, table, missing, NOTES])) + "\n"
+
+
+def _controls(rows: pd.DataFrame, suite: Suite, heads: Mapping[str, str]) -> list[dict[str, str]]:
+    found = []
+    for control, score in (("exact", "0"), ("still", "1")):
+        texts = {}
+        for part in suite.parts:
+            mine, metric = rows[rows["task"] == part.task], suite.metric(part)
+            if (mine["metric"] == metric).any():
+                (board,) = boards(mine, [metric])
+                line = next((line for line in board.lines if line.method == control), None)
+                if line:
+                    texts[escape.markdown(heads[part.task])] = cell(line, metric, line.cells.get(metric, NO_CELL).n)
+        found.append({"method": control, "score": score, "tier": "-", **texts})
+    return found
+
+
+def _missing(made: Sequence[Entry], suite: Suite) -> str:
+    """What of the roster has not run, or not with all seeds."""
+    there = {one.name: one for one in made}
+    absent: list[str] = []
+    few: list[str] = []
+    for name in suite.methods:
+        tasks = [part.task for part in suite.parts if any(registry.head(method) == name for method in part.methods)]
+        own = there[name].scores if name in there else {}
+        lacks = [task for task in tasks if task not in own]
+        if lacks:
+            absent.append(f"{name} on {', '.join(lacks)}" if own else name)
+        seeds = {len(own[task]) for task in tasks if task in own}
+        if seeds and min(seeds) < suite.seeds:
+            few.append(f"{name} ({'-'.join(map(str, sorted({min(seeds), max(seeds)})))})")
+    said = [f"Not run yet: {'; '.join(absent)}."] if absent else []
+    said += [f"Fewer seeds than {suite.seeds}: {', '.join(few)}."] if few else []
+    return escape.markdown(" ".join(said))
