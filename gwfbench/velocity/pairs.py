@@ -101,8 +101,11 @@ def _logs(pair: _Pair, kernel: Kernel, block: int | None = None) -> Iterator[Row
 def typical_distance(x: Tensor, y: Tensor) -> Tensor:
     """Mean |x_i - y_j| over the first 512 points of each, (S, 1, 1)."""
     x, y = x[:, :SAMPLE], y[:, :SAMPLE]
-    total = sum(values.clamp_min_(0).sqrt_().sum((1, 2), keepdim=True) for _, values in squares(x, y))
-    return torch.as_tensor(total) / (x.shape[1] * y.shape[1])
+    # in units of the clouds' own size: whether a product will do does not depend on the unit of length
+    size = torch.cat([x, y], 1).sub(y.mean(1, keepdim=True)).square().sum(-1).mean(1)[:, None, None]
+    size = size.clamp_min(torch.finfo(x.dtype).tiny).nan_to_num(1.0, 1.0)
+    total = sum(values.clamp_min_(0).sqrt_().sum((1, 2), keepdim=True) for _, values in squares(x, y, 1 / size))
+    return torch.as_tensor(total) * size.sqrt() / (x.shape[1] * y.shape[1])
 
 
 def mean_shift(x: Tensor, y: Tensor, h: Tensor | float, kernel: Kernel) -> tuple[Tensor, Tensor]:

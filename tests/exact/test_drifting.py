@@ -319,6 +319,23 @@ def test_blocks_do_not_show(monkeypatch):
     same(whole[3][:, 0, 0], torch.cdist(x, y).mean((1, 2)), 1e-9)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_a_typical_distance_takes_a_product_whatever_the_unit_of_length(unit, monkeypatch):
+    x, y = (cloud.float() * unit for cloud in clouds(50, 30))
+    wanted = torch.cdist(x.double(), y.double()).mean((1, 2))
+    found = pairs.typical_distance(x, y)[:, 0, 0].double()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+    monkeypatch.setattr(pairs, "direct", lambda *_: pytest.fail("differences, though no point is far"))
+    assert torch.equal(pairs.typical_distance(x, y)[:, 0, 0].double(), found)
+
+
+def test_a_typical_distance_of_coinciding_points_is_zero():
+    x = torch.full((1, 5, 3), 2.0)
+    assert pairs.typical_distance(x, x).item() == 0
+    far = torch.cat([x, torch.full((1, 1, 3), 1e6)], 1)  # one that has run away
+    assert pairs.typical_distance(far, x).item() == pytest.approx(3**0.5 * (1e6 - 2) / 6, rel=1e-6)
+
+
 FIELDS = {
     "equation4, laplace": lambda x, y, h: drift.equation4(x, y, h, "laplace"),
     "equation4, gaussian": lambda x, y, h: drift.equation4(x, y, h, "gaussian"),

@@ -35,7 +35,7 @@ from gwfbench.suites.suite import Part, Suite
 DRAWS = 2000  # of the bootstrap
 LIMITS = ("seconds", "calls")
 NOTES = (
-    "score: 0 is exact, 1 is still, mean over seeds and tasks [95 % interval, over tasks and seeds]. tier: methods that "
+    "score: 0 is exact, 1 is still, mean over seeds and tasks [95 % interval over tasks and seeds]. tier: methods that "
     "use the same information and share a letter can't be told apart on these tasks (paired t tests over seeds of the "
     "mean score, Holm, 5 %). Below a task its headline metric, median over seeds [95 % interval]; a failed seed counts "
     "as still. train s: medians over seeds, summed over tasks; calls: likewise, points through the target's score or "
@@ -87,7 +87,7 @@ def within(rows: pd.DataFrame, limit: str, most: float) -> pd.DataFrame:
     Args:
         limit: one of LIMITS.
     """
-    paid = rows["seconds"] if limit == "seconds" else pd.Series(map(calls, rows.to_dict("records")), rows.index)
+    paid = rows["seconds"] if limit == "seconds" else pd.Series([calls(row) for row in rows.to_dict("records")], rows.index)
     control = rows["role"] != "method"
     inside = (paid <= most) | control | rows["metric"].isna()
     lost = rows[~rows["run_key"].isin(rows.loc[inside, "run_key"])].drop_duplicates(["run_key", "attempt"])
