@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,15 @@ def published(suite: Suite) -> pd.DataFrame | None:
     return kept.read(path)[0] if path.is_file() else None
 
 
-def board(name: str, own: pd.DataFrame | None) -> str:
-    """The board of a whole suite, of one's own rows and of the published ones."""
+def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
+    """The board of a whole suite, of one's own rows and of the published ones.
+
+    Args:
+        within: `seconds=60` or `calls=1e6`: of each run its last law within it counts.
+
+    Raises:
+        UserError: there are no rows, or `within` is no such limit.
+    """
     import pandas as pd
 
     from gwfbench.report.board import suites as made
@@ -72,11 +80,25 @@ def board(name: str, own: pd.DataFrame | None) -> str:
     )  # fmt: skip
     rows = pd.concat(parts, ignore_index=True)
     first = rows.drop_duplicates(["run_key", "attempt"]).drop_duplicates("run_key")["attempt"]  # one's own come first
-    return made.markdown(made.of_suite(rows[rows["attempt"].isin(first)], suite), suite)
+    rows = made.of_suite(rows[rows["attempt"].isin(first)], suite)
+    if within:
+        limit, most = _limit(within, made.LIMITS)
+        return f"Within {within}:\n\n" + made.markdown(made.within(rows, limit, most), suite)
+    return made.markdown(rows, suite)
 
 
-def show(suite: Suite, done: list[Run], out: Path, form: str) -> None:
-    """The board of a suite after its runs, or their rows."""
+def _limit(text: str, names: Sequence[str]) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        most = float(number)
+    except ValueError:
+        most = -1.0
+    require(name in names and most > 0, f"--within {text}", f"{' or '.join(names)}, and how many", "write calls=1e6")
+    return name, most
+
+
+def show(name: str, done: list[Run], out: Path, form: str) -> None:
+    """The board of a suite after runs of it, or their rows."""
     from gwfbench.audit import counted
     from gwfbench.store.rows import tidy
 
@@ -87,7 +109,7 @@ def show(suite: Suite, done: list[Run], out: Path, form: str) -> None:
     if form == "csv":
         put(rows.to_csv(index=False))
     elif form == "table":
-        say(board(suite.name, rows))
+        say(board(name, rows))
 
 
 def hours(suite: Suite) -> tuple[float, int]:

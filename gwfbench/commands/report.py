@@ -73,10 +73,13 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 @_keeping
 @_moved
 @click.option("--suite", "suite_name", help="Suite whose board to print: these rows among the published ones.")
+@click.option(
+    "--within", default="", help="With --suite: seconds=60 or calls=1e6. Of each run its last law within it counts."
+)
 @click.pass_context
 def report(
     context: click.Context, form: str, chosen: tuple[str, ...], write: Path | None, pivot: bool, laws: str,
-    suite_name: str | None, **where: Any,
+    suite_name: str | None, within: str, **where: Any,
 ) -> None:  # fmt: skip
     """Print the leaderboards of finished runs, or make something else from them (see the commands below).
 
@@ -87,8 +90,10 @@ def report(
         _require_no_options(context)
         return
     if suite_name:
-        _show_suite(suite_name, where)
+        _show_suite(suite_name, within, where)
         return
+    if within:
+        raise UserError(f"--within {within}", "it together with --suite", "name a suite, or leave --within out")
     rows, facts = _checked(chosen, where)
     from gwfbench.report.board.leaderboard import alarms, boards, left_out
 
@@ -101,7 +106,7 @@ def report(
         _write(write, rows, facts, verdicts, laws, {"pivot": pivot, "metrics": chosen})
 
 
-def _show_suite(name: str, where: dict[str, Any]) -> None:
+def _show_suite(name: str, within: str, where: dict[str, Any]) -> None:
     """The board of a suite; without runs of one's own, of its published rows alone."""
     own = None
     if where["csv"] or where["out"].is_dir():
@@ -110,7 +115,7 @@ def _show_suite(name: str, where: dict[str, Any]) -> None:
         except UserError:
             if where["csv"] or where["tasks"] or where["methods"]:
                 raise
-    say(_suites.board(name, own))
+    say(_suites.board(name, own, within))
 
 
 def _require_no_options(context: click.Context) -> None:

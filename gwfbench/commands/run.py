@@ -152,8 +152,8 @@ def run(
         jobs = [job for order in orders for job in order.jobs()]
         done, remarks = performed(jobs, read_execution(how), out, form, chosen)
         with command_cache.heard() as (shown, told):
-            if suite:
-                suites.show(suite, done, out, form)
+            if suite_name:
+                suites.show(suite_name, done, out, form)
                 failed = tell_failed(done)
             else:
                 failed = tell(done, out, form, chosen)

@@ -72,7 +72,7 @@ def of_suite(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     fits = rows["task"].isin(tasks) & (rows["seed"] < suite.seeds)
     control = rows["role"] != "method"
     control |= rows["method"].map(registry.is_control)
-    fits &= control | rows["budget"].map(lambda text: limits <= set(text.split(",")))  # a further limit is no gain
+    fits &= control | rows["budget"].map(lambda text: limits <= set(str(text).split(",")))  # a further limit is no gain
     kept = rows[fits]
     names = [
         roster.get((task, method)) or registry.short(method)
@@ -87,7 +87,11 @@ def within(rows: pd.DataFrame, limit: str, most: float) -> pd.DataFrame:
     Args:
         limit: one of LIMITS.
     """
-    paid = rows["seconds"] if limit == "seconds" else pd.Series([calls(row) for row in rows.to_dict("records")], rows.index)
+    paid = (
+        rows["seconds"]
+        if limit == "seconds"
+        else pd.Series([calls(row) for row in rows.to_dict("records")], rows.index)
+    )
     control = rows["role"] != "method"
     inside = (paid <= most) | control | rows["metric"].isna()
     lost = rows[~rows["run_key"].isin(rows.loc[inside, "run_key"])].drop_duplicates(["run_key", "attempt"])
