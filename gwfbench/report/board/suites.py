@@ -1,13 +1,14 @@
-"""The board of a suite: who has run on all of its tasks, and where each stands between the truth and not moving.
+"""The board of a suite: where each method stands between the truth and not moving, over all of its tasks.
 
     score      (v - exact) / (still - exact) in the task's headline metric, each of the same seed, held to [0, 1]; a
                failed seed, and one without a value, is 1: it counts as `still`. Mean over seeds, then over tasks
     interval   95 %, by bootstrap over tasks and, in each, over seeds
     tier       letters by the scores over tasks of each seed (paired t, Holm, as on all boards), among methods that use
-               the same information: what they tell is about these tasks
+               the same information on the same tasks: what they tell is about these tasks
     limit      with a limit on seconds or on oracle calls, of each run its last judged law within it counts
 
-Methods that lack a task stand in the matrix alone.
+A method's tasks are those whose roster has it, and for one that is on none, those that it fits. Who lacks one of its
+tasks has no score, and stands in the matrix alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,11 +36,12 @@ from gwfbench.suites.suite import Part, Suite
 DRAWS = 2000  # of the bootstrap
 LIMITS = ("seconds", "calls")
 NOTES = (
-    "score: 0 is exact, 1 is still, mean over seeds and tasks [95 % interval over tasks and seeds]. tier: methods that "
-    "use the same information and share a letter can't be told apart on these tasks (paired t tests over seeds of the "
-    "mean score, Holm, 5 %). Below a task its headline metric, median over seeds [95 % interval]; a failed seed counts "
-    "as still. train s: medians over seeds, summed over tasks; calls: likewise, points through the target's score or "
-    "log-density (the larger number) or drawn from it."
+    "score: 0 is exact, 1 is still, mean over seeds and the method's tasks [95 % interval over tasks and seeds]. tier: "
+    "methods that use the same information on the same tasks and share a letter can't be told apart on these (paired t "
+    "tests over seeds of the mean score, Holm, 5 %). Below a task its headline metric, median over seeds [95 % "
+    "interval]; a failed seed counts as still. train s: medians over seeds, summed over tasks; calls: likewise, points "
+    "through the target's score or log-density (the larger number) or drawn from it, those for moving the judged points "
+    "among them."
 )
 
 
@@ -103,26 +105,47 @@ def entries(rows: pd.DataFrame, suite: Suite) -> list[Entry]:
     if not len(rows):
         return []
     found: dict[str, list[tuple[Part, Board]]] = defaultdict(list)
+    for part, board in _boards(rows, suite):
+        for line in board.lines:
+            if line.role == "method" and (line.cells or line.seeds.failed):
+                found[line.method].append((part, board))
+    paid = _paid(rows)
+    made = [_entry(name, those, suite, paid) for name, those in found.items()]
+    whole = [_placed(one) if set(one.scores) == set(_tasks(one.name, suite)) else one for one in made]
+    groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = defaultdict(dict)
+    for one in whole:
+        if not math.isnan(one.score):
+            means = {seed: statistics.fmean(own[seed] for own in one.scores.values()) for seed in _seeds(one)}
+            groups[one.information, *sorted(one.scores)][one.name] = means
+    letters = {name: tier for group in groups.values() if len(group) > 1 for name, tier in stats.tiers(group).items()}
+    done = [replace(one, tier=letters.get(one.name, "")) for one in whole]
+    return sorted(done, key=lambda o: (math.isnan(o.score), o.information, -len(o.scores), o.score, o.name))
+
+
+def _boards(rows: pd.DataFrame, suite: Suite) -> Iterator[tuple[Part, Board]]:
+    """Each task's board by its headline metric, where somebody has been judged by it."""
     for part in suite.parts:
-        mine = rows[rows["task"] == part.task]
-        metric = suite.metric(part)
+        mine, metric = rows[rows["task"] == part.task], suite.metric(part)
         if (mine["metric"] == metric).any():
             (board,) = boards(mine, [metric])
-            for line in board.lines:
-                if line.role == "method":
-                    found[line.method].append((part, board))
-    made = [_entry(name, those, suite) for name, those in found.items()]
-    whole = [_placed(one) if len(one.scores) == len(suite.parts) else one for one in made]
-    letters: dict[str, str] = {}
-    for information in dict.fromkeys(one.information for one in whole):
-        group = {
-            one.name: {seed: statistics.fmean(own[seed] for own in one.scores.values()) for seed in _seeds(one)}
-            for one in whole
-            if one.information == information and not math.isnan(one.score)
-        }
-        letters |= stats.tiers(group) if len(group) > 1 else {}
-    done = [replace(one, tier=letters.get(one.name, "")) for one in whole]
-    return sorted(done, key=lambda one: (math.isnan(one.score), one.information, one.score, one.name))
+            yield part, board
+
+
+def _tasks(name: str, suite: Suite) -> list[str]:
+    """The tasks of a method."""
+    own = [part.task for part in suite.parts if name in map(registry.head, part.methods)]
+    plugin = registry.plugins("method").get(registry.head(name))
+    fit = [
+        p.task for p in suite.parts if plugin and registry.fits(registry.find("task", registry.head(p.task)), plugin)
+    ]
+    return own or fit
+
+
+def _paid(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """By (task, method), the median over runs of the calls of the last law."""
+    judged = rows[rows["metric"].notna()].sort_values("step").drop_duplicates(["run_key", "attempt"], keep="last")
+    judged = judged.assign(paid=[calls(row) for row in judged.to_dict("records")])
+    return judged.groupby(["task", "method"])["paid"].median().to_dict()  # type: ignore[return-value]
 
 
 def _seeds(entry: Entry) -> set[int]:
@@ -130,7 +153,9 @@ def _seeds(entry: Entry) -> set[int]:
     return set.intersection(*(set(own) for own in entry.scores.values()))
 
 
-def _entry(name: str, those: Sequence[tuple[Part, Board]], suite: Suite) -> Entry:
+def _entry(
+    name: str, those: Sequence[tuple[Part, Board]], suite: Suite, of: Mapping[tuple[str, str], float]
+) -> Entry:  # fmt: skip
     scores: dict[str, dict[int, float]] = {}
     texts: dict[str, str] = {}
     seconds = paid = 0.0
@@ -147,7 +172,7 @@ def _entry(name: str, those: Sequence[tuple[Part, Board]], suite: Suite) -> Entr
         }
         texts[part.task] = cell(line, metric, line.cells.get(metric, NO_CELL).n)
         seconds += line.costs["seconds"]
-        paid += line.costs.get("calls", line.costs["score_calls"])
+        paid += of.get((part.task, name), 0.0)
         failed += len(line.seeds.failed) + line.seeds.worst
         information |= set(line.information.split())
     return Entry(name, uses(" ".join(sorted(information))), scores, texts, seconds, paid, failed)
@@ -197,18 +222,16 @@ def markdown(rows: pd.DataFrame, suite: Suite) -> str:
 
 
 def _controls(rows: pd.DataFrame, suite: Suite, heads: Mapping[str, str]) -> list[dict[str, str]]:
-    found = []
-    for control, score in (("exact", "0"), ("still", "1")):
-        texts = {}
-        for part in suite.parts:
-            mine, metric = rows[rows["task"] == part.task], suite.metric(part)
-            if (mine["metric"] == metric).any():
-                (board,) = boards(mine, [metric])
-                line = next((line for line in board.lines if line.method == control), None)
-                if line:
-                    texts[escape.markdown(heads[part.task])] = cell(line, metric, line.cells.get(metric, NO_CELL).n)
-        found.append({"method": control, "score": score, "tier": "-", **texts})
-    return found
+    found: dict[str, dict[str, str]] = {
+        control: {"method": control, "score": score, "tier": "-"} for control, score in (("exact", "0"), ("still", "1"))
+    }
+    for part, board in _boards(rows, suite):
+        metric = suite.metric(part)
+        for line in board.lines:
+            if line.method in found:
+                text = cell(line, metric, line.cells.get(metric, NO_CELL).n)
+                found[line.method][escape.markdown(heads[part.task])] = text
+    return list(found.values())
 
 
 def _missing(made: Sequence[Entry], suite: Suite) -> str:
@@ -217,7 +240,7 @@ def _missing(made: Sequence[Entry], suite: Suite) -> str:
     absent: list[str] = []
     few: list[str] = []
     for name in suite.methods:
-        tasks = [part.task for part in suite.parts if any(registry.head(method) == name for method in part.methods)]
+        tasks = _tasks(name, suite)
         own = there[name].scores if name in there else {}
         lacks = [task for task in tasks if task not in own]
         if lacks:
