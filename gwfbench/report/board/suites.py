@@ -40,8 +40,8 @@ NOTES = (
     "methods that use the same information on the same tasks and share a letter can't be told apart on these (paired t "
     "tests over seeds of the mean score, Holm, 5 %). Below a task its headline metric, median over seeds [95 % "
     "interval]; a failed seed counts as still. train s: medians over seeds, summed over tasks; calls: likewise, "
-    "points through the target's score or log-density (the larger number) or drawn from it, those for moving the judged "
-    "points among them."
+    "points through the target's score or log-density (the larger number) or drawn from it, also for moving the judged "
+    "points."
 )
 
 
