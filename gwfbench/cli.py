@@ -11,6 +11,7 @@ import click
 from gwfbench import __version__
 from gwfbench.commands._edge import guarded
 from gwfbench.commands._options import PLUGIN
+from gwfbench.commands.bundle import accept, bundle
 from gwfbench.commands.calibrate import calibrate
 from gwfbench.commands.check import check
 from gwfbench.commands.exec import exec_
@@ -49,6 +50,21 @@ def cli() -> None:
     """Run, time and judge Wasserstein-gradient-flow methods on problems with known answers."""
 
 
-for command in (list_, suite, run, exec_, submit, status, score, verify, report, reproduce, calibrate, check):
+for command in (
+    list_,
+    suite,
+    run,
+    exec_,
+    submit,
+    status,
+    score,
+    verify,
+    report,
+    reproduce,
+    calibrate,
+    check,
+    bundle,
+    accept,
+):
     command.params.append(PLUGIN)
     cli.add_command(command)

@@ -24,10 +24,11 @@ from pathlib import Path
 import pandas as pd
 
 from gwfbench import escape
-from gwfbench.audit import verdict
+from gwfbench.audit import bundle, verdict
 from gwfbench.audit.verdict import Verdict
 from gwfbench.errors import UserError, require
 from gwfbench.papers import ledger
+from gwfbench.plugins import registry
 from gwfbench.report import paper_page
 from gwfbench.report import rows as kept_rows
 from gwfbench.report.board import ablation, bar, tables
@@ -93,6 +94,7 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
     if layout.suite:
         suite = suites.load(layout.suite)
         body = f"{board_of_suite.markdown(board_of_suite.of_suite(rows, suite), suite)}\n{body}"
+    body += _origins(folder)
     page = f"# {escape.markdown(layout.title)}\n\n{body}\n{tables.provenance(rows, facts)}"
     verdicts = tables.verified(rows, verdict.kept(folder)[0])
     return {
@@ -100,6 +102,21 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
         folder / "leaderboard.csv": tables.csv(shown, "%.6g"),
         folder / "leaderboard.tex": latex(shown),
     }
+
+
+def _origins(folder: Path) -> str:
+    """Who has made rows that are not the authors' own, and how far they were checked, as Markdown."""
+    found = bundle.origins(folder)
+    if not found:
+        return ""
+    table = pd.DataFrame([
+        {"method": escape.markdown(registry.short(method)), "label": escape.markdown(str(one.get("label", ""))),
+         "by": escape.markdown(str(one.get("by", ""))), "runs": one.get("runs", ""), "run again": one.get("again", ""),
+         "made": escape.markdown(str(one.get("made", "")))}
+        for method, one in sorted(found.items())
+    ])  # fmt: skip
+    said = "self-reported: seals and code were checked; re-run: some runs were also run again here, and none differs."
+    return f"\n## Sent in by others\n\n{table.to_markdown(index=False, disable_numparse=True)}\n\n{said}\n"
 
 
 def all_made(root: Path) -> dict[Path, str]:

@@ -1,0 +1,167 @@
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from gwfbench.store import texts
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module")
+def cli(home):
+    """The command line in a process of its own, as each time by other people: exit code, stdout, stderr."""
+
+    def call(*words):
+        command = [sys.executable, "-m", "gwfbench", *map(str, words)]
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def mine(cli, home):
+    """The bundle of a plug-in of one's own that has run with two seeds."""
+    (home / "here").mkdir()
+    source = home / "here" / "mine.py"
+    source.write_text((ROOT / "baselines" / "gaussian_vi.py").read_text())
+    (home / "here" / "mine.toml").write_text('[fast]\ntrack = "quick"\nsource = "x"\nfields = ""\n')
+    words = (
+        "run",
+        "--task",
+        "gaussian",
+        "--method",
+        "mine",
+        "--seeds",
+        "2",
+        "--out",
+        "runs",
+        "--no-curve",
+        "--no-controls",
+    )
+    code, _, err = cli(*words, "--plugin", source)
+    assert code == 0, err
+    code, out, err = cli("bundle", "mine.zip", "--by", "A. Person", "--out", "runs", "--plugin", source)
+    assert code == 0, err
+    assert "2 runs" in out
+    shutil.move(home / "here", home / "gone")  # whoever accepts it has nothing but the bundle
+    return home / "mine.zip"
+
+
+def changed(bundle, pattern, change, hashes=True, seals=False):
+    """The bundle with a file changed, and with what a forger would make new."""
+    target = bundle.with_name("forged.zip")
+    with zipfile.ZipFile(bundle) as old:
+        files = {name: old.read(name) for name in old.namelist()}
+    (name,) = (name for name in files if re.fullmatch(pattern, name))
+    files[name] = change(files[name])
+    folder = name.rpartition("/")[0]
+    if seals:
+        run = f"{folder}/run.json"
+        content = texts.opened(files[run].decode()) | {"schema": json.loads(files[run])["schema"]}
+        content["files"]["rows.jsonl"] = hashlib.sha256(files[name]).hexdigest()
+        files[run] = texts.sealed(content).encode()
+    if hashes:
+        manifest = json.loads(files["manifest.json"])
+        manifest["files"] = {n: hashlib.sha256(files[n]).hexdigest() for n in files if n != "manifest.json"}
+        files["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(target, "w") as new:
+        for each, text in files.items():
+            new.writestr(each, text)
+    return target
+
+
+def edited(text):
+    """One number of a run is better by a hundredth."""
+    lines = text.decode().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if '"metric":"energy_distance"' in line.replace(" ", ""))
+    number = re.search(r'"value": ?(-?[\d.e-]+)', lines[at])
+    lines[at] = lines[at].replace(number[1], repr(float(number[1]) - 0.5))
+    return "".join(lines).encode()
+
+
+ROWS = r"runs/gaussian-mine-s0-.*/rows.jsonl"
+
+
+def test_a_bundle_is_accepted_and_its_rows_are_labelled(mine, cli, home):
+    with zipfile.ZipFile(mine) as packed:
+        names = packed.namelist()
+        assert {"source/mine.py", "source/mine.toml", "manifest.json"} <= set(names)
+    code, out, err = cli("accept", str(mine), "--count", "1", "--write", "results/mine")
+    assert code == 0, out + err
+    assert "accepted: mine: 2 runs by A. Person" in out
+    assert "re-run (1 of them were run again, and none differs)" in out
+    page = (home / "results/mine/leaderboard.md").read_text()
+    assert re.search(r"\| mine +\| re-run +\| A. Person +\| 2 +\| 1 +\|", page), page[-800:]
+    code, out, err = cli("accept", str(mine), "--count", "0", "--write", "results/mine")  # once more, in their place
+    assert code == 0, err
+    assert "self-reported" in out
+    assert (home / "results/mine/rows.csv").read_text().count(",mine,0,") == (
+        home / "results/mine/rows.csv"
+    ).read_text().count(",mine,1,")
+    assert "self-reported" in (home / "results/mine/leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change", "hashes", "seals", "said"),
+    [
+        (ROWS, edited, False, False, r"refused: runs/gaussian-mine-s0-.*/rows.jsonl: sha256"),
+        (ROWS, edited, True, False, r"refused: runs/gaussian-mine-s0-.*: rows.jsonl has changed"),
+        (ROWS, edited, True, True, r"refused: gaussian mine seed 0: different when run again: energy_distance"),
+        (r"source/mine.py", lambda text: text.replace(b"0.5", b"0.25"), True, False, r"refused: gaussian mine seed 0: the code has changed"),
+        (r"source/mine.py", lambda text: text + b"\n# x", False, False, r"refused: source/mine.py: sha256"),
+    ],
+)  # fmt: skip
+def test_what_was_edited_is_refused_with_its_name(mine, cli, pattern, change, hashes, seals, said):
+    code, out, err = cli("accept", str(changed(mine, pattern, change, hashes, seals)), "--count", "2")
+    assert code == 1, out + err
+    assert re.search(said, out), out
+    assert "accepted" not in out
+
+
+def test_a_suite_s_runs_must_all_be_there(mine, cli, home):
+    suite = home / "s.toml"
+    suite.write_text('title = "x"\ntrack = "default"\nseeds = 5\nmethods = ["ula"]\n[[tasks]]\ntask = "gaussian"\n')
+    code, out, _ = cli("accept", str(mine), "--count", "0", "--suite", str(suite))
+    assert code == 1
+    assert re.findall(r"missing: gaussian mine seed (\d)", out) == ["2", "3", "4"]
+
+
+def test_mistakes_are_told(mine, cli, home):
+    for words, said in (
+        (("bundle", str(mine), "--by", "x", "--out", "runs"), "exists"),
+        (("bundle", "b.zip", "--by", "x", "--out", "none"), "no runs"),
+        (("accept", "runs/none.zip"), "none.zip"),
+    ):
+        code, _, err = cli(*words)
+        assert code == 2, words
+        assert said in err
+    (home / "no.zip").write_text("no")
+    code, _, err = cli("accept", "no.zip")
+    assert (code, "a bundle, as" in err) == (2, True)
+    with zipfile.ZipFile(home / "evil.zip", "w") as evil:
+        name = "runs/../../evil.txt"
+        evil.writestr(
+            "manifest.json",
+            json.dumps(
+                {"schema": 1, "by": "x", "made": "x", "plugins": [], "files": {name: hashlib.sha256(b"x").hexdigest()}}
+            ),
+        )
+        evil.writestr(name, b"x")
+    code, _, err = cli("accept", "evil.zip")
+    assert code == 2
+    assert "evil.txt" in err
+    assert not (home.parent / "evil.txt").exists()
