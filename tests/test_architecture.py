@@ -9,7 +9,7 @@ from gwfbench.check.plugin import ALLOWED
 
 ROOT = Path(__file__).parents[1]
 # From below to above: a package may import those before it.
-PACKAGES = [*ALLOWED, "escape", "plugins", "store", "drive", "process", "runs", "audit", "check", "papers", "suites", "report", "api",
+PACKAGES = ["elsewhere", *ALLOWED, "escape", "plugins", "store", "drive", "process", "runs", "audit", "check", "papers", "suites", "report", "api",
             "commands", "cli", "__main__"]  # fmt: skip
 FILES = sorted(path for folder in ("gwfbench", "tasks", "baselines") for path in (ROOT / folder).rglob("*.py"))
 

@@ -79,6 +79,8 @@ def _foreign(modules: list[str]) -> Iterator[tuple[Any, ...]]:
             yield kind, entry.name, entry.value, *((entry.dist.name, entry.dist.version) if entry.dist else ())
     for part in filter(None, os.environ.get(discovery.FILES, "").split(os.pathsep)):
         yield part, hashlib.sha256(Path(part).read_bytes()).hexdigest()
+    for name in discovery.metric_modules():
+        yield name, fingerprint.code_hash(name)
     if modules:
         yield (fingerprint.code_hash(*modules),)
     for name in sorted(fingerprint.closure(*modules)):
