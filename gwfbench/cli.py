@@ -16,6 +16,7 @@ from gwfbench.commands.calibrate import calibrate
 from gwfbench.commands.check import check
 from gwfbench.commands.exec import exec_
 from gwfbench.commands.list import list_
+from gwfbench.commands.new import new
 from gwfbench.commands.report import report
 from gwfbench.commands.reproduce import reproduce
 from gwfbench.commands.run import run
@@ -52,6 +53,7 @@ def cli() -> None:
 
 for command in (
     list_,
+    new,
     suite,
     run,
     exec_,
