@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gwfbench.report import stats
+from gwfbench.report.board import suites
 
 DOC = Path(__file__).parents[1] / "docs" / "statistics.md"
 SEEDS, METHODS = (2, 3, 5, 10), (2, 8, 14)
@@ -86,6 +87,28 @@ def test_the_document_has_what_is_measured(name):
         assert min(share for row in ("normal", "lognormal") for share in said[row][1:]) >= 0.9
     if name == "error":
         assert max(max(row) for row in said.values()) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / BOARDS["error"])
+
+
+LAWS = {  # of a task's mean score, and its mean
+    "normal": (lambda rng, k: 0.5 + 0.1 * rng.normal(size=k), 0.5),
+    "all or nothing": (lambda rng, k: rng.beta(0.5, 0.5, size=k), 0.5),
+    "mostly near 0": (lambda rng, k: rng.beta(0.3, 1.2, size=k), 0.2),
+}
+
+
+@pytest.mark.slow
+def test_a_suite_s_interval_holds_the_mean_as_often_as_the_document_says():
+    text, count, rng = DOC.read_text(encoding="utf-8"), 1000, np.random.default_rng(3)
+    for tasks in (2, 4, 7, 14):
+        (row,) = re.findall(rf"^\| {tasks} \| (.*) \|$", text, flags=re.M)
+        for (draw, mean), said in zip(LAWS.values(), row.split(" | "), strict=True):
+            held = 0
+            for _ in range(count):
+                scores = {str(i): {0: float(score)} for i, score in enumerate(draw(rng, tasks))}
+                placed = suites._placed(suites.Entry("m", "", scores, {}, 0.0, 0.0, 0))
+                held += placed.low <= mean <= placed.high
+            share = float(said.strip(" %")) / 100
+            assert held / count == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / count) + 0.005)
 
 
 if __name__ == "__main__":

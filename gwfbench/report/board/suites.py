@@ -2,7 +2,8 @@
 
     score      (v - exact) / (still - exact) in the task's headline metric, each of the same seed, held to [0, 1]; a
                failed seed, and one without a value, is 1: it counts as `still`. Mean over seeds, then over tasks
-    interval   95 %, by bootstrap over tasks and, in each, over seeds
+    interval   95 %: t interval of the mean over tasks, of one task over seeds, cut to [0, 1]. It is about the mean over
+               such tasks as these, and has the noise of seeds in it
     tier       letters by the scores over tasks of each seed (paired t, Holm, as on all boards), among methods that use
                the same information on the same tasks: what they tell is about these tasks
     limit      with a limit on seconds or on oracle calls, of each run its last judged law within it counts
@@ -19,7 +20,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 
 from gwfbench import escape
@@ -33,10 +33,9 @@ from gwfbench.report.board.tables import cell, uses
 from gwfbench.report.table import checked
 from gwfbench.suites.suite import Part, Suite
 
-DRAWS = 2000  # of the bootstrap
 LIMITS = ("seconds", "calls")
 NOTES = (
-    "score: 0 is exact, 1 is still, mean over seeds and the method's tasks [95 % interval over tasks and seeds]. tier: "
+    "score: 0 is exact, 1 is still, mean over seeds and the method's tasks [95 % interval over tasks]. tier: "
     "methods that use the same information on the same tasks and share a letter can't be told apart on these (paired t "
     "tests over seeds of the mean score, Holm, 5 %). Below a task its headline metric, median over seeds [95 % "
     "interval]; a failed seed counts as still. train s: medians over seeds, summed over tasks; calls: likewise, "
@@ -186,15 +185,11 @@ def _values(board: Board, control: str, metric: str) -> dict[int | None, float]:
 
 def _placed(entry: Entry) -> Entry:
     """With its score over tasks and its interval."""
-    tables = [np.array(list(own.values())) for own in entry.scores.values()]
-    score = float(np.mean([table.mean() for table in tables]))
-    rng = np.random.default_rng(0)
-    draws = np.empty(DRAWS)
-    for i in range(DRAWS):
-        chosen = rng.integers(len(tables), size=len(tables))
-        draws[i] = np.mean([rng.choice(tables[k], len(tables[k])).mean() for k in chosen])
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return replace(entry, score=score, low=float(low), high=float(high))
+    means = {i: statistics.fmean(own.values()) for i, own in enumerate(entry.scores.values())}
+    score, half = stats.paired(means if len(means) > 1 else next(iter(entry.scores.values())))
+    if math.isnan(half):  # one task and one seed, or no spread at all
+        half = 0.0 if len(means) > 1 else math.nan
+    return replace(entry, score=score, low=max(0.0, score - half), high=min(1.0, score + half))
 
 
 def markdown(rows: pd.DataFrame, suite: Suite) -> str:
