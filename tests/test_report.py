@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from gwfbench.errors import UserError
 from gwfbench.plugins import registry
 from gwfbench.report.rows import rows_of
 
+ROOT = Path(__file__).parents[1]
 TASKS = ("toy2d:shape=moons", "toy2d:shape=swiss_roll")
 FLOW = "mmd_flow:steps=4,points=1200,batch=64"
 
@@ -150,3 +152,11 @@ def test_without_a_curve_the_last_law_has_the_same_rows(monkeypatch, one_process
     assert set(last["step"]) == {4}
     columns = ["step", "metric", "value", "se", "n", "draw_calls"]
     pd.testing.assert_frame_equal(last[columns], whole.loc[whole["step"] == 4, columns].reset_index(drop=True))
+
+
+def test_the_bibliography_of_a_board_has_its_methods_and_no_others(cli):
+    code, out, err = cli("report", "--rows", str(ROOT / "results/ou/rows.csv"), "--method", "ula", "--format", "bibtex")
+    assert code == 0, err
+    keys = {line.partition("{")[2].rstrip(",") for line in out.splitlines() if line.startswith("@")}
+    assert "roberts1996exponential" in keys
+    assert "lambert2022variational" not in keys, "of gaussian_vi, which is not asked for"

@@ -46,7 +46,7 @@ def list_(task: str | None, method: str | None, only_metrics: bool, form: str) -
             put(json.dumps(_facts(plugin, methods if plugin.kind == "task" else tasks)) + "\n")
         return
     if form == "bibtex":
-        say("\n".join(_bibliography([*tasks, *methods])))
+        say("\n".join(bibliography([*tasks, *methods])))
         return
     from rich.console import Console
 
@@ -115,7 +115,7 @@ def _print_metrics(form: str) -> None:
     console.print("A task may have metrics of its own, by other names: its board shows them.", style="dim")
 
 
-def _bibliography(plugins: Iterable[registry.Plugin]) -> list[str]:
+def bibliography(plugins: Iterable[registry.Plugin]) -> list[str]:
     """The BibTeX entries of these plug-ins, each once."""
     found: dict[str, str] = {}
     for plugin in plugins:

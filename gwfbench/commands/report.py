@@ -15,7 +15,9 @@ from gwfbench.commands import _suites
 from gwfbench.commands._edge import put, say
 from gwfbench.commands._options import METRIC, OUT, PLACE, PLUGIN, check_metrics, require_file
 from gwfbench.commands._rows import METHODS, TASKS, selected, selection
+from gwfbench.commands.list import bibliography
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from gwfbench.audit.verdict import Verdict
     from gwfbench.report.board.leaderboard import Board
 
-FORMS = ["table", "markdown", "csv", "json", "latex"]
+FORMS = ["table", "markdown", "csv", "json", "latex", "bibtex"]
 MOVED = {  # options of earlier versions, and how to type them now
     "--html": "report html {}",
     "--pages": "report pages {}",
@@ -296,6 +298,8 @@ def _show(rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict
             put(to_json(row) + "\n")
     elif form == "latex":
         put(pages.latex(shown) + "\n")
+    elif form == "bibtex":
+        put("\n".join(bibliography(_plugins(rows))) + "\n")
     else:
         if pivot:
             say(tables.pivoted(shown))
@@ -304,6 +308,13 @@ def _show(rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict
         else:
             tables.print_boards(shown)
         put(escape.block(tables.verified(rows, verdicts)))
+
+
+def _plugins(rows: pd.DataFrame) -> list[registry.Plugin]:
+    """The tasks and methods of these rows that are known here."""
+    found = {("task", registry.head(task)): None for task in rows["task"]}
+    found |= {("method", registry.head(method)): None for method in rows["method"]}
+    return [registry.plugins(kind)[name] for kind, name in found if name in registry.plugins(kind)]  # type: ignore[index]
 
 
 def _write(
