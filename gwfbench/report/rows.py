@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gwfbench import escape
 from gwfbench.audit import counted
 from gwfbench.audit.today import Today
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 from gwfbench.report.table import TEXT, checked, kept, mapped
 from gwfbench.store import folders
 from gwfbench.store.record import Run
@@ -21,6 +23,7 @@ from gwfbench.store.rows import tidy
 
 Facts = dict[str, dict[str, Any]]  # of environments, by hash
 OF_RUN = ("task", "method", "seed", "status", "reason", "dtype", "device", "budget", "code")  # the same in all its rows
+NAMED = 8  # of what is left out
 CLOCKS = ("seconds", "sample_seconds", "judge_seconds")  # numbers that need not be kept to the last bit
 
 
@@ -53,9 +56,15 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     fresh = [run for run in runs if not today.why_stale(run)]  # a newer stale attempt hides no fresh one
     fresh.sort(key=lambda run: not run.judge)  # nor one of `--judge` a whole one
     newest = {(run.identity.key, _ended_by(run)): run for run in fresh}
-    stale = len({run.identity.key for run in runs} - {key for key, _ in newest})
+    counting = {key for key, _ in newest}
+    stale = {run.identity.key: run.identity for run in runs if run.identity.key not in counting}
     if stale:
-        remarks.append(f"left out: {stale} stale runs, made by other code than today's; run them again")
+        names = Counter(f"{registry.short(who.method)} on {who.task}" for who in stale.values())
+        shown = [f"{name} ({count})" for name, count in names.most_common(NAMED)]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        remarks.append(
+            f"left out: {len(stale)} stale runs, made by other code than today's: {', '.join(shown)}{more}; run them again"
+        )
     part = sum(bool(run.judge) for run in newest.values())
     if part:
         remarks.append(f"{part} runs have the metrics of --judge alone; run them again without it for all")
