@@ -62,9 +62,8 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
         names = Counter(f"{registry.short(who.method)} on {who.task}" for who in stale.values())
         shown = [f"{name} ({count})" for name, count in names.most_common(NAMED)]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        remarks.append(
-            f"left out: {len(stale)} stale runs, made by other code than today's: {', '.join(shown)}{more}; run them again"
-        )
+        told = f"{len(stale)} stale runs, made by other code than today's: {', '.join(shown)}{more}"
+        remarks.append(f"left out: {told}; run them again")
     part = sum(bool(run.judge) for run in newest.values())
     if part:
         remarks.append(f"{part} runs have the metrics of --judge alone; run them again without it for all")
