@@ -44,7 +44,7 @@ def bundle(target: Path, by: str, tasks: tuple[str, ...], methods: tuple[str, ..
     for text in strange:
         say(escape.line(f"left alone: {text}"), err=True)
     today = Today()
-    chosen = select([run for run in runs if not run.judge and not today.why_stale(run)], tasks, methods)
+    chosen = select([run for run in runs if not today.why_stale(run)], tasks, methods)
     require(bool(chosen), f"--out {out}: no runs by today's code that fit", "at least one", "run them first")
     count = bundles.pack(out, chosen, target, by)
     size = target.stat().st_size / 2**20
