@@ -88,7 +88,13 @@ class SMC:
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
     seeds: ClassVar[Literal["batched", "looped"]] = "looped"  # each has temperatures of its own
     version: ClassVar[int] = 2
-    smoke: ClassVar[Mapping[str, object]] = {"particles": 64, "temperatures": 3, "leapfrogs": 2, "after": 1, "moves": 16}
+    smoke: ClassVar[Mapping[str, object]] = {
+        "particles": 64,
+        "temperatures": 3,
+        "leapfrogs": 2,
+        "after": 1,
+        "moves": 16,
+    }
     reference: ClassVar[str] = """@article{delmoral2006sequential,
   title={Sequential {M}onte {C}arlo samplers}, author={Del Moral, Pierre and Doucet, Arnaud and Jasra, Ajay},
   journal={Journal of the Royal Statistical Society B}, volume={68}, number={3}, pages={411--436}, year={2006}}

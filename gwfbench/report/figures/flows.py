@@ -25,6 +25,7 @@ import numpy as np
 
 from gwfbench.drive.controls import CONTROLS
 from gwfbench.errors import UserError
+from gwfbench.plugins import registry
 from gwfbench.report import kept_points
 from gwfbench.report.figures.style import COLOURS, GREY
 from gwfbench.store import folders
@@ -97,7 +98,7 @@ def _draw_task(task: str, runs: Sequence[Run], places: Mapping[str, Path], folde
         picture(title, start, truth, kept, path)
     else:
         real = {} if truth is None else {"test images": truth}
-        grids(title, real | {f"{run.method}, {run.times[-1]}": run.points[-1] for run in kept}, path)
+        grids(title, real | {f"{registry.short(run.method)}, {run.times[-1]}": run.points[-1] for run in kept}, path)
     return f"wrote {path}"
 
 
@@ -134,7 +135,7 @@ def picture(title: str, start: np.ndarray, truth: np.ndarray | None, runs: Seque
             ax.set_xlim(box[0])
             ax.set_ylim(box[1])
             ax.tick_params(labelsize=7)
-        row[0].set_ylabel(_wrapped(run.method), fontsize=9)
+        row[0].set_ylabel(_wrapped(registry.short(run.method)), fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
