@@ -97,3 +97,20 @@ class Largest(TorchDispatchMode):
 def largest():
     """A context that knows, in `bytes`, the largest tensor made in it."""
     return Largest
+
+
+@pytest.fixture
+def no_files(monkeypatch):
+    """No single files as plug-ins before the test, nor after it, in a test that names some in this process."""
+    from gwfbench.plugins import registry, single
+
+    def forget():
+        registry.plugins.cache_clear()
+        for name in [name for name in sys.modules if name.partition(".")[0] == single.HOME]:
+            del sys.modules[name]
+
+    monkeypatch.setenv(single.FILES, "")
+    forget()
+    yield
+    monkeypatch.setenv(single.FILES, "")
+    forget()

@@ -40,7 +40,7 @@ def run(cli, path, *words):
     return cli("run", "--config", str(path), "--format", "csv", *words)
 
 
-def test_a_file_has_the_options_and_what_is_typed_comes_before_it(cli, tmp_path):
+def test_a_file_has_the_options_and_what_is_typed_comes_before_it(cli, tmp_path, no_files):
     (tmp_path / "mine.py").write_text((ROOT / "baselines" / "ula.py").read_text())
     path = tmp_path / "experiment.toml"
     path.write_text(f"""

@@ -241,7 +241,7 @@ metric = "energy_distance"
 
 
 @pytest.mark.slow
-def test_the_runs_of_a_suite_and_one_s_own_method_among_them(cli, tmp_path, monkeypatch):
+def test_the_runs_of_a_suite_and_one_s_own_method_among_them(cli, tmp_path, monkeypatch, no_files):
     path = tmp_path / "small.toml"
     path.write_text(SMALL)
     code, out, err = cli("run", "--suite", str(path), "--no-isolate", "--out", "runs")

@@ -21,14 +21,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gwfbench import elsewhere
 from gwfbench import fields as ranges
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import kept, settings
+from gwfbench.plugins.single import FILES, HOME, at_home, has_metrics, listed
 
 Kind = Literal["task", "method"]
-FILES = "GWFBENCH_PLUGINS"  # paths, separated as those of PATH
-HOME = "gwfbench_plugins"  # the package that single files are modules of, and so may import their neighbours from
 CAPABILITY: dict[Kind, str] = {"task": "offers", "method": "needs"}
 VARIABLES: dict[Kind, frozenset[str]] = {
     "task": frozenset({"offers", "metrics", "points", "version", "reference", "smoke"}),
@@ -155,7 +153,7 @@ def add_files(paths: Iterable[Path]) -> None:
     Raises:
         UserError: one is not a Python file whose name is a valid module name.
     """
-    known = [part for part in os.environ.get(FILES, "").split(os.pathsep) if part]
+    known = [*map(str, listed())]
     for path in paths:
         require(path.is_file(), f"--plugin {path}: no such file", "a Python file", "check the path")
         require(
@@ -170,10 +168,10 @@ def add_files(paths: Iterable[Path]) -> None:
 
 def single(kind: Kind) -> Iterator[Plugin]:
     """The files listed in GWFBENCH_PLUGINS. One without a task, a method or a metric is listed as a broken method."""
-    paths = [Path(part) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
+    paths = listed()
     if not paths:
         return
-    home = _at_home(paths)
+    home = at_home(paths)
     for path in paths:
         found: dict[Kind, Plugin] = {
             each: _read(each, path.stem, f"{HOME}.{path.stem}", None, path, str(path)) for each in CAPABILITY
@@ -182,41 +180,6 @@ def single(kind: Kind) -> Iterator[Plugin]:
         if found[kind].cls or (neither and kind == "method"):
             clash = _two_neighbours(path, home)
             yield replace(found[kind], problem=clash, fix="rename one of them") if clash else found[kind]
-
-
-def metric_modules() -> list[str]:
-    """Modules of plug-ins that have metrics: entry points `gwfbench.metrics`, and single files with a `Metric(...)`."""
-    paths = [Path(part) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
-    if paths:
-        _at_home(paths)
-    return [*_entry_modules(), *(f"{HOME}.{path.stem}" for path in paths if has_metrics(path))]
-
-
-@cache
-def _entry_modules() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(entry.module for entry in importlib.metadata.entry_points(group="gwfbench.metrics")))
-
-
-def has_metrics(path: Path) -> bool:
-    """Whether a file assigns a `Metric(...)` to a name; False for one that can't be parsed."""
-    try:
-        body = ast.parse(path.read_bytes()).body
-    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
-        return False
-    values = [line.value for line in body if isinstance(line, ast.Assign | ast.AnnAssign)]
-    return any(isinstance(value, ast.Call) and _name(value.func) == "Metric" for value in values)
-
-
-elsewhere.METRICS.append(metric_modules)
-
-
-def _at_home(paths: Iterable[Path]) -> list[str]:
-    """Make the package whose modules single files are; the folders that it looks in."""
-    home = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(HOME, None, is_package=True))
-    folders = [*dict.fromkeys(str(path.parent) for path in paths)]
-    home.__path__[:] = folders
-    sys.modules[HOME] = home
-    return folders
 
 
 def _two_neighbours(path: Path, folders: Iterable[str]) -> str:

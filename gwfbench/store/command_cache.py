@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gwfbench.plugins import discovery
+from gwfbench.plugins import discovery, single
 from gwfbench.store import checked, fingerprint, locks
 from gwfbench.store.fingerprint import VERSIONED
 from gwfbench.store.record import digest, to_json
@@ -77,9 +77,9 @@ def _foreign(modules: list[str]) -> Iterator[tuple[Any, ...]]:
     for kind in discovery.CAPABILITY:
         for entry in importlib.metadata.entry_points(group=f"gwfbench.{kind}s"):
             yield kind, entry.name, entry.value, *((entry.dist.name, entry.dist.version) if entry.dist else ())
-    for part in filter(None, os.environ.get(discovery.FILES, "").split(os.pathsep)):
+    for part in filter(None, os.environ.get(single.FILES, "").split(os.pathsep)):
         yield part, hashlib.sha256(Path(part).read_bytes()).hexdigest()
-    for name in discovery.metric_modules():
+    for name in single.metric_modules():
         yield name, fingerprint.code_hash(name)
     if modules:
         yield (fingerprint.code_hash(*modules),)
