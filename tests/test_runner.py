@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -751,3 +751,21 @@ def _limit_task():
             return Instance(Problem((2,), (math.inf,), (Initial(lambda n, r: r.normal(n, 2)), density)), truth)
 
     return Limit()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", sorted(name for name, one in registry.plugins("method").items() if one.origin == "gwfbench")
+)
+def test_a_run_says_which_infos_it_has_used(name):
+    """What an oracle counts must stand among the infos: boards rank by them."""
+    plugin = registry.find("method", name)
+    tasks = [task for task in ("gaussian", "toy2d", "barenblatt", "aggregation", "sphere")
+             if registry.fits(registry.find("task", task), plugin)]  # fmt: skip
+    cls = plugin.load()
+    small = replace(registry.parse("method", name), **cls.smoke)
+    (done,) = run(small, registry.parse("task", tasks[0]))
+    last = done.rows[-1]
+    assert last.score_calls + last.log_prob_calls == 0 or "LogDensity" in done.information
+    assert last.draw_calls == 0 or "TargetSamples" in done.information
+    assert set(done.information) - {"Initial"}, "it knows nothing of the target"

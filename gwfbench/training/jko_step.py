@@ -227,8 +227,8 @@ def step_loss(
 
 
 def offered(problem: Problem, info: type[I]) -> I | None:
-    """What the problem offers of that type, if it does."""
-    return next((each for each in problem.infos if isinstance(each, info)), None)
+    """What the problem offers of that type, if it does; the problem notes that it was asked for."""
+    return problem[info] if any(isinstance(each, info) for each in problem.infos) else None
 
 
 def best_log_h(problem: Problem, cloud: Tensor, region: Ellipsoid | Box) -> float:
