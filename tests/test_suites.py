@@ -178,12 +178,24 @@ def test_within_a_limit_the_last_law_inside_counts(suite):
     table = boards.of_suite(pd.DataFrame([row for part in parts for row in part]), suite)
 
     def scores(limit, most):
-        return {one.name: round(one.score, 2) for one in boards.entries(boards.within(table, limit, most), suite)}
+        return {
+            one.name: round(one.score, 2) for one in boards.entries(boards.within(table, suite, limit, most), suite)
+        }
 
     assert scores("calls", 1000) == {"ula": 0.1, "svgd": 0.2}
     assert scores("calls", 600) == {"svgd": 0.2, "ula": 0.5}
     assert scores("calls", 200) == {"ula": 0.5, "svgd": 1.0}, "who has no law within it has not moved"
     assert scores("seconds", 6) == {"svgd": 0.2, "ula": 0.5}
+
+
+def test_a_metric_of_fewer_points_does_not_make_a_law_cheaper(suite):
+    few = [row | {"metric": "w2", "n": 10, "sample_calls": 1.0} for row in rows("gaussian", "ula", SPREAD, calls=0)]
+    many = [row | {"n": 10_000, "sample_calls": 1.0} for row in rows("gaussian", "ula", 0.1 * SPREAD, calls=0)]
+    table = boards.of_suite(pd.DataFrame([*controls("gaussian"), *few, *many]), suite)
+    (one,) = boards.entries(boards.within(table, suite, "calls", 100), suite)
+    assert set(one.scores["gaussian"].values()) == {1.0}, "10,000 points have to be moved for its headline"
+    (one,) = boards.entries(table[table["metric"] != "energy_distance"], suite) or [None]
+    assert one is None, "nobody has been judged by the headline"
 
 
 def test_others_in_place_of_the_roster(suite):

@@ -83,7 +83,7 @@ def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
     rows = made.of_suite(rows[rows["attempt"].isin(first)], suite)
     if within:
         limit, most = _limit(within, made.LIMITS)
-        return f"Within {within}:\n\n" + made.markdown(made.within(rows, limit, most), suite)
+        return f"Within {within}:\n\n" + made.markdown(made.within(rows, suite, limit, most), suite)
     return made.markdown(rows, suite)
 
 

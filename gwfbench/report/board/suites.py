@@ -82,12 +82,17 @@ def of_suite(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     return kept.assign(method=names, budget="", spec=kept["method"], device_class=kept["device"].str.partition(":")[0])
 
 
-def within(rows: pd.DataFrame, limit: str, most: float) -> pd.DataFrame:
+def within(rows: pd.DataFrame, suite: Suite, limit: str, most: float) -> pd.DataFrame:
     """The rows of the laws that had cost at most so much; runs without one keep a row without a metric.
+
+    Judged by its headline metric alone: another metric may have taken fewer points, which are paid for too.
 
     Args:
         limit: one of LIMITS.
     """
+    headlines = {(part.task, suite.metric(part)) for part in suite.parts}
+    shown = [pair in headlines for pair in zip(rows["task"], rows["metric"], strict=True)]
+    rows = rows[pd.Series(shown, rows.index) | rows["metric"].isna()]
     paid = (
         rows["seconds"]
         if limit == "seconds"
@@ -166,6 +171,8 @@ def _entry(
         marks = [_values(board, control, metric) for control in ("exact", "still")]
         own = {seed: value for seed, (value, _) in line.cells.get(metric, NO_CELL).values.items()}
         own |= dict.fromkeys(line.seeds.failed, math.nan)
+        if not own:  # judged by other metrics alone
+            continue
         scores[part.task] = {
             seed: stats.score(value, *(mark.get(seed, mark[None]) for mark in marks)) for seed, value in own.items()
         }
