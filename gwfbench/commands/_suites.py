@@ -120,9 +120,8 @@ def hours(suite: Suite) -> tuple[float, int]:
     if rows is None:
         return 0.0, 0
     rows = of_suite(rows, suite)
-    laws = rows.drop_duplicates(["run_key", "attempt", "step"])
-    runs = laws.groupby(["run_key", "attempt"])
-    spent = runs["seconds"].max() + runs["sample_seconds"].sum() + runs["judge_seconds"].sum()
+    runs = rows.groupby(["run_key", "attempt"])[["seconds", "sample_seconds", "judge_seconds"]]
+    spent = runs.max().sum(axis=1)  # each is what the run had taken so far
     return float(spent.sum()) / 3600, runs.ngroups
 
 
