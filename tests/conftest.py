@@ -1,6 +1,7 @@
 import cProfile
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 
@@ -114,3 +115,26 @@ def no_files(monkeypatch):
     yield
     monkeypatch.setenv(single.FILES, "")
     forget()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder for all tests of a module."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(home):
+    """The command line in a process of its own, in `home`; gives exit code, stdout, stderr.
+
+    `path` is a folder of more packages.
+    """
+
+    def call(*words, path=""):
+        paths = os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH", "")]))
+        command = [sys.executable, "-m", "gwfbench", *map(str, words)]
+        env = os.environ | {"PYTHONPATH": paths}
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, env=env)
+        return done.returncode, done.stdout, done.stderr
+
+    return call

@@ -2,8 +2,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,20 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("bundles")
-
-
-@pytest.fixture(scope="module")
-def cli(home):
-    """The command line in a process of its own, as each time by other people: exit code, stdout, stderr."""
-
-    def call(*words):
-        command = [sys.executable, "-m", "gwfbench", *map(str, words)]
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, done.stderr
-
-    return call
+def cli(elsewhere):
+    return elsewhere
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,21 +12,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("metrics")
-
-
-@pytest.fixture(scope="module")
-def cli(home):
-    def call(*words, path=""):
-        import os
-
-        command = [sys.executable, "-m", "gwfbench", *map(str, words)]
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH", "")]))}
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, env=env)
-        return done.returncode, done.stdout, done.stderr
-
-    return call
+def cli(elsewhere):
+    return elsewhere
 
 
 RUN = ("run", "--task", "gaussian", "--method", "gaussian_vi", "--seeds", "1", "--no-curve", "--no-controls")

@@ -1,8 +1,6 @@
 """`new` writes files that run and keep the protocol's promises."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -10,18 +8,8 @@ from gwfbench.commands import new
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("new")
-
-
-@pytest.fixture(scope="module")
-def cli(home):
-    def call(*words):
-        command = [sys.executable, "-m", "gwfbench", *map(str, words)]
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, done.stderr
-
-    return call
+def cli(elsewhere):
+    return elsewhere
 
 
 def rows(out):
