@@ -216,9 +216,9 @@ def test_others_in_place_of_the_roster(suite):
         ("seeds = 5", "seeds = 3", "5 at least"),
         ("seeds = 5", 'seeds = "5"', "int"),
         ('title = "Two tasks"', "", "no title"),
-        ('title = "Two tasks"', 'title = "x"\ntitel = "y"', "titel"),
+        ('title = "Two tasks"', 'title = "x"\ntitl_ = "y"', "titl_"),
         ('metric = "energy_distance"', 'metrics = "w2"', "task, and metric"),
-        ('task = "gaussian"', 'task = "gausian"', "did you mean 'gaussian'"),
+        ('task = "gaussian"', 'task = "gaussia"', "did you mean 'gaussian'"),
         ("[[tasks]]", "[[tasks]", "TOML|a suite"),
     ],
 )  # fmt: skip
