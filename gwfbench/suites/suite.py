@@ -12,8 +12,7 @@
     metric = "energy_distance"        the headline; may be left out: the task's first metric
     methods = ["vjko@gmm2-quick"]     its own roster, in place of the suite's; may be left out
 
-One method has one setting on a task. So a method can be followed over tasks by its name alone, whatever its setting
-there, and `contestant` is that name: in the default track all settings are no settings.
+One method has one setting on a task, so that boards follow it over tasks by its name alone, whatever its setting is.
 """
 
 from __future__ import annotations

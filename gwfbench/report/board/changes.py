@@ -118,7 +118,7 @@ def _cell(metric: str, both: tuple[Board, Board], lines: tuple[Line, Line], vers
         | {seed: sign * value for seed, (value, _) in line.cells[metric].values.items()}
         for name, line in zip(("now", "then"), lines, strict=True)
     }
-    if repr(values["now"]) == repr(values["then"]) or _equal(values["now"], values["then"]):
+    if _equal(values["now"], values["then"]):
         return replace(plain, seeds=len(values["now"]))
     others = [
         sign * value

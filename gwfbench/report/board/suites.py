@@ -71,9 +71,9 @@ def of_suite(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     limits = {f"{name}={limit!r}" for name, limit in Budget.read(suite.budget).limits().items()}
     tasks = {part.task for part in suite.parts}
     fits = rows["task"].isin(tasks) & (rows["seed"] < suite.seeds)
-    control = rows["role"] != "method"
-    control |= rows["method"].map(registry.is_control)
-    fits &= control | rows["budget"].map(lambda text: limits <= set(str(text).split(",")))  # a further limit is no gain
+    fits &= (rows["role"] != "method") | rows["budget"].map(
+        lambda text: limits <= set(str(text).split(","))
+    )  # a further limit is no gain
     kept = rows[fits]
     names = [
         roster.get((task, method)) or registry.short(method)
