@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def bundle(target: Path, by: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path) -> None:
     """Pack finished runs into one file that others can check: rows, kept points, environments, plug-ins' source.
 
-    Of each run the newest attempt by today's code is packed.
+    Of each run the newest attempt by today's code is packed, failed ones included.
 
     Example: bundle mine.zip --by "A. Person" --method mine --plugin mine.py
     """
@@ -44,7 +44,8 @@ def bundle(target: Path, by: str, tasks: tuple[str, ...], methods: tuple[str, ..
     for text in strange:
         say(escape.line(f"left alone: {text}"), err=True)
     today = Today()
-    chosen = select([run for run in runs if not today.why_stale(run)], tasks, methods)
+    whole = [run for run in runs if run.status != "killed" and not today.why_stale(run)]
+    chosen = select(whole, tasks, methods, failed=True)  # a failure is a result
     require(bool(chosen), f"--out {out}: no runs by today's code that fit", "at least one", "run them first")
     count = bundles.pack(out, chosen, target, by)
     size = target.stat().st_size / 2**20

@@ -57,9 +57,9 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
     sys.exit(not count and not skipped[rescore.NOT_NEEDED])
 
 
-def select(runs: list, tasks: tuple[str, ...], methods: tuple[str, ...]) -> list:
+def select(runs: list, tasks: tuple[str, ...], methods: tuple[str, ...], failed: bool = False) -> list:
     """The newest attempt, or the newest whole one, of each run that has points, of these tasks and methods, given with
-    or without fields."""
+    or without fields; with `failed` also those without points."""
     newest = list({run.identity.key: run for run in sorted(runs, key=lambda run: not run.judge)}.values())
 
     tasks = tuple(asked_for("task", word, {run.identity.task for run in newest}) for word in tasks)
@@ -68,7 +68,8 @@ def select(runs: list, tasks: tuple[str, ...], methods: tuple[str, ...]) -> list
     def fits(text: str, words: tuple[str, ...]) -> bool:
         return not words or text in words or registry.head(text) in words
 
-    return [r for r in newest if r.rows and fits(r.identity.task, tasks) and fits(r.identity.method, methods)]
+    newest = [r for r in newest if r.rows or failed]
+    return [r for r in newest if fits(r.identity.task, tasks) and fits(r.identity.method, methods)]
 
 
 def _metrics_of(task: str) -> tuple[str, ...]:
