@@ -65,7 +65,9 @@ BOUNDS = (
     Bound("toy2d", "sinkhorn_flow", "steps", 1212, 11, f"{FAR}; whether a round was the last: another is 60 launches"),
     Bound("gaussian", "ula", "steps", 60, 1, "whether a seed is unstable, which is said at once", seeds=2),
     Bound("gaussian", "mala", "laws", 151, 1, "whether pilots have forgotten their start", low=6, high=9, seeds=1),
-    Bound("gaussian", "smc:leapfrogs=1,after=0,moves=4", "temperatures", 507, 2, "whether weights are 0; the end", seeds=1),
+    Bound(
+        "gaussian", "smc:leapfrogs=1,after=0,moves=4", "temperatures", 507, 2, "whether weights are 0; the end", seeds=1
+    ),
     Bound("gaussian", "dds:every=1", "iterations", 846),
     Bound("gaussian", "drift_density:every=1", "steps", 146, 3, FAR),
     Bound("gaussian", "nuts:depth=1,warmup=1", "laws", 228, 21, "which chains go on", low=6, high=9, seeds=1),
