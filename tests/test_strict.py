@@ -147,13 +147,21 @@ def test_a_run_s_values_are_of_their_type(change, word):
         Run.read(plain(RUN) | change, [])
 
 
-NEEDED = [field.name for field in dataclasses.fields(Run) if field.name not in ("rows", "judge")]
+NEWER = {"judge": (), "unit": None, "memory": None, "energy": None}
+NEEDED = [field.name for field in dataclasses.fields(Run) if field.name not in ("rows", *NEWER)]
 
 
-def test_a_run_of_before_judge_was_written_is_a_whole_one():
-    content = plain(RUN)
-    del content["judge"]
-    assert Run.read(content, []).judge == ()
+def test_a_run_of_before_some_values_were_written_is_a_whole_one():
+    content = {name: value for name, value in plain(RUN).items() if name not in NEWER}
+    run = Run.read(content, [])
+    assert {name: getattr(run, name) for name in NEWER} == NEWER
+
+
+@pytest.mark.parametrize("name", ["unit", "memory", "energy"])
+@pytest.mark.parametrize("value", ["1", -1, True])
+def test_what_the_machine_gave_is_a_number_or_nothing(name, value):
+    with pytest.raises(ValueError, match=name):
+        Run.read(plain(RUN) | {name: value}, [])
 
 
 @pytest.mark.parametrize("name", NEEDED)

@@ -81,6 +81,10 @@ def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
     rows = pd.concat(parts, ignore_index=True)
     first = rows.drop_duplicates(["run_key", "attempt"]).drop_duplicates("run_key")["attempt"]  # one's own come first
     rows = made.of_suite(rows[rows["attempt"].isin(first)], suite)
+    require(
+        bool(len(rows)), f"suite '{name}': no rows of its tasks, seeds and budget", "some",
+        f"python -m gwfbench run --suite {name}",
+    )  # fmt: skip
     if within:
         limit, most = _limit(within, made.LIMITS)
         return f"Within {within}:\n\n" + made.markdown(made.within(rows, suite, limit, most), suite)
@@ -113,16 +117,20 @@ def show(name: str, done: list[Run], out: Path, form: str) -> None:
 
 
 def hours(suite: Suite) -> tuple[float, int]:
-    """Hours of one core that the published runs took, by their rows, and how many of the suite's runs those are."""
+    """Hours of one core that the published runs would take here, by their rows, and how many of the suite's runs those
+    are; of runs without units, what they took where they ran."""
+    from gwfbench.drive import machine
     from gwfbench.report.board.suites import of_suite
 
     rows = published(suite)
     if rows is None:
         return 0.0, 0
     rows = of_suite(rows, suite)
-    runs = rows.groupby(["run_key", "attempt"])[["seconds", "sample_seconds", "judge_seconds"]]
-    spent = runs.max().sum(axis=1)  # each is what the run had taken so far
-    return float(spent.sum()) / 3600, runs.ngroups
+    runs = rows.groupby(["run_key", "attempt"])[["seconds", "sample_seconds", "judge_seconds", "unit"]].max()
+    spent = runs.drop(columns="unit").sum(axis=1)  # each is what the run had taken so far
+    if runs["unit"].notna().any():
+        spent *= (machine.unit_here() / runs["unit"]).fillna(1.0)
+    return float(spent.sum()) / 3600, len(runs)
 
 
 def facts(name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gwfbench.drive.judge import Seen, reason_of
 from gwfbench.drive.log import Log
+from gwfbench.drive.machine import Machine
 from gwfbench.drive.meter import Counts, Meter
 from gwfbench.drive.points import Cloud
 from gwfbench.drive.signals import Stops
@@ -33,7 +34,7 @@ from gwfbench.store.checked import read_bytes, sync
 from gwfbench.store.folders import Attempt
 from gwfbench.store.record import Row, Run
 
-FORMAT = 2
+FORMAT = 3
 EVERY = 120.0  # seconds between two checkpoints, at most
 SOON = 1.0  # seconds after which there is the first
 RESUMED = frozenset({"killed", "timeout", "oom"})  # ends from outside: the same run may go further another time
@@ -50,6 +51,7 @@ class Checkpoint:
         state: the method's.
         cloud, cloud_log_prob: the driver's points, where laws are pushed.
         seen: the law, if it may still have to be judged.
+        units: of training so far, as seconds.
         runs: of each seed: status, reason, rows, sample_seconds, judge_seconds.
         draws: of each seed: the kept points and log-densities by their names in draws.npz.
         resumed: how often the run had been resumed.
@@ -62,6 +64,7 @@ class Checkpoint:
     cloud_log_prob: Tensor | None
     seen: Seen | None
     seconds: float
+    units: float
     training: Counts
     sampling: Counts
     runs: tuple[Mapping[str, Any], ...]
@@ -126,8 +129,9 @@ class Keeper:
 
 
 def of(
-    runs: Sequence[Run], path: Sequence[float], state: State, cloud: Cloud, seen: Seen | None, meter: Meter, log: Log
-) -> Checkpoint:
+    runs: Sequence[Run], path: Sequence[float], state: State, cloud: Cloud, seen: Seen | None, meter: Meter,
+    machine: Machine, log: Log,
+) -> Checkpoint:  # fmt: skip
     """The checkpoint of a batch right after a law; its draws are left to the folders' keeper."""
     return Checkpoint(
         seeds=tuple(run.identity.seed for run in runs),
@@ -137,6 +141,7 @@ def of(
         cloud_log_prob=cloud.log_prob,
         seen=seen,
         seconds=meter.seconds,
+        units=machine.units,
         training=meter.training,
         sampling=meter.sampling,
         runs=tuple({name: getattr(run, name) for name in (*_OF_RUN, "rows")} for run in runs),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -27,6 +28,7 @@ from gwfbench.drive.controls import Control, NoTruth
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import ANYTIME, Judge, Seen, judged_index, readable, reason_of
 from gwfbench.drive.log import Log
+from gwfbench.drive.machine import Machine
 from gwfbench.drive.meter import Meter, counted
 from gwfbench.drive.points import Cloud
 from gwfbench.drive.signals import Stops
@@ -78,6 +80,7 @@ class Drive:
     ):  # fmt: skip
         self.job, self.runs, self.log = job, runs, log
         self.meter = Meter(torch.device(job.device), job.budget)
+        self.machine = Machine(self.meter.device)
         self.asked: set[str] = set()  # names of the infos that the method has used
         self._curve, self._metrics = ANYTIME if curve else frozenset(), metrics
         self._times: tuple[float, ...] = ()  # that are judged
@@ -146,8 +149,9 @@ class Drive:
         who = self.job.contestant
         plain = counted(instance.problem, self.meter, len(self.job.seeds))
         problem = _Watched(plain.shape, plain.times, plain.infos, self.asked)
+        self.machine.begin()
         self._began = True
-        with torch.enable_grad(), self.meter.running():
+        with self._training():
             if isinstance(who, Control):
                 laws = iter(who.fit(instance))
             else:
@@ -156,7 +160,7 @@ class Drive:
         while True:
             self._last.law = None
             try:
-                with torch.enable_grad(), self.meter.running():
+                with self._training():
                     law = next(laws, _NO_LAW)
             except BaseException:
                 self._last.draw = None  # the method has gone on: what the last law would draw now is not that law
@@ -166,6 +170,16 @@ class Drive:
             self._last.draw = None
             self._where = line_of(laws)
             yield taken(law, self._where)
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """The block is the method's: its clock runs."""
+        self.machine.starts()
+        try:
+            with torch.enable_grad(), self.meter.running():
+                yield
+        finally:
+            self.machine.stops()
 
     def _take(self, law: Marginal, problem: Problem, limit: bool, streams: Streams) -> None:
         """Make this law the last one, and see it."""
@@ -303,7 +317,10 @@ class Drive:
             if self._last.seen is not None:
                 self._last.seen = self._look_back(self._last.seen, self._cloud.density)
             state = law.state()
-            content = checkpoint.of(self.runs, self._path, state, self._cloud, self._last.seen, self.meter, self.log)
+            self.machine.look()
+            content = checkpoint.of(
+                self.runs, self._path, state, self._cloud, self._last.seen, self.meter, self.machine, self.log
+            )
             self._keeper.save(content)
 
     def _restore(self, saved: Checkpoint) -> None:
@@ -311,6 +328,7 @@ class Drive:
         self._path = list(saved.path)
         self._cloud, self._last = Cloud(saved.cloud, saved.cloud_log_prob), _Last(seen=saved.seen)
         self.meter.seconds, self.meter.training, self.meter.sampling = saved.seconds, saved.training, saved.sampling
+        self.machine.resumed(saved.units)
         self.log.write(f"{saved.log}--- goes on after step {self.steps}\n")
         for run, values in zip(self.runs, saved.runs, strict=True):
             for name, value in values.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import sys
 import traceback
 from collections.abc import Callable
@@ -167,7 +168,11 @@ def _reason(job: Job, error: BaseException) -> str:
 
 def _close(drive: Drive, run: Run, file: Attempt | None, resumed: bool) -> None:
     """Fill in what the run has cost, and move its folder into place."""
-    run.seconds, run.steps = drive.meter.seconds, drive.steps
+    run.seconds, run.steps, machine = drive.meter.seconds, drive.steps, drive.machine
+    machine.look()
+    run.unit = run.seconds / machine.units if machine.units > 0 else None
+    run.memory = machine.memory or None
+    run.energy = None if math.isnan(machine.energy) else machine.energy
     run.information = tuple(sorted({*run.information, *drive.asked}))
     if file is None:
         return
@@ -179,7 +184,8 @@ def _close(drive: Drive, run: Run, file: Attempt | None, resumed: bool) -> None:
         file.finish(run, log)
     except ValueError as error:  # what no file can keep: the run is closed with what it has judged
         blank = begin(drive.job, run.env, None)[0]
-        for name in ("seconds", "sample_seconds", "judge_seconds", "steps", "paired", "resumed", "information"):
+        of_cost = ("seconds", "sample_seconds", "judge_seconds", "unit", "memory", "energy")
+        for name in (*of_cost, "steps", "paired", "resumed", "information"):
             setattr(run, name, getattr(blank, name))
         run.status, run.reason = "error", reason_of(error)
         file.finish(run, log)

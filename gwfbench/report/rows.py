@@ -24,7 +24,7 @@ from gwfbench.store.rows import tidy
 Facts = dict[str, dict[str, Any]]  # of environments, by hash
 OF_RUN = ("task", "method", "seed", "status", "reason", "dtype", "device", "budget", "code")  # the same in all its rows
 NAMED = 8  # of what is left out
-CLOCKS = ("seconds", "sample_seconds", "judge_seconds")  # numbers that need not be kept to the last bit
+CLOCKS = ("seconds", "sample_seconds", "judge_seconds", "unit", "energy")  # not kept to the last bit
 
 
 def read_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, Facts]:

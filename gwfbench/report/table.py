@@ -30,7 +30,7 @@ ALWAYS = ("task", "method", "role", "run_key", "attempt", "status", "dtype", "de
 NUMBERS = {  # likewise
     "metric_version": None, "value": None, "se": None, "n": None, "step": 1.0, "t": math.nan, "seconds": math.nan,
     "score_calls": 0.0, "log_prob_calls": 0.0, "draw_calls": 0.0, "sample_seconds": 0.0, "sample_calls": 0.0,
-    "judge_seconds": math.nan, "batch": 1.0,
+    "judge_seconds": math.nan, "batch": 1.0, "unit": math.nan, "memory": math.nan, "energy": math.nan,
 }  # fmt: skip
 SIGNED = ("value", "t")  # all others are at least 0
 OPEN = ("value", "se")  # all others are finite

@@ -146,6 +146,9 @@ class Run:
     seconds: float = 0.0
     sample_seconds: float = 0.0
     judge_seconds: float = 0.0
+    unit: float | None = None  # seconds of a unit of work (drive/machine.py) while it trained; None: not timed
+    memory: int | None = None  # bytes, the most while it trained; None: not known
+    energy: float | None = None  # joules of the whole device while it trained; None: not known
     steps: int = 0
     judge: tuple[str, ...] = ()  # metrics that it was judged by alone, at each law; none: by all of the task
     paired: bool = False  # the i-th kept points of its laws are one particle
@@ -162,7 +165,8 @@ class Run:
             ValueError: they are not a run's; what is wrong is in the message.
         """
         lists = {"rows": rows, "identity": Identity.read(content.get("identity"))}
-        run = checked.checked(Run, {"judge": [], **content, **lists}, _TESTS)  # runs of before have no `judge`
+        new = {"judge": [], "unit": None, "memory": None, "energy": None}  # runs of before have none of these
+        run = checked.checked(Run, {**new, **content, **lists}, _TESTS)
         run.information, run.judge = tuple(run.information), tuple(run.judge)
         if run.failed and not run.reason:
             raise ValueError(f"Run: status {run.status} without a reason")
@@ -194,6 +198,9 @@ class Run:
             "device": self.identity.device,
             "budget": ",".join(f"{name}={limit!r}" for name, limit in self.budget.items()),
             "batch": self.batch,
+            "unit": self.unit,
+            "memory": self.memory,
+            "energy": self.energy,
             "run_key": self.identity.key,
             "attempt": self.attempt,
             "code": self.code,

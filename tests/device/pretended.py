@@ -412,6 +412,8 @@ def pretended() -> Iterator[Seen]:
     own = {
         (torch, "Generator"): Generator,
         (torch.cuda, "synchronize"): lambda *_: _seen.note("synchronize", "synchronize"),
+        (torch.cuda, "reset_peak_memory_stats"): lambda *_: None,  # on the host: no wait, no launch
+        (torch.cuda, "max_memory_allocated"): lambda *_: 2**20,
         (torch.autograd, "_engine_run_backward"): with_mode,
         (torch.cuda, "CUDAGraph"): Graph,
         (torch.cuda, "graph"): capture,

@@ -7,7 +7,7 @@
              contestants that use the same information (performance profiles: Dolan and More 2002)
 
 Oracle calls are points through the target's score or its log-density (the larger number), or draws from it, in training
-and for the judged points.
+and for the judged points. Seconds are of training, in units of the machine where all rows have them.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def overall(rows: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return pd.DataFrame()
     rows = contestants(rows)
+    if rows.loc[rows["role"] == "method", "unit"].notna().all():  # where all were timed: machines and hours cancel
+        rows = rows.assign(seconds=rows["seconds"] / rows["unit"])
     groups: dict[str, dict[str, dict[str, Record]]] = defaultdict(lambda: defaultdict(dict))  # uses, method, task
     of_line = dict(iter(rows.groupby(["task", "method"], sort=False)))
     for board in boards(rows):

@@ -27,7 +27,7 @@ from gwfbench.report.table import contestants
 PLACE = {"floor": 0, "method": 1, "control": 2}  # on the board
 BIASED = ("w2", "sinkhorn")  # distances of two clouds, which the noise of both makes larger
 NARROW = ", or a law that is too narrow: few points of one are nearer to few of the truth than draws of the truth are"
-COSTS = ["seconds", "score_calls", "sample_seconds", "sample_calls"]
+COSTS = ["seconds", "units", "score_calls", "sample_seconds", "sample_calls", "memory", "energy"]
 
 
 @dataclass(frozen=True)
@@ -282,6 +282,7 @@ def _seeds(rows: pd.DataFrame, final: pd.DataFrame) -> dict[Key, Seeds]:
 
 def _costs(rows: pd.DataFrame) -> dict[Key, dict[str, float]]:
     """By (task, method): medians over runs of what each had cost in the end."""
+    rows = rows.assign(units=rows["seconds"] / rows["unit"])
     runs = rows[COSTS].groupby([rows["task"], rows["method"], rows["run_key"]], sort=False).max()
     medians = runs.groupby(level=[0, 1], sort=False).median()
     return dict(zip(medians.index.to_list(), medians.to_dict("records"), strict=True))  # type: ignore[arg-type]

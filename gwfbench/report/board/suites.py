@@ -6,7 +6,7 @@
                such tasks as these, and has the noise of seeds in it
     tier       letters by the scores over tasks of each seed (paired t, Holm, as on all boards), among methods that use
                the same information on the same tasks: what they tell is about these tasks
-    limit      with a limit on seconds or on oracle calls, of each run its last judged law within it counts
+    limit      with a limit on seconds, units or oracle calls, of each run its last judged law within it counts
 
 A method's tasks are those whose roster has it, and for one that is on none, those that it fits. Who lacks one of its
 tasks has no score, and stands in the matrix alone.
@@ -33,12 +33,13 @@ from gwfbench.report.board.tables import cell, uses
 from gwfbench.report.table import checked
 from gwfbench.suites.suite import Part, Suite
 
-LIMITS = ("seconds", "calls")
+LIMITS = ("seconds", "units", "calls")
 NOTES = (
     "score: 0 is exact, 1 is still, mean over seeds and the method's tasks [95 % interval over tasks]. tier: "
     "methods that use the same information on the same tasks and share a letter can't be told apart on these (paired t "
     "tests over seeds of the mean score, Holm, 5 %). Below a task its headline metric, median over seeds [95 % "
-    "interval]; a failed seed counts as still. train s: medians over seeds, summed over tasks; calls: likewise, "
+    "interval]; a failed seed counts as still. train s: medians over seeds, summed over tasks; units: likewise, "
+    "in units of a fixed piece of work on the same device meanwhile; calls: likewise, "
     "points through the target's score or log-density (the larger number) or drawn from it, also for moving the judged "
     "points."
 )
@@ -53,6 +54,7 @@ class Entry:
     scores: Mapping[str, Mapping[int, float]]  # by task and seed
     cells: Mapping[str, str]  # by task, as text
     seconds: float  # medians over seeds, summed over tasks
+    units: float
     calls: float
     failed: int  # seeds, over tasks
     score: float = math.nan  # nan where a task is missing
@@ -79,7 +81,7 @@ def of_suite(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
         roster.get((task, method)) or registry.short(method)
         for task, method in zip(kept["task"], kept["method"], strict=True)
     ]
-    return kept.assign(method=names, budget="", spec=kept["method"], device_class=kept["device"].str.partition(":")[0])
+    return kept.assign(method=names, budget="", spec=kept["method"], device_class=kept["device"].str.split(":").str[0])
 
 
 def within(rows: pd.DataFrame, suite: Suite, limit: str, most: float) -> pd.DataFrame:
@@ -93,11 +95,11 @@ def within(rows: pd.DataFrame, suite: Suite, limit: str, most: float) -> pd.Data
     headlines = {(part.task, suite.metric(part)) for part in suite.parts}
     shown = [pair in headlines for pair in zip(rows["task"], rows["metric"], strict=True)]
     rows = rows[pd.Series(shown, rows.index) | rows["metric"].isna()]
-    paid = (
-        rows["seconds"]
-        if limit == "seconds"
-        else pd.Series([calls(row) for row in rows.to_dict("records")], rows.index)
-    )
+    paid = {
+        "seconds": lambda: rows["seconds"],
+        "units": lambda: rows["seconds"] / rows["unit"],
+        "calls": lambda: pd.Series([calls(row) for row in rows.to_dict("records")], rows.index),
+    }[limit]()
     control = rows["role"] != "method"
     inside = (paid <= most) | control | rows["metric"].isna()
     lost = rows[~rows["run_key"].isin(rows.loc[inside, "run_key"])].drop_duplicates(["run_key", "attempt"])
@@ -162,7 +164,7 @@ def _entry(
 ) -> Entry:  # fmt: skip
     scores: dict[str, dict[int, float]] = {}
     texts: dict[str, str] = {}
-    seconds = paid = 0.0
+    seconds = units = paid = 0.0
     failed = 0
     information: set[str] = set()
     for part, board in those:
@@ -178,10 +180,11 @@ def _entry(
         }
         texts[part.task] = cell(line, metric, line.cells.get(metric, NO_CELL).n)
         seconds += line.costs["seconds"]
+        units += line.costs["units"]
         paid += of.get((part.task, name), 0.0)
         failed += len(line.seeds.failed) + line.seeds.worst
         information |= set(line.information.split())
-    return Entry(name, uses(" ".join(sorted(information))), scores, texts, seconds, paid, failed)
+    return Entry(name, uses(" ".join(sorted(information))), scores, texts, seconds, units, paid, failed)
 
 
 def _values(board: Board, control: str, metric: str) -> dict[int | None, float]:
@@ -211,6 +214,7 @@ def markdown(rows: pd.DataFrame, suite: Suite) -> str:
             **{escape.markdown(head): one.cells.get(task, "-") for task, head in heads.items()},
             "failed": str(one.failed),
             "train s": f"{one.seconds:.3g}",
+            "units": "-" if math.isnan(one.units) else f"{one.units:.3g}",
             "calls": f"{one.calls:.3g}",
             "uses": one.information,
         }

@@ -24,6 +24,7 @@ Safe = Callable[[str], str]  # one of gwfbench.escape
 
 HEADS = {
     "seconds": "train s",
+    "units": "units",
     "score_calls": "score calls",
     "sample_seconds": "sample s",
     "sample_calls": "calls/point",
@@ -42,17 +43,18 @@ NOTES = (
     "it. still: never moves. tier, by the first metric: methods that use the same information and share a letter can't "
     "be told apart (paired t tests over seeds, on logarithms where all values are positive; Holm's correction; 5 %); "
     "-: no letter, see below the table. uses: information about the target that a method gets. seeds: finished/total; "
-    "a failed seed, and one without a value, counts as the worst. train s: training time without evaluation. "
-    "sample s, calls/point: cost of moving the judged points."
+    "a failed seed, and one without a value, counts as the worst. train s: training time without evaluation; "
+    "units: the same, over the time of a fixed piece of work on the same device meanwhile, which is what to compare "
+    "between machines and hours; -: not timed. sample s, calls/point: cost of moving the judged points."
 )
 OVER_TASKS = (
     "Each table is about the tasks below it, all of which its methods were run on. score: 0 is exact, 1 is no better "
     "than not moving (each seed next to exact and still under the same seed), by the first metric of the task that "
     "tells the two apart, at the last law; mean over seeds, then over tasks; a failed seed scores 1. solved: share of "
     "tasks on which the median seed reaches a score of 0.1. seconds x2: share of tasks on which it does so in at most "
-    "twice the seconds of the fastest method of the table; calls: points passed to the target's score or its "
-    "log-density (the larger number), or drawn from the target. Where only the last laws are kept, the cost is that of "
-    "the whole run."
+    "twice the seconds of the fastest method of the table, in units where all rows have them; calls: points passed to "
+    "the target's score or its log-density (the larger number), or drawn from the target. Where only the last laws are "
+    "kept, the cost is that of the whole run."
 )
 MARKS = {"floor": "<= floor ", "alarm": "ALARM ", "": ""}
 
