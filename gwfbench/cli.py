@@ -24,6 +24,7 @@ from gwfbench.commands.score import score
 from gwfbench.commands.status import status
 from gwfbench.commands.submit import submit
 from gwfbench.commands.suite import suite
+from gwfbench.commands.tune import tune
 from gwfbench.commands.verify import verify
 
 
@@ -56,6 +57,7 @@ for command in (
     new,
     suite,
     run,
+    tune,
     exec_,
     submit,
     status,

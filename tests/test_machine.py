@@ -73,9 +73,21 @@ def test_timing_takes_a_hundredth_of_training(clock):
     assert spent <= 0.011 * 100
 
 
+def test_one_slow_part_is_no_slow_machine(clock, monkeypatch):
+    one, part, count = Machine(CPU), Machine._part, iter(range(10**6))
+
+    def hiccup(self, *tensors):
+        return part(self, *tensors) * (10 if next(count) % 10 == 0 else 1)
+
+    monkeypatch.setattr(Machine, "_part", hiccup)
+    one.begin()
+    _train(clock, one, [1.0] * 10, [0.1] * 10)
+    assert one.units == pytest.approx(100)
+
+
 def test_a_short_run_is_timed_before_and_after(clock):
     assert trained(clock, [0.001], [0.1]) == pytest.approx(0.01)
-    assert clock["parts"] == 3
+    assert clock["parts"] == 3 * machine.FEWEST
 
 
 def test_units_go_on_from_a_checkpoint(clock):

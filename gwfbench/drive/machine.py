@@ -13,15 +13,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import statistics
 from functools import cache
 from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
+from torch import Tensor
 
 EVERY = 0.5  # seconds of training between two timings
 SHARE = 0.01  # of the training since the last timing that the next one may take
-PARTS = {"cpu": 100, "cuda": 8}  # of a unit, of which one at least is timed
+PARTS = {"cpu": 100, "cuda": 8}  # of a unit
+FEWEST = 3  # parts that are timed together: their median counts, for now and then one takes ten times as long
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -48,9 +51,9 @@ class Machine:
 
     def begin(self) -> None:
         """Time the unit before the run."""
-        self._time(1)  # its first time is slower
+        self._time(FEWEST)  # its first time is slower
         self._parts, self._took = 0, 0.0
-        self._time(1)
+        self._time(FEWEST)
 
     def resumed(self, units: float) -> None:
         """The run goes on from a checkpoint, where it had trained for so long."""
@@ -90,8 +93,8 @@ class Machine:
         since = self._trained - self._timed
         if since > 0:
             self._timed = self._trained
-            parts = SHARE * since / self._pace if self._took > 0 else 1
-            self._time(min(max(round(parts), 1), self._in_unit))
+            parts = SHARE * since / self._pace if self._took > 0 else FEWEST
+            self._time(min(max(round(parts), FEWEST), self._in_unit))
 
     def _time(self, parts: int) -> None:
         """Time so many parts of a unit; nothing where there is no memory for it."""
@@ -99,17 +102,22 @@ class Machine:
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 x, w = (torch.full((n, 64), 0.01, dtype=torch.float32, device=self.device) for n in (1024, 64))
                 large = torch.full((4096, 4096) if self._gpu else (1, 1), 0.01, dtype=torch.float32, device=self.device)
-                self._wait()
-                start = self._clock()
-                for _ in range(400 // self._in_unit * parts):
-                    torch.tanh(x @ w)
-                for _ in range(parts if self._gpu else 0):
-                    large @ large
-                self._wait()
-                took = self._clock() - start
-            self._parts, self._took, self._pace = self._parts + parts, self._took + took, max(took, 1e-9) / parts
+                times = [self._part(x, w, large) for _ in range(parts)]
+            self._pace = max(statistics.median(times), 1e-9)
+            self._parts, self._took = self._parts + parts, self._took + parts * self._pace
         except (RuntimeError, MemoryError):
             return
+
+    def _part(self, x: Tensor, w: Tensor, large: Tensor) -> float:
+        """Seconds of a part of a unit."""
+        self._wait()
+        start = self._clock()
+        for _ in range(400 // self._in_unit):
+            torch.tanh(x @ w)
+        if self._gpu:
+            large @ large
+        self._wait()
+        return self._clock() - start
 
     def _wait(self) -> None:
         if self._gpu:
