@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError, require
@@ -26,6 +26,8 @@ from gwfbench.store.rows import tidy
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+
+    from gwfbench.audit.law import Law
 
 Given: TypeAlias = str | Task | Method | type
 
@@ -82,13 +84,28 @@ def method(spec: str) -> Method:
     return registry.parse("method", spec)
 
 
-def load(out: str | Path = "results/runs") -> pd.DataFrame:
+@overload
+def load(out: str | Path = "results/runs") -> pd.DataFrame: ...
+
+
+@overload
+def load(method: str, task: str, *, seed: int = 0, out: str | Path = "results/runs") -> Law: ...
+
+
+def load(
+    *what: str | Path, seed: int = 0, out: str | Path = "results/runs", task: str = "", method: str = ""
+) -> pd.DataFrame | Law:
     """The rows of the finished runs under a folder: of each run's newest attempt by today's code, by today's metrics.
+
+    With a method and a task, the last law of one of these runs: its `points`, their `sha256`, and `draw(n)`, which
+    trains the method again for n new ones.
 
     Args:
         out: folder of the runs, as in `run`; or a CSV of rows that `report --write` made, which is read as it is.
+        method, task: `name:key=value,key=value` or `method@setting`.
+        seed: of the run.
 
-    What is left out is said in a warning.
+    What is left out of rows is said in a warning.
 
     Raises:
         UserError: there are none.
@@ -97,10 +114,19 @@ def load(out: str | Path = "results/runs") -> pd.DataFrame:
     >>> rows = gwfbench.load("runs")
     >>> sorted(set(rows["method"]))
     ['ula']
+    >>> law = gwfbench.load("ula", "ou:horizon=0.05", seed=0, out="runs")
+    >>> law.draw(5).shape  # new points of its last law
+    torch.Size([5, 2])
     """
     from gwfbench.report.rows import read, rows_of
 
-    out = Path(out)
+    named = [*what, *filter(None, [method, task])]
+    require(len(named) <= 2, f"load{(*named,)!r}", "a folder, or a method and a task", "see help(gwfbench.load)")
+    if len(named) == 2:
+        from gwfbench.audit.law import find
+
+        return find(str(named[0]), str(named[1]), seed, Path(out))
+    out = Path(named[0] if named else out)
     if out.is_file():
         return read(out)[0]
     rows, _, remarks = rows_of(out)
