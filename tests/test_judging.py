@@ -167,6 +167,33 @@ def test_a_limit_s_slow_metrics_judge_the_law_with_which_the_run_ends(pushed, la
     assert 0 < seconds[0] < seconds[-1] == run.judge_seconds
 
 
+@dataclass(frozen=True)
+class Many(Own):
+    points = 10_000
+
+
+@pytest.mark.parametrize("pushed", [True, False])
+@pytest.mark.parametrize(("judge", "count"), [((), 10_000), (("quick",), folders.KEPT), (("quick", "w2"), folders.KEPT)])
+def test_who_is_judged_by_a_few_points_moves_no_more(pushed, judge, count, monkeypatch):
+    seen, of = [], Judge.judge
+
+    def watched(self, law, *rest):
+        seen.append(law.points.shape[1])
+        return of(self, law, *rest)
+
+    monkeypatch.setattr(Judge, "judge", watched)
+    steps, _ = judged(Many(), Halves(3, pushed), judge)
+    assert steps["quick"] == [1, 2, 3]
+    assert set(seen) == {count}
+
+
+def test_a_metric_of_all_points_gets_all_of_them(monkeypatch):
+    _, _, judge = judge_of("gaussian", ("kl", "w2"))
+    assert judge.count(100_000) == 65_536
+    assert judge_of("gaussian", ("moments_mean",))[2].count(100_000) == 100_000
+    assert judge_of("gaussian")[2].count(100_000) == 100_000
+
+
 def test_a_flow_s_slow_metrics_judge_its_last_time_alone():
     task = Own(times=(0.1, 0.2, 0.3))
     assert judged(task, Halves())[0] == {"quick": [1, 2, 3], "slow": [3]}

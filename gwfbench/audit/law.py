@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,17 +62,14 @@ class Law:
         """
         require(n >= 1, f"draw({n})", "1 or more", "ask for at least one point")
         run = self._run
-        require(
-            run.status != "budget" or "seconds" not in run.budget, f"{self.method} on {self.task}, ended by its seconds",
-            "a run that can be repeated", "run it with another budget, or use `points`",
-        )  # fmt: skip
+        timed = run.status == "budget" and "seconds" in run.budget
+        fix = "run it with another budget, or use `points`"
+        require(not timed, f"{self.method} on {self.task}, ended by its seconds", "a run that can be repeated", fix)
         job = Job.of(run.identity, run.budget)
         with Stops() as stops, own_globals(run.identity.key, torch.device(job.device)):
             again = _Again(job, n, seed, stops)
-            try:
+            with contextlib.suppress(BudgetSpent):
                 again.to_the_end(None, lambda *_: None)
-            except BudgetSpent:
-                pass
             again.judge_last()
         new, kept = again.new, again.kept
         same = kept is not None and torch.equal(kept[: len(self.points)].cpu(), self.points)

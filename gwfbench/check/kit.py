@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gwfbench.check import method, plugin, task
+from gwfbench.check import method, metric, plugin, task
 from gwfbench.check.outcome import Check, Outcome, apply
 from gwfbench.check.trial import Subject, Trial
-from gwfbench.errors import UserError
+from gwfbench.errors import UserError, require
+from gwfbench.metrics import choose
 from gwfbench.plugins import registry
+from gwfbench.protocol import Metric
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Plan:
         """From `method:name:key=value` or `task:name:key=value`; without partners: all that fit and can be used."""
         kind, colon, rest = text.partition(":")
         if kind not in ("method", "task") or not colon or not rest:
-            raise UserError(f"check {text}", "method:NAME or task:NAME", "python -m gwfbench check method:ula")
+            raise UserError(
+                f"check {text}", "method:NAME, task:NAME or metric:NAME", "python -m gwfbench check method:ula"
+            )
         subject = Subject.read(kind, rest)
         other: registry.Kind = "task" if kind == "method" else "method"
         chosen = tuple(dict.fromkeys(partners))
@@ -69,3 +73,43 @@ class Plan:
             trial = Trial(*((self.subject, partner) if kind == "task" else (partner, self.subject)))
             for check in pair:
                 yield apply(check, trial, name, partner.text)
+
+
+@dataclass(frozen=True)
+class OfMetric:
+    """A metric, and the tasks with which it is checked.
+
+    Raises:
+        UserError: there is no such metric, or a task can't be judged by it.
+    """
+
+    metric: Metric
+    tasks: tuple[Subject, ...]
+
+    @staticmethod
+    def read(name: str, tasks: Iterable[str] = ()) -> OfMetric:
+        """From a metric's name; without tasks: a few that list it, or that it can judge."""
+        named = [Subject.read("task", text) for text in tasks]
+        own = [one for subject in named for one in metric.instance(subject.small, metric.SEEDS).truth.metrics]
+        (found,) = choose([name], own)
+        require(not found.unavailable, f"metric '{name}': {found.unavailable}", "a metric that can be had", "see list")
+        require(
+            found.law == "flow", f"metric '{name}' compares with the exact JKO sequence", "a metric of the flow",
+            "run it with exact_jko: --metric " + name,
+        )  # fmt: skip
+        for subject in named:
+            truth = metric.instance(subject.small, metric.SEEDS).truth
+            lacks = truth.lacks(found, "flow") or ("" if truth.draw else "the task has no ground truth")
+            require(not lacks, f"metric '{name}' on {subject.text}: {lacks}", "a task that it can judge", "see list")
+        return OfMetric(found, tuple(named or metric.tasks(found)))
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """The result of each check, as it ends."""
+        if not self.tasks:
+            yield Outcome(
+                "gives a number for each seed", self.metric.name, "", "skipped", "no task can be judged by it"
+            )
+        for subject in self.tasks:
+            trial = metric.Trial(self.metric, subject)
+            for check in metric.CHECKS:
+                yield apply(check, trial, self.metric.name, subject.text)

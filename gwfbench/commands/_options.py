@@ -69,8 +69,9 @@ _EXECUTION = (
         "--curve/--no-curve", default=True, show_default=True, help="Judge about 20 laws on the way where only the "
         "limit counts, or the last law alone, which can be much quicker."
     ),
-    click.option("--judge", multiple=True, help="Metric to judge by, alone and at each judged law (repeatable). Such a "
-        "run answers no command that asks for more: without --judge it runs again. `score` adds a metric to it.  "
+    click.option("--judge", multiple=True, help="Metric to judge by, alone and at each judged law (repeatable); no "
+        "more points are moved than it takes. Such a run answers no command that asks for more: without --judge it "
+        "runs again. `score` adds a metric to it.  "
         "[default: all of the task, w2 and c2st at the last law only]"
     ),
 )  # fmt: skip

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("what", metavar="method:NAME | task:NAME")
-@click.option("--task", "tasks", multiple=True, help="Check a method with this task only (repeatable).")
+@click.argument("what", metavar="method:NAME | task:NAME | metric:NAME")
+@click.option("--task", "tasks", multiple=True, help="Check a method or a metric with this task only (repeatable).")
 @click.option("--method", "methods", multiple=True, help="Check a task with this method only (repeatable).")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def check(what: str, tasks: tuple[str, ...], methods: tuple[str, ...], form: str) -> None:
-    """Check that a method or task keeps the protocol's promises, with its smoke fields and every partner that fits.
+    """Check that a method, a task or a metric keeps the protocol's promises: with every partner that fits, in small.
 
-    NAME may have fields, as in `run`: NAME:key=value. Exit code: 0 if nothing failed, 1 if something did, 2 if the
-    command is wrong.
+    A metric is checked with three of the tasks that list it, or with those that --task names. NAME may have fields, as
+    in `run`: NAME:key=value. Exit code: 0 if nothing failed, 1 if something did, 2 if the command is wrong.
     """
     from gwfbench.errors import require
 
@@ -32,17 +32,18 @@ def check(what: str, tasks: tuple[str, ...], methods: tuple[str, ...], form: str
         registry.find(kind, registry.head(name))
     require(
         not (tasks if kind == "task" else methods),
-        f"check {what} --{kind}",
-        "--task with a method, or --method with a task",
-        f"leave --{kind} out",
+        f"check {what} --{'task' if kind == 'task' else 'method'}",
+        "--task with a method or a metric, or --method with a task",
+        "leave it out",
     )
     from dataclasses import asdict
 
-    from gwfbench.check.kit import Plan
+    from gwfbench.check.kit import OfMetric, Plan
     from gwfbench.store.record import to_json
 
     count = dict.fromkeys(("passed", "failed", "skipped"), 0)
-    for outcome in Plan.read(what, tasks or methods).outcomes():
+    plan = OfMetric.read(name, tasks) if kind == "metric" and name else Plan.read(what, tasks or methods)
+    for outcome in plan.outcomes():
         count[outcome.status] += 1
         put(to_json(asdict(outcome)) + "\n") if form == "json" else say(_line(outcome))
     say(", ".join(f"{number} {status}" for status, number in count.items()), err=form == "json")

@@ -124,7 +124,7 @@ class Drive:
         instance = job.task.build(streams.fork(f"task/{name_of(job.task)}"))
         problem, eval_streams = instance.problem, streams.fork("eval")
         self._judge, self._times = Judge(job, instance, eval_streams, self.log, self._metrics), problem.times
-        self._points = instance.truth.points or self._points
+        self._points = self._judge.count(instance.truth.points or self._points)
         if self._metrics and not self._judge.chosen:
             raise NoTruth(f"none of {', '.join(self._metrics)} can judge it; log.txt says why")
         if saved is not None and self._cloud.log_prob is not None and (lost := self._judge.backward):

@@ -118,6 +118,12 @@ class Judge:
             self._draws = index, Judged(empty, None, truth, index, rng).reference(DRAWS, rng)
         return self._draws[1]
 
+    def count(self, n: int) -> int:
+        """How many points are moved or drawn, of n that the task asks for: no more than the metrics that were asked for
+        take, or are kept."""
+        most = [one.points or n for one in self.chosen] if self._asked else [n]
+        return min(n, max([*most, folders.KEPT]))
+
     def dense(self, n: int) -> int:
         """Of how many of n points the log-density is asked for: by a metric, or to be kept for one."""
         most = [one.points or n for one in self.chosen if one.needs & {Need.LOG_PROB, Need.ESTIMATE}]
