@@ -151,3 +151,86 @@ def test_mistakes_are_told(mine, cli, home):
     assert code == 2
     assert "evil.txt" in err
     assert not (home.parent / "evil.txt").exists()
+
+
+@pytest.fixture(scope="module")
+def acme(cli, home):
+    """The example package where pip would put it, and the bundle of two of its runs on its own task."""
+    place = home / "site"
+    shutil.copytree(ROOT / "tests" / "thirdparty" / "acme_flows", place / "acme_flows")
+    info = place / "acme_flows-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-flows\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[gwfbench.methods]\nacme_particles = acme_flows.particles:Particles\n"
+        "[gwfbench.tasks]\nacme_shift = acme_flows.shift:Shift\n"
+    )
+    code, _, err = cli("run", "--task", "acme_shift", "--method", "acme_particles", "--seeds", "2", "--no-curve", "--out",
+                       "acme_runs", path=str(place))  # fmt: skip
+    assert code == 0, err
+    code, out, err = cli("bundle", "acme.zip", "--by", "Acme", "--out", "acme_runs", path=str(place))
+    assert code == 0, err
+    assert re.search(r"[2-9] runs", out)
+    return place, home / "acme.zip"
+
+
+def test_the_bundle_of_a_package_is_accepted_where_the_package_is(acme, cli, home):
+    place, bundle = acme
+    with zipfile.ZipFile(bundle) as packed:
+        assert {
+            "source/acme_flows/particles.py",
+            "source/acme_flows/gaussians.py",
+            "source/acme_flows/shift.py",
+        } <= set(packed.namelist())
+    code, out, err = cli("accept", bundle, "--count", "2", "--write", "results/acme", path=str(place))
+    assert code == 0, out + err
+    assert "accepted: acme_particles" in out
+    assert "re-run (2 of them were run again, and none differs)" in out
+    assert re.search(r"\| acme_particles +\| re-run +\| Acme ", (home / "results/acme/leaderboard.md").read_text())
+
+
+def test_the_bundle_of_a_package_that_is_not_here_is_refused(acme, cli):
+    code, out, _ = cli("accept", acme[1])
+    assert code == 1
+    assert "refused: method 'acme_particles' is not here: install acme-flows 1.0" in out
+
+
+def better(text):
+    """One number of a run is better by a half, in whatever metric."""
+    number = re.search(rb'"value": ?(-?[\d.e-]+)', text)
+    return text.replace(number[1], repr(float(number[1]) / 2).encode(), 1)
+
+
+@pytest.mark.parametrize(
+    ("hashes", "seals", "said"),
+    [
+        (False, False, r"refused: runs/acme_shift-acme_particles-s0-.*/rows.jsonl: sha256"),
+        (True, True, r"refused: acme_shift acme_particles seed 0: (different|other bits) when run again"),
+    ],
+)
+def test_an_edited_number_of_a_package_is_refused_with_its_name(acme, cli, hashes, seals, said):
+    place, bundle = acme
+    forged = changed(bundle, r"runs/acme_shift-acme_particles-s0-.*/rows.jsonl", better, hashes, seals)
+    code, out, err = cli("accept", forged, "--count", "2", path=str(place))
+    assert code == 1, out + err
+    assert re.search(said, out), out
+
+
+def test_failed_runs_are_packed_too(cli, home):
+    source = home / "fragile.py"
+    text = (ROOT / "baselines" / "gaussian_vi.py").read_text()
+    body = "    def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:\n"
+    assert text.count(body) == 1
+    at = text.index(body) + len(body)
+    source.write_text(
+        text[:at] + '        if 1 in rng.seeds:\n            raise RuntimeError("not under seed 1")\n' + text[at:]
+    )
+    words = ("run", "--task", "gaussian", "--method", "fragile", "--seeds", "2", "--out", "fragile_runs", "--no-curve",
+             "--no-controls", "--plugin", source)  # fmt: skip
+    assert cli(*words)[0] == 1
+    code, out, err = cli("bundle", "fragile.zip", "--by", "x", "--out", "fragile_runs", "--plugin", source)
+    assert code == 0, err
+    assert "2 runs" in out
+    code, out, err = cli("accept", "fragile.zip", "--count", "2", "--write", "results/fragile")
+    assert code == 0, out + err
+    assert "1/2, 1 error" in (home / "results/fragile/leaderboard.md").read_text()

@@ -173,7 +173,9 @@ class Many(Own):
 
 
 @pytest.mark.parametrize("pushed", [True, False])
-@pytest.mark.parametrize(("judge", "count"), [((), 10_000), (("quick",), folders.KEPT), (("quick", "w2"), folders.KEPT)])
+@pytest.mark.parametrize(
+    ("judge", "count"), [((), 10_000), (("quick",), folders.KEPT), (("quick", "w2"), folders.KEPT)]
+)
 def test_who_is_judged_by_a_few_points_moves_no_more(pushed, judge, count, monkeypatch):
     seen, of = [], Judge.judge
 

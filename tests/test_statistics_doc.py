@@ -106,10 +106,24 @@ def test_a_suite_s_interval_holds_the_mean_as_often_as_the_document_says():
             held = 0
             for _ in range(count):
                 scores = {str(i): {0: float(score)} for i, score in enumerate(draw(rng, tasks))}
-                placed = suites._placed(suites.Entry("m", "", scores, {}, 0.0, 0.0, 0))
+                placed = suites._placed(suites.Entry("m", "", scores, {}, 0.0, 0.0, 0.0, 0))
                 held += placed.low <= mean <= placed.high
             share = float(said.strip(" %")) / 100
             assert held / count == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / count) + 0.005)
+
+
+def test_the_table_of_units_is_that_of_its_rows():
+    import importlib.util
+
+    import pandas as pd
+
+    root = DOC.parents[1]
+    spec = importlib.util.spec_from_file_location("scripts_units", root / "scripts" / "units.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    rows = pd.read_csv(root / "results" / "units.csv")
+    assert (rows.groupby("run").size() == 20).all()
+    assert made.summary(rows).to_markdown(index=False) in DOC.read_text()
 
 
 if __name__ == "__main__":

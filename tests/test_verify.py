@@ -112,6 +112,17 @@ def test_a_run_without_its_curve_is_verified_without(cli, tmp_path):
     assert (code, "identical" in text) == (0, True), text
 
 
+def test_a_run_by_some_metrics_alone_is_verified_by_these_and_by_as_many_points(cli, tmp_path):
+    words = ("run", "--task", "toy2d", "--method", "mmd_flow:steps=2", "--method", "gan:iterations=4,every=2,batch=8",
+             "--seeds", "1", "--judge", "sliced_w2", "--no-controls", "--no-isolate")  # fmt: skip
+    assert cli(*words)[0] == 0
+    assert cli("report", "--write", "page")[0] == 0
+    assert set(pd.read_csv(tmp_path / "page" / "rows.csv")["judge"]) == {"sliced_w2"}
+    for where in ((), ("--rows", "page/rows.csv")):
+        code, text, _ = cli("verify", "--count", "2", *where)
+        assert (code, text.count("identical ")) == (0, 2), text
+
+
 def test_a_folder_that_can_t_be_written_is_told(cli, tmp_path):
     (tmp_path / "file").write_text("")
     assert cli("run", *WORDS[:-1], "1", "--no-controls")[0] == 0

@@ -67,7 +67,7 @@ class Law:
         require(not timed, f"{self.method} on {self.task}, ended by its seconds", "a run that can be repeated", fix)
         job = Job.of(run.identity, run.budget)
         with Stops() as stops, own_globals(run.identity.key, torch.device(job.device)):
-            again = _Again(job, n, seed, stops)
+            again = _Again(job, run.judge, n, seed, stops)
             with contextlib.suppress(BudgetSpent):
                 again.to_the_end(None, lambda *_: None)
             again.judge_last()
@@ -84,8 +84,8 @@ class Law:
 class _Again(Drive):
     """The run once more, with points of another seed next to its own; nothing is judged."""
 
-    def __init__(self, job: Job, n: int, seed: int, stops: Stops):
-        super().__init__(job, begin(job, "", None), [None], Log(), stops, curve=False)
+    def __init__(self, job: Job, judge: tuple[str, ...], n: int, seed: int, stops: Stops):
+        super().__init__(job, begin(job, "", None), [None], Log(), stops, False, judge)
         self.new: Tensor | None = None
         self.kept: Tensor | None = None
         self._count, self._others = n, Cloud()

@@ -83,7 +83,9 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
             return replace(blank, what=f"run key {key} where the rows have {blank.run_key}", why=why)
         now = environment.environment(job.device, threads)
         with tempfile.TemporaryDirectory(prefix="gwfbench-verify-") as folder:
-            options = Options(force=True, threads=threads, curve=_has_curve(rows))
+            by = first.get("judge")  # rows of before do not say
+            judge = () if _missing(by) else tuple(str(by).split())
+            options = Options(force=True, threads=threads, curve=_has_curve(rows), judge=judge)
             ((run,),) = perform([job], Path(folder), lambda *_: None, options)
             scored = _scored(rows, run, Path(folder))
     except UserError as error:

@@ -146,9 +146,11 @@ def _again(rows: pd.DataFrame, facts: dict[str, Any], count: int, seed: int) -> 
         verdict = verify.verify(some, facts.get(str(some["env"].iloc[0]), {}))
         done += 1
         say(f"run again: {verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict}", err=True)
+        who = f"{verdict.task} {verdict.method} seed {verdict.seed}"
         if verdict.verdict in ("different", "not run"):
-            who = f"{verdict.task} {verdict.method} seed {verdict.seed}"
             refused.append(f"{who}: {verdict.verdict} when run again: {verdict.what}. {verdict.why}")
+        elif verdict.verdict == "within tolerance" and not verdict.why:
+            refused.append(f"{who}: other bits when run again by the same code on the same machine: {verdict.what}")
     return done, refused
 
 

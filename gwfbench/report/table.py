@@ -24,7 +24,7 @@ NEEDED = (
 TEXT = {  # and what a table without this column means; None: the column must be there
     "task": None, "method": None, "metric": None, "role": None, "run_key": None, "attempt": None, "better": "lower",
     "law": "flow", "metric_code": "", "worst": "", "status": "ok", "reason": "", "information": "",
-    "dtype": "float32", "device": "cpu", "budget": "", "code": "", "env": "",
+    "dtype": "float32", "device": "cpu", "budget": "", "judge": "", "code": "", "env": "",
 }  # fmt: skip
 ALWAYS = ("task", "method", "role", "run_key", "attempt", "status", "dtype", "device")  # never empty
 NUMBERS = {  # likewise

@@ -198,6 +198,7 @@ class Run:
             "device": self.identity.device,
             "budget": ",".join(f"{name}={limit!r}" for name, limit in self.budget.items()),
             "batch": self.batch,
+            "judge": " ".join(self.judge),
             "unit": self.unit,
             "memory": self.memory,
             "energy": self.energy,
