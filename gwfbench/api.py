@@ -89,12 +89,10 @@ def load(out: str | Path = "results/runs") -> pd.DataFrame: ...
 
 
 @overload
-def load(method: str, task: str, *, seed: int = 0, out: str | Path = "results/runs") -> Law: ...
+def load(method: str, task: str, /, *, seed: int = 0, out: str | Path = "results/runs") -> Law: ...
 
 
-def load(
-    *what: str | Path, seed: int = 0, out: str | Path = "results/runs", task: str = "", method: str = ""
-) -> pd.DataFrame | Law:
+def load(*what: str | Path, seed: int = 0, out: str | Path = "results/runs") -> pd.DataFrame | Law:
     """The rows of the finished runs under a folder: of each run's newest attempt by today's code, by today's metrics.
 
     With a method and a task, the last law of one of these runs: its `points`, their `sha256`, and `draw(n)`, which
@@ -120,13 +118,12 @@ def load(
     """
     from gwfbench.report.rows import read, rows_of
 
-    named = [*what, *filter(None, [method, task])]
-    require(len(named) <= 2, f"load{(*named,)!r}", "a folder, or a method and a task", "see help(gwfbench.load)")
-    if len(named) == 2:
+    require(len(what) <= 2, f"load{what!r}", "a folder, or a method and a task", "see help(gwfbench.load)")
+    if len(what) == 2:
         from gwfbench.audit.law import find
 
-        return find(str(named[0]), str(named[1]), seed, Path(out))
-    out = Path(named[0] if named else out)
+        return find(str(what[0]), str(what[1]), seed, Path(out))
+    out = Path(what[0] if what else out)
     if out.is_file():
         return read(out)[0]
     rows, _, remarks = rows_of(out)

@@ -55,8 +55,8 @@ def tune(
 
     plugin = registry.find("method", registry.head(method))
     tasks = tuple(registry.canonical("task", task) for task in tasks)
-    if name:
-        file = _file(plugin.name)
+    file = _file(plugin.name) if name else None
+    if file:
         require(name not in settings.read(file), f"--write {name}: {file} has it", "a new name", "write another one")
     chosen = search.candidates(method, count)
     from gwfbench.runs.order import Order
@@ -74,7 +74,7 @@ def tune(
     if tell_failed(done) and all(one.failed for one in found):
         sys.exit(1)
     text = _section(name or "tuned", found[0], method, tasks, budget, cost, len(chosen))
-    if name:
+    if file:
         _append(file, text)
         say(f"wrote [{name}] into {file}: {plugin.name}@{name}")
     else:

@@ -31,8 +31,8 @@ class Grade:
 def grades(lines: Sequence[Line], metric: str) -> dict[str, Grade]:
     """Tiers by one metric, and the difference that the seeds would show; by method.
 
-    Methods are compared with those of the same information alone. One that has no value at all is told apart from the
-    others by that, and not by a test.
+    Methods are compared with those that use the same information about the target alone. One that has no value at all
+    is told apart from the others by that, and not by a test.
 
     Args:
         lines: of one task.
@@ -49,7 +49,7 @@ def grades(lines: Sequence[Line], metric: str) -> dict[str, Grade]:
             continue
         known = {seed: sign * value for seed, (value, _) in own.get(line.method, NO_CELL).values.items()}
         if any(map(math.isfinite, known.values())):
-            groups[line.information][line.method] = dict.fromkeys(line.seeds.failed, math.nan) | known
+            groups[line.of_target][line.method] = dict.fromkeys(line.seeds.failed, math.nan) | known
         else:
             found[line.method] = Grade("", "", FAILED)
     for values in groups.values():

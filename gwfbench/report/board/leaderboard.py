@@ -324,4 +324,4 @@ def _order(task: str, listed: Sequence[tuple[str, str, str]]) -> list[str]:
 def _rank(first: str, better: Mapping[str, str], line: Line) -> tuple[int, str, bool, float, str]:
     """Floors, methods by information and first metric, failures, other controls; equal ones by name."""
     value = line.value(first) * (-1 if better.get(first) == "higher" else 1)
-    return PLACE[line.role], line.information, math.isnan(value), 0.0 if math.isnan(value) else value, line.method
+    return PLACE[line.role], line.of_target, math.isnan(value), 0.0 if math.isnan(value) else value, line.method

@@ -41,6 +41,11 @@ class Line:
     tier: str = ""  # by the first metric among methods of the same information: letters (`stats.tiers`)
     detectable: str = ""  # difference that the seeds would show in the first metric (`stats.detectable`), in words
 
+    @property
+    def of_target(self) -> str:
+        """What it uses of the target: P_0, which all may use, says nothing about it."""
+        return " ".join(name for name in self.information.split() if name != "Initial")
+
     def value(self, metric: str) -> float:
         """The median; nan where there is none."""
         return self.cells[metric].value if metric in self.cells else math.nan

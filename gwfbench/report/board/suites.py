@@ -221,7 +221,10 @@ def markdown(rows: pd.DataFrame, suite: Suite) -> str:
         for one in made
     ]
     controls = _controls(rows, suite, heads)
-    table = pd.DataFrame([*controls, *lines]).fillna("-").to_markdown(index=False, disable_numparse=True)
+    table = pd.DataFrame([*controls, *lines]).fillna("-")
+    if all(math.isnan(one.units) for one in made):  # rows of before have none
+        table = table.drop(columns="units", errors="ignore")
+    table = table.to_markdown(index=False, disable_numparse=True)
     about = f"Suite `{suite.name}`: track {suite.track}, {suite.seeds} seeds, budget {suite.budget or 'none'} a run."
     missing = _missing(made, suite)
     return "\n\n".join(filter(None, [about, table, missing, NOTES])) + "\n"

@@ -78,7 +78,9 @@ def _usual(lines: Iterable[Line], metric: str) -> float:
 def _heads(board: Board) -> dict[str, str]:
     """The costs that a board shows, and their heads."""
     judged = any(TO_ACCURACY[0] in line.costs for line in board.lines)
-    return HEADS | dict([TO_ACCURACY] if judged else [])
+    timed = any(not math.isnan(line.costs.get("units", math.nan)) for line in board.lines)
+    heads = HEADS if timed else {name: head for name, head in HEADS.items() if name != "units"}
+    return heads | dict([TO_ACCURACY] if judged else [])
 
 
 def _head(board: Board, safe: Safe) -> list[str]:
