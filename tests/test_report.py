@@ -2,8 +2,11 @@
 
 import io
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -143,6 +146,50 @@ def test_a_newer_stale_attempt_hides_no_fresh_one(cli, runs, monkeypatch):
     monkeypatch.setattr(Today, "why_stale", lambda self, run: "edited")
     with pytest.raises(UserError, match=r"no finished runs\n  left out: 12 stale runs"):
         rows_of(runs)
+
+
+@pytest.mark.slow
+def test_stale_runs_can_be_shown_with_a_mark(cli, tmp_path, monkeypatch, no_files):
+    own = tmp_path / "mine.py"
+    own.write_text((ROOT / "baselines" / "gaussian_vi.py").read_text())
+    words = ("--task", "gaussian", "--method", "ula", "--seeds", "1", "--no-curve", "--judge", "mmd", "--no-isolate")
+    assert cli("run", *words, "--method", "mine", "--plugin", "mine.py")[0] == 0
+    monkeypatch.setattr(Today, "why_stale", lambda self, run: "edited" if run.identity.method == "mine" else "")
+    code, text, err = cli("report", "--out", "results/runs", "--format", "csv", "--plugin", "mine.py")
+    assert (code, "mine" in text) == (0, False)
+    assert "left out: 1 stale runs" in err
+    code, text, err = cli("report", "--out", "results/runs", "--format", "csv", "--stale", "--plugin", "mine.py")
+    assert code == 0, err
+    assert "mine [stale]" in text
+    assert "ula [stale]" not in text
+    assert "marked: 1 stale runs" in err
+    for more in (("--write", "page"), ("--rows", "x.csv")):
+        code, _, err = cli("report", "--stale", *more)
+        assert (code, "--stale with" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.json", "mine.parquet"])
+def test_rows_go_into_files_of_other_kinds(cli, tmp_path, name):
+    code, _, err = cli("report", "rows", name, "--rows", str(ROOT / "results/ou/rows.csv"), "--method", "ula")
+    assert code == 0, err
+    read = {"csv": pd.read_csv, "json": partial(pd.read_json, lines=True, precise_float=True), "parquet": pd.read_parquet}
+    found = read[name.rpartition(".")[2]](tmp_path / name)
+    whole = pd.read_csv(ROOT / "results/ou/rows.csv", low_memory=False)
+    whole = whole[whole["method"].str.partition(":")[0] == "ula"]
+    assert f"{len(whole)} rows" in err
+    assert len(found) == len(whole)
+    np.testing.assert_allclose(found["value"].astype(float), whole["value"], rtol=1e-12)
+    assert set(found["task"]) == set(whole["task"])
+
+
+def test_rows_that_can_not_be_written_are_told(cli, tmp_path, monkeypatch):
+    words = ("--rows", str(ROOT / "results/ou/rows.csv"))
+    for name, said in (("mine.xlsx", "a name that ends in .csv, .json, .parquet"), ("none/mine.csv", "can be written")):
+        code, _, err = cli("report", "rows", name, *words)
+        assert (code, said in err) == (2, True), err
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = cli("report", "rows", "mine.parquet", *words)
+    assert (code, "pip install pyarrow" in err) == (2, True), err
 
 
 def test_without_a_curve_the_last_law_has_the_same_rows(monkeypatch, one_process):

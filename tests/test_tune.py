@@ -83,7 +83,7 @@ def test_a_named_setting_is_where_it_starts():
         ("mmd_flow:step=0.1|1", 0, "--random 0"),
         ("mmd_flow:step=0.1|1", 3, "has 2 candidates"),
         ("mmd_flow:step=1..0.1", 3, "the lower end first"),
-        ("mmd_flow:stap=0.1|1", None, "stap"),
+        ("mmd_flow:stepp=0.1|1", None, "stepp"),
         ("mmd_flo:step=0.1|1", None, "mmd_flow"),
     ],
 )

@@ -39,7 +39,7 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def selected(
-    tasks: tuple[str, ...], methods: tuple[str, ...], csv: Path | Sequence[Path] | None, out: Path
+    tasks: tuple[str, ...], methods: tuple[str, ...], csv: Path | Sequence[Path] | None, out: Path, stale: bool = False
 ) -> tuple[pd.DataFrame, Facts]:
     """The rows that `selection` chooses, and their environments; of several CSVs, those of all.
 
@@ -53,11 +53,11 @@ def selected(
     elif csv:
         rows, facts = results.read_all(csv)
     else:
-        rows, facts = collected(out)
+        rows, facts = collected(out, stale)
     return _limited(_limited(rows, "task", tasks), "method", methods), facts
 
 
-def collected(out: Path) -> tuple[pd.DataFrame, Facts]:
+def collected(out: Path, stale: bool = False) -> tuple[pd.DataFrame, Facts]:
     """The rows that count under a folder, and their environments; prints what was left out.
 
     Raises:
@@ -65,7 +65,7 @@ def collected(out: Path) -> tuple[pd.DataFrame, Facts]:
     """
     from gwfbench.report import rows as results
 
-    rows, facts, remarks = results.rows_of(out)
+    rows, facts, remarks = results.rows_of(out, stale)
     for remark in remarks:
         say(escape.line(remark), err=True)
     return rows, facts

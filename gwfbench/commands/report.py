@@ -78,15 +78,16 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--within", default="", help="With --suite: seconds=60 or calls=1e6. Of each run its last law within it counts."
 )
+@click.option("--stale", is_flag=True, help="Show also runs by other code than today's, marked [stale].")
 @click.pass_context
 def report(
     context: click.Context, form: str, chosen: tuple[str, ...], write: Path | None, pivot: bool, laws: str,
-    suite_name: str | None, within: str, **where: Any,
+    suite_name: str | None, within: str, stale: bool, **where: Any,
 ) -> None:  # fmt: skip
     """Print the leaderboards of finished runs, or make something else from them (see the commands below).
 
     Of each run under --out the newest attempt counts. Runs and values made by other code than today's are left out,
-    with a message.
+    with a message; --stale shows runs by other code too.
     """
     if context.invoked_subcommand:
         _require_no_options(context)
@@ -96,7 +97,12 @@ def report(
         return
     if within:
         raise UserError(f"--within {within}", "it together with --suite", "name a suite, or leave --within out")
-    rows, facts = _checked(chosen, where)
+    if stale and (write or where["csv"]):
+        raise UserError(
+            f"--stale with {'--write' if write else '--rows'}", "runs of a folder, to be looked at",
+            "leave --stale out: what is kept is by one code",
+        )  # fmt: skip
+    rows, facts = _checked(chosen, where | {"stale": stale})
     from gwfbench.report.board.leaderboard import alarms, boards, left_out
 
     verdicts = _verdicts(where["out"])
@@ -148,6 +154,22 @@ def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
     calibration = (csv or out).parent / "calibration.csv"
     kept = None if csv else out
     say(build.put(file, rows, facts, chosen or None, _verdicts(out), kept, calibration), err=True)
+
+
+@report.command("rows")
+@click.argument("file", type=PLACE)
+@selection
+def rows_(file: Path, **where: Any) -> None:
+    """Write the rows into FILE: .csv, .parquet, or .json with an object a line.
+
+    One row for each judged (seed, time, metric). Parquet needs: pip install pyarrow.
+    """
+    require_file(file)
+    rows, _ = selected(**where)
+    from gwfbench.report.rows import export
+
+    export(rows, file)
+    say(f"wrote {file}: {len(rows)} rows", err=True)
 
 
 @report.command()

@@ -18,12 +18,13 @@ from gwfbench.errors import UserError
 from gwfbench.plugins import registry
 from gwfbench.report.table import TEXT, checked, kept, mapped
 from gwfbench.store import folders
-from gwfbench.store.record import Run
+from gwfbench.store.record import Run, to_json
 from gwfbench.store.rows import tidy
 
 Facts = dict[str, dict[str, Any]]  # of environments, by hash
 OF_RUN = ("task", "method", "seed", "status", "reason", "dtype", "device", "budget", "code")  # the same in all its rows
 NAMED = 8  # of what is left out
+STALE = " [stale]"  # after the name of a method
 CLOCKS = ("seconds", "sample_seconds", "judge_seconds", "unit", "energy")  # not kept to the last bit
 
 
@@ -39,10 +40,13 @@ def read_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, Facts]:
     return rows.drop_duplicates(["run_key", "attempt", "step", "metric"]), facts
 
 
-def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
+def rows_of(out: Path, stale: bool = False) -> tuple[pd.DataFrame, Facts, list[str]]:
     """The rows that count: of each run's newest attempt by today's code, values by today's metrics.
 
     A run that a budget has ended is another result than the same run without one: the newest of each counts.
+
+    Args:
+        stale: take also runs by other code, where today's code has made none; methods are marked `[stale]`.
 
     Returns:
         The results table, the environments that its runs ran in, by hash, and a remark on all that was left out.
@@ -57,13 +61,16 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
     fresh.sort(key=lambda run: not run.judge)  # nor one of `--judge` a whole one
     newest = {(run.identity.key, _ended_by(run)): run for run in fresh}
     counting = {key for key, _ in newest}
-    stale = {run.identity.key: run.identity for run in runs if run.identity.key not in counting}
-    if stale:
-        names = Counter(f"{registry.short(who.method)} on {who.task}" for who in stale.values())
+    old = {run.identity.key: run for run in runs if run.identity.key not in counting}
+    if old:
+        whose = [run.identity for run in old.values()]
+        names = Counter(f"{registry.short(who.method)} on {who.task}" for who in whose)
         shown = [f"{name} ({count})" for name, count in names.most_common(NAMED)]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        told = f"{len(stale)} stale runs, made by other code than today's: {', '.join(shown)}{more}"
-        remarks.append(f"left out: {told}; run them again")
+        told = f"{len(old)} stale runs, made by other code than today's: {', '.join(shown)}{more}"
+        remarks.append(f"{'marked' if stale else 'left out'}: {told}; run them again")
+    if stale:
+        newest |= {(key, _ended_by(run)): run for key, run in old.items()}
     part = sum(bool(run.judge) for run in newest.values())
     if part:
         remarks.append(f"{part} runs have the metrics of --judge alone; run them again without it for all")
@@ -73,6 +80,8 @@ def rows_of(out: Path) -> tuple[pd.DataFrame, Facts, list[str]]:
         raise UserError(f"--out {out}: no finished runs{why}", "at least one", fix)
     current, left_out = counted.current(list(newest.values()), out)
     rows = tidy(current)
+    marked = rows["run_key"].isin(old) & ~rows["method"].isin(registry.CONTROLS)
+    rows["method"] = rows["method"].mask(marked, rows["method"] + STALE)
     return rows, folders.environments(out, rows["env"]), [*remarks, *left_out]
 
 
@@ -117,6 +126,27 @@ def read(path: Path) -> tuple[pd.DataFrame, Facts]:
     known = isinstance(facts, dict) and all(isinstance(one, dict) for one in facts.values())
     made_up = {"dtype", "device", "budget", "code"} - set(head)  # who runs rows again must know that it is not said
     return rows.drop(columns=list(made_up)), facts if known else {}
+
+
+def export(rows: pd.DataFrame, path: Path) -> None:
+    """The results table as a file of the kind that its name says: .csv, .parquet, or .json with an object a line.
+
+    Raises:
+        UserError: it is another kind, a package is missing, or the file can't be written.
+    """
+    kinds = {
+        ".csv": lambda: write(rows, path),
+        ".json": lambda: path.write_text("".join(to_json(row) + "\n" for row in rows.to_dict("records"))),
+        ".parquet": lambda: rows.to_parquet(path, index=False),
+    }
+    if path.suffix not in kinds:
+        raise UserError(f"{path}", f"a name that ends in {', '.join(kinds)}", f"write {path.with_suffix('.csv')}")
+    try:
+        kinds[path.suffix]()
+    except ImportError as error:
+        raise UserError(f"{path}: {error}", "pyarrow", "pip install pyarrow") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", "a file that can be written", "name another one") from None
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:
