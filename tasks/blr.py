@@ -30,9 +30,8 @@ There is no truth for covtype, which scikit-learn downloads, and for posterior=a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -43,11 +42,11 @@ from gwfbench.datasets import certified, logistic
 from gwfbench.datasets.tables import FOLDER, digest, signed_rows
 from gwfbench.fields import check_fields, refuse
 from gwfbench.info import Info, Initial, LogDensity
-from gwfbench.protocol import Estimate, Instance, Judged, Metric, Problem, Truth
+from gwfbench.metrics import predictive
+from gwfbench.protocol import Instance, Problem, Truth
 from gwfbench.rng import Streams
 
 CLIP = 8.0  # of log alpha in P_0's draws
-BLOCKS = 50  # of the jackknife
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,7 @@ class BLR:
         def score(index: int, x: Tensor) -> Tensor:
             return precise.score(x.double()).to(x.dtype)
 
-        own = (
-            Metric("log_likelihood", partial(_judge, test, _log), 4096, f"mean of log p_i: {_SOURCE}", better="higher"),
-            Metric("accuracy", partial(_judge, test, _hit), 4096, f"share of p_i > 1/2: {_SOURCE}", better="higher"),
-        )
-        unknown = Truth(None, exact=False, score=score, metrics=own)
+        unknown = Truth(None, exact=False, score=score, metrics=predictive.metrics(test))
         found = reference(self.data) if derived else None
         if found is None:
             return Instance(problem, unknown)
@@ -128,36 +123,6 @@ class _Prior:
     def score(self, x: Tensor) -> Tensor:
         w, alpha = x[..., :-1], x[..., -1:].exp()
         return torch.cat([-alpha * w, self.power - alpha * (self.rate + 0.5 * w.square().sum(-1, keepdim=True))], -1)
-
-
-_SOURCE = (
-    "p_i the mean over the points of sigmoid(y_i w . f_i), i over the test rows (Liu and Wang 2016; Fan et al. 2022, "
-    "F.4); standard error over the points by the block jackknife, the test rows held fixed"
-)
-
-
-def _log(p: Tensor) -> Tensor:
-    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
-
-
-def _hit(p: Tensor) -> Tensor:
-    return (p > 0.5).to(p.dtype)
-
-
-def _judge(test: Tensor, reward: Callable[[Tensor], Tensor], judged: Judged) -> Estimate:
-    """Mean over the test rows of `reward` of their predictive probability, and its jackknife error over the points."""
-    n = judged.points.shape[1]
-    if n < 2:
-        raise ValueError(f"the jackknife needs at least 2 points, got {n}")
-    values, errors = [], []
-    for w in judged.points[..., :-1].double():
-        blocks = w.tensor_split(min(BLOCKS, n))
-        sums = torch.stack([torch.sigmoid(block @ test.mT).sum(0) for block in blocks])  # (B, rows)
-        left = torch.tensor([n - len(block) for block in blocks], dtype=torch.float64, device=w.device)
-        f = reward((sums.sum(0) - sums) / left[:, None]).mean(1)
-        values.append(reward(sums.sum(0) / n).mean())
-        errors.append(((len(blocks) - 1) / len(blocks) * (f - f.mean()).square().sum()).sqrt())
-    return Estimate(torch.stack(values), torch.stack(errors), n)
 
 
 def reference(name: str) -> dict[str, np.ndarray] | None:

@@ -172,7 +172,11 @@ def test_stale_runs_can_be_shown_with_a_mark(cli, tmp_path, monkeypatch, no_file
 def test_rows_go_into_files_of_other_kinds(cli, tmp_path, name):
     code, _, err = cli("report", "rows", name, "--rows", str(ROOT / "results/ou/rows.csv"), "--method", "ula")
     assert code == 0, err
-    read = {"csv": pd.read_csv, "json": partial(pd.read_json, lines=True, precise_float=True), "parquet": pd.read_parquet}
+    read = {
+        "csv": pd.read_csv,
+        "json": partial(pd.read_json, lines=True, precise_float=True),
+        "parquet": pd.read_parquet,
+    }
     found = read[name.rpartition(".")[2]](tmp_path / name)
     whole = pd.read_csv(ROOT / "results/ou/rows.csv", low_memory=False)
     whole = whole[whole["method"].str.partition(":")[0] == "ula"]

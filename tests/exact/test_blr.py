@@ -16,7 +16,7 @@ import torch
 from gwfbench.datasets import certified, logistic, tables
 from gwfbench.errors import UserError
 from gwfbench.info import Initial, LogDensity
-from gwfbench.metrics import choose, known
+from gwfbench.metrics import choose, known, predictive
 from gwfbench.plugins import registry
 from gwfbench.protocol import Judged, Truth
 from gwfbench.rng import Streams
@@ -369,7 +369,7 @@ def test_nothing_stored_is_large():
 
 def judge(points, test, reward):
     judged = Judged(points, None, Truth(None, exact=False), 0, Streams((0,)))
-    return blr._judge(test, reward, judged)
+    return predictive._judge(test, reward, judged)
 
 
 def test_metrics_by_hand():
@@ -378,22 +378,22 @@ def test_metrics_by_hand():
     test = torch.tensor([[1.0], [-1.0], [-3.0]]).double()
     s = scipy.special.expit
     p = np.array([(s(1) + s(-2)) / 2, (s(-1) + s(2)) / 2, (s(-3) + s(6)) / 2])
-    found = judge(points, test, blr._log)
+    found = judge(points, test, predictive._log)
     assert float(found.value) == pytest.approx(np.log(p).mean(), rel=1e-12)
     left = [np.log(s(-2 * test.numpy())).mean(), np.log(s(test.numpy())).mean()]
     assert float(found.se) == pytest.approx(abs(left[0] - left[1]) / 2, rel=1e-12)
-    assert float(judge(points, test, blr._hit).value) == pytest.approx(2 / 3)
+    assert float(judge(points, test, predictive._hit).value) == pytest.approx(2 / 3)
     assert found.n == 2
     with pytest.raises(ValueError, match="at least 2 points, got 1"):
-        judge(points[:, :1], test, blr._log)
+        judge(points[:, :1], test, predictive._log)
     certain = torch.full((1, 4, 2), 1e9)
-    assert judge(certain, test, blr._log).value.isfinite().all()
+    assert judge(certain, test, predictive._log).value.isfinite().all()
 
 
 def test_the_metrics_standard_error_is_the_spread_over_repetitions():
     test, values, errors = torch.from_numpy(blr.signed_rows("diabetis")[1]), [], []
     for seed in range(100):
-        found = judge(Streams((seed,), dtype=torch.float64).normal(400, 9), test, blr._log)
+        found = judge(Streams((seed,), dtype=torch.float64).normal(400, 9), test, predictive._log)
         values.append(float(found.value))
         errors.append(float(found.se))
     spread = np.std(values, ddof=1)  # itself known to 7 %; 5 standard errors are 35 %

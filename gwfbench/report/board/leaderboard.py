@@ -263,6 +263,7 @@ def _roles(rows: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     found: dict[tuple[str, str, str], str] = {}
     for *key, role in _distinct(rows, ["task", "method", "spec", "role"]):
         who = (key[0], key[1], key[2])
+        role = "control" if role == "method" and who[2] in registry.CONTROLS else role  # it was skipped
         found[who] = min(role, found.get(who, role), key=ROLES.index)
     return found
 
