@@ -501,3 +501,14 @@ def test_an_alarm_of_a_distance_of_clouds_names_narrow_laws_too():
         (texts[metric],) = alarms(boards(frame))
     assert "too narrow" in texts["w2"]
     assert "too narrow" not in texts["symkl"]
+
+
+def test_a_board_that_is_too_wide_goes_on_below():
+    rows = [["method", *(f"metric_{i}" for i in range(10))], ["a" * 30, *["1.23\n[0.1, 2.3]"] * 10]]
+    parts = tables._side_by_side(rows, 80)
+    assert [i for part in parts for i in part if i] == list(range(1, 11))
+    assert all(part[0] == 0 for part in parts)
+    for part in parts:  # as rich draws it: three more a column, and the edge
+        assert 1 + 26 + sum(13 for _ in part[1:]) <= 80
+    assert tables._side_by_side(rows, 1000) == [list(range(11))]
+    assert tables._side_by_side(rows, 20) == [[0, i] for i in range(1, 11)], "one at least"

@@ -56,6 +56,7 @@ OVER_TASKS = (
     "the target's score or its log-density (the larger number), or drawn from the target. Where only the last laws are "
     "kept, the cost is that of the whole run."
 )
+NAMES = 3  # of a table in a terminal the names of methods take at most a third
 MARKS = {"floor": "<= floor ", "alarm": "ALARM ", "": ""}
 
 
@@ -113,21 +114,39 @@ def title(board: Board) -> str:
 
 
 def print_boards(boards: Sequence[Board]) -> None:
-    """The leaderboards as tables for a terminal; wide as needed where there is none."""
+    """The leaderboards as tables for a terminal, or 200 columns; what is wider goes on in a table below."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console() if sys.stdout.isatty() else Console(width=200)
     for board in boards:
-        table = Table(title=escape.rich(title(board)), title_justify="left", header_style="bold")
-        for name in _head(board, escape.rich):
-            table.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
-        for line, cells in zip(board.lines, _body(board, escape.rich, "\n"), strict=True):
-            table.add_row(*cells, style="" if line.role == "method" else "dim")
-        console.print(table)
+        heads, body = _head(board, escape.rich), _body(board, escape.rich, "\n")
+        for number, columns in enumerate(_side_by_side([heads, *body], console.width)):
+            more = ", continued" if number else ""
+            table = Table(title=escape.rich(title(board)) + more, title_justify="left", header_style="bold")
+            for i in columns:
+                most = None if i else console.width // NAMES - 3
+                table.add_column(heads[i], justify="right" if i else "left", overflow="fold", max_width=most)
+            for line, cells in zip(board.lines, body, strict=True):
+                table.add_row(*(cells[i] for i in columns), style="" if line.role == "method" else "dim")
+            console.print(table)
         for sentence in [*power(board), *board.remarks]:
             console.print(escape.line(sentence), style="dim", markup=False, highlight=False)
     console.print(NOTES, style="dim", markup=False, highlight=False)
+
+
+def _side_by_side(rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Columns of each of the tables that a table takes, so that none is wider than that; the first is in all."""
+    sizes = [3 + max(len(line) for row in rows for line in row[i].splitlines() or [""]) for i in range(len(rows[0]))]
+    sizes[0] = min(sizes[0], width // NAMES)  # it folds
+    found, used = [[0]], 1 + sizes[0]
+    for i, size in enumerate(sizes[1:], 1):
+        if used + size > width and len(found[-1]) > 1:
+            found.append([0])
+            used = 1 + sizes[0]
+        found[-1].append(i)
+        used += size
+    return found
 
 
 def provenance(rows: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> str:
