@@ -108,11 +108,11 @@ def test_the_sentence_says_who_beats_the_bar_and_where():
     assert "1 are worse" in text
     assert "At fewest 5 seeds" in text
     assert "(`vjko`)" in text
-    assert "Not run yet: `dds`." in text
+    assert "(not run, or no seed ended with a law): `dds`." in text
     won = pairs(smc, rows("vjko:steps=3", 1.0, 1e6), rows("dds", 0.5, 1e5))
     text = sentence(won, "smc", ("vjko", "dds"))
     assert "`vjko:steps=3` on funnel (mmd)" in text
-    assert "Not run yet" not in text
+    assert "Nothing to compare" not in text
     assert "dds` on" not in text  # it had fewer calls than any setting of the bar
     page = markdown(won, "smc", ("vjko", "dds"))
     assert "| vjko:steps=3 | 1 / 0 / 0 |" in page

@@ -188,6 +188,14 @@ def test_within_a_limit_the_last_law_inside_counts(suite):
     assert scores("seconds", 6) == {"svgd": 0.2, "ula": 0.5}
 
 
+def test_calls_are_those_of_the_headline_whatever_the_order_of_the_rows(suite):
+    few = [row | {"metric": "w2", "n": 10, "sample_calls": 1.0} for row in rows("gaussian", "ula", SPREAD, calls=0)]
+    many = [row | {"n": 10_000, "sample_calls": 1.0} for row in rows("gaussian", "ula", 0.1 * SPREAD, calls=0)]
+    for mixed in ([*few, *many], [*many, *few]):
+        (one,) = boards.entries(boards.of_suite(pd.DataFrame([*controls("gaussian"), *mixed]), suite), suite)
+        assert one.calls == 10_000
+
+
 def test_a_metric_of_fewer_points_does_not_make_a_law_cheaper(suite):
     few = [row | {"metric": "w2", "n": 10, "sample_calls": 1.0} for row in rows("gaussian", "ula", SPREAD, calls=0)]
     many = [row | {"n": 10_000, "sample_calls": 1.0} for row in rows("gaussian", "ula", 0.1 * SPREAD, calls=0)]

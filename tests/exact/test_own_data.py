@@ -114,7 +114,9 @@ def test_what_a_file_holds_is_part_of_a_run_s_code(tmp_path):
 
 
 def test_a_method_runs_on_one_s_own_points(files):
-    rows = gwfbench.run(f"own_samples:file={files / 'a.npy'},scale=none", "sliced_flow:steps=200", 1, isolate=False, curve=False)
+    rows = gwfbench.run(
+        f"own_samples:file={files / 'a.npy'},scale=none", "sliced_flow:steps=200", 1, isolate=False, curve=False
+    )
     by = rows[rows["metric"] == "energy_distance"].set_index("method")["value"]
     assert by.filter(like="sliced_flow").iloc[0] < by["still"] / 2
 

@@ -168,7 +168,7 @@ def sentence(pairs: Sequence[Pair], bar: str, learnt: Sequence[str]) -> str:
     rest = f"Of {len(mine)} pairs of a learnt method ({who}) and a metric, {lost} are worse than `{bar}`"
     caveat = f"At fewest {fewest} seeds: small differences are not seen."
     if absent:
-        caveat += f" Not run yet: {', '.join(absent)}."
+        caveat += f" Nothing to compare (not run, or no seed ended with a law): {', '.join(absent)}."
     if not won:
         verdict = f"No learnt method beats `{bar}` at equal oracle calls on any of these tasks."
         return f"{verdict} {rest}, none is better. {caveat}"

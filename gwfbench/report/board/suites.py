@@ -92,9 +92,7 @@ def within(rows: pd.DataFrame, suite: Suite, limit: str, most: float) -> pd.Data
     Args:
         limit: one of LIMITS.
     """
-    headlines = {(part.task, suite.metric(part)) for part in suite.parts}
-    shown = [pair in headlines for pair in zip(rows["task"], rows["metric"], strict=True)]
-    rows = rows[pd.Series(shown, rows.index) | rows["metric"].isna()]
+    rows = rows[_headline(rows, suite) | rows["metric"].isna()]
     paid = {
         "seconds": lambda: rows["seconds"],
         "units": lambda: rows["seconds"] / rows["unit"],
@@ -115,7 +113,7 @@ def entries(rows: pd.DataFrame, suite: Suite) -> list[Entry]:
         for line in board.lines:
             if line.role == "method" and (line.cells or line.seeds.failed):
                 found[line.method].append((part, board))
-    paid = _paid(rows)
+    paid = _paid(rows[_headline(rows, suite)])
     made = [_entry(name, those, suite, paid) for name, those in found.items()]
     whole = [_placed(one) if set(one.scores) == set(_tasks(one.name, suite)) else one for one in made]
     groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = defaultdict(dict)
@@ -147,9 +145,19 @@ def _tasks(name: str, suite: Suite) -> list[str]:
     return own or fit
 
 
+def _headline(rows: pd.DataFrame, suite: Suite) -> pd.Series:
+    """Which rows are of their task's headline metric."""
+    headlines = {(part.task, suite.metric(part)) for part in suite.parts}
+    return pd.Series([pair in headlines for pair in zip(rows["task"], rows["metric"], strict=True)], rows.index, bool)
+
+
 def _paid(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """By (task, method), the median over runs of the calls of the last law."""
-    judged = rows[rows["metric"].notna()].sort_values("step").drop_duplicates(["run_key", "attempt"], keep="last")
+    """By (task, method), the median over runs of the calls of the last law, for the points of the headline metric.
+
+    Args:
+        rows: of headline metrics alone: another one may have taken more points or fewer, which are paid for too.
+    """
+    judged = rows.sort_values("step").drop_duplicates(["run_key", "attempt"], keep="last")
     judged = judged.assign(paid=[calls(row) for row in judged.to_dict("records")])
     return judged.groupby(["task", "method"])["paid"].median().to_dict()  # type: ignore[return-value]
 
