@@ -24,6 +24,7 @@ from torch import Tensor
 EVERY = 0.5  # seconds of training between two timings
 SHARE = 0.01  # of the training since the last timing that the next one may take
 PARTS = {"cpu": 100, "cuda": 8}  # of a unit
+LARGE = 4096  # rows and columns of the large matrices of a GPU's unit
 FEWEST = 3  # parts that are timed together: their median counts, for now and then one takes ten times as long
 POWERCAP = Path("/sys/class/powercap")
 
@@ -101,7 +102,9 @@ class Machine:
         try:
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 x, w = (torch.full((n, 64), 0.01, dtype=torch.float32, device=self.device) for n in (1024, 64))
-                large = torch.full((4096, 4096) if self._gpu else (1, 1), 0.01, dtype=torch.float32, device=self.device)
+                large = torch.full(
+                    (LARGE, LARGE) if self._gpu else (1, 1), 0.01, dtype=torch.float32, device=self.device
+                )
                 times = [self._part(x, w, large) for _ in range(parts)]
             self._pace = max(statistics.median(times), 1e-9)
             self._parts, self._took = self._parts + parts, self._took + parts * self._pace

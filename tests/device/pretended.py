@@ -35,6 +35,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gwfbench.drive import machine
+
 Kind = Literal["fault", "launch", "sync", "to device", "to host", "synchronize", "replay"]
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -412,6 +414,7 @@ def pretended() -> Iterator[Seen]:
     own = {
         (torch, "Generator"): Generator,
         (torch.cuda, "synchronize"): lambda *_: _seen.note("synchronize", "synchronize"),
+        (machine, "LARGE"): 8,  # there is no card here
         (torch.cuda, "reset_peak_memory_stats"): lambda *_: None,  # on the host: no wait, no launch
         (torch.cuda, "max_memory_allocated"): lambda *_: 2**20,
         (torch.autograd, "_engine_run_backward"): with_mode,
