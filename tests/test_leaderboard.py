@@ -180,6 +180,14 @@ def test_order_floors_then_methods_by_information_and_value_then_controls():
     assert list(table.index) == ["exact", "b", "a", "s", "still"]
 
 
+def test_methods_with_and_without_p_0_are_compared_and_those_of_other_information_are_not():
+    own = {"a": "TargetSamples", "b": "Initial TargetSamples", "c": "Initial LogDensity", "d": "LogDensity"}
+    made = [rows(name, [10.0**i * x for x in (2.0, 2.1, 1.9)], info=info) for i, (name, info) in enumerate(own.items())]
+    table = board(FLOOR, *made)
+    assert [table.loc[name, "tier"] for name in own] == ["a", "b", "a", "b"]
+    assert list(table.index)[1:5] == ["c", "d", "a", "b"], "what is used of the target, then the value"
+
+
 def test_what_a_method_used_is_the_union_over_its_runs():
     table = board(FLOOR, rows("a", [3.0, 4.0], info="Initial LogDensity"), failure("a", 2, "error"))
     assert list(table.index) == ["exact", "a"]
