@@ -182,8 +182,10 @@ def test_order_floors_then_methods_by_information_and_value_then_controls():
 
 def test_methods_with_and_without_p_0_are_compared_and_those_of_other_information_are_not():
     own = {"a": "TargetSamples", "b": "Initial TargetSamples", "c": "Initial LogDensity", "d": "LogDensity"}
-    made = [rows(name, [10.0**i * x for x in (2.0, 2.1, 1.9)], info=info) for i, (name, info) in enumerate(own.items())]
-    table = board(FLOOR, *made)
+    noise = np.random.default_rng(3)
+    made = [rows(name, 3.0 ** (i + 1) * (1 + 0.05 * noise.normal(size=5)), info=info)
+            for i, (name, info) in enumerate(own.items())]  # fmt: skip
+    table = board(rows("exact", [1.0, 1.1, 0.9, 1.0, 1.0], role="floor", info=""), *made)
     assert [table.loc[name, "tier"] for name in own] == ["a", "b", "a", "b"]
     assert list(table.index)[1:5] == ["c", "d", "a", "b"], "what is used of the target, then the value"
 
