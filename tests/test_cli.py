@@ -108,7 +108,7 @@ def attempts(folder):
 
 
 def strip(out):
-    volatile = ("seconds", "sample_seconds", "judge_seconds", "attempt", "env")
+    volatile = ("seconds", "sample_seconds", "judge_seconds", "unit", "memory", "energy", "attempt", "env")
     return [{k: v for k, v in json.loads(line).items() if k not in volatile} for line in out.splitlines()]
 
 

@@ -297,7 +297,7 @@ def told(out):
 
 
 def rows(runs):
-    volatile = ["attempt", "seconds", "sample_seconds", "judge_seconds", "env"]
+    volatile = ["attempt", "seconds", "sample_seconds", "judge_seconds", "unit", "memory", "energy", "env"]
     return tidy(runs).drop(columns=volatile).sort_values(["seed", "step", "metric"]).reset_index(drop=True)
 
 

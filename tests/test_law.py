@@ -21,7 +21,7 @@ RUNS = (
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for task, method in RUNS:
-        gwfbench.run(task, method, seeds=2, out=folder, controls=False, isolate=False, curve=False)
+        gwfbench.run(task, method, seeds=2, out=folder, controls=False, isolate=False, curve=False, judge=["sliced_w2"])
     return folder
 
 

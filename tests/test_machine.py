@@ -166,9 +166,10 @@ def test_the_unit_is_the_one_of_the_speed_page():
     assert min(ours) == pytest.approx(min(theirs), rel=0.35)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows():
-    return gwfbench.run("toy2d:shape=checkerboard", ["sliced_flow:steps=2", "mmd_flow:steps=2"], seeds=2, isolate=False)
+    return gwfbench.run("toy2d:shape=checkerboard", ["sliced_flow:steps=2", "mmd_flow:steps=2"], seeds=2, isolate=False,
+                        curve=False, judge=["sliced_w2"])  # fmt: skip
 
 
 def test_within_units(rows):

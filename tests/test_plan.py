@@ -260,7 +260,9 @@ def test_a_part_without_lines_ends_well(cli, tmp_path):
 def rows(folder):
     """All that a number depends on and the number; not when, how long, and which attempt."""
     table = pd.read_csv(folder / "rows.csv")
-    kept = table.drop(columns=["attempt", "seconds", "sample_seconds", "judge_seconds", "env"])
+    kept = table.drop(
+        columns=["attempt", "seconds", "sample_seconds", "judge_seconds", "unit", "memory", "energy", "env"]
+    )
     return kept.sort_values(["task", "method", "seed", "step", "metric"]).reset_index(drop=True)
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import gwfbench
+from gwfbench.commands import _search as search
 from gwfbench.errors import UserError
 from gwfbench.plugins import registry, settings
-from gwfbench.runs import search
 
 SHIFT = '''
 """P_0 moved by `shift`."""

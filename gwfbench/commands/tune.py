@@ -17,7 +17,7 @@ from gwfbench.plugins import registry, settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gwfbench.runs.search import Found
+    from gwfbench.commands._search import Found
 
 SHOWN = 20  # candidates in the table
 
@@ -50,8 +50,8 @@ def tune(
 
     Runs that are finished under --out are not repeated. Exit code: 1 if every candidate failed somewhere.
     """
+    from gwfbench.commands import _search as search
     from gwfbench.commands.run import performed, tell_failed
-    from gwfbench.runs import search
 
     plugin = registry.find("method", registry.head(method))
     tasks = tuple(registry.canonical("task", task) for task in tasks)
