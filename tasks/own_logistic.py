@@ -113,7 +113,7 @@ def laplace(law: LogDensity, d: int, device: torch.device) -> Tensor:
     w = torch.zeros(1, 1, d, dtype=torch.float64, device=device)
 
     def hessian(at: Tensor) -> Tensor:
-        return torch.autograd.functional.jacobian(lambda x: law.score(x[None, None])[0, 0], at[0, 0])
+        return torch.func.jacrev(lambda x: law.score(x[None, None])[0, 0])(at[0, 0])  # pyright: ignore[reportReturnType]
 
     for _ in range(STEPS):
         step = torch.linalg.solve(-hessian(w), law.score(w)[0, 0])

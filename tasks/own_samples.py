@@ -90,6 +90,7 @@ class OwnSamples:
         if self.file in BUILT_IN:
             from sklearn import datasets
 
-            return {"iris": datasets.load_iris, "wine": datasets.load_wine}[self.file](return_X_y=True)[0]
+            made = {"iris": datasets.load_iris, "wine": datasets.load_wine}[self.file]
+            return np.asarray(made(return_X_y=True)[0])
         (path,) = self.data_files()
         return own.table(path)
