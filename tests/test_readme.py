@@ -1,8 +1,10 @@
 """What the README and the other pages for developers promise, run or looked up as it stands."""
 
 import re
+import sys
 import textwrap
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import click
 import pytest
@@ -129,3 +131,26 @@ def test_the_tree_in_the_readme_is_the_tree():
     for line in tree.splitlines()[1:]:
         place = ROOT / "gwfbench" if line.startswith("  ") else ROOT
         assert (place / line.split()[0]).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["wandb", "mlflow"])
+def test_the_ways_into_other_trackers_run_as_they_stand(package, monkeypatch, tmp_path):
+    """With stand-ins for the two packages, whose calls are compared with the rows."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = [
+        one for one in re.findall(r"```python\n(.*?)```", (ROOT / "docs/exports.md").read_text(), flags=re.S)
+        if f"import {package}" in one
+    ]  # fmt: skip
+    code = code.replace('"ou", "vjko", seeds=3', '"ou:horizon=0.1", "ula", seeds=2, isolate=False')
+    logged, tracker = [], MagicMock()
+    tracker.log.side_effect = lambda values, step: logged.extend((step, name, x) for name, x in values.items())
+    tracker.log_metric.side_effect = lambda name, value, step: logged.append((step, name, value))
+    monkeypatch.setitem(sys.modules, package, tracker)
+    space = {}
+    exec(compile(code, package, "exec"), space)
+    rows = space["rows"].dropna(subset=["value"])
+    wanted = set(zip(rows["step"].astype(int), rows["metric"], rows["value"], strict=True))
+    assert wanted <= set(logged)
+    opened = tracker.init if package == "wandb" else tracker.start_run
+    assert opened.call_count == space["rows"].groupby(["method", "seed"]).ngroups

@@ -163,7 +163,7 @@ def test_stale_runs_can_be_shown_with_a_mark(cli, tmp_path, monkeypatch, no_file
     assert "mine [stale]" in text
     assert "ula [stale]" not in text
     assert "marked: 1 stale runs" in err
-    for more in (("--write", "page"), ("--rows", "x.csv")):
+    for more in (("--write", "page"), ("--rows", "x.csv"), ("--suite", "smoke")):
         code, _, err = cli("report", "--stale", *more)
         assert (code, "--stale with" in err) == (2, True)
 

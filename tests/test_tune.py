@@ -184,6 +184,14 @@ def test_where_every_candidate_fails_nothing_is_kept(cli, tmp_path, no_files):
     assert not (tmp_path / "mine.toml").exists()
 
 
+def test_no_option_of_a_search_is_without_effect(cli):
+    for option in ("--judge", "--no-curve"):
+        code, _, err = cli("tune", "mmd_flow:step=0.1|1", "--task", "toy2d", option, "mmd")
+        assert (code, "No such option" in err) == (2, True)
+    code, _, err = cli("tune", "mmd_flow:step=0.1|1", "--task", "toy2d", "--device", "cuda:9")
+    assert (code, "--device cuda:9" in err) == (2, True)
+
+
 def test_tuning_by_a_metric_that_is_not_there_is_told(cli):
     code, _, err = cli("tune", "mmd_flow:step=0.1|1", "--task", "toy2d", "--metric", "w3")
     assert code == 2

@@ -66,7 +66,8 @@ class Law:
         fix = "run it with another budget, or use `points`"
         require(not timed, f"{self.method} on {self.task}, ended by its seconds", "a run that can be repeated", fix)
         job = Job.of(run.identity, run.budget)
-        with Stops() as stops, own_globals(run.identity.key, torch.device(job.device)):
+        float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # as the run was
+        with Stops() as stops, own_globals(run.identity.key, torch.device(job.device)), float32:
             again = _Again(job, run.judge, n, seed, stops)
             with contextlib.suppress(BudgetSpent):
                 again.to_the_end(None, lambda *_: None)

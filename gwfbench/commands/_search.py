@@ -22,7 +22,7 @@ from gwfbench.report.board import suites
 from gwfbench.suites.suite import Part, Suite
 
 FIRST = 1000
-TRIES = 100  # draws of a candidate that are all there before or refused, until the search says that there is no other
+TRIES = 100  # draws in a row of candidates that are there already, until the search says that there is no other
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 

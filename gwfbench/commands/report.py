@@ -76,7 +76,9 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 @_moved
 @click.option("--suite", "suite_name", help="Suite whose board to print: these rows among the published ones.")
 @click.option(
-    "--within", default="", help="With --suite: seconds=60 or calls=1e6. Of each run its last law within it counts."
+    "--within",
+    default="",
+    help="With --suite: seconds=60, units=500 or calls=1e6. Of each run its last law within it counts.",
 )
 @click.option("--stale", is_flag=True, help="Show also runs by other code than today's, marked [stale].")
 @click.pass_context
@@ -92,16 +94,16 @@ def report(
     if context.invoked_subcommand:
         _require_no_options(context)
         return
+    if stale and (write or where["csv"] or suite_name):
+        raise UserError(
+            f"--stale with {'--write' if write else '--rows' if where['csv'] else '--suite'}",
+            "runs of a folder, to be looked at", "leave --stale out: what is kept or ranked is by one code",
+        )  # fmt: skip
     if suite_name:
         _show_suite(suite_name, within, where)
         return
     if within:
         raise UserError(f"--within {within}", "it together with --suite", "name a suite, or leave --within out")
-    if stale and (write or where["csv"]):
-        raise UserError(
-            f"--stale with {'--write' if write else '--rows'}", "runs of a folder, to be looked at",
-            "leave --stale out: what is kept is by one code",
-        )  # fmt: skip
     rows, facts = _checked(chosen, where | {"stale": stale})
     from gwfbench.report.board.leaderboard import alarms, boards, left_out
 

@@ -22,7 +22,10 @@ def suite() -> None:
 @suite.command("list")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def list_(form: str) -> None:
-    """Show the suites: their sizes, and what the published runs took."""
+    """Show the suites: their sizes, and how long the published runs would take on one core of this machine.
+
+    Of runs without units, how long they took where they ran.
+    """
     from gwfbench.suites import suite as suites
 
     rows = [_suites.facts(name) for name in suites.names()]

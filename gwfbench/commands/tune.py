@@ -35,12 +35,13 @@ SHOWN = 20  # candidates in the table
     help="Number of seeds: 1000, 1001, ..., never those that boards judge.",
 )
 @click.option("--budget", default="", help="Limits on the training of each run, for example seconds=60.")
+@click.option("--device", default="cpu", show_default=True, help="Device to compute on: cpu, cuda, cuda:1, ...")
 @click.option("--write", "name", help="Keep the best one as this setting, in the file of the method's settings.")
 @click.option("--out", type=PLACE, default=Path("results/tuning"), show_default=True, help="Folder of the runs.")
 @execution
 def tune(
     method: str, tasks: tuple[str, ...], metric: str, count: int | None, seeds: int, budget: str, name: str | None,
-    out: Path, **how: Any,
+    device: str, out: Path, **how: Any,
 ) -> None:  # fmt: skip
     """Search for a setting of METHOD by its score over tasks: 0 is exact, 1 is still.
 
@@ -64,7 +65,7 @@ def tune(
 
     counting = {metric or search.metric_of(task) for task in tasks}
     how |= {"curve": False, "judge": tuple(counting) if len(counting) == 1 else ()}
-    order = Order.read(tasks, chosen, search.seeds(seeds), budget=budget)
+    order = Order.read(tasks, chosen, search.seeds(seeds), device, budget=budget)
     done, _ = performed(list(order.jobs()), read_execution(how), out, "table", ())
     rows = tidy(done)
     found = search.best(rows, tasks, seeds, metric)
@@ -80,6 +81,10 @@ def tune(
     else:
         put(f"\n{text}")
         say("keep it: --write NAME", err=True)
+
+
+# a search judges by what counts, at the last law: these two are not for the user to say
+tune.params[:] = [option for option in tune.params if option.name not in ("judge", "curve")]
 
 
 def _show(found: Sequence[Found]) -> None:
