@@ -126,7 +126,7 @@ def main() -> None:
     words.add_argument("--write", action="store_true", help="change the rows")
     write = words.parse_args().write
     same = json.loads((ROOT / "results/same_numbers.json").read_text())
-    files = {path: read(path) for path in sorted(ROOT.glob("results/*/rows.csv"))}  # as text: nothing else changes
+    files = {path: read(path) for path in sorted(ROOT.glob("results/**/rows.csv"))}  # as text: nothing else changes
     rows = pd.concat([rows for rows, _ in files.values()])
     PAIRS.extend(sorted({(head(t), head(m)) for t, m in zip(rows["task"], rows["method"], strict=True)}))
     pairs = {(f"{head(t)} {head(m)}", c) for t, m, c in zip(rows["task"], rows["method"], rows["code"], strict=True)}

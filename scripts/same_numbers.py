@@ -2,7 +2,7 @@
 
     python scripts/same_numbers.py BASE [--jobs 2] [--task gmm] [--method vjko] [--keep FOLDER]
 
-BASE is a commit. Each (task, method) of results/*/rows.csv is run by BASE and by the working tree with the `smoke`
+BASE is a commit. Each (task, method) of results/**/rows.csv is run by BASE and by the working tree with the `smoke`
 fields of the two, which make it end in seconds, and two seeds; controls too. Compared, bit by bit, are status, values,
 standard errors, numbers of points and oracle calls of all rows. What agrees is added to results/same_numbers.json,
 which scripts/restamp.py reads. Exit code 1 if a cell differs. All cells take about half an hour of two cores per side.
@@ -34,7 +34,7 @@ Ends = dict[tuple[str, str, int], tuple[str, list[list[Any]]]]
 def cells(tasks: list[str], methods: list[str]) -> dict[Cell, Cell]:
     """Each committed (task, method), and the same at smoke size; controls are in every smoke task."""
     found: dict[Cell, Cell] = {}
-    for path in sorted(ROOT.glob("results/*/rows.csv")):
+    for path in sorted(ROOT.glob("results/**/rows.csv")):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 task, method = row["task"], row["method"]

@@ -18,8 +18,9 @@ for the floor of `fid_50k_train`, and fewer points would give a higher value: th
 metric with as many points as are left, `fid_50k_10k_train`, and its floor.
 
 FID, KID, inception score, precision and recall use the features of torch-fidelity's Inception if the file of its
-weights is where torch-fidelity puts it. Otherwise they use those of a small classifier that comes with gwfbench and
-have its name and hash, as in `fid_360_digits@ab12`; how a protocol is written is in gwfbench/datasets/protocols.py.
+weights is where torch-fidelity puts it. Each is also there by a small classifier that comes with gwfbench for most data
+sets, with its name and hash, as in `fid_360_digits@ab12`. How a protocol is written is in
+gwfbench/datasets/protocols.py.
 `mmd`, `sliced_w2` and `w2` are computed on the pixels, by at most as many points as there are images.
 
 Of a folder of your own, and of JPEG copies, what the images hold is part of the identity of a run, not where the folder
@@ -185,16 +186,20 @@ class Images:
         from gwfbench.nn import fidelity
 
         weights, own = fidelity.inception_file(self.download), pinned(network(self.data))
+        lenses: dict[str, Lens] = {}
         if weights is not None:
-            lens = Lens(fidelity.by_inception(weights, device), real, weights.stem, fake, self.against)
-            label = ""
-        else:
-            assert own is not None
+            lenses[""] = Lens(fidelity.by_inception(weights, device), real, weights.stem, fake, self.against)
+        if own is not None:
             label = f"{network(self.data)}@{own.sha256[:4]}"
-            lens = Lens(fidelity.by_classifier(label, own, device), real, own.sha256, fake, self.against)
-            label = f"_{label}"
+            extract = fidelity.by_classifier(label, own, device)
+            lenses[f"_{label}"] = Lens(extract, real, own.sha256, fake, self.against)
         counts = dict.fromkeys((fake, floor))
-        return tuple(metric for count in counts for metric in metrics(replace(lens, fake=count), label))
+        return tuple(
+            metric
+            for label, lens in lenses.items()
+            for count in counts
+            for metric in metrics(replace(lens, fake=count), label)
+        )
 
 
 def network(data: str) -> str:

@@ -142,7 +142,7 @@ numbers = [{ what = "GAN", value = 9.0, metric = "fid_50k_train", task = "images
 def test_a_ledger_does_not_answer_by_another_protocol():
     from gwfbench.report.paper_page import page
 
-    rows = pd.read_csv(Path(__file__).parents[1] / "results/images/rows.csv")
+    rows = pd.read_csv(Path(__file__).parents[1] / "results/studies/images/rows.csv")
     rows = rows[(rows["task"] == "images") & rows["metric"].str.startswith("fid_")]
     rows = rows[rows["method"] == next(name for name in rows["method"] if name.startswith("gan"))]
     paper = ledger.parse("paper", PAPER.replace('method = "gan"', f'method = "{rows["method"].iloc[0]}"'))

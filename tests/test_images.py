@@ -462,6 +462,16 @@ def test_metrics_have_their_weights_hash_in_their_names():
     assert [metric.name for metric in build().truth.metrics] == [name + suffix for name in NAMES]
 
 
+def test_with_inception_s_weights_the_classifier_s_metrics_are_there_too(monkeypatch):
+    """So that a suite whose headline is by the classifier runs on machines with the weights as well."""
+    fidelity = pytest.importorskip("gwfbench.nn.fidelity", reason="the extra `image`")
+    own = [metric.name for metric in build().truth.metrics]
+    monkeypatch.setattr(fidelity, "inception_file", lambda download: Path("weights-inception.pth"))
+    monkeypatch.setattr(fidelity, "by_inception", lambda weights, device: fidelity.by_classifier)
+    both = [metric.name for metric in build().truth.metrics]
+    assert both == [f"{name}_360" for name in NAMES] + own
+
+
 def test_without_a_network_the_log_says_why(tmp_path, one_process, cli):
     save(tmp_path / "few", 60)
     task = f"images:data=folder,data_root={tmp_path / 'few'}"

@@ -170,7 +170,7 @@ def test_stale_runs_can_be_shown_with_a_mark(cli, tmp_path, monkeypatch, no_file
 
 @pytest.mark.parametrize("name", ["mine.csv", "mine.json", "mine.parquet"])
 def test_rows_go_into_files_of_other_kinds(cli, tmp_path, name):
-    code, _, err = cli("report", "rows", name, "--rows", str(ROOT / "results/ou/rows.csv"), "--method", "ula")
+    code, _, err = cli("report", "rows", name, "--rows", str(ROOT / "results/studies/ou/rows.csv"), "--method", "ula")
     assert code == 0, err
     read = {
         "csv": pd.read_csv,
@@ -178,7 +178,7 @@ def test_rows_go_into_files_of_other_kinds(cli, tmp_path, name):
         "parquet": pd.read_parquet,
     }
     found = read[name.rpartition(".")[2]](tmp_path / name)
-    whole = pd.read_csv(ROOT / "results/ou/rows.csv", low_memory=False)
+    whole = pd.read_csv(ROOT / "results/studies/ou/rows.csv", low_memory=False)
     whole = whole[whole["method"].str.partition(":")[0] == "ula"]
     assert f"{len(whole)} rows" in err
     assert len(found) == len(whole)
@@ -187,7 +187,7 @@ def test_rows_go_into_files_of_other_kinds(cli, tmp_path, name):
 
 
 def test_rows_that_can_not_be_written_are_told(cli, tmp_path, monkeypatch):
-    words = ("--rows", str(ROOT / "results/ou/rows.csv"))
+    words = ("--rows", str(ROOT / "results/studies/ou/rows.csv"))
     for name, said in (("mine.xlsx", "a name that ends in .csv, .json, .parquet"), ("none/mine.csv", "can be written")):
         code, _, err = cli("report", "rows", name, *words)
         assert (code, said in err) == (2, True), err
@@ -206,7 +206,9 @@ def test_without_a_curve_the_last_law_has_the_same_rows(monkeypatch, one_process
 
 
 def test_the_bibliography_of_a_board_has_its_methods_and_no_others(cli):
-    code, out, err = cli("report", "--rows", str(ROOT / "results/ou/rows.csv"), "--method", "ula", "--format", "bibtex")
+    code, out, err = cli(
+        "report", "--rows", str(ROOT / "results/studies/ou/rows.csv"), "--method", "ula", "--format", "bibtex"
+    )
     assert code == 0, err
     keys = {line.partition("{")[2].rstrip(",") for line in out.splitlines() if line.startswith("@")}
     assert "roberts1996exponential" in keys

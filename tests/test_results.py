@@ -15,7 +15,7 @@ def test_every_page_is_what_its_rows_give():
     assert list(pages.differences(pages.all_made(ROOT / "results"))) == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/rows.csv")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", rows.files(ROOT / "results"), ids=lambda path: path.parent.name)
 def test_rows_are_of_tasks_and_methods_that_can_be_typed(path):
     points, facts = rows.read(path)
     for kind in ("task", "method"):

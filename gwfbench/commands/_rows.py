@@ -27,7 +27,7 @@ ROWS = click.option(
     "--rows",
     "csv",
     type=PLACE,
-    help="CSV of results to read instead of --out, such as results/ou/rows.csv.",
+    help="CSV of results to read instead of --out, such as results/studies/ou/rows.csv.",
 )
 
 

@@ -263,7 +263,7 @@ def against(other: Path, form: str, chosen: tuple[str, ...], **where: Any) -> No
     B, from before, is a CSV of results, a folder with a rows.csv, or a folder of runs. Values under the same seeds are
     compared, by paired t tests with Holm's correction. Exit code: 1 if a cell is worse, or fails where it did not.
 
-    Example: report against results/ou --rows results/mine/rows.csv
+    Example: report against results/studies/ou --rows results/mine/rows.csv
     """
     rows, _ = _checked(chosen, where)
     before, _ = selected(where["tasks"], where["methods"], _csv_of(other), other)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Run nothing and write nothing: list the runs, their cost by earlier rows (--rows, else results/*/rows.csv), "
+    help="Run nothing and write nothing: list the runs, their cost by earlier rows (--rows, else those under results), "
     "and why the others are left out.",
 )
 @click.option(
@@ -65,12 +65,12 @@ def reproduce(
     """Run the methods behind the published numbers of PAPER, and write a page that compares them with ours.
 
     Each line has the published value, ours with its interval, the published values that would have agreed, and a
-    verdict. Runs that are finished under --out are not run again. With --rows nothing is run, as in
-    `reproduce fan2022 --rows results/*/rows.csv`. Exit code: 0 if every run ended well, 1 if one failed, 2 for a
+    verdict. Runs that are finished under --out are not run again. With --rows nothing is run, as in `reproduce fan2022
+    --rows results/*/rows.csv results/studies/*/rows.csv`. Exit code: 0 if every run ended well, 1 if one failed, 2 for a
     mistake in the command.
     """
     from gwfbench.papers import ledger
-    from gwfbench.report.rows import read
+    from gwfbench.report.rows import files, read
 
     require(bool(rows) or not more, f"reproduce {paper} {' '.join(map(str, more))}", "one paper", "write --rows first")
     rows = (*rows, *more)
@@ -90,7 +90,7 @@ def reproduce(
     todo = ledger.to_run(book, tables, whole)
     jobs = listed(paper, todo, tables, seeds, device)
     if dry_run:
-        parts = parts or [read(path) for path in sorted(Path("results").glob("*/rows.csv"))]
+        parts = parts or [read(path) for path in files(Path("results"))]
         say(cost(jobs, _joined([part for part, _ in parts])))
         return
     failed = False

@@ -28,7 +28,7 @@ from gwfbench.errors import require
 @click.option(
     "--rows",
     type=PLACE,
-    help="CSV of rows, such as results/ou/rows.csv, to take runs from instead of --out.",
+    help="CSV of rows, such as results/studies/ou/rows.csv, to take runs from instead of --out.",
 )
 @click.argument("more", nargs=-1, type=PLACE, metavar="[MORE ROWS]...")
 @OUT

@@ -2,8 +2,9 @@
 
     FOLDER/rows.csv, environments.json; verified.jsonl, page.toml where there are any
         -> FOLDER/leaderboard.md, leaderboard.csv, leaderboard.tex
-    ROOT/*/rows.csv -> ROOT/leaderboard.md: the pages, and scores over all of their tasks
-                    -> ROOT/papers/*.md: published numbers next to these
+    ROOT/*/rows.csv, ROOT/studies/*/rows.csv
+        -> ROOT/leaderboard.md: the suites with their best methods, and the pages
+        -> ROOT/papers/*.md: published numbers next to these
     README.md next to ROOT, and in it: tables from `<!-- leaderboard FOLDER TASK METRIC,METRIC -->` to `<!-- end -->`
 
 page.toml: `title`, `metrics` (which, in this order), `pivot` (one table per metric, tasks side by side), `ablate`
@@ -15,6 +16,7 @@ bar).
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +44,10 @@ from gwfbench.suites import suite as suites
 
 PAGE = "page.toml"
 BLOCK = re.compile(r"(<!-- leaderboard (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BEST = (
+    "best: the methods that share the best letter, with their scores (0 is exact, 1 is still). Where methods use "
+    "different information about the target, the best for each. Each page has the intervals."
+)
 POWER = re.compile(r"(-?\d+(?:\.\d+)?)e([+-])0*(\d+)")
 
 
@@ -93,7 +99,9 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
         body = f"{bar.markdown(pairs, layout.bar, layout.learnt)}\n{body}"
     if layout.suite:
         suite = suites.load(layout.suite)
-        body = f"{board_of_suite.markdown(board_of_suite.of_suite(rows, suite), suite)}\n{body}"
+        own = board_of_suite.of_suite(rows, suite)
+        soon = tables.over_tasks(overall(own[board_of_suite.headlines(own, suite)]))
+        body = "\n".join(filter(None, [board_of_suite.markdown(own, suite), soon, body]))
     body += _origins(folder)
     page = f"# {escape.markdown(layout.title)}\n\n{body}\n{tables.provenance(rows, facts)}"
     verdicts = tables.verified(rows, verdict.kept(folder)[0])
@@ -125,7 +133,7 @@ def all_made(root: Path) -> dict[Path, str]:
     Raises:
         UserError: there are no rows.
     """
-    folders = [path.parent for path in sorted(root.glob("*/rows.csv"))]
+    folders = [path.parent for path in kept_rows.files(root)]
     require(
         bool(folders), f"{root}: no folder with rows.csv", "one", f"python -m gwfbench report --write {root / 'ou'}"
     )
@@ -133,12 +141,13 @@ def all_made(root: Path) -> dict[Path, str]:
     rows: dict[str, pd.DataFrame] = {}
     environments: kept_rows.Facts = {}
     for folder in folders:
-        rows[folder.name], facts = kept_rows.read(folder / "rows.csv")
+        name = folder.relative_to(root).as_posix()
+        rows[name], facts = kept_rows.read(folder / "rows.csv")
         environments |= facts
-        files |= made(folder, rows[folder.name], facts)
+        files |= made(folder, rows[name], facts)
     # a run may stand on two pages
     every = pd.concat(rows.values()).drop_duplicates(["run_key", "attempt", "step", "metric"])
-    files[root / "leaderboard.md"] = index(rows, every)
+    files[root / "leaderboard.md"] = index(root, rows)
     answered = {name: set(zip(part["task"], part["method"], strict=True)) for name, part in rows.items()}
     for key in ledger.papers():
         book = ledger.load(key)
@@ -147,7 +156,8 @@ def all_made(root: Path) -> dict[Path, str]:
         files[root / "papers" / f"{key}.md"], _ = paper_page.page(book, every, sources, environments)
     for readme in (root.parent / "README.md", root / "README.md"):
         if readme.exists():
-            files[readme] = BLOCK.sub(lambda found: _block(rows, found), readme.read_text(encoding="utf-8"))
+            text = readme.read_text(encoding="utf-8")
+            files[readme] = BLOCK.sub(lambda found: _block(rows, found, root.name), text)
     return files
 
 
@@ -164,21 +174,46 @@ def differences(files: dict[Path, str]) -> Iterator[str]:
                 yield f"{path} is not what the rows give: {len(have)} characters, expected {len(text)}"
 
 
-def index(rows: Mapping[str, pd.DataFrame], every: pd.DataFrame) -> str:
-    """The table of the pages, by folder, and the scores over all of their tasks."""
-    lines = []
-    for folder, part in rows.items():
+def index(root: Path, rows: Mapping[str, pd.DataFrame]) -> str:
+    """The table of the suites, with their best methods, and the one of all other pages."""
+    whole, other = [], []
+    for name, part in rows.items():
+        layout = Layout.read(root / name)
         runs = part.drop_duplicates(["run_key", "attempt"])
-        methods = runs[runs["role"] == "method"]
-        lines.append({
-            "page": f"[{folder}]({folder}/leaderboard.md)",
-            "tasks": ", ".join(f"`{escape.markdown(task)}`" for task in dict.fromkeys(part["task"])),
-            "methods": methods["method"].nunique(), "runs": len(runs),
+        counts = {
+            "tasks": part["task"].nunique(),
+            "methods": runs.loc[runs["role"] == "method", "method"].nunique(),
+            "seeds": runs["seed"].nunique(),
+            "runs": len(runs),
             "failed": int((~runs["status"].isin(FINISHED)).sum()),
-        })  # fmt: skip
-    pages = pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+        }
+        page = f"[{Path(name).name}]({name}/leaderboard.md)"
+        if layout.suite:
+            suite = suites.load(layout.suite)
+            whole.append({"suite": page, "what": escape.markdown(suite.title), "best": _best(part, suite), **counts})
+        else:
+            other.append({"page": page, "what": escape.markdown(layout.title), **counts})
     papers = ", ".join(f"[{key}](papers/{key}.md)" for key in ledger.papers())
-    return f"# Leaderboards\n\n{pages}\n\nPapers: {papers}\n\n{tables.over_tasks(overall(every))}"
+    parts = ["# Leaderboards", _table(whole), BEST if whole else "", _table(other), f"Papers: {papers}"]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _table(lines: Sequence[Mapping[str, object]]) -> str:
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True) if lines else ""
+
+
+def _best(rows: pd.DataFrame, suite: suites.Suite) -> str:
+    """The methods of a suite that share the best letter, for each kind of information that its methods use."""
+    groups: dict[str, list[board_of_suite.Entry]] = {}
+    for one in board_of_suite.entries(board_of_suite.of_suite(rows, suite), suite):
+        if not math.isnan(one.score):
+            groups.setdefault(one.information, []).append(one)
+    said = []
+    for information, found in groups.items():
+        first = [one for one in found if one.tier and one.tier[0] == found[0].tier[:1]] or found[:1]
+        names = ", ".join(f"{escape.markdown(one.name)} {one.score:.2g}" for one in first)
+        said.append(f"{names} ({information})" if len(groups) > 1 else names)
+    return "; ".join(said)
 
 
 def latex(shown: Sequence[Board]) -> str:
@@ -193,10 +228,10 @@ def latex(shown: Sequence[Board]) -> str:
     return "% \\usepackage{booktabs}\n" + "\n".join(parts)
 
 
-def _block(rows: Mapping[str, pd.DataFrame], found: re.Match[str]) -> str:
-    """One table of the README."""
+def _block(rows: Mapping[str, pd.DataFrame], found: re.Match[str], root: str) -> str:
+    """One table of the README, which may name the folder with the root's name before it."""
     start, folder, task, metrics, end = found.groups()
-    name = Path(folder).name
+    name = folder.removeprefix(f"{root}/")
     require(name in rows, f"{start.strip()}: no folder {folder}", f"one of {', '.join(rows)}", "fix the marker")
     shown = boards(rows[name][rows[name]["task"] == task], metrics.split(","))
     require(bool(shown), f"{start.strip()}: no rows of {task}", f"a task of {folder}/rows.csv", "fix the marker")

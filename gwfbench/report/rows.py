@@ -90,6 +90,11 @@ def _ended_by(run: Run) -> str:
     return repr(sorted(run.budget.items())) if run.status == "budget" else ""
 
 
+def files(root: Path) -> list[Path]:
+    """The rows of a results folder: those of its pages, then those of its studies."""
+    return [*sorted(root.glob("*/rows.csv")), *sorted(root.glob("studies/*/rows.csv"))]
+
+
 def read(path: Path) -> tuple[pd.DataFrame, Facts]:
     """The results table of a CSV, and the environments next to it, if there are any.
 

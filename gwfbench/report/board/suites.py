@@ -92,7 +92,7 @@ def within(rows: pd.DataFrame, suite: Suite, limit: str, most: float) -> pd.Data
     Args:
         limit: one of LIMITS.
     """
-    rows = rows[_headline(rows, suite) | rows["metric"].isna()]
+    rows = rows[headlines(rows, suite) | rows["metric"].isna()]
     paid = {
         "seconds": lambda: rows["seconds"],
         "units": lambda: rows["seconds"] / rows["unit"],
@@ -113,7 +113,7 @@ def entries(rows: pd.DataFrame, suite: Suite) -> list[Entry]:
         for line in board.lines:
             if line.role == "method" and (line.cells or line.seeds.failed):
                 found[line.method].append((part, board))
-    paid = _paid(rows[_headline(rows, suite)])
+    paid = _paid(rows[headlines(rows, suite)])
     made = [_entry(name, those, suite, paid) for name, those in found.items()]
     whole = [_placed(one) if set(one.scores) == set(_tasks(one.name, suite)) else one for one in made]
     groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = defaultdict(dict)
@@ -145,10 +145,10 @@ def _tasks(name: str, suite: Suite) -> list[str]:
     return own or fit
 
 
-def _headline(rows: pd.DataFrame, suite: Suite) -> pd.Series:
+def headlines(rows: pd.DataFrame, suite: Suite) -> pd.Series:
     """Which rows are of their task's headline metric."""
-    headlines = {(part.task, suite.metric(part)) for part in suite.parts}
-    return pd.Series([pair in headlines for pair in zip(rows["task"], rows["metric"], strict=True)], rows.index, bool)
+    wanted = {(part.task, suite.metric(part)) for part in suite.parts}
+    return pd.Series([pair in wanted for pair in zip(rows["task"], rows["metric"], strict=True)], rows.index, bool)
 
 
 def _paid(rows: pd.DataFrame) -> dict[tuple[str, str], float]:

@@ -280,7 +280,7 @@ def over_tasks(table: pd.DataFrame) -> str:
         shown["method"] = shown["method"].map(escape.markdown)
         text = shown.to_markdown(index=False, disable_numparse=True)
         parts.append(f"{text}\n\nUses: {escape.markdown(group)}. Tasks: {escape.markdown(tasks)}.")
-    return "\n\n".join(["## Over tasks", *parts, OVER_TASKS]) + "\n"
+    return "\n\n".join(["## How soon, over tasks", *parts, OVER_TASKS]) + "\n"
 
 
 def verified(rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> str:

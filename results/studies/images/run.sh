@@ -1,7 +1,7 @@
 #!/bin/sh
 # Adversarial flows, JKO-Flow and drifting on images; digits with three seeds take about 40 minutes of one core, and
-# Fashion-MNIST with one seed (FASHION=3 for three) as long. From the top of the checkout: sh results/images/run.sh; then
-# python -m gwfbench report --out results/runs/images --task images --laws last --write results/images
+# Fashion-MNIST with one seed (FASHION=3 for three) as long. From the top of the checkout: sh results/studies/images/run.sh; then
+# python -m gwfbench report --out results/runs/images --task images --laws last --write results/studies/images
 set -e
 run="python -m gwfbench run --no-curve --jobs ${JOBS:-1} --out ${OUT:-results/runs/images} --format csv"
 {

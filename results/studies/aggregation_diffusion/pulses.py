@@ -1,6 +1,6 @@
 """Draws pulses.png: laws of the runs of `aggregation_diffusion`, row by row, at some judged times.
 
-    python results/aggregation_diffusion/pulses.py results/runs OUT.png
+    python results/studies/aggregation_diffusion/pulses.py results/runs OUT.png
 
 The points are those that the runs of seed 0 kept; the truth's are the control's, `exact`.
 """
