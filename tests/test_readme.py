@@ -17,7 +17,7 @@ from gwfbench.rng import Streams
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results/README.md", *ROOT.glob("docs/**/*.md"),
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("results/**/README.md"), *ROOT.glob("docs/**/*.md"),
          *ROOT.glob(".github/**/*.md")]  # fmt: skip
 MADE = ("results/runs", "results/mine", "aside/", "slurm/")  # by runs
 IN_PLACE = (ROOT, ROOT / "gwfbench")  # where a path in code begins
