@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from gwfbench.report.board import tables
 from gwfbench.report.board.leaderboard import boards, leaderboard
 from gwfbench.report.page.data import sheets
 from gwfbench.report.table import checked, kept
+from gwfbench.store import folders
 from gwfbench.store.record import Identity, Row, Run
 from gwfbench.store.rows import tidy
 
@@ -241,3 +243,15 @@ def test_a_run_that_a_budget_ended_hides_none_that_came_to_its_end(tmp_path):
     assert set(rows["status"]) == {"ok", "budget"}
     assert [str(line.seeds) for line in boards(rows)[0].lines if line.method == "ula"] == ["1/1"]
     assert any(line.method == "ula [budget steps=1]" for line in boards(rows)[0].lines)
+
+
+@pytest.mark.parametrize("judge", [(), ("kl",)])
+def test_an_interrupted_attempt_hides_none_that_came_to_its_end(tmp_path, monkeypatch, judge):
+    gwfbench.run("ou:horizon=0.1", "ula", 1, out=tmp_path, controls=False, isolate=False)
+    ((ended,), _) = folders.attempts(tmp_path)
+    ended = replace(ended, judge=judge)
+    killed = replace(ended, attempt="f" * 8, status="killed", reason="interrupted", judge=())
+    monkeypatch.setattr(folders, "attempts", lambda out: ([ended, killed], []))
+    rows, _, _ = kept_rows.rows_of(tmp_path)
+    assert set(rows["attempt"]) == {ended.attempt}
+    assert set(rows["status"]) == {"ok"}

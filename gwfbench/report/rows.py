@@ -58,7 +58,8 @@ def rows_of(out: Path, stale: bool = False) -> tuple[pd.DataFrame, Facts, list[s
     remarks = [f"left alone: {text}" for text in unreadable]
     today = Today()
     fresh = [run for run in runs if not today.why_stale(run)]  # a newer stale attempt hides no fresh one
-    fresh.sort(key=lambda run: not run.judge)  # nor one of `--judge` a whole one
+    # nor one of `--judge` a whole one, nor one that was interrupted any that came to an end
+    fresh.sort(key=lambda run: (run.status != "killed", not run.judge))
     newest = {(run.identity.key, _ended_by(run)): run for run in fresh}
     counting = {key for key, _ in newest}
     old = {run.identity.key: run for run in runs if run.identity.key not in counting}
