@@ -1,6 +1,7 @@
 """What `import gwfbench` gives: the examples of its docstrings, run; and that nothing heavy comes with the import."""
 
 import doctest
+import importlib
 import inspect
 import itertools
 import linecache
@@ -134,6 +135,28 @@ def test_a_class_of_a_cell_runs_in_processes_of_their_own(tmp_path):
         for one in (True, False)
     )
     assert apart["value"].tolist() == here["value"].tolist()
+
+
+@pytest.mark.slow
+def test_a_class_of_an_imported_file_is_the_plug_in_that_the_file_is(tmp_path, monkeypatch, cli, no_files):
+    (tmp_path / "halving.py").write_text(CELL)
+    monkeypatch.syspath_prepend(tmp_path)
+    cls = importlib.import_module("halving").Shrinking
+    rows = gwfbench.run("gaussian:dim=2", [cls(steps=3), cls], seeds=1, controls=False, out=tmp_path / "runs")
+    assert set(rows["reason"]) == {""}
+    assert set(rows["method"]) == {"halving", "halving:steps=3"}
+    assert set(rows["status"]) == {"ok"}
+    words = ("--plugin", str(tmp_path / "halving.py"), "--seeds", "1", "--no-controls", "--out", str(tmp_path / "runs"))
+    code, _, err = cli("run", "--task", "gaussian:dim=2", "--method", "halving:steps=3", *words)
+    assert code == 0
+    assert "finished before" in err
+
+
+def test_a_class_whose_file_is_no_plug_in_is_told(tmp_path, monkeypatch, no_files):
+    (tmp_path / "two.py").write_text(CELL + CELL.replace("Shrinking", "Growing"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="a file of its own"):
+        gwfbench.run("gaussian:dim=2", importlib.import_module("two").Growing, **RUN)
 
 
 @pytest.mark.slow

@@ -66,8 +66,8 @@ def reproduce(
 
     Each line has the published value, ours with its interval, the published values that would have agreed, and a
     verdict. Runs that are finished under --out are not run again. With --rows nothing is run, as in `reproduce fan2022
-    --rows results/*/rows.csv results/studies/*/rows.csv`. Exit code: 0 if every run ended well, 1 if one failed, 2 for a
-    mistake in the command.
+    --rows results/*/rows.csv results/studies/*/rows.csv`. Exit code: 0 if every run ended well, 1 if one failed, 2
+    for a mistake in the command.
     """
     from gwfbench.papers import ledger
     from gwfbench.report.rows import files, read

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from gwfbench.errors import UserError, require
@@ -18,6 +20,9 @@ def plugin_of(kind: Kind, cls: type) -> Plugin:
     for known in registry.plugins(kind).values():
         if (known.module, known.cls) == (cls.__module__, cls.__name__):
             return known
+    of_file = _of_file(kind, cls)
+    if of_file is not None:
+        return of_file
     lacks = sorted(name for name in VARIABLES[kind] if getattr(cls, name, None) is None)
     require(
         not lacks,
@@ -30,6 +35,22 @@ def plugin_of(kind: Kind, cls: type) -> Plugin:
     require(not taken, f"class {cls.__name__}", f"a name that no {kind} has: '{name}' is taken", "rename the class")
     infos, choice = (frozenset(i.__name__ for i in getattr(cls, v, ())) for v in (CAPABILITY[kind], "one_of"))
     return Plugin(name, kind, cls.__module__, cls.__name__, "this session", "", infos, choice)
+
+
+def _of_file(kind: Kind, cls: type) -> Plugin | None:
+    """The plug-in that the file of an imported class is, as with `--plugin`, so that child processes find it too."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if cls.__module__ == "__main__" or file is None:
+        return None
+    registry.add_files([Path(file)])
+    for known in registry.plugins(kind).values():
+        if known.cls == cls.__name__ and known.file and Path(known.file).samefile(file):
+            return known
+    raise UserError(
+        f"class {cls.__name__} of {file}",
+        f"a file whose one {kind} it is",
+        "give it a file of its own; python -m gwfbench list --plugin FILE says what is wrong with one",
+    )
 
 
 def settled(kind: Kind, given: Any) -> Any:
@@ -51,7 +72,8 @@ def settled(kind: Kind, given: Any) -> Any:
         "fields that are numbers, words, true or false, or None",
         "give such fields, from which the object is made again",
     )
-    return made
+    loaded = plugin.load() if plugin.file and cls.__module__ != plugin.module else cls
+    return made if loaded is cls else registry.configure(loaded, plugin.name, registry.typed(f"{plugin.name}:{text}"))
 
 
 def fit(task: Any, method: Any) -> None:

@@ -38,7 +38,7 @@ from gwfbench.drive.execute import Setting, execute, is_out_of_memory
 from gwfbench.drive.job import Job
 from gwfbench.drive.judge import reason_of
 from gwfbench.drive.meter import Meter
-from gwfbench.plugins import registry
+from gwfbench.plugins import registry, single
 from gwfbench.process.memory import keep_pages
 from gwfbench.process.messages import Lines, send
 from gwfbench.store.record import Status
@@ -96,8 +96,9 @@ def _stop(*_: object) -> None:
 
 def _settle_in(message: dict[str, Any]) -> None:
     os.chdir(message["folder"])
-    if sys.path != message["path"]:
+    if (sys.path, os.environ.get(single.FILES, "")) != (message["path"], message["files"]):  # the server is older
         sys.path[:] = message["path"]
+        os.environ[single.FILES] = message["files"]
         importlib.invalidate_caches()
         registry.plugins.cache_clear()
     torch.set_num_threads(message["threads"])

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from gwfbench.drive.log import Log, last_lines
 from gwfbench.errors import UserError
+from gwfbench.plugins import single
 from gwfbench.process import server
 from gwfbench.process.memory import beyond, out_of_memory_kills
 from gwfbench.process.messages import Garbled, Lines, send
@@ -118,7 +119,8 @@ class Pool:
             "run": number, "descriptors": 2 + len(claims), "words": job.words(),
             "env": setting.env, "out": str(setting.out.absolute()), "anew": setting.anew, "curve": setting.curve,
             "judge": setting.judge,
-            "folder": _folder(), "path": server.search_path(), "threads": self._limits.threads, "memory": memory,
+            "folder": _folder(), "path": server.search_path(), "files": os.environ.get(single.FILES, ""),
+            "threads": self._limits.threads, "memory": memory,
             "modules": sorted(name for name in modules if name.startswith("gwfbench.")), "metrics": job.task.metrics,
         }  # fmt: skip
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
