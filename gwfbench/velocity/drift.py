@@ -19,8 +19,8 @@ With points x of q, points y+ of the target p, negatives y- (the same x), and a 
                     text was not available.
 
     mmd             equation 4 without its normalisers, E_p[k (y+ - x)] - E_q[k (y- - x)]. For a Laplace kernel it is
-                    the flow of half MMD^2 with h^2 times the Matern-3/2 kernel of length sqrt(3) h, since its derivative in
-                    t = |x - y| is -t k; for a Gaussian kernel it is h^2 times the flow with k.
+                    the flow of half MMD^2 with h^2 times the Matern-3/2 kernel of length sqrt(3) h, since its
+                    derivative in t = |x - y| is -t k; for a Gaussian kernel it is h^2 times the flow with k.
 
     parzen_kl       the Wasserstein gradient flow of KL(k*q || k*p) itself, -grad of its first variation
                     k * log(k*q / k*p), times h^2: equation 4 with a Gaussian kernel, averaged once more with it:
