@@ -120,7 +120,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def shard(items: Sequence[Item], part: int, parts: int) -> list[Item]:
-    """Part 1, ..., parts of them, dealt in turn: cheap and dear ones, which stand in runs, are spread evenly."""
+    """One shard: every `parts`-th item from number `part` on, so that expensive runs, which are neighbours, are spread."""
     return list(items[part - 1 :: parts])
 
 
