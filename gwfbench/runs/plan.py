@@ -120,7 +120,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def shard(items: Sequence[Item], part: int, parts: int) -> list[Item]:
-    """One shard: every `parts`-th item from number `part` on, so that expensive runs, which are neighbours, are spread."""
+    """One shard: every `parts`-th item from number `part` on, so that expensive neighbours are spread evenly."""
     return list(items[part - 1 :: parts])
 
 
