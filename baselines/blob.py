@@ -1,4 +1,4 @@
-"""Blob: the KL flow of particles whose density is that of their own kernel estimate, without noise.
+"""Blob method: particles follow the KL flow without noise, and a kernel estimate stands for their density.
 
     x_i' = s(x_i) + v(x_i),   s = grad log pi,   rho(x) = sum_j k(x - x_j),   k(x) = exp(-|x|^2 / 2 h^2)
     v(x_i) = -sum_j (1 / rho(x_i) + 1 / rho(x_j)) grad k(x_i - x_j)
@@ -7,18 +7,19 @@ This is the gradient flow of mean(log rho - log pi) over the particles (Carrillo
 1.6 with m = 1). With `both` false the second term of v is left out, and v is minus the score of the kernel density
 estimate.
 
-The bandwidth h is `width` times the median distance between nearest neighbours, anew in each step. Particles that repel
-each other end up roughly on a lattice, on which rho is smooth once k reaches over the next few neighbours. On
-`gaussian`, `ou` and `gmm`, width 2 is better than 1.5 in one and two dimensions; in three and four dimensions, where h
-would be about as wide as the cloud, 1.5 is better. No width corrects the shares of `gmm`'s modes in the plane.
+The bandwidth h is `width` times the median distance between nearest neighbours, computed again at each step. Particles
+that repel each other end up roughly on a lattice, on which rho is smooth once k reaches over the next few neighbours.
+On `gaussian`, `ou` and `gmm`, width 2 is better than 1.5 in one and two dimensions; in three and four dimensions, where
+h would be about as wide as the cloud, 1.5 is better. With no width do the modes of `gmm` in the plane get their right
+shares.
 
 The steps are explicit Euler steps with dt <= step, dt <= cfl h^2 (the stiffness of the repulsion is about 1 / h^2) and
 dt <= reach h / max |x'|: however steep pi is at the start, no particle leaps over its neighbours. Where only the limit
-is judged there are `steps` such steps, whatever flow time they reach.
+is judged, there are `steps` such steps, whatever flow time they reach.
 
-Everything rests on a density estimate, which is good in one and two dimensions; in high dimension the particles end in
-a cloud that is too narrow. As there is no noise, and repulsion reaches no farther than h, hardly any mass moves between
-modes far apart.
+The method depends on a density estimate, which is good in one and two dimensions. In high dimension the particles end
+in a cloud that is too narrow. There is no noise, and repulsion reaches no farther than h, so hardly any mass moves
+between distant modes.
 """
 
 from __future__ import annotations

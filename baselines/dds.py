@@ -1,33 +1,37 @@
-"""Denoising diffusion sampler: a diffusion from a normal law whose learnt drift makes it end at the target.
+"""Denoising diffusion sampler: a diffusion from a normal law with a learnt drift, which makes it end at the target.
 
     y_0 ~ N(0, sigma^2 I),   y_{k+1} = sqrt(1 - a_k) y_k + 2 sigma^2 l_k f(k, y_k) + sigma sqrt(a_k) e_k
     l_k = 1 - sqrt(1 - a_k),   e_k ~ N(0, I),   k = 0 ... K - 1
 
-(Vargas, Grathwohl and Doucet 2023.) Without f this is a process that stays at N(0, sigma^2 I), exactly at each k, since
-its linear part is solved exactly. With gamma the unnormalised density of the target, and the process without f weighted
-by gamma / N(0, sigma^2 I) at its end, the weight of a path is
+(Vargas, Grathwohl and Doucet 2023.) Without f, the law of this process is N(0, sigma^2 I) at each k, exactly, since its
+linear part is solved exactly. Let gamma be the unnormalised density of the target, and weight the process without f by
+gamma / N(0, sigma^2 I) at its end. Then the weight of a path of the process with f is
 
     log w = log gamma(y_K) - log N(y_K; 0, sigma^2 I) - sum_k [2 sigma^2 l_k^2 / a_k |f_k|^2
                                                               + 2 sigma l_k / sqrt(a_k) f_k . e_k]
 
-so that E w = Z for any f and any K, and E log w <= log Z. The loss is -E log w, up to log Z the KL divergence of paths:
+so that E w = Z for any f and any K, and E log w <= log Z. The loss is -E log w, which is the KL divergence of paths up
+to log Z:
 
     E [sum_k 2 sigma^2 l_k^2 / a_k |f_k|^2 + log N(y_K; 0, sigma^2 I) - log gamma(y_K)],   by Adam, through the paths
 
-Network: f = NN_1(k, y) + NN_2(k) * clip(grad log gamma(y)), two hidden layers of 64, GELU, 0 at the start. The score in
-it is a constant to the gradient, as in the authors' code ("more stable"): the gradient is that of the loss only where
-NN_2 = 0. At the last step the best f is grad log gamma(y) + y / sigma^2.
+Network: f = NN_1(k, y) + NN_2(k) * clip(grad log gamma(y)), with two hidden layers of 64, GELU, and 0 at the start. As
+in the authors' code ("more stable"), the score inside f is held constant when gradients are taken, so the gradient is
+that of the loss only where NN_2 = 0. At the last step the best f is grad log gamma(y) + y / sigma^2.
 
-Schedule: 1 - a_k = exp(-rate c_k), c_k in proportion to cos^4(pi/2 (u + 0.008) / 1.008), u = (k + 1/2) / K, with sum 1.
-So steps get shorter towards the target.
+Schedule: 1 - a_k = exp(-rate c_k), with c_k in proportion to cos^4(pi/2 (u + 0.008) / 1.008), u = (k + 1/2) / K, and
+sum 1. So steps get shorter towards the target.
 
-log Z: log of the mean w over `evidence` paths of their own, at each law. Its standard error is that of the mean w over
-the mean w. Where f is far from the best, few paths carry the mean, and value and error are both too small.
+log Z is estimated at each law by the log of the mean w over `evidence` new paths. Its standard error is that of the
+mean w, divided by the mean w. Where f is far from the best, few paths carry the mean, and both value and error are too
+small.
 
-From the authors' code (settings for the funnel): 128 steps, batch 300, 11,000 Adam steps at 5e-3, rate 6.4 * 0.6875 =
-4.4, clip 100, cos^4, 2000 paths for log Z, sigma 1.075. They tune sigma and rate for each target. Ours: a_k by exp,
-where theirs is its first order; u at midpoints; time as k / K in the embedding; sigma from P_0; and 1000 Adam steps,
-for a CPU. A step asks for the score 129 times at each path: 38,700 calls.
+The authors' code, with its settings for the funnel, has 128 steps, batch 300, 11,000 Adam steps at 5e-3, rate 6.4 *
+0.6875 = 4.4, clip 100, cos^4, 2000 paths for log Z, and sigma 1.075. They tune sigma and rate for each target.
+
+This differs here: a_k is an exponential, of which theirs is the first order; u is taken at midpoints; the embedding
+gets the time as k / K; sigma comes from P_0; and there are 1000 Adam steps, for a CPU. An Adam step evaluates the score
+129 times on each path: 38,700 calls.
 """
 
 from __future__ import annotations
@@ -61,9 +65,9 @@ class DDS:
     "number K of steps of a path"
     sigma: Positive | None = None
     """standard deviation of the first law in each coordinate; default: that of a normal law whose coordinates have the
-    median size of P_0's"""
+    same median size as those of P_0"""
     rate: Positive = 4.4
-    "sum of -log(1 - a_k): start and end of a path without drift have correlation exp(-rate / 2)"
+    "sum of -log(1 - a_k); without drift, start and end of a path have correlation exp(-rate / 2)"
     iterations: Count = 1000
     "number of Adam steps"
     batch: Count = 300
@@ -148,7 +152,7 @@ class Control(NamedTuple):
 
 
 class Drift:
-    """The network of f for S seeds. Its parts that see the time alone are computed once for all steps."""
+    """The network of f for S seeds. Its parts that depend on time alone are computed once for all steps."""
 
     def __init__(self, d: int, width: int, rng: Streams):
         code = [linear_init(rng.fork("code"), *size) for size in ((2 * width, width), (width, width))]
@@ -164,7 +168,7 @@ class Drift:
         self._d, self._width = d, width
 
     def at(self, steps: int, score: Field, clip: float) -> Control:
-        """f at steps 0 ... steps - 1 with today's parameters."""
+        """f at steps 0 ... steps - 1 with the current parameters."""
         phase, *parts = self.parameters.leaves
         c1, c2, g1, g2, g3, gate_end, state_end, into, hidden = zip(parts[::2], parts[1::2], strict=True)
         time = torch.arange(steps, dtype=phase.dtype, device=phase.device)[:, None] / steps
@@ -218,7 +222,7 @@ class Process:
 def loss(process: Process, control: Control, score: Field, noise: Streams, batch: int, d: int) -> Tensor:
     """A number whose gradient in the parameters is that of -E log w over the batch, summed over seeds.
 
-    f . e has mean 0, as has its gradient: without it. log gamma has its gradient through the score, and no value.
+    f . e is left out, as it and its gradient have mean 0. log gamma has no value here, and its gradient by the score.
     """
     y, cost = process.sigma * noise.normal(batch, d), torch.zeros((), device=noise.device, dtype=noise.dtype)
     for k, (stay, push, root) in enumerate(zip(process.stay, process.push, process.noise, strict=True)):

@@ -1,30 +1,34 @@
-"""Drifting from a density alone: a one-step generator that regresses on its own outputs, moved by smoothed scores.
+"""Drifting from a density: a one-step generator that regresses on its own outputs, moved by smoothed scores.
 
     V(x) = m_p(x) - m_q(x),   m_p = h^2 grad log(k * p),   m_q = h^2 grad log(k * q),   k = N(0, h^2 I)
     one Adam step on the mean square of G(z) - stop(G(z) + step V(G(z))),   z ~ N(0, I)
 
-(Cao, Yan and Zhao 2026.) Of p only the unnormalised density gamma is known. Both attractions are means around x:
+(Cao, Yan and Zhao 2026.) Of p only the unnormalised density gamma is known. Both m_p and m_q are means around x:
 
     m_p(x) = sum_j w_j h e_j,   w_j in proportion to gamma(x + h e_j), sum 1,   e_j ~ N(0, I)             sampling
     m_p(x) = h^2 sum_j w_j grad log gamma(x + h e_j),   the same weights                                    score
     m_q(x) = mean shift of x to other generated points, Gaussian kernel
 
-The paper's, as far as its abstract says, which is all that was at hand: the one-step generator, the field of
-Gaussian-smoothed scores, the local importance-sampling mean shift for p (`estimator=sampling`), the mean shift over a
-batch for q, and the objective with a stopped gradient. Its second estimator of m_p, "second-order curvature-corrected",
-is not here. Its numbers for a four-mode mixture (mean error 0.0754, covariance error 0.0425, RBF MMD 0.0020) can't be
-compared with ours, because the abstract does not say what the mixture is.
+Only the abstract of the paper was available. It has the one-step generator, the field of Gaussian-smoothed scores, the
+local importance-sampling mean shift for p (`estimator=sampling`), the mean shift over a batch for q, and the objective
+with a stopped gradient. Its second estimator of m_p, "second-order curvature-corrected", is not implemented here. Its
+numbers for a four-mode mixture (mean error 0.0754, covariance error 0.0425, RBF MMD 0.0020) can't be compared with
+ours, because the abstract does not say what the mixture is.
 
-Ours is the rest. `estimator=score` has the same limit, because grad (k * p) = k * grad p. It is exact where the score
-is constant within h; where h is wider than a mode it has more noise than the other. Draws come in pairs e, -e. Each
-half of the generated points has the other for m_q, since a point in its own cloud would be its own nearest neighbour
-and be held there. h falls geometrically from `first` to `last`, in units of the points' own spread, the root of the
-mean variance of a coordinate: a wide kernel moves mass between modes, a narrow one smooths less away. The generator is
-G(z) = s (z' + net(z)), z' the first d coordinates of z, s the size of P_0's coordinates (velocity/size.py), and net 0
-at the start: the first law is N(0, s^2 I).
+Everything else is ours:
 
-Both means are of points within about h of x. In more than a few dimensions no such points have weight, and in V noise
-is all that is left.
+- `estimator=score` has the same limit, because grad (k * p) = k * grad p. It is exact where the score is constant
+  within h. Where h is wider than a mode, it has more noise than the other estimator.
+- Draws come in pairs e, -e.
+- Each half of the generated points takes the other half for m_q, since a point in its own cloud would be its own
+  nearest neighbour and be held there.
+- h falls geometrically from `first` to `last`, in units of the points' own spread, the root of the mean variance of a
+  coordinate. A wide kernel moves mass between modes; a narrow one smooths less away.
+- The generator is G(z) = s (z' + net(z)), with z' the first d coordinates of z, s the size of P_0's coordinates
+  (velocity/size.py), and net 0 at the start: the first law is N(0, s^2 I).
+
+Both means are over points within about h of x. In more than a few dimensions no such points have weight, and V is only
+noise.
 """
 
 from __future__ import annotations
@@ -144,7 +148,7 @@ class DriftDensity:
 
 @torch.no_grad()
 def velocity(target: LogDensity, x: Tensor, h: Tensor, draws: int, estimator: Estimator, noise: Streams) -> Tensor:
-    """V at x (S, n, d), each half of which is the sample of q for the other. h: (S, 1, 1)."""
+    """V at x (S, n, d); each half of x is the sample of q for the other half. h: (S, 1, 1)."""
     one, two = x.tensor_split(2, 1)
     to_q = torch.cat([mean_shift(a, b, h, "gaussian")[0] for a, b in ((one, two), (two, one))], 1)
     return attraction(target, x, h, draws, estimator, noise) - to_q

@@ -1,4 +1,4 @@
-"""Drifting: a generator (or particles) moved by mean shifts towards data and away from itself, and variants of it.
+"""Drifting: mean shifts move a generator, or particles, towards the data and away from their own points.
 
     x <- x + h V(x; q, p)      generator: one Adam step on |G(z) - stop(G(z) + h V)|^2      (Deng et al. 2026)
 
@@ -10,17 +10,18 @@ The field V is drifting's own in one of three versions: that of the paper's text
     sinkhorn    T_qp - T_qq, entropic barycentric maps (velocity/sinkhorn.py)
     critic      grad log(p/q) by a logistic critic that is trained alongside (velocity/ratio.py)
 
-With sinkhorn, each half of a generator's points has the other half as its negatives, so that no point is its own
-negative (two batches, as in W-Flow, Han et al. 2026). Particles are their own negatives. If their halves were fixed
-they would part, as the difference of the means doubles with each step of 1. If halves were drawn anew, a lone outlier,
-matched to the edge of both p and q', would feel nothing.
+With `sinkhorn`, each half of a generator's points takes the other half as its negatives, so that no point is its own
+negative (two batches, as in W-Flow, Han et al. 2026). Particles are their own negatives, for two reasons. With fixed
+halves the halves would part: the difference of their means doubles with each step of 1. With new halves at each step, a
+lone outlier, matched to the edge of both p and q', would feel nothing.
 
 On images a generator may drift in the feature space of an encoder, as in the paper: `features=encoder` takes the field
-of each of its stages, and the loss goes back through it into the generator (velocity/features.py). Averages of images
-come from a perceptron and from a temperature that is too high: on digits, 400 steps, one seed, FID by the task's
-classifier (exact draws: 0.42) is 2.8 for a perceptron (recall 0.34), 1.7 for dcgan at temperature 0.2, 1.0 at 0.05.
-With the encoder it is 0.8, a difference within noise (standard error 0.16), for several times the cost of a step: so
-pixels are the default.
+of each of its stages, and the loss goes back through it into the generator (velocity/features.py).
+
+Generators that draw averages of images come from a perceptron, and from a temperature that is too high. On digits, with
+400 steps and one seed, the FID by the task's classifier (exact draws: 0.42) is 2.8 for a perceptron (recall 0.34), 1.7
+for dcgan at temperature 0.2, and 1.0 at 0.05. With the encoder it is 0.8, a difference within noise (standard error
+0.16), at several times the cost of a step. So pixels are the default.
 
 Temperatures are in units of the mean distance between points and targets (the paper's A.6), or of `unit`. The authors'
 toy notebook is `drifting:temperature=0.05,unit=1,points=2048,batch=2048,steps=2000`. The default has fewer points and
@@ -80,29 +81,29 @@ class Drifting:
     features: Literal["pixels", "encoder"] = "pixels"
     "space in which points are compared: their own, or that of the task's encoder (carrier=generator only)"
     kernel: Literal["own", "laplace", "gaussian"] = "own"
-    "kernel of equation4, algorithm2 and mmd; own: laplace. The other fields have no choice"
+    "kernel of equation4, algorithm2 and mmd; own: laplace; the other fields have a fixed kernel or none"
     temperature: str | None = None
     """bandwidth h of the kernel, or blur of sinkhorn; official and features=encoder sum over several, such as the
-    paper's 0.02+0.05+0.2; default: 0.2, but 0.05 for images (except for sinkhorn and sinkhorn_proxy), and the paper's
-    for official"""
+    paper's 0.02+0.05+0.2; default: 0.2; 0.05 for images (except for sinkhorn and sinkhorn_proxy); the paper's for
+    official"""
     unit: Positive | None = None
-    """length that temperatures are multiples of; default: mean distance of a step's points to its targets.
-    official has none"""
+    """length that temperatures are multiples of (not for official); default: mean distance of a step's points to its
+    targets"""
     step: Positive | None = None
-    """step size h; default: 1, but 2 for sliced and for algorithm2 (whose masses multiply to 1/2), 0.01 for
-    official, 0.1 for critic"""
+    """step size h; default: 2 for sliced and for algorithm2 (whose masses multiply to 1/2), 0.01 for official,
+    0.1 for critic, else 1"""
     steps: Count | None = None
-    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 300 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Annotated[int, at_least(2)] | None = None
-    "number of particles, or of generated points per step; default: 1024, but 128 of a generator of images"
+    "number of particles, or of generated points per step; default: 128 for a generator of images, else 1024"
     batch: Count | None = None
-    "number of fresh target points per step; default: 1024, but 256 for a generator of images"
+    "number of fresh target points per step; default: 256 for a generator of images, else 1024"
     lines: Count = 64
     "number of random directions per step (sliced only)"
     network: Kind = "auto"
     "architecture of the generator"
     latent: Count | None = None
-    "dimension of the generator's noise; default: 128 for images, else 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 128 for images, else 32 or the dimension of a point, the larger one"
     width: Count | None = None
     "width of the generator's layers; default: 256 for an mlp, else the network's"
     depth: Count | None = None
@@ -196,7 +197,7 @@ class Drifting:
         )
 
     def _maps(self, problem: Problem) -> Maps | None:
-        """The encoder's, if points are compared by it.
+        """The maps of the encoder, if points are compared in its features.
 
         Raises:
             UserError: the task has none.
@@ -212,7 +213,7 @@ class Drifting:
 
     @property
     def _sharp(self) -> bool:
-        """Whether the temperature is the default, and another one for images."""
+        """Whether the temperature is the default one for images."""
         return self.temperature is None and self.field in SHARP
 
     def _length(self, temperature: float, x: Tensor, y: Tensor) -> Tensor:

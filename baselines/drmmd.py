@@ -1,21 +1,20 @@
-"""DrMMD flow: particles, or a generator, down the chi^2 divergence regularised by a kernel.
+"""DrMMD flow: particles, or a generator, descend the chi^2 divergence regularised by a kernel.
 
     DrMMD(q || p) = (1 + lambda) |(Sigma_p + lambda)^{-1/2} (E_q k - E_p k)|^2,   v = -grad w
     w = 2 (1 + lambda) (Sigma_p + lambda)^{-1} (E_q k - E_p k),   Sigma_p = E_p k(y, .) (x) k(y, .)
 
-(Chen et al. 2024.) It tends to chi^2 as lambda -> 0 and to MMD^2 as lambda -> infinity, so that the flow is then twice
-as fast as `mmd_flow`. The witness w is the solution of one linear system in the target points.
+(Chen et al. 2024.) The divergence tends to chi^2 as lambda -> 0. As lambda -> infinity it tends to MMD^2, so that the
+flow is then twice as fast as `mmd_flow`. The witness w is the solution of one linear system in the target points.
 
-The bandwidth falls geometrically, from `wider` times the last one, in the first part of the run. A kernel must first
-reach the particles of a wide P_0 and then see the target's details: one of constant bandwidth pushed those away that
-started outside of its range (on toy2d's three rings, W2 was 1.11).
+The bandwidth falls geometrically, from `wider` times its last value, in the first part of the run. A kernel must first
+reach the particles of a wide P_0 and then resolve the target's details. A kernel of constant bandwidth pushed away
+those particles that started outside of its range (on toy2d's three rings, W2 was 1.11).
 
 Particles move by step bandwidth^2 lambda / (1 + lambda) v, so that `step` has no unit; the authors' learning rate is
-step lambda. Their rings have lambda 0.001, bandwidth 0.15 (wider=1) and step 0.1, which is
-4.4 here.
+step lambda. For their rings they take lambda 0.001, bandwidth 0.15 (wider=1) and step 0.1, which is 4.4 here.
 
-With `adaptive`, lambda is replaced by lambda sqrt(D / D_0), where D is the divergence one step before and D_0 that at
-the first step.
+With `adaptive`, lambda is replaced by lambda sqrt(D / D_0), where D is the divergence at the step before and D_0 that
+at the first step.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class DrMMD:
     step: Positive = 1.0
     "step size in units of bandwidth^2 lambda / (1 + lambda)"
     steps: Count | None = None
-    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 300 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 512
@@ -70,7 +69,7 @@ class DrMMD:
     falling: Fraction = 0.6
     "share of the steps in which the bandwidth falls, geometrically"
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     generator_width: Count = 256
     "width of the generator's hidden layers"
     generator_depth: Count = 3

@@ -1,16 +1,19 @@
-"""f-divergence flow: particles, or a generator, down Tsallis' divergence regularised by the MMD.
+"""f-divergence flow: particles, or a generator, descend Tsallis' divergence regularised by the MMD.
 
     D(q) = min over s >= 0 of D_f(s || p) + MMD^2(s, q) / (2 lambda),   v = -grad h,   h its first variation
 
-(Stein, Neumayer, Rux and Steidl 2025, arXiv 2402.04613; velocity/envelope.py.) f is of order alpha > 1: 2 is chi^2,
-and the limit 1 is KL, which `kale_flow` has. The larger alpha, the harder are parts of q pushed that p has little of.
-At each step the problem for s, whose unknowns are the weights of the target points, is solved from the previous h.
+(Stein, Neumayer, Rux and Steidl 2025, arXiv 2402.04613; velocity/envelope.py.) f is of order alpha > 1: order 2 is
+chi^2, and the limit 1 is KL, which `kale_flow` has. The larger alpha is, the harder the flow pushes those parts of q
+where p has little mass. At each step the problem for s, whose unknowns are the weights of the target points, is solved
+from the previous h.
 
 Particles move by step bandwidth^2 lambda v, so that `step` has no unit; for large lambda that is the flow of
-`mmd_flow`. The authors' step size is our step bandwidth^2 lambda, and they keep one set of target points for the whole
-run, where ours are fresh at each step. Their example has alpha 3, lambda 1, the imq kernel of bandwidth^2 0.5 and step
-size 0.001: 50 000 steps of 900 particles. Their imq is (s + |x - y|^2)^(-1/2), ours divided by the bandwidth: as if
-lambda were times it. Steps as long, and P_0 as wide, as ours need the bandwidth to fall, as in kale_flow; that is ours.
+`mmd_flow`. The authors' step size is our step bandwidth^2 lambda. They keep one set of target points for the whole run,
+while ours are fresh at each step.
+
+Their example has alpha 3, lambda 1, the imq kernel of bandwidth^2 0.5 and step size 0.001: 50 000 steps of 900
+particles. Their imq, (s + |x - y|^2)^(-1/2), is ours divided by the bandwidth, which acts as if lambda were multiplied
+by it. With steps as long, and P_0 as wide, as ours, the bandwidth must fall, as in kale_flow; that is ours.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class FFlow:
     step: Positive = 2.0
     "step size in units of bandwidth^2 lambda"
     steps: Count | None = None
-    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 300 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 512
@@ -63,7 +66,7 @@ class FFlow:
     falling: Fraction = 0.6
     "share of the steps in which the bandwidth falls, geometrically"
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     generator_width: Count = 256
     "width of the generator's hidden layers"
     generator_depth: Count = 3

@@ -1,4 +1,4 @@
-"""Generative adversarial networks: the loop of gwf without its proximal term, with the four losses of most use.
+"""Generative adversarial network: the loop of gwf without its proximal term, with four common losses.
 
     loss            critic descends                       generator descends    critic
     nonsaturating   E sp(D(G(z))) + E sp(-D(y))           E sp(-D(G(z)))        penalty at reals   Goodfellow 2014
@@ -6,19 +6,22 @@
     wgan_gp         E D(G(z)) - E D(y)                    -E D(G(z))            (|grad D| - 1)^2   Gulrajani 2017
     sngan           as hinge                              -E D(G(z))            spectrally normal  Miyato 2018
 
-The non-saturating generator follows the flow of KL((p + q)/2 | p), not of Jensen-Shannon (objectives/adversarial.py);
-its penalty is R1, without which it circles: gamma/2 = 0.1 for vectors, for images 5 with beta1 = 0, as Mescheder et al.
-(2018) have it (with 0.1 the digits fall to one image). Losses are in objectives/adversarial.py, the loop in
-training/generator_critic.py. There are no JKO steps: a law is yielded every `every` iterations. Rates are those of
-gwf; wgan_gp and sngan take 5 critic steps per iteration, as their authors do: with one, sngan lost modes of toy2d.
+The non-saturating generator follows the flow of KL((p + q)/2 | p), not of Jensen-Shannon (objectives/adversarial.py).
+Its penalty is R1, without which it circles. The weight is gamma/2 = 0.1 for vectors; for images it is 5 with beta1 = 0,
+as in Mescheder et al. (2018). (With 0.1 the digits fall to one image.)
+
+Losses are in objectives/adversarial.py, the loop in training/generator_critic.py. There are no JKO steps: a law is
+yielded every `every` iterations. Rates are those of gwf. wgan_gp and sngan take 5 critic steps per iteration, as their
+authors do; with one, sngan lost modes of toy2d.
 
 Miyato et al.'s own setting on CIFAR-10 (sngan_projection, sn_cifar10_unconditional.yml) is
 
     gan:loss=sngan,network=sngan,iterations=50000,every=1000,batch=64,fakes=128,decay=linear,lr_end=0
 
-with their networks, 50,000 updates of the generator at 128 generated points, 5 critic updates at 64 and 64 between two
-of them, Adam at 2e-4 with betas (0, 0.9), both rates down to 0 along a line, normal latents of 128, no mirrored images;
-`every` is ours, so that a long run can stop and go on. On a GPU add precision=bf16: then no TF32 is needed.
+This has their networks, 50,000 updates of the generator at 128 generated points, 5 critic updates at 64 real and 64
+generated points between two of them, Adam at 2e-4 with betas (0, 0.9), both rates falling linearly to 0, 128 normal
+latent coordinates, and no mirrored images. `every` is ours, so that a long run can stop and go on. On a GPU add
+precision=bf16; TF32 is not needed then.
 """
 
 from __future__ import annotations
@@ -52,23 +55,23 @@ class GAN:
     loss: Literal["nonsaturating", "hinge", "wgan_gp", "sngan"] = "nonsaturating"
     "losses of both players, with the critic's penalty or normalisation"
     iterations: Count = 2500
-    "generator updates in the whole run"
+    "number of generator updates in the whole run"
     every: Count = 500
-    "iterations from one law to the next"
+    "number of iterations from one law to the next"
     critic_steps: Count | None = None
-    "critic updates per iteration; default: 5 for wgan_gp and sngan, else 1"
+    "number of critic updates per iteration; default: 5 for wgan_gp and sngan, else 1"
     batch: Annotated[int, at_least(2)] = 256
-    "real points, and generated points, per update"
+    "number of real points, and of generated points, per update"
     fakes: Count | None = None
-    "generated points per update of the generator; default: as many as in a batch"
+    "number of generated points per update of the generator; default: as many as in a batch"
     weight: NonNegative | None = None
     "weight of the penalty; default: 10 for wgan_gp, none for sngan, else 5 for images and 0.1 for vectors"
     lazy: Count = 1
-    "critic updates from one penalty to the next, whose weight is multiplied by it"
+    "number of critic updates per penalty; the weight of the penalty is multiplied by it"
     prior: Literal["normal", "uniform"] = "normal"
     "law of the latent points: standard normal, or uniform on [-1, 1]"
     latent: Count | None = None
-    "latent coordinates; default: 128 for images, else d"
+    "number of latent coordinates; default: 128 for images, else d"
     network: Kind = "auto"
     "architecture of the generator and the critic"
     width: Count | None = None
@@ -86,9 +89,9 @@ class GAN:
     beta1: Share | None = None
     "first beta of Adam, of both players; the second is 0.9; default: 0 for images, else 0.5"
     ema: Share = 0.0
-    "fraction that the running average of the judged parameters keeps; 0: no average"
+    "share that the running average of parameters, which is judged, keeps at each update; 0: no average"
     precision: Literal["run", "bf16"] = "run"
-    "format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
+    "number format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"

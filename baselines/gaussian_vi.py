@@ -1,4 +1,4 @@
-"""Gaussian variational inference: the flow of KL(. || pi) in Wasserstein space, restricted to the Gaussians N(m, C).
+"""Gaussian variational inference: the Wasserstein flow of KL(. || pi), restricted to the Gaussians N(m, C).
 
     m' = E s(X),   C' = 2 I + E[s(X) (X - m)'] + E[(X - m) s(X)'],   X ~ N(m, C),   s = grad log pi
 
@@ -9,13 +9,14 @@ A step of size h treats s as the linear field s0 + H (x - c), whose flow is an O
 
     m <- m + h phi(h H) (s0 + H (m - c)),   C <- e^{hH} C e^{hH} + 2 h phi(2 h H),   phi(z) = (e^z - 1) / z
 
-This is done first for h / 2 with s0 and H at c = m, then for h, from the same start, with s0 and H at that midpoint.
-The step is exact if pi is Gaussian and of second order otherwise, and C stays positive for any h, however stiff pi is.
+The step is computed twice from the same start: first for h / 2 with s0 and H at c = m, then for h with s0 and H at that
+midpoint. It is exact if pi is Gaussian and of second order otherwise, and C stays positive for any h, however stiff pi
+is.
 
-The points z are the same in all steps: pairs z, -z whose covariance is exactly I, so that all means are exact if s is a
-polynomial of degree 2. Otherwise the limit is the best Gaussian as judged by these points.
+The points z are the same in all steps. They are pairs z, -z whose covariance is exactly I, so that all means are exact
+if s is a polynomial of degree 2. Otherwise the limit is the best Gaussian as judged by these points.
 
-If P_0 and pi are Gaussian this is the KL flow itself. P_0's mean and covariance are those of `start` draws.
+If P_0 and pi are Gaussian, this is the KL flow itself. P_0's mean and covariance are estimated from `start` draws.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class GaussianVI:
     "number of steps; used only when the limit alone is judged"
     samples: Annotated[int, at_least(4)] | None = None
     """number of points at which the score is evaluated, twice per step; even, and more than twice the dimension;
-    default: 512, or four times the dimension where that is more"""
+    default: 512 or four times the dimension, the larger one"""
     start: Annotated[int, at_least(2)] = 2**20
     "number of draws of P_0 that give its mean and covariance"
 
@@ -133,7 +134,7 @@ def _linear_flow(law: Gaussian, at: Gaussian, score: Field, z: Tensor, h: float,
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """Cholesky's factor; nan for a seed whose covariance is no longer one: it has diverged, the others go on."""
+    """Cholesky's factor; nan for a seed whose matrix is no longer a covariance: it has diverged, the others go on."""
     root, failed = torch.linalg.cholesky_ex(covariance)
     return torch.where((failed == 0)[..., None, None], root, torch.nan)
 

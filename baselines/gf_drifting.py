@@ -1,14 +1,15 @@
-"""Gradient-flow drifting: flows of divergences between kernel density estimates (Cao, Wei and Liu 2026).
+"""Gradient-flow drifting: flows of divergences between kernel density estimates of the particles and of the target.
 
     v = sum of weights times w(r) (m_p - m_q),   r = q_h / p_h,   m the mean shifts, Gaussian kernel of bandwidth h
 
     KL(q|p)  w = 1     KL(p|q)  w = 1 / r     chi^2(q|p)  w = 2 r      MMD  E_p[k (y - x)] - E_q[k (x' - x)]
 
-gwfbench/velocity/kde.py has the formulas and the functionals whose flows they are. A time of 1 is a flow time of h^2.
-In w, the ratio r is clamped to [1/cut, cut], because both weights are unbounded where only one of the clouds is.
+(Cao, Wei and Liu 2026.) gwfbench/velocity/kde.py has the formulas and the functionals whose flows they are. A time of 1
+is a flow time of h^2. In w, the ratio r is clamped to [1/cut, cut], because both weights are unbounded where only one
+of the clouds has points.
 
 On the sphere the kernel, the shifts and the steps are geodesic (velocity/sphere.py). The paper does not give the
-bandwidths, steps and cuts of its figures: all values are ours.
+bandwidths, steps and cuts of its figures, so all values are ours.
 """
 
 from __future__ import annotations
@@ -58,13 +59,13 @@ class GradientFlowDrifting:
     step: Positive | None = None
     "step size in units of h^2 of flow time; default: one over the largest weight that the cut allows"
     steps: Count | None = None
-    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 300 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Annotated[int, at_least(2)] = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
     "number of fresh target points per step"
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     width: Count = 256
     "width of the generator's hidden layers"
     depth: Count = 3
@@ -113,7 +114,7 @@ class GradientFlowDrifting:
         )
 
     def _step(self) -> float:
-        """Weights times this are at most 1: no point passes the difference of its mean shifts."""
+        """Weights times this step are at most 1: no point moves farther than the difference of its mean shifts."""
         largest = self.kl + self.reverse_kl * self.cut + self.chi2 * 2 * self.cut + self.mmd
         return 1 / largest if self.step is None else self.step
 

@@ -1,31 +1,33 @@
-"""Variational generative Wasserstein flows: adversarial JKO steps of a generator (Caucheteux, Bonet and Korba 2026).
+"""Variational generative Wasserstein flow: adversarial JKO steps of a generator.
 
     q_k = argmin_q  W2^2(q, q_{k-1}) / (2 tau) + F(q | p),   F a sup over critics
 
-solved for generators by Adam in turn with a critic; W2^2 is replaced by E |G(z) - G_{k-1}(z)|^2, the same z in both.
-Objectives, their signs and their true names are in objectives/adversarial.py and objectives/embedding.py (`shannon` is
-the non-saturating GAN, `js` the Jensen-Shannon flow), the loop in training/generator_critic.py.
+(Caucheteux, Bonet and Korba 2026.) G and the critic are trained by Adam in turn; W2^2 is replaced by E |G(z) -
+G_{k-1}(z)|^2, with the same z in both. Objectives, their signs and their true names are in objectives/adversarial.py
+and objectives/embedding.py (`shannon` is the non-saturating GAN, `js` the Jensen-Shannon flow), the loop in
+training/generator_critic.py.
 
 `step` is tau in the norm of R^d. The authors take the mean over coordinates: their term is mean_d (G - G_{k-1})^2 /
-lambda2, so tau = lambda2 d / 2, in the plane tau = lambda2 (their default, 1, is ours: d/2), on CIFAR-10 0.2 is 307.
-(Their README has lambda2 = 2 tau; S-JKO's h is lambda2 / 2.) `step=inf` has no term: a GAN in the same
-loop, which is their code without `--JKO`.
+lambda2, so tau = lambda2 d / 2. In the plane tau = lambda2 (their default, 1, is ours: d/2); on CIFAR-10 lambda2 = 0.2
+is tau = 307. (Their README has lambda2 = 2 tau; S-JKO's h is lambda2 / 2.) `step=inf` has no proximal term: a GAN in
+the same loop, which is their code without `--JKO`.
 
-Their G_0, in the term of the first step, is the identity for the networks of the plane and the UNets
+Their first step has a proximal term with a G_0. It is the identity for the networks of the plane and the UNets
 (`start=identity`), and independent noise for the other networks (`start=noise`), which only shrinks the first step's
-points. By default a latent generator's first step has no term here, as its start means nothing; with `prior=initial` G
-takes points of P_0, and its first step is proximal to P_0 itself. Their generator's update draws real points of its own
-(`fresh=true`).
+points. By default a latent generator's first step has no such term here, as its start means nothing. With
+`prior=initial` G takes points of P_0, and its first step is proximal to P_0 itself. Their generator's update draws real
+points of its own (`fresh=true`).
 
 Their penalties are 0.2 at real points for kl_dv and 10 at interpolated points for mmd (README); `PENALTIES` has ours.
-Networks in the plane are theirs, three SiLU layers of 128, and so are the latents, uniform on [-1, 1]. Their rates are
-2e-4 and, for the critic, 1e-4, with beta1 = 0.5. In the plane ours are 1e-3 for both players and go down, as at theirs
-5 x 500 iterations end before the law has settled. On images ours are 2e-4 and 4e-4, with beta1 = 0, and the weight at
-real points is 5, as in gan: at theirs the critic doesn't keep up on digits, and most of what the proximal term seems to
-gain is made up for by a better critic. Theirs are critic_lr=1e-4,beta1=0.5,weight=0.2.
+Networks in the plane are theirs, three SiLU layers of 128, and so are the latents, uniform on [-1, 1].
 
-Their networks of images are network=otm,latent=192 (Small-Net; gwfbench/nn/otm.py) with ema=0.9999. Its batch
-normalisation is by the batch in training and by running averages in G_{k-1} and in the judged generator, as theirs.
+Their rates are 2e-4 and, for the critic, 1e-4, with beta1 = 0.5. In the plane ours are 1e-3 for both players and
+decrease, because at theirs 5 x 500 iterations end before the law has settled. On images ours are 2e-4 and 4e-4, with
+beta1 = 0, and the weight at real points is 5, as in gan. With theirs the critic doesn't keep up on digits, and a better
+critic gives most of what the proximal term seems to gain. For theirs write critic_lr=1e-4,beta1=0.5,weight=0.2.
+
+Their networks of images are network=otm,latent=192 (Small-Net; gwfbench/nn/otm.py) with ema=0.9999. As in their code,
+its batch normalisation takes the batch in training, and running averages in G_{k-1} and in the judged generator.
 """
 
 from __future__ import annotations
@@ -63,10 +65,10 @@ WEIGHTS: dict[str, float] = {"none": 0.0, "real": 0.2, "interpolated": 10.0, "wg
 @dataclass(frozen=True)
 class GWF:
     divergence: Divergence = "kl_dv"
-    """functional F; ckmmd is no divergence: it is not 0 at q = p. chi2_tight needs a nearly optimal critic: add
+    """functional F; ckmmd is no divergence, as it is not 0 at q = p; chi2_tight needs a nearly optimal critic: add
     penalty=none,critic_steps=3"""
     reverse: bool = False
-    "F(p|q) in place of F(q|p), p the data's law (kl, kl_centered, kl_dv, chi2 and chi2_tight only)"
+    "whether F(p|q) replaces F(q|p), with p the data's law (kl, kl_centered, kl_dv, chi2 and chi2_tight only)"
     step: StepOrInf | None = None
     "JKO step size tau; inf: no proximal term; default: d/2, the authors' lambda2 = 1"
     start: Literal["auto", "none", "identity", "noise"] = "auto"
@@ -75,11 +77,11 @@ class GWF:
     steps: Count = 5
     "number of JKO steps"
     iterations: Count = 500
-    "generator updates per JKO step"
+    "number of generator updates per JKO step"
     critic_steps: Count = 1
-    "critic updates per iteration"
+    "number of critic updates per iteration"
     batch: Annotated[int, at_least(2)] = 256
-    "real points, and generated points, per update"
+    "number of real points, and of generated points, per update"
     fresh: bool = False
     "whether the generator's update draws real points of its own, or reuses the critic's (chi2_tight, mmd, immd, smmd)"
     penalty: Literal["auto", "none", "real", "interpolated", "wgan", "r3gan"] = "auto"
@@ -87,17 +89,17 @@ class GWF:
     weight: NonNegative | None = None
     "weight of the penalty; default: by penalty and divergence, and 5 at real images"
     lazy: Count = 1
-    "critic updates from one penalty to the next, whose weight is multiplied by it"
+    "number of critic updates per penalty; the weight of the penalty is multiplied by it"
     kernel: KernelName = "mixture"
     "kernel on embeddings (mmd, immd, smmd and ckmmd only): a learnt mixture, or a fixed kernel"
     outputs: Count | None = None
-    "outputs of the critic as embedding; default: 128 for images, else 8; as many as latent coordinates for ckmmd"
+    "dimension of the critic's embedding; default: number of latent coordinates for ckmmd, 128 for images, else 8"
     prior: Prior = "uniform"
     "law of the latent points: uniform on [-1, 1], standard normal, or that of P_0"
     latent: Count | None = None
-    "latent coordinates; default: 128 for images, else d; with prior=initial d and the independent ones"
+    "number of latent coordinates; default: 128 for images, else d; with prior=initial d plus the independent ones"
     independent: Natural = 0
-    "latent coordinates drawn anew for G_{k-1}, as S-JKO's auxiliary ones"
+    "number of latent coordinates drawn independently for G_{k-1}, as S-JKO's auxiliary ones"
     network: Kind = "auto"
     "architecture of the generator and the critic"
     width: Count | None = None
@@ -115,9 +117,9 @@ class GWF:
     beta1: Share | None = None
     "first beta of Adam, of both players; the second is 0.9; default: 0 for images, else 0.5"
     ema: Share = 0.0
-    "fraction that the running average of the judged parameters keeps; 0: no average"
+    "share that the running average of parameters, which is judged, keeps at each update; 0: no average"
     precision: Literal["run", "bf16"] = "run"
-    "format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
+    "number format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"

@@ -1,4 +1,4 @@
-"""IFT flow: particles with weights down half the squared MMD, moved by transport and weighted by the kernel's forces.
+"""IFT flow: weighted particles descend half the squared MMD, by transport and by kernel forces on their weights.
 
     F(q) = MMD^2(q, p) / 2,   q = sum_i w_i delta(x_i),   f = E_q k - E_p k, its first variation
 
@@ -7,23 +7,27 @@
     w   <- nearest to w_i exp(-rho f(x_i)) / sum           `weights` fisher_rao
     nearest of all w with sum w_i = 1, 0 <= w_i <= cap / n
 
-(Gladin, Dvurechensky, Mielke and Zhu, NeurIPS 2024.) Their flow of laws is dq/dt = alpha div(q grad f) - beta (q - p):
-MMD's flow in the geometry of Wasserstein, and that in the geometry of the MMD itself, which is the straight way to p.
-On particles the second part is an implicit step over the weights, in the MMD. The authors' code takes one projected
-gradient step in its place, which is `projected` here, or a multiplicative one (theirs: "KL", not divided by the sum),
-the step of Fisher-Rao geometry. Both keep the mass. Mass can be gained far from where it is lost, so that the shares of
-far modes come right, which transport alone leaves as they are.
+(Gladin, Dvurechensky, Mielke and Zhu, NeurIPS 2024.) Their flow of laws is dq/dt = alpha div(q grad f) - beta (q - p).
+Its first part is the MMD's flow in the geometry of Wasserstein. Its second part is the flow in the geometry of the MMD
+itself, which goes straight to p.
 
-gamma = step x bandwidth^2. rho = rate, in units of 1 / max_i sum_j k(x_i, x_j) where it is projected: at a rate of 1
-and below F can't rise. Theirs are gamma = 2 x 10^4 and rho = 0.002 (1 with "KL"), for 10^4 particles in 100 dimensions
-and a Gaussian kernel of bandwidth 10. They move particles by -gamma w_i grad f, along the gradient in x_i, so that one
-without weight stands still: that is `own`, by which the velocity is multiplied by n w_i. Their flow has no such factor.
+On particles the second part is an implicit step over the weights, in the MMD. The authors' code replaces it by one
+projected gradient step, which is `projected` here, or by a multiplicative one (theirs: "KL", not divided by the sum),
+the step of Fisher-Rao geometry. Both keep the mass. Mass can be gained far from where it is lost, so that distant modes
+get their right shares; transport alone leaves the shares as they are.
+
+gamma = step x bandwidth^2. rho = rate, for `projected` in units of 1 / max_i sum_j k(x_i, x_j); at a rate of 1 and
+below F can't rise. Theirs are gamma = 2 x 10^4 and rho = 0.002 (1 with "KL"), for 10^4 particles in 100 dimensions and
+a Gaussian kernel of bandwidth 10. They move particles by -gamma w_i grad f, along the gradient in x_i, so that a
+particle without weight does not move. That is `own`, which multiplies the velocity by n w_i. The flow in their paper
+has no such factor.
+
 Each step has fresh target points. The bandwidth falls as in drmmd, which is ours: a kernel must first reach the
 particles of a wide P_0.
 
-A law is of weighted particles; its points are drawn from them without replacement, by systematic sampling: particle i
-is among m points with probability m w_i. That needs m w_i <= 1, and is why weights have a cap, which is ours too: with
-cap 2, there are half as many points as particles, so that `particles` is twice what it is elsewhere.
+The law is that of weighted particles. Its points are drawn from them without replacement, by systematic sampling:
+particle i is among m points with probability m w_i. That needs m w_i <= 1, which is why weights have a cap; the cap is
+ours too. With cap 2 there are half as many points as particles, so `particles` is twice what it is in other methods.
 """
 
 from __future__ import annotations
@@ -50,9 +54,9 @@ ROUNDING = 1e-6  # by which a weight stays below its cap, so that no particle is
 @dataclass(frozen=True)
 class IFTFlow:
     weights: Literal["projected", "fisher_rao"] = "projected"
-    "step of the weights: along the gradient, projected to the simplex; or multiplicative"
+    "step of the weights; projected: along the gradient, then projected to the simplex; fisher_rao: multiplicative"
     rate: NonNegative = 1.0
-    "step size of the weights, scaled; 0: weights stay equal, and the flow is that of the MMD"
+    "step size of the weights (projected: in units of the largest stable one); 0: equal weights, so the MMD flow"
     step: Positive = 2.0
     "step size of the particles, in squared bandwidths"
     steps: Count = 300
@@ -129,7 +133,7 @@ def forces(kernel: Kernel, x: Tensor, w: Tensor, y: Tensor) -> Witness:
 
 
 def nearest(v: Tensor, cap: float) -> Tensor:
-    """The nearest w to v (S, n) with 0 <= w_i <= cap and sum w_i = 1: v - t, held to [0, cap], for the right t.
+    """The nearest w to v (S, n) with 0 <= w_i <= cap and sum w_i = 1: v - t, clamped to [0, cap], for the right t.
 
     The sum falls with t, linearly between the places v_i, where a term begins, and v_i - cap, where it is full.
     """

@@ -1,32 +1,35 @@
-"""JKO-Flow: adversarial JKO steps between samples, with a transport network in the points' own space.
+"""JKO-Flow: adversarial JKO steps from samples, with a transport network in the space of the points.
 
     T_k = argmin_T E_{P_k} |x - T(x)|^2 / (2a) + F(T#P_k),  F(P) = sup_D {E_P[A(D)] - E_Q[B(D)]},  P_{k+1} = T_k#P_k
 
 (Fan et al. 2022, sections 5.5 and G: 2 JS, UNet maps of images, P_0 = N(0, I) in pixel space.) |.| is the norm of R^d,
-a sum over pixels. Algorithm 1: J1 `iterations` of J2 critic and J3 map steps on one batch of P_k, then the pool that
-stands for P_k is pushed; T and D go on from where the step before left them. T(x) = x + network(x), the network 0 at
-the start. The judged law is T_k o ... o T_1 on fresh points of P_0.
+a sum over pixels. A step is Algorithm 1: J1 `iterations` of J2 critic and J3 map steps on one batch of P_k, then the
+pool that stands for P_k is pushed. T and D start from where the step before left them. T(x) = x + network(x), with the
+network 0 at the start. The judged law is T_k o ... o T_1 on fresh points of P_0.
 
     loss            critic D descends                    map descends     best D         its flow
     js              E_P sp(D) + E_Q sp(-D)               -E_P sp(D)       log Q/P        2 JS(P, Q), equation 11
     nonsaturating   the same                             E_P sp(-D)       the same       2 KL((P + Q)/2 | Q)
     hinge           E_P (1 + D)_+ + E_Q (1 - D)_+        -E_P D           sign(Q - P)    2 TV(P, Q)
 
-sp is softplus. The paper writes js, its code uses hinge: with the weight 0.1 = 1/(2a) of the transport cost, a sum over
-pixels, that is a = 5. Of J2 and J3 the text says 1 and 5, its code has five critic steps a map step; the code's order
-is the default here, and is also the usual one of spectrally normalised GANs (Miyato et al. 2018). Of the rest, Adam at
-2e-4, its betas (0, 0.9) and batches of 128 are the code's (the text has Adam's default betas), the spectrally
-normalised residual critic and P_0 = N(0, I) are the text's. Their code has no spectral normalisation, PReLU, the
-entries of the critic's gradient clipped at 1, 256 generated points per generator update, a map that is a UNet with tanh
-at the end and no residual x, P_0 uniform on [-1, 1] and FID on the training particles; their text has six residual
-blocks in the critic. Write network=jkoflow_unet (their UNet, 29.5 million parameters), spectral=false and
-critic_steps=5 for what can be had of the code, and critic_steps=1,map_steps=5 for the text's order.
+sp is softplus. The paper writes js, its code uses hinge. The code has the weight 0.1 = 1/(2a) on the transport cost, a
+sum over pixels, that is a = 5. For J2 and J3 the text says 1 and 5, while the code has five critic steps per map step.
+The default here is the code's order, which is also the usual one of spectrally normalised GANs (Miyato et al. 2018).
 
-With step=inf no cost is taken, and one step (`steps=1`) is a GAN with generator T and latent law P_0. For the limit,
-such steps have t = 1, 2, ...
+From the code come Adam at 2e-4, its betas (0, 0.9) and batches of 128 (the text has Adam's default betas). From the
+text come the spectrally normalised residual critic and P_0 = N(0, I). These differ from the defaults here: their code
+has no spectral normalisation, PReLU, the entries of the critic's gradient clipped at 1, 256 generated points per
+generator update, a map that is a UNet with tanh at the end and no residual x, P_0 uniform on [-1, 1] and FID on the
+training particles; their text has six residual blocks in the critic.
 
-For vectors the networks are perceptrons without spectral normalisation, whose slopes cannot follow narrow modes, and
-rates are higher and go down within a step, as in vjko.
+What can be had of the code is network=jkoflow_unet (their UNet, 29.5 million parameters), spectral=false and
+critic_steps=5. The text's order is critic_steps=1,map_steps=5.
+
+With step=inf there is no transport cost, and one step (`steps=1`) is a GAN with generator T and latent law P_0. Where
+the limit is judged, such steps have t = 1, 2, ...
+
+For vectors the networks are perceptrons without spectral normalisation, whose slopes could not follow narrow modes.
+Their learning rates are higher and decrease within a step, as in vjko.
 """
 
 from __future__ import annotations
@@ -102,18 +105,18 @@ class JKOFlow:
     step: StepOrInf | None = None
     "JKO step size a, in flow time; inf: no transport cost; default: 5 for images, else 0.5"
     steps: Count = 10
-    "number of JKO steps, if only the limit is judged"
+    "number of JKO steps; used only when the limit alone is judged"
     iterations: Count = 500
-    "outer iterations J1 per JKO step"
+    "number of outer iterations J1 per JKO step"
     critic_steps: Count = 5
-    "critic updates J2 per iteration"
+    "number of critic updates J2 per iteration"
     map_steps: Count = 1
-    "map updates J3 per iteration"
+    "number of map updates J3 per iteration"
     batch: Count | None = None
-    "points per update; default: 128 for images, else 256"
+    "number of points per update; default: 128 for images, else 256"
     pool: Count | None = None
-    """particles that stand for P_k, rounded down to whole batches, and no more than a step uses, iterations x batch;
-    default: 65,536, fewer for large images"""
+    """number of particles that stand for P_k, rounded down to whole batches and at most iterations x batch, as many as
+    a step uses; default: 65,536, fewer for large images"""
     network: Kind = "auto"
     "architecture of T: unet, jkoflow_unet or mlp; auto: by shape"
     width: Count | None = None
@@ -121,7 +124,7 @@ class JKOFlow:
     depth: Count | None = None
     "number of T's layers; default: the network's"
     critic: Kind = "auto"
-    "architecture of D, one that is no map; auto: resnet for images, else mlp"
+    "architecture of D, one that gives a number per point; auto: resnet for images, else mlp"
     critic_width: Count | None = None
     "width of D's layers; default: the network's"
     critic_depth: Count | None = None
@@ -131,13 +134,13 @@ class JKOFlow:
     lr: Positive | None = None
     "learning rate of T; default: 2e-4 for images, else 1e-3"
     critic_lr: Positive | None = None
-    "learning rate of D; default: lr"
+    "learning rate of D; default: that of T"
     beta1: Share = 0.0
     "first beta of Adam, for T and D; the second is 0.9"
     decay: Literal["auto", "none", "cosine"] = "auto"
     "schedule of both learning rates within each JKO step; auto: cosine for vectors, none for images"
     precision: Literal["run", "bf16"] = "run"
-    "format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
+    "number format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "jko"

@@ -1,30 +1,33 @@
-"""JKO-ICNN (Mokrov et al. 2021; Alvarez-Melis et al. 2021): each JKO step is the gradient of a convex network.
+"""JKO-ICNN: JKO steps whose transport map is the gradient of a convex network.
 
-One step of length a pushes P_k to T#P_k, T = grad psi with psi a strongly convex DenseICNN, by descent on
+(Mokrov et al. 2021; Alvarez-Melis et al. 2021.) A step of length a pushes P_k to T#P_k, where T = grad psi and psi is a
+strongly convex DenseICNN. Training descends
 
     1/(2a) E |x - T(x)|^2 + F(T#P_k),   x ~ P_k,
 
-where the density of T#P_k at T(x) is p_k(x) / det H(x), H the Hessian of psi, so that F has estimates from samples.
-All that the task offers are summed:
+where the density of T#P_k at T(x) is p_k(x) / det H(x), H the Hessian of psi, so that F has estimates from samples. F
+is the sum of all energies that the task offers:
 
     LogDensity          KL(T#P || Q):                -E log det H(x) - E log Q(T(x)), up to a constant
     InternalEnergy      w/(m-1) int (T#P)^m:         w/(m-1) E (p_k(x) / det H(x))^{m-1}
     InteractionEnergy   1/2 E W(T(x) - T(x')):       over pairs of the batch
 
-`exact` builds H in closed form, O(w d^2) per point and layer, and its Cholesky factor, O(d^3) (JKO-ICNN-d of Fan et
-al. 2022). `cg` has only the gradient of log det H, by Hutchinson's estimator with conjugate gradients (Huang et al.
+`exact` builds H in closed form, O(w d^2) per point and layer, and its Cholesky factor, O(d^3) (JKO-ICNN-d of Fan et al.
+2022). `cg` computes only the gradient of log det H, by Hutchinson's estimator with conjugate gradients (Huang et al.
 2020; JKO-ICNN-a):
 
     d log det H = tr(H^-1 dH) = E_v[(H^-1 v)^T dH v],   v of independent signs,
 
 O(w d) per point and conjugate gradient step. An internal energy weighs that gradient with det H itself, which is exact
-in both. P_k is a pool of particles, pushed once per step, with p_k where F has an internal energy; the judged law is
+in both settings.
+
+P_k is a pool of particles, pushed once per step, together with p_k where F has an internal energy. The judged law is
 T_k o ... o T_1 on fresh points, never the pool.
 
-T starts near the identity, and each step where the one before left it. Mokrov et al. pretrain it to the identity by
-4000 steps; here 1000 changed the distance of the first step from the exact one by at most 3 % (a Gaussian in dimension
-3, 100 and 400 iterations), so that the default is none. The learning rate falls to zero in each step: at a constant
-one, symkl_jko on ou ended at 7e-4 (step 10), not 2e-5.
+T starts near the identity; each further step starts where the step before left it. Mokrov et al. first train it to the
+identity, by 4000 updates. Here 1000 such updates changed the distance of the first step from the exact one by at most
+3 % (a Gaussian in dimension 3, 100 and 400 iterations), so that the default is none. The learning rate falls to zero in
+each step: at a constant one, symkl_jko on ou ended at 7e-4 (step 10), not 2e-5.
 """
 
 from __future__ import annotations
@@ -58,17 +61,17 @@ BLOCK = 2048  # points pushed at once
 @dataclass(frozen=True)
 class JKOICNN:
     step: Positive | None = None
-    "JKO step size a, shortened where it must hit a judged time; default: 0.05, or 5 / steps if only the limit counts"
+    "JKO step size a, shortened to hit the judged times; default: 0.05, or 5 / steps if only the limit is judged"
     steps: Count = 40
-    "number of JKO steps, if only the limit is judged"
+    "number of JKO steps; used only when the limit alone is judged"
     iterations: Count = 500
-    "Adam updates per JKO step"
+    "number of Adam updates per JKO step"
     batch: Count = 512
-    "points per iteration"
+    "number of points per iteration"
     pool: Count = 256_000
-    "particles that stand for P_k, rounded down to whole batches"
+    "number of particles that stand for P_k, rounded down to whole batches"
     width: Count = 64
-    "units per layer of the convex network"
+    "number of units per layer of the convex network"
     depth: Count = 2
     "number of layers of the convex network"
     rank: Count = 1
@@ -84,13 +87,13 @@ class JKOICNN:
     logdet: Literal["exact", "cg"] = "exact"
     "gradient of log det H: exact, or estimated with conjugate gradients"
     cg_steps: Count = 10
-    "maximal number of conjugate gradient steps (logdet=cg only)"
+    "largest number of conjugate gradient steps (logdet=cg only)"
     probes: Count = 1
-    "random vectors v per point (logdet=cg only)"
+    "number of random vectors v per point (logdet=cg only)"
     partners: Count = 32
-    "partners of each point of the batch in the interaction energy"
+    "number of partners of each point of the batch in the interaction energy"
     pretrain: Natural = 0
-    "Adam updates on |T(x) - x|^2 before the first JKO step"
+    "number of Adam updates on |T(x) - x|^2 before the first JKO step"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial})
     one_of: ClassVar[frozenset[type[Info]]] = frozenset({LogDensity, InternalEnergy, InteractionEnergy})

@@ -1,20 +1,22 @@
-"""KALE flow: particles, or a generator, down the KL approximate lower bound estimator.
+"""KALE flow: particles, or a generator, descend the KL approximate lower bound estimator (KALE).
 
     KALE(q || p) = (1 + lambda) max_w { 1 + E_q w - E_p exp(w) - lambda/2 |w|^2 },   v = -(1 + lambda) grad w
     k(x, y) = exp(-|x - y|^2 / sigma)                                                    (no 1/2)
 
 (Glaser et al. 2021.) It tends to KL as lambda -> 0 and to half the squared MMD as lambda -> infinity. The dual problem
-is solved at each step by Newton's method, starting from the previous step's witness at the new target points. Particles
-move by
+is solved at each step by Newton's method, which starts from the previous step's witness at the new target points.
+Particles move by
 
     x <- x + step sigma lambda / (1 + lambda) v(x + beta_k u), u ~ N(0, I), beta_k = noise sqrt(sigma) 2^(-k / halving)
 
 so that `step` has no unit; for large lambda it is half that of `mmd_flow`, as sigma = 2 bandwidth^2. The authors' rate
 is step sigma lambda / (1 + lambda). On their three rings (sigma 0.1) that is step = 1 at lambda = 1e-3 and 0.01 at 1e4,
-but their particles start in a small blob on a ring. Ours start wide, where a kernel of that width leaves distant
-particles behind. Hence sqrt(sigma) falls geometrically, from `wider` times its last value, in the first part of the
-run: a kernel must first reach the particles of a wide P_0 and then see the target's details. A constant one pushed
-those away that started outside of its range (on toy2d's three rings, W2 was 1.33).
+but their particles start in a small blob on a ring.
+
+Ours start wide, and a kernel of that width leaves distant particles behind. Hence sqrt(sigma) falls geometrically, from
+`wider` times its last value, in the first part of the run: a kernel must first reach the particles of a wide P_0 and
+then resolve the target's details. A constant sigma pushed away those particles that started outside of its range (on
+toy2d's three rings, W2 was 1.33).
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class KALEFlow:
     step: Positive = 1.0
     "step size in units of sigma lambda / (1 + lambda)"
     steps: Count | None = None
-    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 300 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 512
@@ -66,7 +68,7 @@ class KALEFlow:
     halving: Positive = 100.0
     "number of steps in which the noise is halved"
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     generator_width: Count = 256
     "width of the generator's hidden layers"
     generator_depth: Count = 3

@@ -1,4 +1,4 @@
-"""KSD descent: particles at a minimum of their squared kernel Stein discrepancy to the target, by L-BFGS.
+"""KSD descent: L-BFGS moves particles to a minimum of their squared kernel Stein discrepancy to the target.
 
     KSD^2 = 1/n^2 sum_ij k_pi(x_i, x_j),   s = grad log pi,   k(x, y) = exp(-|x - y|^2 / (2 sigma))
     k_pi(x, y) = k [s(x).s(y) + (s(x) - s(y)).(x - y) / sigma + d / sigma - |x - y|^2 / sigma^2]
@@ -6,21 +6,21 @@
 (Korba et al. 2021, equations 3 and 4, Algorithm 2; sigma is not squared, as in their code.) The gradient needs second
 derivatives of log pi, here by autograd through log_prob.
 
-By default sigma follows the scale of the particles: before each law it is set to h^2 of svgd's median rule,
-med(|x - y|^2) / (2 log(n + 1)), unless it is within a factor of 1.2 of that already. A new sigma is a new objective,
-and L-BFGS starts anew. Lengths are in units of sqrt(sigma), so that the descent knows no others. Their code has
-sigma = 1.
+By default sigma follows the scale of the particles: before each law it is set to h^2 of svgd's median rule, med(|x -
+y|^2) / (2 log(n + 1)), unless it is within a factor of 1.2 of that already. A new sigma is a new objective, for which
+L-BFGS starts again. Lengths are in units of sqrt(sigma), so the descent does not depend on the unit of length. Their
+code has sigma = 1.
 
 The optimiser is PyTorch's L-BFGS with a strong Wolfe search. It keeps its memory between laws and runs in the problem's
-precision on its device, whereas SciPy's would copy each iterate to the host. A law is `inner` iterations; there are
+precision on its device, whereas SciPy's would copy each iterate to the host. A law is `inner` iterations. There are
 fewer laws if the gradient falls below `tolerance`.
 
-The KSD has bad stationary points: particles on a hyperplane about which pi is symmetric stay there for ever (their
-Lemma 11), and many that start near one end on it. Modes far apart may all be found, but with wrong shares, to which the
-KSD is almost blind.
+The KSD has bad stationary points. Particles on a hyperplane about which pi is symmetric stay there (their Lemma 11),
+and many that start near one end on it. Distant modes may all be found, but with wrong shares, to which the KSD is
+almost blind.
 
-Only its limit is meaningful: where a task is judged at finite times, the last law is compared with the flow at the last
-of them, which the descent does not stop at.
+Only its limit is meaningful. Where a task is judged at finite times, the last law is compared with the flow at the last
+of them, although the descent does not stop at that time.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ SAME = 1.2  # ratio of two sigmas within which the old one stays
 @dataclass(frozen=True)
 class KSDDescent:
     particles: Count = 1024
-    "number n of particles; a law has no more points than these. An iteration costs n^2"
+    "number n of particles; a law has no more points than these, and an iteration costs n^2"
     sigma: Positive | None = None
-    "kernel parameter sigma, the square of a length; default: svgd's median rule, anew before each law"
+    "kernel parameter sigma, the square of a length; default: svgd's median rule, computed again before each law"
     laws: Count = 50
     "largest number of laws"
     inner: Count = 10
@@ -59,7 +59,7 @@ class KSDDescent:
     history: Count = 10
     "number of pairs of steps and gradients that L-BFGS remembers"
     tolerance: Positive = 1e-7
-    "largest entry of the gradient of sigma KSD^2 at which the descent ends, lengths in units of the root of sigma"
+    "largest entry of the gradient of sigma KSD^2, with lengths in units of sqrt(sigma), at which the descent ends"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
@@ -96,7 +96,7 @@ class KSDDescent:
                 return
 
     def _start(self, x: Tensor, sigma: float) -> tuple[float, Tensor, torch.optim.LBFGS]:
-        """The unit of length, the particles in it, and their optimiser, whose steps and tolerance so know no units."""
+        """The unit of length, the particles in it, and their optimiser, whose steps and tolerance so have no unit."""
         unit = math.sqrt(sigma)
         u = (x / unit).requires_grad_()
         optimiser = torch.optim.LBFGS(

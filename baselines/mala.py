@@ -1,4 +1,4 @@
-"""Metropolis-adjusted Langevin algorithm: independent chains from P_0, each of whose steps leaves the target invariant.
+"""Metropolis-adjusted Langevin algorithm: independent chains from P_0, whose steps leave the target invariant.
 
     y = x + b(x) + sqrt(2 h) xi,   b = h s min(1, sqrt(d) / |sqrt(h / 2) s|),   s = grad log pi,   xi ~ N(0, I)
     x <- y with probability min(1, r),   log r = log pi(y) - log pi(x) + log q(x | y) - log q(y | x)
@@ -6,28 +6,29 @@
 
 (Roberts and Tweedie 1996.) The drift b is their truncated one: it is never longer than the noise, and equals h s
 wherever pi has its mass. With h s itself, chains that start far out, where s is large, leap across pi, are rejected,
-and stay there for ever; more than a quarter of them did on blr:data=twonorm.
+and never move again; more than a quarter of them did so on blr:data=twonorm.
 
 Judged points. Each judged point is a chain of its own, pushed with fresh noise. A law is `inner` steps, so that pi and
 s at a point are evaluated once per law and once per step.
 
-Step size. h is learnt on pilot chains, which also start from P_0 and advance step by step: after their j-th regular
+Step size. h is learnt on pilot chains, which also start from P_0 and advance step by step. After their j-th regular
 step, log h grows by 2 j^(-1/2) (accepted share - `accept`). With `scaled`, h is a vector proportional to the pilots'
-variance in each coordinate, updated after each law. After `warmup` laws all of this is frozen. No judged chain
-influences h, so each of its steps is exactly reversible, also while h changes.
+variance in each coordinate, updated after each law. After `warmup` laws h is frozen. No judged chain influences h, so
+each of its steps is exactly reversible, also while h changes.
 
-Warm-up. Every second step of the warm-up is special: one with all of h s and one with 10 h, in turn. The first kind
-brings home chains that P_0's tails start hundreds of standard deviations away. On `blr` that is one of 4096, but enough
-to spoil a variance. (If P_0 puts a chain a thousand deviations away, as for some seeds, it is not home in time, and
+Warm-up. Every second step of the warm-up is special: in turn, one with all of h s and one with 10 h. The first kind
+brings home chains that the tails of P_0 start hundreds of standard deviations away. On `blr` that is one chain of 4096,
+but enough to spoil a variance. (Some seeds of P_0 start a chain a thousand deviations away. It is not home in time, and
 `symkl` shows it.) The second kind takes chains over to other modes.
 
 Length. After the freeze, the pilots continue until they have forgotten where they were at the end of the warm-up: in
 each coordinate, the correlation over the pilots between then and now is below `forget`. If that took m laws, there are
-3 m laws after the warm-up. So the number of steps follows the target: about 110 on a posterior with one mode, and all
-that `laws` allows where chains hardly cross between modes. A mode that no pilot has found is not missed by this test.
+3 m laws after the warm-up. So the number of steps depends on the target: about 110 on a posterior with one mode, and
+all that `laws` allows where chains hardly cross between modes. This test can't see a mode that no pilot has found.
 
-The limit is the target, but the time is not that of the flow: where a task is judged at finite times, the last law is
-compared with the flow at the last of them, which the chains do not stop at. Chains do not cross between far modes.
+The limit is the target, but the time is not that of the flow. Where a task is judged at finite times, the last law is
+compared with the flow at the last of them, although the chains do not stop at that time. Chains do not cross between
+distant modes.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def step(target: LogDensity, at: Place, h: Tensor, noise: Streams, gait: Gait = 
     """One step of all chains, and which were accepted, (S, n).
 
     Args:
-        h: (S, 1, 1), or (S, 1, d), one a coordinate.
+        h: (S, 1, 1), or (S, 1, d), one per coordinate.
     """
     h, xi = gait.length * h, noise.normal(*at.x.shape[1:])
     to = Place.of(target, at.x + drift(at.score, h, gait.cap) + (2 * h).sqrt() * xi)

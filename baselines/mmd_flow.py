@@ -1,4 +1,4 @@
-"""MMD flow: particles, or a generator, down half the squared maximum mean discrepancy to the target.
+"""MMD flow: particles, or a generator, descend half the squared maximum mean discrepancy to the target.
 
     x <- x + gamma v(x + beta_k u),   v = -grad f,   f = E_q k - E_p k,   u ~ N(0, I)
 
@@ -37,7 +37,7 @@ class MMDFlow:
     step: Positive = 2.0
     "step size in squared bandwidths"
     steps: Count | None = None
-    "number of steps; default: 400 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 400 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -53,7 +53,7 @@ class MMDFlow:
     halving: Positive = 100.0
     "number of steps in which the noise is halved"
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     generator_width: Count = 256
     "width of the generator's hidden layers"
     generator_depth: Count = 3

@@ -1,37 +1,42 @@
-"""No-U-Turn sampler: independent chains from P_0, whose trajectories end where they would turn back.
+"""No-U-Turn sampler: independent chains from P_0 by Hamiltonian trajectories that end where they would turn back.
 
     H(x, p) = -log pi(x) + |p|^2 / 2,   p ~ N(0, I)
     leapfrog of size h: p <- p + h/2 s(x),   x <- x + h p,   p <- p + h/2 s(x),   s = grad log pi
     doubling: in a random direction of time, as many steps again as the trajectory has
     turned: (x_last - x_first) / h . p <= 0 for the p of one of the two ends
 
-(Hoffman and Gelman 2014.) h has one number a coordinate: it is also the scale of a diagonal mass matrix, and p counts
-in units of 1 / h. A trajectory ends when it has turned, when one of the halves, quarters, ... of its last doubling has
-(those steps are thrown away), when H is off by 1000, or after `depth` doublings. A part is also taken to have turned if
-one half of it with the first step of the other has, as in Stan since version 2.21: else trajectories that go once all
-the way round a Gaussian would go on.
+(Hoffman and Gelman 2014.) h has one number per coordinate: it is also the scale of a diagonal mass matrix, and p is in
+units of 1 / h. A trajectory ends when
 
-The next point is one of the trajectory's: x_i with probability e^(-H_i) / sum e^(-H) within a doubling, and that of the
-new half with probability min(1, ratio of the two halves' sums) (Betancourt 2017, appendix A.3). So each step leaves the
-target invariant exactly.
+- it has turned;
+- one of the halves, quarters, ... of its last doubling has turned (those steps are thrown away);
+- H is off by 1000; or
+- it has had `depth` doublings.
+
+A part also counts as turned if one half of it, with the first step of the other half, has turned, as in Stan since
+version 2.21. Otherwise trajectories that go once all the way round a Gaussian would go on.
+
+The next point is a point of the trajectory. Within a doubling it is x_i with probability e^(-H_i) / sum e^(-H). The
+point of the new half replaces the point of the old half with probability min(1, ratio of the two halves' sums)
+(Betancourt 2017, appendix A.3). So each step leaves the target invariant exactly.
 
 Judged points. As in `mala`, each judged point is a chain of its own, pushed with fresh noise; a law is one trajectory.
-All chains make their i-th step together, and those that have ended are left out of the calls of the oracles: a chain
+All chains make their i-th step together, and those that have ended are left out of the calls of the oracles. So a chain
 costs one score and one log-density per leapfrog step that it makes, and one of each per law at its start.
 
-Learning. h is learnt on pilot chains, which also start from P_0: h = e times the pilots' standard deviation in each
-coordinate, anew after each law, and log e follows the acceptance rate by dual averaging (Hoffman and Gelman 2014,
-section 3.2). That rate is the mean of min(1, e^(H_0 - H)) over all steps that a trajectory tried. The first e is the
-largest of 1, 1/2, 1/4, ... with which a step is accepted by a half of the pilots. After `warmup` laws h is frozen; till
-then trajectories have at most 6 doublings. No judged chain influences h.
+Learning. h is learnt on pilot chains, which also start from P_0. h is e times the pilots' standard deviation in each
+coordinate, computed again after each law, and log e follows the acceptance rate by dual averaging (Hoffman and Gelman
+2014, section 3.2). That rate is the mean of min(1, e^(H_0 - H)) over all steps that a trajectory tried. The first e is
+the largest of 1, 1/2, 1/4, ... with which half of the pilots accept a step. After `warmup` laws h is frozen; until then
+trajectories have at most 6 doublings. No judged chain influences h.
 
 Warm-up. P_0 may start chains where pi is so much steeper than at its mode that each step of size h fails: on
-blr:data=diabetis 4 % of them, which would stay there for ever. Every second one of the first 16 laws therefore has
-steps of h / 8, from which nothing is learnt.
+blr:data=diabetis 4 % of them, which would never leave. Therefore every second one of the first 16 laws has steps of
+h / 8, from which nothing is learnt.
 
-Length. After the freeze, the pilots go on until they have forgotten where they were at the end of the warm-up: in each
-coordinate, the correlation over the pilots between then and now is below `forget`. If that took m laws, there are 3 m
-laws after the warm-up. A mode that no pilot has found is not missed by this test, and chains do not cross between far
+Length. After the freeze, the pilots continue until they have forgotten where they were at the end of the warm-up: in
+each coordinate, the correlation over the pilots between then and now is below `forget`. If that took m laws, there are
+3 m laws after the warm-up. This test can't see a mode that no pilot has found, and chains do not cross between distant
 modes. The limit is the target, but the time is not that of the flow.
 """
 
@@ -68,7 +73,7 @@ class NUTS:
     accept: Interior = 0.8
     "acceptance rate that step sizes are tuned to"
     depth: Annotated[int, between(1, 12)] = 8
-    "most doublings of a trajectory, which then has 2^depth - 1 leapfrog steps"
+    "largest number of doublings of a trajectory, which then has 2^depth - 1 leapfrog steps"
     forget: Share = 0.3
     """largest correlation at which pilots count as having forgotten their start, with noise 1 / sqrt(pilots);
     0: always `laws` laws"""
@@ -128,9 +133,9 @@ class Dual:
     """Dual averaging of log e, with the constants of Hoffman and Gelman: gamma = 0.05, t_0 = 10, kappa = 0.75.
 
     Args:
-        centre: mu, the value to which it is drawn: log of the first e.
+        centre: mu, the value towards which log e is pulled: log of the first e.
         log_step, mean: log e, and its weighted mean.
-        lack: weighted mean of what the acceptance rate has lacked.
+        lack: weighted mean of how far the acceptance rate was below its goal.
     """
 
     centre: Tensor
@@ -144,7 +149,7 @@ class Dual:
         return Dual(log_step, log_step, log_step, torch.zeros_like(log_step))
 
     def after(self, t: int, lack: Tensor) -> Dual:
-        """After the t-th law, whose acceptance rate has lacked this much."""
+        """After the t-th law, whose acceptance rate was this far below its goal."""
         mean_lack = self.lack + (lack.double() - self.lack) / (t + 10)
         log_step = self.centre - math.sqrt(t) / 0.05 * mean_lack
         return Dual(self.centre, log_step, self.mean + t**-0.75 * (log_step - self.mean), mean_lack)
@@ -192,7 +197,7 @@ class Step:
         return Step(self.at.copy(), self.p.clone())
 
     def where(self, here: Tensor, other: Step) -> Step:
-        """These where `here`, (n,), and the others elsewhere."""
+        """These steps where `here`, (n,), is true, and the others elsewhere."""
         wide, one, two = here[:, None], self.at, other.at
         log_prob = one.log_prob.where(here, two.log_prob)
         at = Place(one.x.where(wide, two.x), log_prob, one.score.where(wide, two.score))

@@ -1,4 +1,4 @@
-"""Deterministic particles for porous-medium flows: the blob method, with attraction if the task has an interaction.
+"""Porous-medium particles: the blob method for porous-medium flows, with attraction if the task has an interaction.
 
     x_i' = -n grad_{x_i} F,   F = w/(n (m - 1)) sum_i rho(x_i)^(m - 1) + 1/(2 n^2) sum_ij W(x_i - x_j)
     rho(x) = 1/n sum_j k(x - x_j),   k the normal density of standard deviation h
@@ -7,7 +7,7 @@
 for m = 2 it is an interaction energy with kernel w k.
 
 The bandwidth is h = width sigma n^(-0.99/d), where sigma^2 is the mean variance of a coordinate. It is updated after
-each law, so that h grows with a cloud that spreads; at width 4 it is about the distance between neighbours in a
+each law, so that h grows with a cloud that spreads. At width 4 it is about the distance between neighbours in a
 Barenblatt profile. The power 0.99 is the authors': h must vanish more slowly than that distance. Between two laws this
 is the gradient flow of one energy, which therefore falls. As W is even, the centre of mass does not move.
 
@@ -94,7 +94,7 @@ class PorousParticles:
         return (self.width * sigma * x.shape[1] ** (-0.99 / x.shape[2]))[:, None, None]
 
     def _over(self, field: Velocity, x: Tensor, h: float, internal: InternalEnergy, time: float) -> Tensor:
-        """The particles (1, n, d) a time later."""
+        """The particles (1, n, d) after a time."""
         left = time
         while left > 1e-9 * time:
             v, power = field(x)

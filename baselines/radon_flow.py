@@ -1,28 +1,30 @@
-"""Radon-Wasserstein flow: particles down KL(q || pi), on each line through space by the flow of their projection.
+"""Radon-Wasserstein flow: particles descend KL(q || pi); on each line they follow the flow of their projection.
 
     x <- x + sum_l theta_l move_l(theta_l.x),   move_l = tau_l w_l, at most `reach` bandwidths
 
-with w_l as in velocity/radon.py, the velocity E[theta.grad log pi | theta.x = r] - (log q_theta)'(r) from kernel sums
-over the projected particles: as it is (`variant` kdrw), or smoothed once more (rrw), which makes it a gradient flow of
-KL on particles too (Hess-Childs, Slepcev and Xu 2026). A step costs O(n) a line, and kernels act in one dimension only.
-pi is at rest for any bandwidth, as both parts are smoothed alike.
+where w_l, from velocity/radon.py, is the velocity E[theta.grad log pi | theta.x = r] - (log q_theta)'(r), estimated by
+kernel sums over the projected particles. `variant` kdrw takes it as it is; rrw smooths it once more, which makes it a
+gradient flow of KL on particles too (Hess-Childs, Slepcev and Xu 2026). A step costs O(n) per line, and kernels act in
+one dimension only. pi is at rest for any bandwidth, as both parts are smoothed alike.
 
 The bandwidth h of a line is width n^(-1/5) times the standard deviation along it, width 2 for kdrw and 1 for rrw, and
 the floor is 0.02: the authors' numbers ("adaptive"; eps = 0.02 / n).
 
-Theirs is one random line a step and one time step for all of them, between 0.005 and 1 by example. Ours, by default:
+The authors take one random line per step, and one time step for all lines, between 0.005 and 1 depending on the
+example. Ours differs by default:
 
-    lines    d orthogonal ones a step, so that a call of the score moves a particle in all directions, not in one
+    lines    d orthogonal ones per step, so that a call of the score moves a particle in all directions, not in one
     tau      step h^2, falling geometrically to `last` times that: each line has its own unit of time. KL still falls,
-             but not at the rate of the paper's flow; steps need no unit, and random lines leave no jitter in the end
+             but not at the rate of the paper's flow. Steps have no unit, and random lines leave no jitter in the end
     reach    a particle moves half a bandwidth at most along one line
 
-For the authors' scheme write lines=1,own=false,last=1,reach=inf and their step. One line a step slows the flow by the
-factor d: on Gaussians alike in all directions the mean of theta w(theta.x) is a d-th of the velocity of KL's flow.
+For the authors' scheme write lines=1,own=false,last=1,reach=inf and their step. One line per step slows the flow by the
+factor d: on a Gaussian that is the same in all directions, the mean of theta w(theta.x) is a d-th of the velocity of
+KL's flow.
 
 Only its limit is meaningful, as for SVGD. On blr:data=german (21 dimensions), where SVGD's particles have about half of
-the variance, these have 0.95 to 1.33 of each coordinate's. Far modes are harder: mass crosses gaps no better than in
-`blob`, and first steps that are too long leave wrong shares to the modes of toy2d.
+the variance, these have 0.95 to 1.33 of each coordinate's. Distant modes are harder: mass crosses gaps no better than
+in `blob`, and first steps that are too long give the modes of toy2d wrong shares.
 """
 
 from __future__ import annotations
@@ -53,15 +55,15 @@ class RadonFlow:
     variant: Variant = "rrw"
     "velocity on a line; kdrw: from kernel sums (kernel density); rrw: the same, smoothed once more (regularised)"
     lines: Count | None = None
-    "number of random lines per step, every d of them orthogonal; default: d. From d on, their moves are averaged"
+    "number of random lines per step, orthogonal in groups of d; from d lines on their moves are averaged; default: d"
     step: Positive = 1.0
-    "first step size: in squared bandwidths of each line; if `own` is false, in flow time"
+    "first step size, in squared bandwidths of each line; in flow time if `own` is false"
     last: Fraction = 0.01
     "ratio of the last step size to the first; step sizes fall geometrically"
     steps: Count = 1000
     "number of steps"
     own: bool = True
-    "whether each line has its own unit of time, its squared bandwidth; false: all have the same"
+    "whether each line has its own unit of time, its squared bandwidth; false: all lines have the same unit"
     reach: StepOrInf = 0.5
     "longest move of a particle along one line in a step, in bandwidths"
     width: Positive | None = None
@@ -98,7 +100,7 @@ class RadonFlow:
             yield Drawn(k * self.step, partial(first, x), limit=self.particles, state=lambda kept=kept: kept)
 
     def move(self, x: Tensor, score: Tensor, theta: Tensor, tau: float) -> Tensor:
-        """By which the particles x (S, n, d) move in a step of size tau on the lines theta (S, L, d)."""
+        """The move of the particles x (S, n, d) in a step of size tau on the lines theta (S, L, d)."""
         width = self.width or {"kdrw": 2.0, "rrw": 1.0}[self.variant]
         moved = torch.zeros_like(x)
         for part in theta.split(max(1, BLOCK // x[..., 0].numel()), 1):

@@ -1,10 +1,10 @@
-"""Riesz flow: the flow of half MMD^2 with kernel -|x - y|, the energy distance, by sorting on random lines.
+"""Riesz flow: particles, or a generator, descend half MMD^2 with kernel -|x - y|, by sorting on random lines.
 
     x <- x + h V,   V <- mu V + v,   v = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
 
-(Hertrich et al. 2024, whose image flows also have momentum.) The kernel has no bandwidth and a long range. As v is of
-order 1 whatever the scale of the data, h is a length: `step` times the root mean square distance of two target points
-of the batch.
+This MMD^2 is the energy distance (Hertrich et al. 2024, whose image flows also have momentum). The kernel has no
+bandwidth and a long range. As v is of order 1 whatever the scale of the data, h is a length: `step` times the root mean
+square distance of two target points of the batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RieszFlow:
     step: Positive = 0.1
     "step size h in units of the root mean square distance of two target points"
     steps: Count | None = None
-    "number of steps; default: 600 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 600 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -42,7 +42,7 @@ class RieszFlow:
     momentum: Share | None = None
     "momentum mu; default: 0.8 for particles, 0 for a generator, whose points have no past"
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     generator_width: Count = 256
     "width of the generator's hidden layers"
     generator_depth: Count = 3

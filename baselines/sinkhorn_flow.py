@@ -1,15 +1,16 @@
-"""Sinkhorn flow: the flow of the debiased Sinkhorn divergence with cost |x - y|^2/2.
+"""Sinkhorn flow: particles, or a generator, descend the debiased Sinkhorn divergence with cost |x - y|^2/2.
 
     x <- x + h (T_qp(x) - T_qq(x)),   T the entropic transport maps
 
-(Feydy et al. 2019; W-Flow moves a generator by the same field.) Both plans are solved anew at each step, between the
+(Feydy et al. 2019; W-Flow moves a generator by the same field.) At each step both plans are solved again, between the
 moving points and a fresh batch of the target. A plan that does not reach the tolerance ends the run with an error.
 
 Second batch. T_qq of a cloud with itself keeps a share of each point's mass on that point, since there its cost is 0.
 W-Flow (Han et al. 2026) takes T_qq between two independent batches of the generator instead, so that no point is its
-own negative: `self_batch=other`. Here the two are the halves of a step's points, and each is the other's second batch.
-The field at one point is then noisier, because T_qp and T_qq no longer err alike: at q = p it vanishes on average only.
-Particles have no second batch. If their halves were fixed, the difference of the halves' means would grow.
+own negative: `self_batch=other`. Here these batches are the two halves of a step's points, and each half is the second
+batch of the other. The field at one point is then noisier, because the errors of T_qp and T_qq are no longer alike: at
+q = p it vanishes on average only. Particles have no second batch. If their halves were fixed, the difference of the
+halves' means would grow.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class SinkhornFlow:
     step: Positive = 0.3
     "step size h"
     steps: Count | None = None
-    "number of steps; default: 50 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 50 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -51,10 +52,10 @@ class SinkhornFlow:
     rounds: Count = 200
     "largest number of rounds per plan, each of 8 Sinkhorn updates"
     self_batch: Literal["same", "other"] = "same"
-    """batch to which T_qq takes a point; same: that of the point itself; other: an independent one, the other half of a
+    """batch to which T_qq moves a point; same: that of the point itself; other: an independent one, the other half of a
     generator's points"""
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     generator_width: Count = 256
     "width of the generator's hidden layers"
     generator_depth: Count = 3

@@ -1,20 +1,22 @@
-"""S-JKO: JKO steps by semi-dual unbalanced optimal transport (Choi, Choi and Kang 2024).
+"""S-JKO: JKO steps of a generator, solved as semi-dual unbalanced optimal transport.
 
-Phase k of length tau trains T and D in turn,
+(Choi, Choi and Kang 2024.) Phase k of length tau trains T and D in turn:
 
     D descends   E phi*(-D(y)) + E D(T(x, a))
     T descends   E |T(x, a) - T_{k-1}(x, a')|^2 / (2 tau) - E D(T(x, a))
 
-x of P_0, T_0(x, a) = x, a and a' independent auxiliary latents: with D = -h this is VWGF's max-min (a test holds it).
-phi* by `divergence` (objectives/adversarial.py): kl e^x - 1; chi y^2/4 + y, y = max(x, -2); softplus 2 sp(x) - 2 log 2;
-jsd is the authors' `train_JSD.py`, whose generator is the non-saturating one and so follows KL((p + q)/2 | p).
+Here x is drawn from P_0, T_0(x, a) = x, and a and a' are independent auxiliary latents. With D = -h this is VWGF's
+max-min (a test checks it). phi* by `divergence` (objectives/adversarial.py): kl e^x - 1; chi y^2/4 + y, y = max(x, -2);
+softplus 2 sp(x) - 2 log 2; jsd is the authors' `train_JSD.py`, whose generator is the non-saturating one and so follows
+KL((p + q)/2 | p).
 
-`step` is tau in the norm of R^d; the authors' h divides a mean over coordinates, (1/2h) mean_d, so tau = h d. Their h
-is 1 on toys, our default, and 0.1 on CIFAR-10 (tau = 307). Their R1 weight is lambda/2, lambda = 0.2 on images and none
-on toys. Real points get Gaussian noise of standard deviation 1/(32 k) in phase k. Here T is a network of (x, a) as one
-latent vector; theirs is residual in x. Rates on images are the authors', 2e-4 and 1e-4; those of vectors
-and numbers of iterations are gwf's; on toys theirs are 1e-4 and
-2e-5, and 10 x 5000 iterations.
+`step` is tau in the norm of R^d. The authors' h divides a mean over coordinates, (1/2h) mean_d, so tau = h d. Their h
+is 1 on toys, our default, and 0.1 on CIFAR-10 (tau = 307). Their R1 weight is lambda/2, with lambda = 0.2 on images and
+no penalty on toys. Real points get Gaussian noise of standard deviation 1/(32 k) in phase k.
+
+Here T is a network of (x, a) as one latent vector; theirs is residual in x. Learning rates on images are the authors',
+2e-4 and 1e-4. Those for vectors, and the numbers of iterations, are gwf's; on toys theirs are 1e-4 and 2e-5, and 10 x
+5000 iterations.
 """
 
 from __future__ import annotations
@@ -47,19 +49,19 @@ class SJKO:
     steps: Count = 5
     "number of phases"
     iterations: Count = 500
-    "generator updates per phase"
+    "number of generator updates per phase"
     critic_steps: Count = 1
-    "critic updates per iteration"
+    "number of critic updates per iteration"
     batch: Annotated[int, at_least(2)] = 256
-    "real points, and generated points, per update"
+    "number of real points, and of generated points, per update"
     weight: NonNegative = 0.1
     "weight of the penalty at real points, the authors' lambda/2; 0: no penalty"
     lazy: Count = 1
-    "critic updates from one penalty to the next, whose weight is multiplied by it"
+    "number of critic updates per penalty; the weight of the penalty is multiplied by it"
     blur: NonNegative = 1 / 32
     "standard deviation of the noise on real points in phase 1; divided by k in phase k"
     auxiliary: Natural | None = None
-    "latent coordinates in addition to the point of P_0; default: 100 for images, else d"
+    "number of latent coordinates in addition to the point of P_0; default: 100 for images, else d"
     network: Kind = "auto"
     "architecture of the generator and the critic"
     width: Count | None = None
@@ -77,9 +79,9 @@ class SJKO:
     beta1: Share = 0.5
     "first beta of Adam, of both players; the second is 0.9"
     ema: Share = 0.0
-    "fraction that the running average of the judged parameters keeps; 0: no average"
+    "share that the running average of parameters, which is judged, keeps at each update; 0: no average"
     precision: Literal["run", "bf16"] = "run"
-    "format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
+    "number format of both networks' products; run: that of the run; bf16: bfloat16, by autocast"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, TargetSamples})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"

@@ -1,10 +1,10 @@
-"""Sliced Wasserstein flow: the flow of half SW_2^2, with the noise of the paper's entropy term.
+"""Sliced Wasserstein flow: particles, or a generator, descend half SW_2^2, with or without the paper's entropy noise.
 
     x <- x + h E_theta theta (F^-1_{theta#p} F_{theta#q}(theta.x) - theta.x) + sqrt(2 lambda h) Z
 
-(Liutkus et al. 2019.) Directions are drawn anew at each step, as in the paper. The authors' code differs: it keeps the
-directions by default, takes 100 quantiles where this method has all, and adds lambda Z / sqrt(d), without the root
-of h.
+(Liutkus et al. 2019.) New directions are drawn at each step, as in the paper. The authors' code differs: it keeps the
+directions by default, takes 100 quantiles where this method takes all, and adds lambda Z / sqrt(d), without the root of
+h.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SlicedFlow:
     step: Positive = 1.0
     "step size h"
     steps: Count | None = None
-    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 300 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
@@ -42,7 +42,7 @@ class SlicedFlow:
     """weight lambda of the negative entropy added to half SW_2^2, which blurs the limit; the paper's toy
     example has 1e-4"""
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     generator_width: Count = 256
     "width of the generator's hidden layers"
     generator_depth: Count = 3

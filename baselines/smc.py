@@ -1,4 +1,4 @@
-"""Tempered sequential Monte Carlo: particles from P_0, weighted, resampled and moved on a path of laws to the target.
+"""Tempered sequential Monte Carlo: particles are weighted, resampled and moved along a path from P_0 to the target.
 
     gamma_l = p_0^(1 - l) gamma^l,   0 = l_0 < l_1 < ... < l_T = 1,   p_0 the density of P_0, exp(log_prob) = gamma
     weigh       w_i = (gamma / p_0)(x_i)^(l_t - l_(t-1))
@@ -6,18 +6,18 @@
     move        by a few steps of Hamiltonian Monte Carlo, which leave gamma_(l_t) invariant
     log Z       = sum over t of log (mean of w)
 
-(Del Moral, Doucet and Jasra 2006.) The bar for methods that know the density: it needs no training, finds modes in
-their proportions where P_0 covers them, and gives log Z with its standard error.
+(Del Moral, Doucet and Jasra 2006.) This is the bar for methods that know the density: it needs no training, finds modes
+in their proportions where P_0 covers them, and gives log Z with its standard error.
 
-Temperatures. The next l is the largest at which the conditional effective sample size of the new weights,
-(sum W w)^2 / sum W w^2 with W the weights before them, is `ess` of the particles (Zhou, Johansen and Aston 2016); by
-bisection. `temperatures` fixes their number instead: l_t = (t / T)^power.
+Temperatures. The next l is the largest at which the conditional effective sample size of the new weights is `ess` of
+the particles (Zhou, Johansen and Aston 2016). That size is (sum W w)^2 / sum W w^2, with W the weights before them; l
+is found by bisection. `temperatures` fixes the number of temperatures instead: l_t = (t / T)^power.
 
-Moves. `leapfrogs` steps at most, of size e times the particles' standard deviation in each coordinate, in all of about
-`length` such deviations; each trajectory has an e of its own, within 30 % of the common one, or some would return to
-their start. leapfrogs=1 is MALA. After each move log e grows by (accepted share - `accept`). So particles tune the
-moves that they make, and the ladder that they climb: it biases log Z by O(1 / n). With `tuned=false` and `temperatures`
-nothing is tuned on them, and the mean of exp(log_z) is Z exactly.
+Moves. A move has at most `leapfrogs` steps, of size e times the particles' standard deviation in each coordinate, and a
+total length of about `length` such deviations. Each trajectory has an e of its own, within 30 % of the common one,
+because some would return to their start otherwise. leapfrogs=1 is MALA. After each move log e grows by (accepted share
+- `accept`). So the particles tune the moves that they make, and the temperatures too: this biases log Z by O(1 / n).
+With `tuned=false` and `temperatures` nothing is tuned on them, and the mean of exp(log_z) is Z exactly.
 
 Annealed importance sampling (Neal 2001) is the setting resample=never, in its plain form with `temperatures` and
 tuned=false. Particles are then resampled once, at the end, because a law here has points without weights.
@@ -28,7 +28,7 @@ positive; take more particles then. It does not see moves that mix too slowly: o
 moves per law, at a standard error of 0.2, and by 0.15 with 16, at 0.08 (medians of five seeds, results/sampling).
 
 Where log gamma is not finite, gamma counts as 0. Only the last law counts: those before it are of gamma_l, and have no
-log Z. After l = 1 there are `after` further laws, that is rounds of moves, which leave fewer equal points.
+log Z. After l = 1 there are `after` further laws, that is rounds of moves, so that fewer points are equal.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ class SMC:
     particles: Annotated[int, at_least(2)] = 4096
     "number n of particles; a law has no more points than these"
     ess: Interior = 0.5
-    "effective sample size of each temperature's weights, as a share of the particles; it sets the next temperature"
+    "effective sample size of each temperature's weights, as a share of the particles, which sets the next temperature"
     temperatures: Count | None = None
     "number T of temperatures; default: as many as `ess` asks for"
     power: Positive = 1.0
     "exponent of the fixed temperatures (t / T)^power; used only if `temperatures` is given"
     resample: Literal["systematic", "multinomial", "never"] = "systematic"
-    "how particles are resampled after each temperature's weights; never: annealed importance sampling"
+    "resampling of the particles after each temperature's weights; never: annealed importance sampling"
     moves: Count = 16
     "number of moves per law"
     after: Natural = 4
     "number of further laws at the target, each of `moves` moves"
     leapfrogs: Count = 8
-    "most leapfrog steps per move; 1: the moves are MALA's"
+    "largest number of leapfrog steps per move; 1: the moves are MALA's"
     length: Positive = 1.5
     "length of a trajectory, in standard deviations of the particles"
     step: Positive = 0.3
@@ -185,7 +185,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class Place:
-    """Where particles are, (S, n, d), and what both ends of the path say there: log-densities (S, n), scores."""
+    """Places of the particles, (S, n, d), with log-densities (S, n) and scores of both ends of the path there."""
 
     x: Tensor
     log_start: Tensor
@@ -293,7 +293,7 @@ def move(ends: Ends, at: Place, heat: Tensor, h: Tensor, leaps: int, noise: Stre
     """One step of Hamiltonian Monte Carlo, and which were accepted, (S, n); it leaves gamma_l invariant.
 
     Args:
-        h: step sizes, (S, 1, d), one a coordinate: the momentum p counts in units of 1 / h.
+        h: step sizes, (S, 1, d), one per coordinate: the momentum p is in units of 1 / h.
     """
     n, d = at.x.shape[1:]
     h = h * (1 + JITTER * (2 * noise.uniform(n, 1) - 1))

@@ -1,4 +1,4 @@
-"""Stein variational gradient descent: particles that follow the score, averaged by a kernel, and repel each other.
+"""Stein variational gradient descent: particles follow a kernel average of the score and repel each other.
 
     x_i <- x_i + step_k * phi(x_i) / (fudge + sqrt(g_i)),   phi(x) = 1/n sum_j [k(x_j, x) s(x_j) + grad_{x_j} k(x_j, x)]
     g <- decay g + (1 - decay) phi^2,   g = phi^2 at first
@@ -16,8 +16,8 @@ step=0.05,last=1, in our units.
 One particle climbs to the mode. n particles are good quadrature points rather than draws: in high dimension the
 variance comes out too small (Ba et al. 2022). In 21 dimensions (blr:data=german) 512 particles have about half of it.
 
-Only its limit is meaningful: where a task is judged at finite times, the particles after all steps are compared with
-the flow at the last of these times, which they do not stop at.
+Only its limit is meaningful. Where a task is judged at finite times, the particles after all steps are compared with
+the flow at the last of these times, although they do not stop at that time.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class SVGD:
     fudge: Positive = 1e-6
     "constant added to the square root of that mean"
     bandwidth: Positive | None = None
-    "kernel bandwidth h; default: from the median distance, anew in each step"
+    "kernel bandwidth h; default: from the median distance, computed again at each step"
     rows: Count | None = None
-    "number of data rows per step, drawn anew; default: all"
+    "number of data rows per step, drawn again for each; default: all"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"

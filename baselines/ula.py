@@ -1,17 +1,19 @@
-"""Unadjusted Langevin algorithm: the KL flow with its exact score, discretised forward in time.
+"""Unadjusted Langevin algorithm: explicit Euler steps of the KL flow, with its exact score and noise.
 
     x <- x + h grad log pi(x) + sqrt(2 h) xi,   xi ~ N(0, I)
 
 The law after k steps is the flow's at t = k h up to O(h). Nothing is trained: nearly the whole cost is that of moving
 points, which the leaderboard shows as seconds and score calls per point.
 
-Step size. The algorithm is stable while h < 2 / L, L the largest curvature of -log pi where the points are; beyond it,
-points leap across pi and end far from it. L is watched on pilots, 64 chains from P_0 that make the same steps: the
-largest eigenvalue of the Hessian at any of them, by the power method on differences of the score (192 score calls per
-step, and 1216 more before the first). Where only the limit counts, h = `cfl` / L, anew in each step: on
-blr:data=twonorm L falls from 7600 to 140 on the way. At the limit the variance along the stiffest direction is then 1 /
-(1 - cfl / 2) times too large. A step of one's own, and that of a flow that is judged at finite times, stays as it is. A
-seed for which it is not below 2 / L ends as diverged, its points infinite, and the log says why.
+Step size. The algorithm is stable while h < 2 / L, with L the largest curvature of -log pi where the points are. Beyond
+it, points leap across pi and end far from it. L is watched on pilots, 64 chains from P_0 that make the same steps. It
+is the largest eigenvalue of the Hessian at any of them, by the power method on differences of the score (192 score
+calls per step, and 1216 more before the first).
+
+Where only the limit counts, h = `cfl` / L, computed again at each step: on blr:data=twonorm L falls from 7600 to 140 on
+the way. At the limit the variance along the stiffest direction is then 1 / (1 - cfl / 2) times too large. A step that
+you choose, and that of a flow that is judged at finite times, stays as it is. A seed for which the step is not below
+2 / L ends as diverged, its points infinite, and the log says why.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""VGrow: the flow of an f-divergence, its density ratio learnt by a logistic critic.
+"""VGrow: the flow of an f-divergence, whose density ratio is learnt by a logistic critic.
 
     x <- x + h w(r) grad D(x),   D = log(p/q) = -log r,   w(r) = r f''(r)
 
-(Gao et al. 2019.) The critic is trained between moves, on the moving points and fresh target points.
-`kl` is KL(q|p) for the moving law q: weight 1.
+(Gao et al. 2019.) The critic is trained between moves, on the moving points and fresh target points. `kl` is KL(q|p)
+for the moving law q, with weight 1.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class VGrow:
     step: Positive = 0.02
     "step size h in units of the mean variance of a target coordinate"
     steps: Count | None = None
-    "number of steps; default: 300 of particles, 500 Adam steps of a generator, as in all such methods"
+    "number of steps; default: 300 of particles, or 500 Adam steps of a generator, as in all such methods"
     points: Count = 1024
     "number of particles, or of generated points per step"
     batch: Count = 1024
     "number of fresh target points per step"
     divergence: Divergence = "kl"
-    """f-divergence of the flow. kl: KL(q|p); reverse_kl: KL(p|q); js; logd: KL((p + q)/2|p); jeffreys: both
-    KL; chi2: chi^2(q|p)"""
+    """f-divergence of the flow; kl: KL(q|p); reverse_kl: KL(p|q); js: Jensen-Shannon; logd: KL((p + q)/2|p);
+    jeffreys: the sum of both KL; chi2: chi^2(q|p)"""
     width: Count = 64
     "width of the critic's hidden layers"
     depth: Count = 2
@@ -50,7 +50,7 @@ class VGrow:
     clip: Positive = 3.0
     "bound on log(p/q): it is clamped to [-clip, clip] in the weight"
     latent: Count | None = None
-    "dimension of the generator's noise; default: 32, but that of a point where it is larger"
+    "dimension of the generator's noise; default: 32 or the dimension of a point, the larger one"
     generator_width: Count = 256
     "width of the generator's hidden layers"
     generator_depth: Count = 3
@@ -70,7 +70,7 @@ class VGrow:
     __post_init__ = check_fields
 
     def fit(self, problem: Problem, budget: Budget, rng: Streams) -> Iterator[Marginal]:
-        """In coordinates of unit variance, estimated from one batch: so h and the critic know no units."""
+        """Works in coordinates of unit variance, estimated from one batch, so that h and the critic have no units."""
         sample = problem[TargetSamples].draw(self.batch, rng.fork("scale")).flatten(2)
         unit = rms_distance(sample) / (2 * sample.shape[2]) ** 0.5  # root of the mean variance of a coordinate
         critic = Critic(

@@ -1,48 +1,52 @@
-"""Variational JKO (Fan et al. 2022, Algorithm 1) for every energy of its Table 1, and interaction energies.
+"""Variational JKO: each JKO step is a max-min problem, solved by training a transport map against a critic.
 
-One JKO step of length a pushes P_k to T#P_k with (equation 8; A_h and Gamma by energy: objectives/variational.py)
+(Fan et al. 2022, Algorithm 1, for every energy of its Table 1 and for interaction energies.) A JKO step of length a
+pushes P_k to T#P_k with (equation 8; A_h and Gamma by energy: objectives/variational.py)
 
     min_T  1/(2a) E_{P_k} |x - T(x)|^2 + sup_h { E_{P_k}[A_h(T(x))] - E_Gamma[B_h(z)] } + 1/2 E[W(T(x) - T(x'))].
 
-`kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k. `entropy` draws it from any set that holds P_k
-(Corollary 3.4). The paper's is a box: in 16 dimensions none of its draws is where P_k is, and T does not move. The
-default is an ellipsoid, of which a third is filled in any dimension; its volume must leave room for what a step adds.
-With `proposal=student` mu_k is a Student law: where P_k has long tails (blr) a Gaussian is wider than its bulk, log mu
-falls faster outwards than a critic can make up for, and T runs away. The pair term is there where the task offers an
-interaction energy, alone too. h starts where the step before left it; with `start=previous`, as in Algorithm 1, T too,
-and goes astray where the iterations don't take the last displacement back (twonorm). P_k is a pool of particles, pushed
-once per step; the judged law is T_k o ... o T_1 on fresh points, never the pool.
+`kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k. With `proposal=student` mu_k is a Student law,
+for P_k with long tails (blr): there a Gaussian is wider than the bulk of P_k, log mu falls faster outwards than a
+critic can make up for, and T runs away. `entropy` draws z from any set that holds P_k (Corollary 3.4). The paper's is a
+box: in 16 dimensions none of its draws is where P_k is, and T does not move. The default is an ellipsoid with three
+times the volume of the smallest one that holds P_k, in any dimension, as a step needs room for what it adds.
+
+The pair term is there where the task offers an interaction energy, also as the only energy. h starts where the step
+before left it. With `start=previous`, as in Algorithm 1, T does too, and goes astray where the iterations don't undo
+the last displacement (twonorm). P_k is a pool of particles, pushed once per step; the judged law is T_k o ... o T_1 on
+fresh points, never the pool.
 
 As log mu_k is fixed during a step, a wrong h makes it an explicit step of the entropy. For a target whose log-density
 has curvatures up to L, a step a is too long where a L is far above 1: it is 0.1 on ou, and 14 to 350 on blr at a = 0.1.
+`scheme` is one of
 
     backward           the step above
     forward_backward   x <- x - a grad(W * P_k)(x) first, then the step without the pair term (Section C)
     crank_nicolson     1/2 F(P) + 1/2 E[grad dF/dP(P_k)(x) . T(x)] for F: the trapezoidal rule, of second order
     section_b          1/2 F(P) + 1/2 E[dF/dP(P_k)(T(x))] for F, as printed (Section B): its slope is taken at T(x) and
-                       not at x, so it is of first order, and for a potential energy no other than backward
+                       not at x, so it is of first order, and for a potential energy it is the same as backward
     forward            x <- x - a grad(W * P_k)(x) alone; a seed ends as diverged when a point jumps too far
 
-dF/dP(P_k) comes from the critic of the step before, for P_0 from its density.
+where dF/dP(P_k) comes from the critic of the step before, and for P_0 from its density.
 
-"auto" takes the energy from what the task offers: a density, kl; an internal energy, entropy; samples alone, js, whose
-critic has bounded slopes (kl_dv takes the logarithm of a mean, biased in batches). Its map is linear where that is
-enough, P_0 and the target both Gaussian: third differences of their log-densities are 0. Else it is PReLU, and icnn for
-entropy, whose densities are then exact (Section D).
+`energy=auto` takes kl if the task offers a density, entropy if an internal energy, and js if samples alone; the critic
+of js has bounded slopes (kl_dv takes the logarithm of a mean, biased in batches). `map=auto` is linear where that is
+enough: P_0 and the target are both Gaussian, as third differences of their log-densities are 0. Otherwise it is PReLU,
+or icnn for entropy, whose densities are then exact (Section D).
 
 Defaults are the paper's for Ornstein-Uhlenbeck (section F.3 and the authors' code): T residual, three linear maps
 d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, then squared. `num_layer` in their code
-is one less than the number of hidden layers; of their ICNN it is that number. Ours are
+is one less than the number of hidden layers; of their ICNN it is that number. These differ:
 
-- 250 iterations of one critic step, for their 500 of three: the least whose law ten seeds don't tell from theirs by the
-  first metric of any of eight tasks, at a quarter of the updates. `ksd` on gmm in 8 dimensions and `jsd` on barenblatt
-  do tell it (results/defaults.md). The paper's are `iterations=500,critic_steps=3`;
-- learning rates that go down to 0 within each JKO step: at constant rates (`decay=none`, the paper's) Adam now and then
+- 250 iterations of one critic step, for their 500 of three (`iterations=500,critic_steps=3`): the least, at a quarter
+  of the updates, whose law ten seeds don't tell from theirs by the first metric of any of eight tasks. `ksd` on gmm in
+  8 dimensions and `jsd` on barenblatt do tell it (results/defaults.md).
+- Learning rates fall to 0 within each JKO step. At constant rates (`decay=none`, the paper's) Adam now and then
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere. On ou, seed 1 was at
-  SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5;
-- a critic that starts near h = 1, and a squared head with a tail in place of its zero (objectives/variational.py);
-- maps that are not linear, and their critics, see coordinates in which P_k has size one;
-- dropout acts in training only, so that T is a map; the authors judge with it on, and without it in the first layer.
+  SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5.
+- The critic starts near h = 1, and a squared head has a tail in place of its zero (objectives/variational.py).
+- Maps that are not linear, and their critics, get coordinates in which P_k has size one.
+- Dropout acts in training only, so that T is a map; the authors judge with it on, and without it in the first layer.
 """
 
 from __future__ import annotations
@@ -91,37 +95,37 @@ from gwfbench.training.states import below, joined
 @dataclass(frozen=True)
 class VJKO:
     energy: Literal["auto", "kl", "kl_samples", "kl_dv", "js", "entropy", "interaction"] = "auto"
-    "functional F, in addition to the interaction energy; auto: chosen by what the task offers"
+    "functional F, in addition to the interaction energy; auto: by what the task offers"
     scheme: Literal["backward", "forward_backward", "crank_nicolson", "section_b", "forward"] = "backward"
     "time discretisation of one step"
     step: Positive | None = None
-    "JKO step size a, in flow time; default: max(0.05, last judged time / steps), or 5 / steps if only the limit counts"
+    "JKO step size a, in flow time; default: max(0.05, last judged time / steps); 5 / steps if only the limit is judged"
     steps: Count = 40
-    "number of JKO steps, if only the limit is judged"
+    "number of JKO steps; used only when the limit alone is judged"
     start: Literal["identity", "previous"] = "identity"
-    "map from which T starts in each JKO step: the identity, or T of the step before"
+    "start of T in each JKO step; identity: the identity map; previous: T of the step before"
     iterations: Count = 250
-    "outer iterations J1 per JKO step; the paper has 500"
+    "number of outer iterations J1 per JKO step; the paper has 500"
     critic_steps: Count = 1
-    "critic updates J2 per iteration; the paper has 3"
+    "number of critic updates J2 per iteration; the paper has 3"
     map_steps: Count = 1
-    "map updates J3 per iteration"
+    "number of map updates J3 per iteration"
     batch: Count = 1024
-    "points per iteration"
+    "number of points per iteration"
     pool: Count | None = None
-    "particles that stand for P_k, rounded down to whole batches; default: 512,000 for a linear map, else 131,072"
+    "number of particles that stand for P_k, in whole batches, rounded down; default: 512,000 for linear, else 131,072"
     map: Literal["auto", "linear", "prelu", "icnn"] = "auto"
-    "transport map T: residual, without activations or with PReLU; or the gradient of a strongly convex DenseICNN"
+    "transport map T; linear: residual, without activations; prelu: residual; icnn: gradient of a convex DenseICNN"
     head: Literal["auto", "squared", "exp1", "plain"] = "auto"
     "critic h from its network's output x: x^2, exp(20 sigmoid(3x/20)) - 1, or x itself (js, kl_dv, entropy of even m)"
     width: Count = 64
-    "units per hidden layer, of T and h"
+    "number of units per hidden layer, for T and h"
     depth: Count = 2
-    "number of hidden layers, of T and h; of an icnn, of layers of units"
+    "number of hidden layers, for T and h; of an icnn, number of layers of units"
     lr: Positive = 5e-3
     "learning rate of Adam, for T and h"
     critic_width: Count | None = None
-    "units per hidden layer of h; default: width"
+    "number of units per hidden layer of h; default: width"
     critic_depth: Count | None = None
     "number of hidden layers of h; default: depth"
     critic_lr: Positive | None = None
@@ -129,7 +133,7 @@ class VJKO:
     decay: Decay = "cosine"
     "schedule of the learning rates within each JKO step"
     halve_after: Natural | None = None
-    "JKO steps after which late_lr and late_step apply; default: never"
+    "number of JKO steps after which late_lr and late_step apply; default: never"
     late_lr: Positive = 0.4
     "factor of the learning rates after halve_after steps"
     late_step: Positive = 0.5
@@ -145,7 +149,7 @@ class VJKO:
     strong: Interior = 0.1
     "strong convexity c of the potential of T (map=icnn only)"
     proposal: Literal["iid", "matched", "student"] = "iid"
-    "law mu_k (energy=kl only): Gaussian, its batches independent or moment-matched; or Student, for long tails"
+    "law mu_k (energy=kl only); iid: Gaussian; matched: Gaussian, batches moment-matched; student: for long tails"
     volume: Annotated[float, at_least(1)] = 3.0
     "volume of the critic's ellipsoid, in units of the smallest one of its shape that holds P_k (energy=entropy only)"
     box: Annotated[float, at_least(1)] | None = None
@@ -153,13 +157,13 @@ class VJKO:
     radial: bool | None = None
     "whether the critic's network also sees the squared distance to the centre of P_k; default: on an ellipsoid only"
     warmup: Natural | None = None
-    "iterations of the critic alone before the first step; default: 0 for a linear map, else iterations"
+    "number of iterations of the critic alone before the first step; default: 0 for a linear map, else iterations"
     rows: Count | None = None
-    "data rows, drawn anew, that each evaluation of the likelihood sees (energy=kl only); default: all"
+    "number of data rows, drawn again for each evaluation of the likelihood (energy=kl only); default: all"
     partners: Count = 16
-    "partners of each point in the interaction's pair term"
+    "number of partners of each point in the interaction's pair term"
     forces: Count = 2048
-    "particles of P_k that give the force of a forward step"
+    "number of particles of P_k that give the force of a forward step"
 
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial})
     one_of: ClassVar[frozenset[type[Info]]] = frozenset({LogDensity, TargetSamples, InternalEnergy, InteractionEnergy})

@@ -63,7 +63,7 @@ def task(spec: str) -> Task:
     """A task from words, `name` or `name:key=value,key=value`.
 
     Raises:
-        UserError: there is no such task or field, or the value is none that it takes.
+        UserError: there is no such task or field, or the field does not accept the value.
 
     >>> instance = gwfbench.task("ou:dim=2").build(gwfbench.Streams((0, 1)))
     >>> instance.truth.draw(17, 5, gwfbench.Streams((0, 1))).shape  # 5 draws of the last law, for each of two seeds
@@ -76,7 +76,7 @@ def method(spec: str) -> Method:
     """A method from words, `name` or `name:key=value,key=value`.
 
     Raises:
-        UserError: there is no such method or field, or the value is none that it takes.
+        UserError: there is no such method or field, or the field does not accept the value.
 
     >>> gwfbench.method("ula:step=0.02").step
     0.02
@@ -93,7 +93,7 @@ def load(method: str, task: str, /, *, seed: int = 0, out: str | Path = "results
 
 
 def load(*what: str | Path, seed: int = 0, out: str | Path = "results/runs") -> pd.DataFrame | Law:
-    """The rows of the finished runs under a folder: of each run's newest attempt by today's code, by today's metrics.
+    """The rows of the finished runs under a folder: each run's newest attempt by the current code and current metrics.
 
     With a method and a task, the last law of one of these runs: its `points`, their `sha256`, and `draw(n)`, which
     trains the method again for n new ones.
@@ -103,10 +103,10 @@ def load(*what: str | Path, seed: int = 0, out: str | Path = "results/runs") -> 
         method, task: `name:key=value,key=value` or `method@setting`.
         seed: of the run.
 
-    What is left out of rows is said in a warning.
+    A warning says which runs and values are left out of the rows.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no such runs.
 
     >>> _ = gwfbench.run("ou:horizon=0.05", "ula", seeds=1, out="runs", controls=False, isolate=False)
     >>> rows = gwfbench.load("runs")
@@ -145,10 +145,10 @@ def run(
     Args:
         task, method: `name` or `name:key=value,key=value`; or an instance, or a class, of your own; one or several.
         seeds: number of seeds (0, 1, ...), or a list of them.
-        budget: limits of each run, as `seconds=60,score_calls=1e6` or as a dict; evaluation is off the clock.
+        budget: limits of each run, as `seconds=60,score_calls=1e6` or as a dict; evaluation does not count.
         controls: run `exact` and `still` too, without which a leaderboard has no floor.
         out: folder that keeps the runs, and where finished ones are found; None: nothing is read or kept.
-        force: run again what is finished.
+        force: run finished runs again.
         retry: statuses that are run again: "error", "oom", "timeout", "diverged".
         threads: number of threads of torch and BLAS per run.
         jobs: number of runs at once; default: one on the CPU, one per GPU.
@@ -157,17 +157,17 @@ def run(
         isolate: each run in a process of its own; False: all in this one, for a debugger.
         curve: judge about 20 laws on the way to a limit; False: the last law alone, for a quick table.
         judge: metrics to judge by, alone and at each judged law; default: all of the task, w2 and c2st at the last law
-            only. Such runs answer no call that asks for more: it runs them again.
-        progress: what is said while runs go on. True: a bar, or lines on standard error where there can be none; a
-            function: it gets each event; default: a bar on a terminal and in a notebook, nothing elsewhere.
+            only. A later call that asks for more metrics runs them again.
+        progress: how to report on the runs. True: a bar, or lines on standard error where there can be none; a
+            function: it gets each event; None: a bar on a terminal and in a notebook, nothing elsewhere.
 
     A class of a notebook cell, of a console or of the script that is run needs no file. It is sent to the processes
-    that run it, and its runs are known by the source of the class and of all functions, classes and variables of the
-    session that it uses. Other code finds such runs under `out` only while the class is there, so `load` and the
+    that run it, and its runs are identified by the source of the class and of all functions, classes and variables of
+    the session that it uses. Other code finds such runs under `out` only while the class is there, so `load` and the
     command line leave them out.
 
     Raises:
-        UserError: something asked for can't be done; nothing has run then.
+        UserError: the call can't be carried out as it is written; nothing has run then.
 
     >>> sorted(set(gwfbench.run("ou:dim=2,horizon=0.1", "ula", seeds=2, isolate=False)["method"]))
     ['exact', 'exact_jko', 'still', 'ula']
@@ -247,7 +247,7 @@ def _in_python(text: str) -> str:
 
 @contextmanager
 def _listening(wanted: bool | Callable[[Event], object] | None, isolate: bool) -> Iterator[Listener]:
-    """Who hears of the events of runs."""
+    """The listener that gets the events of the runs."""
     if callable(wanted):
         yield wanted
         return

@@ -61,9 +61,9 @@ class InteractionEnergy(Info):
 
 @dataclass(frozen=True)
 class Encoder(Info):
-    """A network that tells images of this kind apart, learnt elsewhere, for methods that compare points by features.
+    """A trained network that tells images of this kind apart, for methods that compare points by features.
 
-    It never is one by which metrics judge.
+    Metrics never judge by this network.
     """
 
     maps: Callable[[Tensor], list[Tensor]]  # (S, n, c, h, w) -> (S, n, k) of each stage; differentiable

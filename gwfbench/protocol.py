@@ -154,7 +154,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A law that is drawn afresh: particles (`limit` is their number), generators, ODE flows. Valid until it resumes.
+    """A law given by its draws: particles (`limit` is their number), generators, ODE flows. Valid until it resumes.
 
     `state`, here and below: what `Resumable.resume` needs to go on from this law; called before the method goes on.
     `log_z`: the method's own estimate of log Z, and its standard error (NaN where it has none), (S,) each.
@@ -196,7 +196,7 @@ class Task(Protocol):
     user's own files that it reads (those of a folder that a field names), in the order that counts. It raises
     `UserError` if they are missing, before anything runs. What they hold, not where they lie, is part of a run's
     identity.
-    A method `remarks` gives sentences that are said before a run: which metrics will be missing, and how to get them.
+    A method `remarks` gives sentences that are printed before a run: which metrics will be missing, how to get them.
     """
 
     offers: ClassVar[frozenset[type[Info]]]
@@ -232,7 +232,8 @@ class Defaults:
 
     files: paths of the data that a task's numbers depend on, in its package or next to its file. A folder stands for
     all files in it. They are part of the identity of a run's code.
-    one_of: types of `info.py` of which a method needs at least one, besides all of `needs`; it sees all that there are.
+    one_of: types of `info.py` of which a method needs at least one, in addition to all of `needs`; it gets all that the
+    task offers.
     optional: types of `info.py` that a task offers in some of its settings, or that a method uses where they are.
     singular: whether a task's density has points of infinite force, as where two particles meet: a method whose laws
         reach them may diverge there, and `check` says so without calling it a failure.
@@ -264,7 +265,7 @@ class Resumable(Method, Protocol):
 
 @dataclass(frozen=True)
 class Kept:
-    """What metrics have computed, until the next law, and until the next law to compare with."""
+    """Values that metrics share, kept until the next law, or until the next law to compare with."""
 
     of_law: dict[Hashable, Any] = field(default_factory=dict)
     of_truth: dict[Hashable, Any] = field(default_factory=dict)
@@ -279,7 +280,7 @@ class Judged:
         log_prob: (S, n) log-density of the judged law at the points, where the marginal has one.
         truth, index: the law to compare with.
         rng: for a metric's own draws; equal for all methods.
-        kept: what need not be computed twice. It changes no number: a metric gives the same alone.
+        kept: values that need not be computed twice. This changes no number: alone, a metric gives the same value.
         forward: draws of the truth, (S, m, d), the same for all laws of this time, and the law's log-density there,
             (S, m); not numbers where it could not be computed.
         log_z: the law's own estimate of log Z and its standard error, (S,) each.
@@ -347,7 +348,7 @@ class Metric:
         better: "lower" or "higher".
         version: raised when numbers change.
         source: paper and equation, and how the standard error is made.
-        unavailable: why it can't be had on this machine (a network's weights are missing); empty if it can.
+        unavailable: why it can't be computed on this machine (a network's weights are missing); empty if it can.
         bound: whether no law is better than the truth except for chance, though higher is better: exact draws are then
             the floor, as they are where lower is better.
     """

@@ -1,4 +1,4 @@
-"""Aggregation: flows of 1/2 int int W(x - y) rho(x) rho(y), judged at their limit.
+"""Aggregation: flows of the interaction energy 1/2 int int W(x - y) rho(x) rho(y), judged at their limit.
 
     rho_t = div(rho grad(W * rho))
 
@@ -10,7 +10,7 @@ al. 2013 have R for all powers). The paper says 0.5, but a ring of that radius w
     F = 1/2 [E|x|^4 / 2 + s^2 / 2 + |C|_F^2 - s]   for every centred law,
 
 so any law on that ring with mean 0 and covariance I / 6 has the least energy, even three points. F can't tell when a
-ring falls to pieces, as the paper's does (Fig. 8d). Distances can, and are therefore the headline here.
+ring falls to pieces, as the paper's does (Fig. 8d). Distances can, and are therefore the headline metrics here.
 
 "semicircle" (example 2): W = x^2 / 2 - log|x| on the line, from N(0, 1). The limit is sqrt(2 - x^2)_+ / pi, where
 W * rho is 3/4 + log(2) / 2, so F = 3/8 + log(2) / 4; it is the only minimum. |x| below 1e-12 counts as 1e-12, so that

@@ -1,19 +1,21 @@
-"""Aggregation-diffusion in the plane: four pulses out of a square, then one (Fan et al. 2022, section C.3).
+"""Aggregation-diffusion in the plane: mass that is uniform on a square forms four pulses, then one.
 
     u_t = div(u grad(W * u)) + 0.1 Laplacian(u^3),   W(x) = -e^{-|x|^2} / pi,   u_0 uniform on [-3, 3]^2
 
-With total mass M and p = u / M this is the Wasserstein flow of the probability law p for the energy
+(Fan et al. 2022, section C.3.) With total mass M and p = u / M this is the Wasserstein flow of the probability law p
+for the energy
 
     F(p) = M/2 int int W(x - y) p(x) p(y) + 0.1 M^2 / 2 int p^3.
 
 The default is M = 9 (u_0 = 1/4). Our solver then has one pulse from t = 12 on. The paper remarks that its two schemes
-are 3 and 1.5 times slower than finite differences (one pulse at t = 46 and 21), which puts those at 14 to 15. M = 1 is
-the text taken literally; there the pulses last until t = 130. (The 3 against 1.5 is a factor of two in the paper's
-non-FB step, which has E W(T(X) - T(Y)) without the 1/2 of the flow that it states.)
+are 3 and 1.5 times slower than finite differences (one pulse at t = 46 and 21), which puts finite differences at 14 to
+15. M = 1 is the text taken literally; there the pulses last until t = 130. (The 3 against 1.5 is a factor of two in the
+paper's step without FB, which has E W(T(X) - T(Y)) without the 1/2 of the flow that it states.)
 
-The truth is a reference run of scripts/finite_volume.py, made by scripts/aggregation_diffusion_reference.py and stored
-with its errors in gwfbench/data/aggregation_diffusion.npz. The judged law is exactly its bilinear interpolation: a cell
-drawn by its mass, plus the sum of two uniforms for each axis. The scheme keeps all symmetries of the square.
+The truth is a reference run of scripts/finite_volume.py. It was made by scripts/aggregation_diffusion_reference.py, and
+is stored with its errors in gwfbench/data/aggregation_diffusion.npz. The judged law is exactly its bilinear
+interpolation: a cell drawn by its mass, plus the sum of two uniforms for each axis. The scheme keeps all symmetries of
+the square.
 
 Against a grid half as fine, W2 of marginals is at most 0.012 (M = 9) and 0.016 (M = 1), and L1 is 0.027 and 0.055; both
 fell by 1.7 or more since the previous grid. That is below what sliced_w2 and w2 can resolve with their numbers of

@@ -1,4 +1,4 @@
-"""Porous medium: the flow of F(p) = 1/(m - 1) int p^m from a Barenblatt profile, which stays one.
+"""Porous medium: the flow of F(p) = 1/(m - 1) int p^m, whose law is a Barenblatt profile at every time.
 
     p_t = Laplacian(p^m),   p(t, x)^{m-1} = beta / t (R_t^2 - |x|^2)_+,   R_t = R_1 t^k
     k = 1 / (n (m - 1) + 2),   beta = (m - 1) k / (2 m)
@@ -15,9 +15,9 @@ Draws need no rejection, at any n and m: |x|^2 / R^2 is Beta(n/2, q + 1), and th
 = U^{1/(b + j)}). An odd n is the projection from n + 1 dimensions, where q is less by 1/2.
 
 The authors' C comes from a radius R at age t0, not from mass 1. Their u has mass M (0.858 for n = 3, R = 0.4; 0.678 for
-n = 6, R = 0.6), so their truth u / M obeys p_t = M^{m-1} Laplacian(p^m) and is not the flow of F.
-`convention=authors` starts from the same law u / M with the right clock: in the flow of F it has age M^{m-1} t0. At
-flow time s the truth is then their u / M at t0 + s / M^{m-1}, whereas the authors compare with t0 + s.
+n = 6, R = 0.6), so their truth u / M obeys p_t = M^{m-1} Laplacian(p^m) and is not the flow of F. `convention=authors`
+starts from the same law u / M with the right clock: in the flow of F it has age M^{m-1} t0. At flow time s the truth is
+then their u / M at t0 + s / M^{m-1}, whereas the authors compare with t0 + s.
 
 SymKL by densities (their Fig. 5) is not among the metrics. It is infinite as soon as one law has mass outside the
 other's support, which happens even for the exact JKO sequence; with densities clamped at 1e-45 each such point counts
@@ -56,7 +56,7 @@ class Barenblatt:
     steps: Count = 50
     "number of judged times"
     convention: Literal["unit", "authors"] = "unit"
-    "profile at age t0; unit: the one of mass 1; authors: the one of a given radius, divided by its mass"
+    "profile at age t0; unit: the one of mass 1; authors: the one of the given radius, divided by its mass"
     radius: Positive | None = None
     "radius of the profile at age t0, for convention=authors; default: 0.4 in dimension 3, 0.6 in dimension 6"
 
@@ -118,7 +118,7 @@ class Barenblatt:
         return Instance(problem, replace(truth, jko=jko, metrics=(jsd, outside)))
 
     def _log_age(self) -> float:
-        """Of M^{m-1} t0, the age at which the profile of mass 1 has the front of the authors', of mass M."""
+        """Log of M^{m-1} t0, the age at which the profile of mass 1 has the front of the authors' profile of mass M."""
         q, beta, log_volume = _constants(self.dim, self.m)
         radius = self.radius or RADII[self.dim]
         log_mass = q * math.log(beta / self.t0) + (self.dim + 2 * q) * math.log(radius) + log_volume

@@ -1,15 +1,16 @@
-"""Bayesian logistic regression: the posterior of x = (w, log alpha) given rows (f_i, y_i), y_i in {-1, 1}.
+"""Bayesian logistic regression: the posterior of weights w and their precision alpha, on nine benchmark data sets.
 
+    x = (w, log alpha),   rows (f_i, y_i) with y_i in {-1, 1}
     alpha ~ Gamma(1, rate b),  b = 0.01     p(w | alpha) = N(0, I / alpha),  w in R^k     p(y | w) = sigmoid(y w . f)
     log p(x | data) = sum_i log sigmoid(y_i w . f_i)                                                (posterior=derived)
                       - alpha |w|^2 / 2 + (k / 2) log alpha - b alpha + log alpha + const
 
 The last log alpha is the Jacobian of alpha -> log alpha. Fan et al. 2022 (section 5.3, F.4, Tables 2, 5, 6) take the
-model of Gershman et al. 2012 via Liu and Wang 2016: no intercept, a split of 4:1, and quality by the posterior
+model of Gershman et al. 2012 as Liu and Wang 2016 have it: no intercept, a split of 4:1, and quality by the posterior
 predictive law on the test part with at most 4096 draws of x. P_0 is the prior. The log alpha of its draws is clipped to
 [-8, 8]; this affects one draw in 300 000 and is therefore left out of its density.
 
-posterior=authors is what their code has instead, without (k / 2) log alpha and the Jacobian, and with rate b = 100:
+posterior=authors is the density of their code, without (k / 2) log alpha and the Jacobian, and with rate b = 100:
 
     log p(x) = sum_i log sigmoid(y_i w . f_i) - alpha |w|^2 / 2 - 100 alpha
 
@@ -22,9 +23,9 @@ remaining differences. All seeds share one split: rows permuted by NumPy's defau
 training.
 
 Truth: independent draws by rejection from a Student law, and moments by importance sampling from it that are as good as
-those of at least 400,000 independent draws. Both passed the checks in the set's certificate, against a NUTS run among
-others (scripts/blr_reference.py). Each seed gets its own draws, and metrics compare with others than `exact` gives.
-There is no truth for covtype, which scikit-learn downloads, and for posterior=authors.
+those of at least 400,000 independent draws. Both passed the checks in the set's certificate, among others against a
+NUTS run (scripts/blr_reference.py). Each seed gets its own draws, and metrics compare with other draws than `exact`
+gives. There is no truth for covtype, which scikit-learn downloads, and for posterior=authors.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class BLR:
     )
     "data set; scikit-learn downloads covtype"
     posterior: Literal["derived", "authors"] = "derived"
-    "log-density; derived: the model's posterior; authors: what the code of Fan et al. has (improper, no truth)"
+    "log-density; derived: the model's posterior; authors: that of Fan et al.'s code (improper, no truth)"
     data_root: str | None = None
     "scikit-learn's data folder, for covtype only; default: its own"
 

@@ -1,8 +1,8 @@
-"""Brownian motion seen through noise, both scales unknown and the middle third of the observations missing; d = 32.
+"""Brownian motion observed with noise: the posterior of path and scales, with a gap in the observations; d = 32.
 
-    log s_1 ~ N(0, 2^2),   log s_2 ~ N(0, 2^2)                    scales of the steps and of the observations
+    log s_1 ~ N(0, 2^2),   log s_2 ~ N(0, 2^2)                    scales of the steps and of the observations, unknown
     w_1 ~ N(0, s_1^2),   w_t ~ N(w_{t-1}, s_1^2),  t = 2 ... 30    the path
-    y_t ~ N(w_t, s_2^2),   t = 1 ... 10 and 21 ... 30
+    y_t ~ N(w_t, s_2^2),   t = 1 ... 10 and 21 ... 30              the middle third is missing
 
 This is the Inference Gym's BrownianMotionUnknownScalesMissingMiddleObservations (Sountsov et al. 2020; package
 inference-gym 0.0.5, Apache licence 2.0, targets/brownian_motion.py; OBSERVED are its 20 float32 observations, from
@@ -11,8 +11,8 @@ default bijector: s_k = softplus(u_k) = log(1 + e^{u_k}), Jacobian included:
 
     log gamma(x) = sum_k [log N(log s_k; 0, 2^2) - log s_k + log sigmoid(u_k)] + log p(w | s_1) + log p(y | w, s_2)
 
-Another bijector is another target with the same log Z. Beyond ELBOs and DDS start at a normal law, and so does P_0 here
-(`start`); it is not the model's prior.
+Another bijector is another target with the same log Z. The methods in Beyond ELBOs, and DDS, start at a normal law, and
+so does P_0 here (`start`); it is not the model's prior.
 
 Truth. Given the scales the rest is linear and Gaussian: y ~ N(0, s_1^2 T + s_2^2 I) with T_ij = min(t_i, t_j), and w
 given y is Gaussian. With a = log s_1 and r = log(s_2 / s_1) the law of (a, r) is a density in the plane,

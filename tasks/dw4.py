@@ -1,4 +1,4 @@
-"""DW4: four particles in the plane whose pairs sit in double wells of their distance.
+"""DW4: four particles in the plane, where the energy of each pair is a double well of its distance.
 
     U(x) = sum_{i < j} a (|x_i - x_j| - 4)^4 + b (|x_i - x_j| - 4)^2,   a = 0.9,  b = -4        pi(x) = exp(-U(x)) / Z
 
@@ -6,18 +6,19 @@ Each pair counts once, at temperature 1 (Koehler et al. 2020, section 5.3, in th
 Midgley et al. 2023 and Akhound-Sadegh et al. 2024). A pair is at rest at 4 - (20 / 9)^(1/2) = 2.509 and at 5.491, and U
 is unchanged by rotations, reflections and permutations.
 
-It is also unchanged by translations, so that exp(-U) has no integral over R^8, where published code has it. Here a
-point is z in R^6, coordinates of the mean-free subspace in an orthonormal basis (gwfbench/metrics/clusters.py); all of
-density, score, moments and Z are with respect to its volume. P_0 = N(0, start^2 I) in z.
+It is also unchanged by translations, so that exp(-U) has no integral over R^8, the space that published code takes.
+Here a point is z in R^6, coordinates of the mean-free subspace in an orthonormal basis (gwfbench/metrics/clusters.py);
+density, score, moments and Z are all with respect to its volume. P_0 = N(0, start^2 I) in z.
 
-Truth, all exact:
+Truth, all of it exact:
 
-* draws by rejection. Particle 1 at the origin, the others around it at distances from r exp(-V(r)) and uniform angles,
-  V one pair's energy; kept with probability exp(-V) / max exp(-V) of the other three pairs; then the mean is taken off.
+* draws by rejection. Particle 1 is at the origin, the others are around it at distances from r exp(-V(r)) and uniform
+  angles, V one pair's energy. This is kept with probability exp(-V) / max exp(-V) of the other three pairs; then the
+  mean is taken off.
 * log Z by quadrature. With W(r) = r exp(-V(r)) and A_k(r, s) the k-th Fourier coefficient, in the angle, of exp(-V) of
   the distance of two particles at r and s from particle 1, Z = (2 pi)^3 / 4 sum_k tr (W A_k)^3; the diagonal of the
   same sum is the law of one pair distance. The factor 1 / 4 is the volume: dz = N^{-D/2} du for positions u relative to
-  particle 1. Three grids give the same 14 digits; tests/exact/test_dw4.py computes it anew.
+  particle 1. Three grids give the same 14 digits; tests/exact/test_dw4.py computes it again.
 * moments by symmetry: mean 0 and covariance E|x_1 - x_2|^2 / 4 I.
 
 The file of reference draws that the literature shares (`test_split_DW4.npy` in the repository jarridrb/DEM, from MCMC)
@@ -55,7 +56,7 @@ CHUNK = 16384  # points that the truth takes to float64 at once
 @dataclass(frozen=True)
 class DW4:
     start: Positive = 2.0
-    "standard deviation of P_0; default: pairs of P_0 are about as far apart as the target's"
+    "standard deviation of P_0; at the default, pairs of P_0 are about as far apart as the target's"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (

@@ -1,17 +1,18 @@
-"""Neal's funnel: one coordinate sets the width of all others; the flow of KL(. || pi) to its limit.
+"""Neal's funnel: one coordinate sets the scale of all others; the flow of KL(. || pi), judged at its limit.
 
     x_0 ~ N(0, 3^2),   x_i | x_0 ~ N(0, e^{x_0}),   i = 1 ... d - 1,   P_0 = N(0, start^2 I)
     log pi(x) = log N(x_0; 0, 9) - (d - 1) (x_0 + log 2 pi) / 2 - e^{-x_0} sum_i x_i^2 / 2
     grad_0 log pi = -x_0 / 9 - (d - 1) / 2 + e^{-x_0} sum_i x_i^2 / 2,   grad_i log pi = -e^{-x_0} x_i
     mean 0,   covariance diag(9, e^{4.5}, ..., e^{4.5}),   log Z = 0
 
-Neal 2003, section 8, with d = 10; 3 is the standard deviation of x_0, and e^{x_0} the variance of the others. P_0 with
-start = 1 is that of SMC in Blessing et al. 2024 ("Beyond ELBOs"). Their code clips the draws that it compares with to
-[-30, 30] (sample_bounds in their settings of this target); here nothing is clipped, so that the draws have the density.
+(Neal 2003, section 8, with d = 10.) 3 is the standard deviation of x_0, and e^{x_0} the variance of the others. P_0
+with start = 1 is that of SMC in Blessing et al. 2024 ("Beyond ELBOs"). Their code clips the draws that it compares with
+to [-30, 30] (sample_bounds in their settings of this target); here nothing is clipped, so that the draws have the
+density.
 
-The tails are heavy: E x_i^2 = e^{4.5} = 90, to which mostly draws with x_0 about 9 contribute, one in a thousand, and
-E x_i^4 = 3 e^{18}. Wasserstein distances and moments of 1e5 points are therefore mostly the luck of the few furthest
-ones, and are not among the metrics. The truth has its moments all the same.
+The tails are heavy: E x_i^2 = e^{4.5} = 90, to which mostly draws with x_0 about 9 contribute, one in a thousand, and E
+x_i^4 = 3 e^{18}. Wasserstein distances and moments of 1e5 points therefore depend mostly on the few furthest points,
+that is on luck, and are not among the metrics. The truth has its moments all the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gaussian: the flow of KL(. || N(b, C)) from N(0, I) to its limit, C anisotropic and as ill-conditioned as you like.
+"""Gaussian target: the flow of KL(. || N(b, C)) from N(0, I), judged at its limit; C can be badly conditioned.
 
     C = Q diag(l) Q',   l_i = condition^(-i / (d - 1)), i = 0 ... d - 1 (log-spaced, the largest 1),   b ~ N(0, I)
 

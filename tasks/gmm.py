@@ -1,4 +1,4 @@
-"""Gaussian mixture: equal weights, spherical components, means uniform in a box; the flow of KL(. || pi) to its limit.
+"""Gaussian mixture with equal weights and means uniform in a box: the flow of KL(. || pi), judged at its limit.
 
     pi(x) = 1/K sum_k N(x; mu_k, s^2 I),   mu_k ~ Uniform([-spread, spread]^d),   P_0 = N(0, 16 I)
     grad log pi(x) = (sum_k r_k(x) mu_k - x) / s^2,   r_k(x) = softmax_k((x . mu_k - |mu_k|^2 / 2) / s^2)
@@ -8,8 +8,8 @@ Fan et al. 2022, sections 5.1 and F.2: K = 10, s = 1, and a side l by dimension 
 from [-l/2, l/2]^d, their code from [-l, l]^d, twice as wide, and the published curves are the code's.
 
 `spread` is the half-width of the box. Its default is Table 4's l, which gives the code's box; for the text's box write
-half of it: `gmm:dim=2,spread=2.5`. A dimension that Table 4 lacks takes the l of the nearest smaller one in the table
-(dimension 1: that of 2). The draws of the means are ours, because the paper does not contain the authors'.
+half of it: `gmm:dim=2,spread=2.5`. A dimension that Table 4 lacks takes the l of the nearest smaller dimension in the
+table (dimension 1: that of 2). The draws of the means are ours, because the paper does not contain the authors'.
 
 The energy at the limit is 0. `mode_coverage` compares the shares of the components (gwfbench/metrics/modes.py).
 """
@@ -119,7 +119,7 @@ class GMM:
 def _logits(x: Tensor, means: Tensor, s: float) -> Tensor:
     """(x . mu_k - |mu_k|^2 / 2) / s^2, (S, K, n): log N(x; mu_k, s^2) up to what no k changes.
 
-    K before n: a softmax over few numbers that lie side by side would take most of a score's time (in 2-D 8/9 of it).
+    K before n: a softmax over few adjacent numbers would take most of a score's time (in 2-D 8/9 of it).
     """
     return torch.baddbmm(-0.5 * means.square().sum(-1, keepdim=True) / s**2, means / s**2, x.mT)
 

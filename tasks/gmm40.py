@@ -1,22 +1,22 @@
-"""GMM-40: forty equal Gaussians with means uniform in [-40, 40]^d; the flow of KL(. || pi) to its limit.
+"""GMM-40: forty equal Gaussians with means uniform in [-40, 40]^d; the flow of KL(. || pi), judged at its limit.
 
     pi(x) = 1/40 sum_k N(x; mu_k, s^2 I),   P_0 = N(0, start^2 I),   start = 40,   log Z = 0
 
-Several densities are called so, and no result on one is a result on another. `variant` chooses:
+Several densities have this name, and no result on one is a result on another. `variant` chooses:
 
     fab   mu by PyTorch, (rand(40, d) - 1/2) 2 x 40 from seed 0; s = softplus(1) = 1.3133. Midgley et al. 2023
           (fab-torch: experiments/gmm/run.py, fab/target_distributions/gmm.py) with d = 2. Their log-density is -inf
-          below -1e4; this cut is left out, as it has no gradient. In d = 50 the same program; nobody has published it.
+          below -1e4; this cut is left out, as it has no gradient. d = 50 is the same program, and unpublished.
     jax   mu by JAX, 40 uniform(PRNGKey(0), (40, d), minval=-1, maxval=1); s = 1. Blessing et al. 2024 ("Beyond ELBOs":
           targets/gmm40.py) with d = 2 and 50, and fab-jax' gmm_v0 with 40 components. These are the numbers of JAX
-          before 0.5, which changed its default stream (jax_threefry_partitionable): a newer one gives other means.
+          before 0.5, which changed its default stream (jax_threefry_partitionable): newer versions give other means.
           With d = 50 they are also the means that neural_JKO_ic (Hertrich and Gruhlke 2025) has in its GMM40_mean.pck.
 
 gwfbench/data/gmm40.npz has the means as float32, as both programs make them; scripts/gmm40_means.py made it. With
 start = 40, P_0 is what Blessing et al. start their methods from on this target. All seeds share one target.
 
-`mode_weights` and `emc` compare the shares of the components (gwfbench/metrics/modes.py). `ksd` hardly sees them: far
-from all other modes, a mode's weight does not change the score in it.
+`mode_weights` and `emc` compare the shares of the components (gwfbench/metrics/modes.py). `ksd` hardly sees the shares:
+at a mode that is far from all others, the score does not change with the mode's weight.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NAME = "data/gmm40.npz"
 @dataclass(frozen=True)
 class GMM40:
     variant: Literal["fab", "jax"] = "jax"
-    """whose means and standard deviation; fab: of Midgley et al., s = 1.3133; jax: of Blessing et al., s = 1"""
+    """set of means and standard deviation; fab: of Midgley et al., s = 1.3133; jax: of Blessing et al., s = 1"""
     dim: Literal[2, 50] = 2
     "dimension d"
     start: Positive = 40.0

@@ -1,15 +1,16 @@
-"""GMM-d: ten narrow Gaussians in a small box in up to 200 dimensions; the flow of KL(. || pi) to its limit.
+"""GMM-d: ten narrow Gaussians in a small box, in up to 200 dimensions; the flow of KL(. || pi), judged at its limit.
 
     pi(x) = 1/10 sum_k N(x; mu_k, 0.01 I),   mu_k ~ Uniform([-1, 1]^d),   P_0 = N(0, start^2 I),   log Z = 0
 
-Hertrich and Gruhlke 2025 (importance corrected neural JKO), with d = 10, 20, 50, 100, 200 and start = 1. Their code has
-five sets of means for each d, for five repetitions: data/mixture_means/mixture_means{1..5}_{d}.pck of
+(Hertrich and Gruhlke 2025, importance corrected neural JKO, with d = 10, 20, 50, 100, 200 and start = 1.) Their code
+has five sets of means for each d, for five repetitions: data/mixture_means/mixture_means{1..5}_{d}.pck of
 johertrich/neural_JKO_ic (commit 74fe27a, MIT licence). With repetition=1 to 5 the task has exactly these, from the file
 mixture_means.npz in `data_root`: NumPy arrays means{repetition}_{d} of shape (10, d), float32. Each array must have the
-published values (its SHA-256 is known), and what the file holds is part of a run's identity. All seeds share the set.
+published values (its SHA-256 is known), and the content of the file is part of a run's identity. All seeds share the
+set.
 
-Without a repetition, each seed draws means of its own from the same law: the same problem, but not one whose published
-results can be compared run by run.
+Without a repetition, each seed draws means of its own from the same law. That is the same problem, but its results
+can't be compared with published ones run by run.
 
 `mode_weights` and `emc` compare the shares of the components (gwfbench/metrics/modes.py), which the paper does by the
 mean squared error of their weights.
@@ -52,7 +53,7 @@ class GMMd:
     dim: Literal[10, 20, 50, 100, 200] = 10
     "dimension d"
     repetition: Annotated[int, between(1, 5)] | None = None
-    "which of the five published sets of means; default: means of our own, drawn per seed from the same law"
+    "number of one of the five published sets of means; default: means of our own, drawn per seed from the same law"
     data_root: str | None = None
     "folder of mixture_means.npz, which holds the published sets"
     start: Positive = 1.0

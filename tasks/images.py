@@ -1,4 +1,4 @@
-"""Images: move N(0, I) in pixel space to a data set of images, judged against its test part.
+"""Images: transport N(0, I) in pixel space to a data set of images, by default judged against its test part.
 
     x = u / 127.5 - 1,   u in 0 ... 255 a pixel of a training image, (c, h, w)
 
@@ -7,15 +7,17 @@ Metrics first round the points that they judge to u, as if the images were saved
 
 The target's samples are the training part, drawn with replacement, and mirrored with probability 1/2 if `flip`. The law
 that the images come from is unknown, so the truth consists of images. Metrics compare `fake` points with `real` images
-of the part that `against` names: the test part, which no method gets, or the training part, which all methods get. By
-the latter most papers are judged, and a method that merely repeats its training images is without fault there; by the
-former it reaches the floor.
+of the part that `against` names: the test part, which no method gets, or the training part, which all methods get. Most
+papers compare with the training part: there a method that merely repeats its training images is without fault.
+Compared with the test part, it reaches the floor.
 
 The control `exact` draws, without replacement and never mirrored, from images that are not compared with: from the
-training part if that is the test part, else from what is left of the training part and from the test part. Its value is
-the train-test floor of a metric. Of CIFAR-10's 60,000 images 50,000 may be compared with; the 10,000 others are too few
-for the floor of `fid_50k_train`, and fewer points would give a higher value: there is none. Such a task also has each
-metric with as many points as are left, `fid_50k_10k_train`, and its floor.
+training part if metrics compare with the test part, otherwise from the rest of the training part and from the test
+part. Its value is the train-test floor of a metric.
+
+Of CIFAR-10's 60,000 images 50,000 may be compared with. The other 10,000 are too few for the floor of `fid_50k_train`,
+as fewer points would give a higher value, so there is none. Such a task also has each metric with as many points as are
+left, `fid_50k_10k_train`, and its floor.
 
 FID, KID, inception score, precision and recall use the features of torch-fidelity's Inception if the file of its
 weights is where torch-fidelity puts it. Each is also there by a small classifier that comes with gwfbench for most data
@@ -23,8 +25,8 @@ sets, with its name and hash, as in `fid_360_digits@ab12`. How a protocol is wri
 gwfbench/datasets/protocols.py.
 `mmd`, `sliced_w2` and `w2` are computed on the pixels, by at most as many points as there are images.
 
-Of a folder of your own, and of JPEG copies, what the images hold is part of the identity of a run, not where the folder
-lies: runs on images that have changed since are stale.
+For a folder of your own, and for JPEG copies, the content of the images is part of a run's identity, not the place of
+the folder: if the images change, earlier runs are stale.
 """
 
 from __future__ import annotations
@@ -163,7 +165,7 @@ class Images:
         return [f"no {', '.join(NAMES)}: {why}"] if why else []
 
     def _no_network(self) -> str:
-        """Why no network is at hand for metrics; empty if one is, or is to be downloaded."""
+        """Why metrics have no network; empty if they have one, or if it is to be downloaded."""
         try:
             from gwfbench.nn import fidelity
         except ImportError:
@@ -203,5 +205,5 @@ class Images:
 
 
 def network(data: str) -> str:
-    """Whose classifier judges a data set."""
+    """The name of the data set whose classifier judges this one."""
     return "cifar10" if data == images.JPEG else data

@@ -1,33 +1,35 @@
-"""Log-Gaussian Cox process: the posterior of the log-intensity of 126 pine saplings on a grid of g x g bins, d = g^2.
+"""Log-Gaussian Cox process: the posterior of the log-intensity of 126 pine saplings on a grid of g x g bins.
 
     x ~ N(mu, K),   K_mn = s^2 exp(-|m - n| / (g b)),   s^2 = 1.91,   b = 1/33,   mu = log 126 - s^2 / 2
     log gamma(x) = log N(x; mu, K) + sum_m (y_m x_m - e^{x_m} / g^2)
     score(x) = K^-1 (mu - x) + y - e^x / g^2
 
-m and n are the bins' integer places (row, column), y_m the points in bin m. The constants are those of Moller,
-Syversveen and Waagepetersen 1998; the target is that of Heng et al. 2020 (controlled SMC, grid=30) and Arbel et al.
-2021 (annealed flow transport, annealed_flow_transport/densities.py, grid=40). What has no x in the Poisson law, log
-y_m! and y_m log g^2, is left out, as there. P_0 is the prior.
+The dimension is d = g^2; m and n are the bins' integer places (row, column), y_m the points in bin m. The constants are
+those of Moller, Syversveen and Waagepetersen 1998. The target is that of Heng et al. 2020 (controlled SMC, grid=30) and
+Arbel et al. 2021 (annealed flow transport, annealed_flow_transport/densities.py, grid=40). As there, those terms of the
+Poisson law that do not depend on x, log y_m! and y_m log g^2, are left out. P_0 is the prior.
 
 `coordinates=white` has the same posterior in z = L^-1 (x - mu), K = L L', where the prior is N(0, I) and the posterior
 well conditioned. log Z is the same.
 
-`data`, two data sets that go by the same name in the literature:
+`data` chooses one of two data sets that have the same name in the literature:
 
-- pines126: the 126 points in their 10 x 10 window moved to the unit square, (x + 5) / 10 and (y + 8) / 10. It is the
+- pines126: the 126 points in their 10 x 10 window, moved to the unit square by (x + 5) / 10 and (y + 8) / 10. It is the
   file of annealed flow transport and its followers, of FAB and of Beyond ELBOs.
 - dds127: 127 points, as in the file of denoising diffusion samplers (DDS) and of importance-corrected neural JKO. Its
-  first point stands twice (for a loader that skips the first line), and the coordinates are stretched until they fill
-  the square. The file itself is not at hand, so this is a reconstruction: each coordinate is rounded to 0.01,
+  first point is there twice (for a loader that skips the first line), and the coordinates are stretched until they fill
+  the square. The file itself was not available, so this is a reconstruction: each coordinate is rounded to 0.01,
   stretched from its least and largest value to [0, 1], and rounded to 0.0001. Of the roundings tried it is the one that
   gives both known facts: 63 of 1600 bins differ from pines126's, and log Z = 512.4. mu stays log 126 - s^2 / 2.
 
-Truth (gwfbench/data/lgcp/README.md, scripts/evidence_reference.py): log Z with its standard error by bridge sampling,
-with annealed importance sampling as witness. Draws are independent: each starts at a draw of the best Gaussian
+Truth (gwfbench/data/lgcp/README.md, scripts/evidence_reference.py): log Z with its standard error is by bridge
+sampling, and annealed importance sampling checks it. Draws are independent: each starts at a draw of the best Gaussian
 approximation and makes TRAJECTORIES steps of Hamiltonian Monte Carlo, which leave the posterior invariant and forget
-the start (the certificate says how fast). Each seed gets its own, and metrics compare with others than `exact` gives.
-Mean and covariance are of the certificate's long run, for grid=8 and 16 alone: for larger grids the file would be too
-large, so that metrics which need them are missing there. `log_prob` of the truth is log gamma minus that log Z.
+the start (the certificate says how fast). Each seed gets its own draws, and metrics compare with other draws than
+`exact` gives.
+
+Mean and covariance are those of the certificate's long run, for grid=8 and 16 alone. For larger grids the file would be
+too large, so the metrics that need them are missing there. `log_prob` of the truth is log gamma minus that log Z.
 """
 
 from __future__ import annotations
@@ -62,11 +64,11 @@ DOUBLE = torch.float64
 @dataclass(frozen=True)
 class LGCP:
     grid: Literal[40, 32, 30, 16, 8] = 40
-    "bins along each side; d is its square (8: ours, for quick tests)"
+    "number of bins along each side; d is its square (8: ours, for quick tests)"
     data: Literal["pines126", "dds127"] = "pines126"
-    "points; dds127: stretched to fill the square, the first one twice, as in the file of DDS (grid=40 only)"
+    "data set; dds127: points stretched to fill the square, the first one twice, as in the file of DDS (grid=40 only)"
     coordinates: Literal["latent", "white"] = "latent"
-    "latent: the log-intensity x; white: L^-1 (x - mu), in which the prior is N(0, I)"
+    "coordinates of a point; latent: the log-intensity x; white: L^-1 (x - mu), in which the prior is N(0, I)"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (

@@ -1,4 +1,4 @@
-"""LJ13: a Lennard-Jones cluster of 13 particles in space, in a harmonic trap.
+"""LJ13: a Lennard-Jones cluster of 13 particles in three dimensions, in a harmonic trap.
 
     U(x) = depth sum_{i < j} (r_ij^-12 - 2 r_ij^-6) + 1/2 sum_i |x_i - mean(x)|^2,   r_ij = |x_i - x_j|
     pi(x) = exp(-U(x)) / Z
@@ -7,19 +7,19 @@ A pair is at rest at r = 1 with energy -depth, which in the usual form 4 eps ((s
 s = 2^(-1/6): the icosahedron has the known energy -44.3268 depth without the trap.
 
 The published targets are two densities (Koehler et al. 2020 introduced them). `pairs=once` counts each pair once, depth
-1: the code of Midgley et al. 2023 and what follows it, over ordered pairs with a factor 1 / 2. `pairs=twice` counts it
-twice, depth 2: the code of Akhound-Sadegh et al. 2024 (jarridrb/DEM), over ordered pairs with a factor 1. The reference
-draws that this repository publishes obey E[z . grad U] = 36 for pairs=twice (36.0 +- 0.6) and not for once
-(27.0 +- 0.3).
+1: so do the code of Midgley et al. 2023 and its followers, over ordered pairs with a factor 1 / 2. `pairs=twice` counts
+each pair twice, depth 2: so does the code of Akhound-Sadegh et al. 2024 (jarridrb/DEM), over ordered pairs with a
+factor 1. The reference draws that this repository publishes obey E[z . grad U] = 36 for pairs=twice (36.0 +- 0.6) and
+not for once (27.0 +- 0.3).
 
-U is unchanged by rotations, reflections, permutations and translations, so that exp(-U) has no integral over R^39,
-where published code has it. Here a point is z in R^36, coordinates of the mean-free subspace in an orthonormal basis
-(gwfbench/metrics/clusters.py). P_0 = N(0, start^2 I) in z; start = 1 is the trap's own law.
+U is unchanged by rotations, reflections, permutations and translations, so that exp(-U) has no integral over R^39, the
+space that published code takes. Here a point is z in R^36, coordinates of the mean-free subspace in an orthonormal
+basis (gwfbench/metrics/clusters.py). P_0 = N(0, start^2 I) in z; start = 1 is the trap's own law.
 
 Truth: 4096 independent draws of each density, the last states of as many chains of HMC from two starts that agree
 (scripts/lj13_reference.py; certificates next to the draws). With `data_root` it is the published draws of pairs=twice:
-MCMC, checked by the identity above alone. Half of them are what `exact` gives, half what metrics compare with; each is
-turned, reflected and renamed at random, which keeps the law. log Z is not known.
+MCMC, checked by the identity above alone. `exact` gives one half of them, and metrics compare with the other half. Each
+draw is turned, reflected and its particles permuted at random, which keeps the law. log Z is not known.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CHUNK = 16384  # points that the truth takes to float64 at once
 @dataclass(frozen=True)
 class LJ13:
     pairs: Literal["once", "twice"] = "once"
-    "how often a pair counts; twice: wells twice as deep, as in the code of Akhound-Sadegh et al."
+    "number of times that a pair counts; twice: wells twice as deep, as in the code of Akhound-Sadegh et al."
     start: Positive = 1.0
     "standard deviation of P_0"
     data_root: str | None = None
@@ -125,7 +125,7 @@ def log_slope(z: Tensor, depth: float) -> Tensor:
 
 
 def _draw(points: Tensor, index: int, n: int, streams: Streams) -> Tensor:
-    """n of the points for each seed, each turned, reflected and renamed at random."""
+    """n of the points for each seed, each turned, reflected and its particles permuted at random."""
     if n > len(points):
         raise ValueError(f"{len(points)} draws are at hand; {n} were asked for")
     host = streams.host()

@@ -1,11 +1,11 @@
-"""Bayesian logistic regression as the evidence literature has it: the posterior of w given all rows, and its log Z.
+"""Bayesian logistic regression with a known log Z: the posterior of the weights given all rows, and its evidence.
 
     p(y | w) = sigmoid(y w . f),  y in {-1, 1},  f = (1, features)      w ~ N(0, s^2 I),  s = 1 (credit: s = 10)
     log gamma(w) = sum_i log sigmoid(y_i w . f_i) - |w|^2 / (2 s^2) - (d / 2) log(2 pi s^2)
     Z = integral of gamma = p(y), the evidence
 
-There is no scale parameter and no split: that is what sets it apart from task `blr`. The intercept comes first and has
-the prior of the others. P_0 is the prior.
+This is the model of the evidence literature. It has no scale parameter and no split into training and test rows, unlike
+task `blr`. The intercept comes first and has the same prior as the other weights. P_0 is the prior.
 
 | data | rows | d | features | sources |
 |---|---|---|---|---|
@@ -13,14 +13,14 @@ the prior of the others. P_0 is the prior.
 | ionosphere | 351 | 35 | mean 0, variance 1; the second is constant, so 0, and its weight keeps its prior | the same |
 | credit | 1000 | 25 | 24 numbers, variance 1, the mean not taken off | Blessing et al. 2024 (Beyond ELBOs) |
 
-Variants that stand under one name elsewhere: Blessing et al.'s code has credit's prior commented out (before February
-2025), so that its log Z is of the likelihood alone: that is `prior=none`, with the same P_0. The files of sonar and
-ionosphere carry each other's names in the code of DDS; the numbers of features tell which is which.
+Some variants have the same name elsewhere. Blessing et al.'s code has credit's prior commented out (before February
+2025), so that its log Z is that of the likelihood alone: `prior=none` here, with the same P_0. In the code of DDS the
+files of sonar and ionosphere carry each other's names; the numbers of features tell which is which.
 
-log Z is the mean weight of an importance sample of about a million points, its standard error below 0.005; repeated
-tempered SMC runs agree (scripts/logistic_reference.py; gwfbench/data/logistic/NAME.json has all numbers). The truth's
-draws, moments and `log_prob` are certified in the same way (gwfbench/datasets/certified.py). A set whose certificate is
-not in the package has no truth yet.
+log Z is the log of the mean weight of an importance sample of about a million points, with a standard error below
+0.005. Repeated tempered SMC runs agree (scripts/logistic_reference.py; gwfbench/data/logistic/NAME.json has all
+numbers). The truth's draws, moments and `log_prob` are certified in the same way (gwfbench/datasets/certified.py). A
+data set whose certificate is not in the package has no truth yet.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ DEVIATION = {"sonar": 1.0, "ionosphere": 1.0, "credit": 10.0}  # s
 @dataclass(frozen=True)
 class Logistic:
     data: Literal["sonar", "ionosphere", "credit"] = "ionosphere"
-    "data set; all come with the package"
+    "data set; each comes with the package"
     prior: Literal["yes", "none"] = "yes"
-    "whether the log-density has its prior N(0, s^2 I); none: the likelihood alone, as in published code (credit only)"
+    "prior in the log-density; yes: N(0, s^2 I); none: the likelihood alone, as in published code (credit only)"
 
     offers: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     metrics: ClassVar[tuple[str, ...]] = (

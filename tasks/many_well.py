@@ -1,9 +1,9 @@
-"""Many well: a product of double wells and Gaussians, with 2^m modes; the flow of KL(. || pi) to its limit.
+"""Many well: a product of double wells and Gaussians, with 2^m modes; the flow of KL(. || pi), judged at its limit.
 
     log pi(x) = sum_{i in W} p(x_i) - 1/2 sum_{i not in W} x_i^2,   P_0 = N(0, start^2 I)
     log Z = m log int e^p + (d - m) log(2 pi) / 2,   m = |W|
 
-Two families have this name, and results on one of the three targets are none on another. `variant` chooses:
+Two families have this name, and a result on one of the three targets is no result on another. `variant` chooses:
 
     fab32   p(x) = x / 2 + 6 x^2 - x^4,  d = 32, W = {0, 2, ..., 30}: 16 pairs of a well and a Gaussian. Midgley et al.
             2023 (fab-torch: fab/target_distributions/many_well.py; a = -0.5, b = -6, c = 1). The right well of each has
@@ -21,10 +21,12 @@ The problem offers log pi as it stands, not normalised. With start = 1, P_0 is w
 from on mw5, and the base of the flows of Midgley et al. before training; for mw50 it is our choice.
 
 `well_weights` compares the share of each well's right side, for all m wells. `mode_weights` and `emc`
-(gwfbench/metrics/modes.py) compare the joint law of the sides of the first five, 32 modes: 2^16 of them would be too
-many for any number of points at hand. On mw5 and mw50 the wells are equal, and by symmetry P_0 has the right shares
-and mean already: there these and `moments_mean` see only what a method has spoilt. On mw50, w2 and c2st hardly tell
-even P_0 from the target, from which it differs in 5 of 50 coordinates.
+(gwfbench/metrics/modes.py) compare the joint law of the sides of the first five wells, 32 modes; 2^16 modes would be
+too many for any number of points that is judged.
+
+On mw5 and mw50 the wells are equal, and by symmetry P_0 has the right shares and mean already. There these metrics and
+`moments_mean` see only what a method has spoilt. On mw50, w2 and c2st hardly tell even P_0 from the target, from which
+it differs in 5 of 50 coordinates.
 """
 
 from __future__ import annotations
@@ -215,7 +217,7 @@ class _Inverse:
 
 
 def _joint(target: _Target, rng: Streams) -> tuple[Metric, ...]:
-    """A mode is which sides a point is on, in the first wells: a binary number whose last digit is the first well's."""
+    """A mode says on which side of each of the first wells a point is: a binary number, last digit the first well's."""
     well, count = target.well, min(JOINT, target.count)
     sides = [[number >> bit & 1 for bit in range(count)] for number in range(2**count)]
     shares = [math.prod(well.right if side else 1 - well.right for side in each) for each in sides]

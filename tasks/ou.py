@@ -1,4 +1,4 @@
-"""Ornstein-Uhlenbeck: the flow of KL(. || N(b, A^-1)) from N(0, I), Gaussian at every time.
+"""Ornstein-Uhlenbeck process: the flow of KL(. || N(b, A^-1)) from N(0, I), Gaussian at every time.
 
     dX = -A (X - b) dt + sqrt(2) dW,   X_0 ~ N(0, I)
     mean m_t = (I - e^{-A t}) b,   covariance C_t = A^-1 (I - e^{-2 A t}) + e^{-2 A t}

@@ -1,4 +1,4 @@
-"""Bayesian logistic regression on a table of one's own: the posterior of w given its rows.
+"""Bayesian logistic regression on a table of your own: the posterior of the weights w given its rows.
 
     p(y | w) = sigmoid(y w . f),  y in {-1, 1},  f = (1, features)      w ~ N(0, s^2 I),  s = `deviation`
     log p(w) = sum_i log sigmoid(y_i w . f_i) - |w|^2 / (2 s^2) + const
@@ -7,7 +7,7 @@ The last column is the class: two different numbers, of which the larger is y = 
 on the training part. Rows are permuted by NumPy's default_rng(42), the first int(0.8 N) for training; the others give
 the predictive log-likelihood and accuracy. P_0 is the prior.
 
-No draws of this posterior are known, so that there is no distance to the truth and no `exact`. It is judged on the test
+No draws of this posterior are known, so there is no distance to the truth and no `exact`. It is judged on the test
 part, and by KSD, which needs the score alone and is 0 on average for draws of the truth. `blr` and `logistic` have data
 sets whose posteriors are certified.
 """
@@ -41,8 +41,8 @@ STEPS, TOLERANCE = 100, 1e-8  # of Newton's method
 @dataclass(frozen=True)
 class OwnLogistic:
     file: str = BUILT_IN
-    "rows of features and, last, the class: a .csv (with or without names), .npy or .npz file; breast_cancer is \
-scikit-learn's"
+    """file of rows, each with features and, last, the class: .csv (with or without names), .npy or .npz;
+    breast_cancer: scikit-learn's data set"""
     deviation: Positive = 1.0
     "standard deviation s of the prior of each weight"
 

@@ -1,10 +1,10 @@
-"""Samples of one's own: points of a file, of which one half is the target and the other half judges.
+"""Samples of your own: one half of the points of a file is the target, and metrics compare with the other half.
 
     x = (row - mean) / deviation, both of the training half, column by column          (scale=standard)
 
-Rows are permuted by NumPy's default_rng(42). The first half is what methods get, drawn with replacement, and what the
-control `exact` draws from, without; metrics compare with the second half. So `exact` is what a method can reach that
-knows no more than the training half. P_0 is N(0, start^2 I).
+Rows are permuted by NumPy's default_rng(42). Methods get the first half, drawn with replacement. The control `exact`
+draws from it too, without replacement. Metrics compare with the second half. So `exact` shows what a method can reach
+that knows no more than the training half. P_0 is N(0, start^2 I).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BUILT_IN = ("iris", "wine")  # of scikit-learn
 @dataclass(frozen=True)
 class OwnSamples:
     file: str = "iris"
-    "points, one a row: a .csv (with or without names), .npy or .npz file; iris and wine are scikit-learn's"
+    "file of points, one per row: .csv (with or without names), .npy or .npz; iris, wine: scikit-learn's data sets"
     scale: Literal["standard", "none"] = "standard"
-    "standard: mean 0 and variance 1 in each column of the training half"
+    "scale of the columns; standard: mean 0 and variance 1 in each column of the training half; none: that of the file"
     start: Positive = 1.0
     "standard deviation of P_0"
 

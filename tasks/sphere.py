@@ -1,4 +1,4 @@
-"""Mixture of von Mises-Fisher laws on the unit sphere S^{d-1}, from the uniform law, by samples.
+"""Mixture of von Mises-Fisher laws on the unit sphere S^{d-1}, given by samples; P_0 is uniform on the sphere.
 
     p(x) = sum_k w_k C exp(kappa mu_k . x),   log C = (d/2 - 1) log kappa - d/2 log 2 pi - log I_{d/2 - 1}(kappa)
 

@@ -1,4 +1,4 @@
-"""Two-dimensional shapes: the toy targets of the field, each with exact draws, density, score and moments.
+"""Two-dimensional shapes: the common toy targets, each with exact draws, density, score and moments.
 
 All except the last are Y + s Z with Y on points, curves or squares and Z ~ N(0, I), so that each has a density
 p(x) = E exp(-|x - Y|^2 / 2 s^2) / (2 pi s^2) and, by Tweedie's formula, the score (E[Y | x] - x) / s^2:

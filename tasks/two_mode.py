@@ -1,13 +1,13 @@
-"""Two modes of unequal weight: how the error of their weights grows with separation and dimension.
+"""Two modes of unequal weight: how the error of the weights grows with separation and dimension.
 
     pi(x) = w N(x; -a 1, v I) + (1 - w) N(x; a 1, v I),   1 = (1, ..., 1) in R^d,   P_0 = N(0, start^2 I),   log Z = 0
 
 Grenioux, Noble and Gabrie 2025 propose to judge samplers by the weight of the modes of such a law as the modes part and
-d grows. The numbers are those of the same authors' code: w = 2/3, v = 0.05, a = 1, modes left as they are
-(sde_sampler_lrds, sde_sampler/distr/gauss.py, TwoModes; slips, experiments/two_modes_utils.py, where all is also moved
-by a / 3, which makes the mean 0: centered=true). Their ill-conditioned covariances are not offered. The default
-dimension and P_0 are ours: start = sqrt(a^2 + v), the root mean square of a coordinate under pi (not centred), so that
-P_0 reaches both modes at each separation.
+d grows. The numbers are those of the same authors' code: w = 2/3, v = 0.05, a = 1, and modes that are not moved
+(sde_sampler_lrds, sde_sampler/distr/gauss.py, TwoModes). In another code of theirs (slips,
+experiments/two_modes_utils.py) all is also moved by a / 3, which makes the mean 0: centered=true. Their ill-conditioned
+covariances are not offered. The default dimension and P_0 are ours: start = sqrt(a^2 + v), the root mean square of a
+coordinate under pi (not centred), so that P_0 reaches both modes at each separation.
 
 The modes are 2 a sqrt(d) apart; in units of their own width that is 2 a sqrt(d / v), 28 with the defaults.
 `mode_weights` is |share of the points in the first mode - w|; a point's mode is drawn by its posterior probability
@@ -42,7 +42,7 @@ class TwoMode:
     variance: Positive = 0.05
     "variance v of both modes, in each coordinate"
     centered: bool = False
-    "whether all is moved so that its mean is 0"
+    "whether the target is moved so that its mean is 0"
     start: Positive | None = None
     "standard deviation of P_0; default: sqrt(a^2 + v)"
 

@@ -1,16 +1,17 @@
-"""Two far points: laws at which flows stand still though they are not the target, and masses that must cross a gap.
+"""Two distant points: laws where flows stand still away from the target, and masses that must cross a gap.
 
     target = s N(+a e, noise^2 I) + (1 - s) N(-a e, noise^2 I),   e the first axis, s = share
     P_0    = N(0, start^2 I); or, with start_share, N(+-a e, start^2 I) with that share at +a
 
-With start = 0 all particles sit at 0, where every mean shift to two equal masses vanishes. This is a fixed point of
+With start = 0 all particles start at 0, where every mean shift to two equal masses vanishes. This is a fixed point of
 drifting although q is not p (V(0) = 0 for p = (delta_a + delta_-a) / 2). Particles that coincide have the same velocity
-under any field that depends on x alone, so they can't separate: batches of targets, never quite balanced, make them
-fall to one point together wherever the field is unstable. Only fields that tell equal points apart by their rank
-(sliced) split them.
+under any field that depends on x alone, so they can't separate. Batches of targets are never quite balanced, so
+wherever the field is unstable the particles go to one of the two points together. Only fields that tell equal points
+apart by their rank (sliced) split them.
 
-With start > 0 a field must still see a distance of a from where q's own points are near. With a start_share other than
-share all points are at modes, and only the masses are wrong: fields whose affinities are local do not see that.
+With start > 0 a field must still act over a distance of a, while the other points of q are near. With a start_share
+other than share all points are at modes, and only the masses are wrong: fields that act over short distances only do
+not see that.
 """
 
 from __future__ import annotations

@@ -78,9 +78,9 @@ def changed(**change):
 
 
 BAD = {
-    "not JSON": ("{", "not JSON", "one JSON object a line"),
-    "not UTF-8": (b"\xff\xfe", "not JSON", "one JSON object a line"),
-    "deep": ("[" * 100_000, "not JSON", "one JSON object a line"),
+    "not JSON": ("{", "not JSON", "one JSON object per line"),
+    "not UTF-8": (b"\xff\xfe", "not JSON", "one JSON object per line"),
+    "deep": ("[" * 100_000, "not JSON", "one JSON object per line"),
     "a list": ("[]", "job []", "the values task"),
     "a number": ("3", "job 3", "the values task"),
     "a name twice": (GOOD.replace('{"task"', '{"seeds": [9], "task"'), "a name is given twice", "one JSON object"),

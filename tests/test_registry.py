@@ -57,7 +57,7 @@ def test_fields_by_type():
     assert [registry.configure(Stranger, "s", {"one": text}).one for text in ("a", "none")] == ["a", None]
     for values, expected in (
         ({"on": "1"}, "true or false"),
-        ({"sizes": "1"}, "a field that can be typed"),
+        ({"sizes": "1"}, "a field that a command can set"),
         ({"word": "bad"}, "accepts"),
         ({"one": "c"}, "one of a, b"),
     ):

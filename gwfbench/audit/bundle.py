@@ -162,7 +162,7 @@ def origins(folder: Path) -> dict[str, dict[str, Any]]:
             raise ValueError("expected an object for each method")
         return found
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: {error}", "what `accept --write` has written", "restore it") from None
+        raise UserError(f"{path}: {error}", "what `accept --write` has written", "restore the file") from None
 
 
 def _sha256(text: bytes) -> str:

@@ -63,8 +63,10 @@ class Law:
         require(n >= 1, f"draw({n})", "1 or more", "ask for at least one point")
         run = self._run
         timed = run.status == "budget" and "seconds" in run.budget
-        fix = "run it with another budget, or use `points`"
-        require(not timed, f"{self.method} on {self.task}, ended by its seconds", "a run that can be repeated", fix)
+        require(
+            not timed, f"{self.method} on {self.task}, ended by its budget of seconds", "a run that can be repeated",
+            "run it with another budget, or use `points`",
+        )  # fmt: skip
         job = Job.of(run.identity, run.budget)
         float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # as the run was
         with Stops() as stops, own_globals(run.identity.key, torch.device(job.device)), float32:
@@ -76,7 +78,7 @@ class Law:
         same = kept is not None and torch.equal(kept[: len(self.points)].cpu(), self.points)
         require(
             same, f"{self.method} on {self.task}, seed {self.seed}, trained again: other points than those kept",
-            "the same bits", "run it again on this machine; `points` are as they were kept",
+            "the same points, to the last bit", "run it again on this machine; `points` are as they were kept",
         )  # fmt: skip
         assert new is not None
         return new
@@ -120,7 +122,7 @@ def find(method: str, task: str, seed: int, out: Path) -> Law:
         if (run.identity.method, run.identity.task, run.identity.seed) == (who, where, seed) and not run.failed
     ]  # fmt: skip
     fix = f"python -m gwfbench run --task {where} --method {who} --seeds {seed}, --out {out}"
-    require(bool(mine), f"{out}: no finished run of {who} on {where} under seed {seed}", "one", fix)
+    require(bool(mine), f"{out}: no finished run of {who} on {where} under seed {seed}", "a finished run", fix)
     today = Today()
     fresh = [run for run in mine if not today.why_stale(run)]
     require(bool(fresh), f"{who} on {where}, seed {seed}: {today.why_stale(mine[-1])}", "a run by today's code", fix)
@@ -132,5 +134,5 @@ def find(method: str, task: str, seed: int, out: Path) -> Law:
             kept: Any = file[f"t{max(steps)}"] if steps else None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}", "the points that the run has kept", fix) from None
-    require(kept is not None, f"{path}: it has no points", "those of the last law", fix)
+    require(kept is not None, f"{path}: it has no points", "the points of the last law", fix)
     return Law(who, where, seed, torch.from_numpy(kept), hashlib.sha256(kept.tobytes()).hexdigest(), run)

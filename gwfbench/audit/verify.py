@@ -50,11 +50,11 @@ def pick(points: pd.DataFrame, count: int, seed: int) -> list[pd.DataFrame]:
         UserError: columns are missing, or there are no finished runs.
     """
     missing = [name for name in NEEDED if name not in points.columns]
-    fix = "rows that this version wrote: run again, or report --write"
-    require(not missing, f"rows without {', '.join(missing)}", "all that a run is made from", fix)
+    fix = "run again, or write the rows again with report --write"
+    require(not missing, f"rows without {', '.join(missing)}", "every column that a run is made from", fix)
     done = points[points["status"].isin(["ok", "budget"]) & points["metric"].notna()]
     keys = sorted(set(zip(done["run_key"], done["attempt"], strict=True)))
-    require(bool(keys), "no finished runs", "at least one", "python -m gwfbench run makes them")
+    require(bool(keys), "no finished runs", "at least one", "make them with python -m gwfbench run")
     chosen = np.random.default_rng(seed).permutation(len(keys))[:count]
     groups = done.groupby(["run_key", "attempt"])
     return [groups.get_group(keys[i]) for i in chosen]

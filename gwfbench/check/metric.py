@@ -154,7 +154,7 @@ def is_the_same_after_other_metrics(trial: Trial) -> None:
 
 
 def seeds_do_not_see_each_other(trial: Trial) -> None:
-    """A seed's value does not depend on the other seeds, but for rounding."""
+    """A seed's value does not depend on the other seeds, except for rounding."""
     among = trial.value("still")
     for row, seed in enumerate(SEEDS):
         (alone,), (value,) = trial.value("still", (seed,)).values, [among.values[row]]
@@ -163,7 +163,7 @@ def seeds_do_not_see_each_other(trial: Trial) -> None:
 
 
 def standard_error_is_large_enough(trial: Trial) -> None:
-    """Values of P_0's draws, drawn anew, spread by at most three times the standard errors that are given."""
+    """Values of new draws of P_0 spread by at most three times the given standard errors."""
     found = [trial.value("still", again=again) for again in range(REPEATS)]
     values = torch.tensor([one.values for one in found], dtype=torch.float64)
     errors = torch.tensor([one.errors for one in found], dtype=torch.float64)

@@ -88,7 +88,7 @@ def read(
             is_now == certificate["sha256"][what],
             f"the certificate of {task} does not fit its {what} (sha256 {is_now[:12]})",
             f"sha256 {certificate['sha256'][what][:12]}",
-            f"install gwfbench again, or make the truth anew with {script}",
+            f"install gwfbench again, or make the truth again with {script}",
         )
     with np.load(io.BytesIO(packed)) as arrays:
         return dict(arrays)

@@ -108,7 +108,7 @@ def plain(data: str, name: str, root: str | None, download: bool, packs: Packs, 
 
 
 def damaged(where: str, error: object) -> UserError:
-    return UserError(f"{where} can't be read: {error}", "the file as it is distributed, whole", "get it again")
+    return UserError(f"{where} can't be read: {error}", "the whole file, as it is distributed", "download it again")
 
 
 def write(path: Path, content: bytes) -> None:

@@ -65,7 +65,7 @@ def layout(place: Path) -> Layout | None:
         len(kinds) < 2 and all(all(here[kind]) for kind in kinds),
         f"{place} has " + " and ".join(_shown(kind, here[kind]) for kind in kinds),
         "train.npz and test.npz, or train/CLASS/ and test/CLASS/, or images right in the folder",
-        "put what is not meant into another folder",
+        "move all other files into another folder",
     )
     return kinds[0] if kinds else None
 

@@ -37,10 +37,10 @@ def table(file: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file}: {error}", expected, "see gwfbench/datasets/own.py") from None
     found = found[:, None] if found.ndim == 1 else found
-    require(found.ndim == 2, f"{file}: an array of shape {found.shape}", expected, "one row a point: reshape it")
+    require(found.ndim == 2, f"{file}: an array of shape {found.shape}", expected, "reshape it to one row per point")
     good = np.isfinite(found).all(1)
     where = f", for example row {int(np.flatnonzero(~good)[0]) + 1}" if not good.all() else ""
-    require(bool(good.all()), f"{file}: {int((~good).sum())} rows are not finite{where}", expected, "leave them out")
+    require(bool(good.all()), f"{file}: {int((~good).sum())} rows are not finite{where}", expected, "remove these rows")
     require(len(found) >= FEWEST, f"{file}: {len(found)} rows", expected, "give more points")
     return found
 

@@ -162,7 +162,7 @@ def _covtype(data_root: str | None) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"it has {x.shape[1]} columns")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
-            f"covtype can't be had from scikit-learn: {type(error).__name__}: {error}",
+            f"covtype can't be loaded from scikit-learn: {type(error).__name__}: {error}",
             "581012 rows of 54 features, in scikit-learn's data folder or by download",
             "on a machine with network call sklearn.datasets.fetch_covtype(data_home=FOLDER), copy FOLDER here, "
             "and write blr:data=covtype,data_root=FOLDER",

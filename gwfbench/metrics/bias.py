@@ -1,15 +1,15 @@
-"""Squared bias of the moments that samplers are run for, in units of the target's variance.
+"""Squared bias of estimated moments, in units of the target's variance: the moments that samplers are run for.
 
     b^2(f) = (mean of f over the points - E f)^2 / Var f,      f = x_i and x_i^2, E and Var under the target
 
 `b2_max` and `b2_mean` are the largest and the mean over the coordinates i and both f (Hoffman and Sountsov 2022). Below
-0.01 the bias is less than that of 100 independent draws: how many oracle calls that takes is `grads_to_accuracy` of a
-board (report/board/accuracy.py). n exact draws have 1 / n on average, for each f.
+0.01 the bias is less than that of 100 independent draws; the number of oracle calls that this takes is
+`grads_to_accuracy` of a board (report/board/accuracy.py). n exact draws have 1 / n on average, for each f.
 
-E x_i and E x_i^2 are exact where the truth knows its moments; else they, and Var x_i^2 in any case, come from up to
-65,536 draws of the truth, whose error counts. The standard error is the delta method's, sqrt(Var sum_f g_f f(x) / n)
-with g_f = 2 (mean - E f) / Var f. It says nothing at 0: there the value is chi-squared, and the error too small.
-So it is never below sqrt(2) / n for one f, the spread of b^2 over exact draws.
+E x_i and E x_i^2 are exact where the truth knows its moments. Otherwise they come from up to 65,536 draws of the truth,
+whose error counts; Var x_i^2 always does. The standard error is the delta method's, sqrt(Var sum_f g_f f(x) / n) with
+g_f = 2 (mean - E f) / Var f. It says nothing at 0: there the value is chi-squared, and the error too small. So it is
+never below sqrt(2) / n for one f, the spread of b^2 over exact draws.
 """
 
 from __future__ import annotations

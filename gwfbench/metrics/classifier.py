@@ -1,10 +1,10 @@
-"""Classifier two-sample test: how well a small network tells the law's points from fresh draws of the truth.
+"""Classifier two-sample test: the accuracy of a small network that tells the law's points from draws of the truth.
 
-Network and folds are as in sbibm (Lueckmann et al. 2021): two ReLU layers of 10 d, Adam, standardised by one sample
-(here the truth's; by median and spread in the middle, which no far point moves), five folds with as many points of
-either sample. For time, layers are capped at 64, and instead of a rate of 0.001 to convergence there are 30 epochs of 8
-batches at 0.01: of a checkerboard that finds 0.665 for 0.672. The five networks train as one batch; starts, losses and
-the decay of weights are scikit-learn's, which sbibm uses.
+Network and folds are as in sbibm (Lueckmann et al. 2021): two ReLU layers of 10 d, Adam, five folds with as many points
+of either sample. One sample sets the units (here the truth, by its median and spread in the middle, which no distant
+point moves). To save time, layers have at most 64 units, and there are 30 epochs of 8 batches at a rate of 0.01 instead
+of a rate of 0.001 to convergence. For a checkerboard this finds 0.665 instead of 0.672. The five networks train as one
+batch. Starts, losses and weight decay are scikit-learn's, which sbibm uses.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def standardised(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _median(y: Tensor) -> Tensor:
-    """Of each coordinate, (S, m, d) -> (S, 1, d): the middle two's mean where they are two."""
+    """Of each coordinate, (S, m, d) -> (S, 1, d); the mean of the middle two where there are two."""
     m = y.shape[1]
     return y.sort(1).values[:, (m - 1) // 2 : m // 2 + 1].mean(1, keepdim=True)
 

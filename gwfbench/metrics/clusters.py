@@ -1,10 +1,10 @@
-"""Clusters of N alike particles in R^D, up to translation: coordinates, pair distances, and metrics.
+"""Clusters of N identical particles in R^D, up to translation: coordinates, pair distances, and metrics.
 
 A point z in R^{(N - 1) D} stands for the positions x_i = sum_k H_ik z_k with mean 0. H (N, N - 1) has orthonormal
 columns that sum to 0 (Helmert's), so |x| = |z|, and densities and scores in z are those on the mean-free subspace of
 R^{N D} with its own volume.
 
-Metrics do not see rotations, reflections or the names of particles, which no density of a cluster sees either:
+Metrics do not see rotations, reflections or the numbering of particles, which no density of a cluster sees either:
 
     energy_tv      total variation of the histograms of the energy U(z)
     distance_tv    total variation of the histograms of the N (N - 1) / 2 pair distances of each point

@@ -1,10 +1,10 @@
-"""Sinkhorn divergence: entropic transport to draws of the truth, less what each cloud costs to itself.
+"""Sinkhorn divergence: entropic transport to draws of the truth, minus the cost of each cloud to itself.
 
     S = OT(P, Q) - OT(P, P) / 2 - OT(Q, Q) / 2,    OT = min over plans of E|x - y|^2 + eps KL(plan || P x Q)
 
-(Feydy et al. 2019), cost |x - y|^2 and 2000 points a side as in the tables of Blessing et al. 2024. Their eps, 1e-3
-whatever the target, is below the squared distance between neighbouring points wherever the target is as wide as 1: S is
-then `w2` squared. Here eps is a tenth of the squared median distance between draws of the truth, so that
+(Feydy et al. 2019.) The cost is |x - y|^2, with 2000 points per side as in the tables of Blessing et al. 2024. Their
+eps, 1e-3 whatever the target, is below the squared distance between neighbouring points wherever the target is as wide
+as 1: S is then `w2` squared. Here eps is a tenth of the squared median distance between draws of the truth, so that
 equal laws are seen through the noise of 2000 points, and units don't matter.
 
 OT = mean f + mean g of the two potentials, which velocity/sinkhorn.py finds. Their difference to the potentials of a

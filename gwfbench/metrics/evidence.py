@@ -1,4 +1,4 @@
-"""How well a law stands in for the target in integrals: the evidence, its two bounds, and effective sample sizes.
+"""Evidence, its two bounds, and effective sample sizes: how well a law stands in for the target in integrals.
 
 The target's density is gamma / Z, gamma = exp(log_prob) of the `LogDensity` that the task offers; q is the law, and
 w = gamma / q. A law that can be judged has a density: reweighting particles by an estimated one is not offered.
@@ -9,12 +9,12 @@ w = gamma / q. A law that can be judged has a density: reweighting particles by 
     ess_reverse   (E_q w)^2 / E_q w^2,       from draws of q: it does not see the modes that q has lost
     ess_forward   1 / (E_pi w E_pi 1/w),     the same number, from exact draws: it does
 
-The two bounds are in nats, as papers print them, so that they may be set next to log Z; `kl` is log Z less the first.
-Draws of the truth have log Z as both: a law whose ELBO is above it, or EUBO below, by more than its error, is an alarm
-of the board (report/board/verdicts.py), for one of the two densities is wrong.
+The two bounds are in nats, as papers print them, so that they can be compared with log Z; `kl` is log Z minus the
+first. Draws of the truth have log Z as both. If a law's ELBO is above log Z, or its EUBO below, by more than its error,
+one of the two densities is wrong, and the board shows an alarm (report/board/verdicts.py).
 
 With the truth's log_prob = log gamma - log Z, log w needs no Z. The errors of the bounds and of log Z^ contain that of
-the truth's log Z, as they are read next to it, and one unit of rounding of log q.
+the truth's log Z, since they are read next to it, and one unit of rounding of log q.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Image metrics, equal to torch-fidelity's, on features of a network: its Inception, or a small classifier of ours.
+"""Image metrics, equal to torch-fidelity's, on the features of a network: its Inception, or a small classifier of ours.
 
     fid              |m - m0|^2 + tr(C + C0 - 2 (C C0)^1/2)                      Heusel et al. 2017, eq. 6
     kid              unbiased MMD^2 of the kernel (x . y / d + 1)^3, by all pairs     Binkowski et al. 2018
@@ -6,12 +6,11 @@
     precision        share of points within a real image's distance to its third neighbour
     recall           share of real images within a point's distance to its third     Kynkaanniemi et al. 2019
 
-Points in [-1, 1] are rounded to uint8 first, as they would be saved. All of this depends on the protocol, FID's bias
-most of all, so a metric's name says it (`datasets.protocols`), and
-there is no value for a law that has fewer points.
+Points in [-1, 1] are rounded to uint8 first, as if they were saved. All values depend on the protocol, FID's bias most
+of all, so a metric's name contains it (`datasets.protocols`). A law that has fewer points has no value.
 
-Features are float32, and so are the products of KID's kernel. Distances, covariances and all sums are float64. What the
-network sees of a law's points is kept as long as they live, what it sees of the real images as long as the process.
+Features are float32, and so are the products of KID's kernel. Distances, covariances and all sums are float64. The
+network's output for a law's points is kept as long as the points live, that for the real images as long as the process.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class View:
 
     @cached_property
     def shares(self) -> tuple[float, float]:
-        """Precision and recall, which are had together."""
+        """Precision and recall, which are computed together."""
         assert self.real is not None
         return shares(self.features, self.reach, self.real.features, self.real.reach)
 
@@ -164,7 +163,7 @@ def _called(metric: str, lens: Lens, network: str) -> Called:
 
 
 def absent(why: str) -> tuple[Metric, ...]:
-    """The five metrics where no network is at hand: they are left out, and the log says why."""
+    """The five metrics where there is no network: they are left out, and the log says why."""
     return tuple(Metric(each, _never, None, "see gwfbench/metrics/image.py", unavailable=why) for each in NAMES)
 
 

@@ -1,4 +1,4 @@
-"""Two-sample distances by kernels, and the U-statistics over pairs that they and the Stein discrepancies are.
+"""Two-sample distances by kernels, MMD and energy distance, and the U-statistics behind them and behind the KSD.
 
     MMD^2(P, Q) = E k(x, x') + E k(y, y') - 2 E k(x, y)                     Gretton et al. 2012, Lemma 6
     energy distance = 2 E |x - y| - E |x - x'| - E |y - y'|                 Szekely and Rizzo 2013

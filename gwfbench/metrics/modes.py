@@ -1,25 +1,25 @@
-"""Whether a law spreads its mass over the modes of a mixture as the target does.
+"""Mode metrics: whether a law spreads its mass over the modes of a mixture as the target does.
 
 A point x belongs to mode k by r_k(x), a number in [0, 1]; sum_k r_k = 1. The statistic is the total variation distance
 
     1/2 sum_k |p_k - w_k|,   p_k = mean of r_k over the points,   w_k = E[r_k] under the target:
 
-the share of mass that would have to change its mode, whatever its place within one. It is 0 at the target (up to its
-floor) and w_k where mode k alone is empty, its mass shared out in proportion among modes far apart.
+the share of mass that would have to change its mode, whatever its place within a mode. It is 0 at the target (up to its
+floor). It is w_k where mode k alone is empty and its mass is shared out in proportion among distant modes.
 
-With a scale s, r_k(x) is the posterior probability of component k, w_k N(x; mu_k, s^2) / sum_j w_j N(x; mu_j, s^2): its
+With a scale s, r_k(x) is the posterior probability of component k, w_k N(x; mu_k, s^2) / sum_j w_j N(x; mu_j, s^2). Its
 mean under the mixture sum_k w_k N(mu_k, s^2) is w_k *exactly*, in any dimension and however much the modes overlap,
-which no other assignment offers. With scale 0, the limit, r_k is 1 at the nearest mean; the shares w_k are then the
-caller's to know. A mode may be any set with a centre: nothing here asks whether points lie well inside one.
+which no other assignment offers. With scale 0, the limit, r_k is 1 at the nearest mean, and the caller must know the
+shares w_k. A mode may be any set with a centre: nothing here asks whether points lie well inside one.
 
 The standard error is the delta method's: with c_k = sign(p_k - w_k) / 2, sqrt(c' Cov(r) c / n). At the target itself
-the absolute value has no derivative: there the value's mean is the floor sum_k sqrt(Var(r_k) / (2 pi n)), and the
+the absolute value has no derivative. There the value's mean is the floor sum_k sqrt(Var(r_k) / (2 pi n)), and the
 standard error is too large (1.6 times the spread of repeated values, for 8, 10 or 25 equal modes far apart). It is
-never below 1 / n, the share of one point: that all were in one mode is not to know that none is ever elsewhere.
+never below 1 / n, the share of one point: n points in one mode do not show that no point is ever elsewhere.
 
 `mode_weights` and `emc` count points. A task gives each point a label, the number of its mode, such that the labels of
-independent draws are independent and are k with probability w_k: then counts are multinomial exactly, and what a metric
-of theirs is on average for exact draws can be computed. Where modes overlap, `posterior` draws the label from r_k(x).
+independent draws are independent and are k with probability w_k. Then counts are multinomial exactly, and the mean of
+such a metric over exact draws can be computed. Where modes overlap, `posterior` draws the label from r_k(x).
 
     mode_weights   1/2 sum_k |p_k - w_k|,        p_k the share of labels k
     emc            H = -sum_k p_k log_K p_k      entropic mode coverage (Blessing et al. 2024): 1 is a uniform share

@@ -1,4 +1,4 @@
-"""What the predictive law of a logistic regression is worth on test rows.
+"""Predictive metrics: log-likelihood and accuracy of the predictive law of a logistic regression on test rows.
 
     p_i = mean over the points of sigmoid(w . z_i),   z_i = y_i f_i the signed test rows, y_i in {-1, 1}
     log-likelihood = mean of log p_i       accuracy = share of p_i > 1/2

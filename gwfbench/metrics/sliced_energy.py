@@ -1,10 +1,10 @@
-"""Sliced energy distance: the energy distance of the projections on a line, mean over random lines.
+"""Sliced energy distance: the energy distance of the projections on a line, averaged over random lines.
 
     mean over unit vectors u of   2 E|u.x - u.y| - E|u.x - u.x'| - E|u.y - u.y'|,     x, x' ~ P,  y, y' ~ Q independent
 
 That is the normalisation of Szekely and Rizzo 2013 (some print half of it). As the mean of |u.z| over u is c_d |z|,
     c_d = Gamma(d / 2) / (sqrt(pi) Gamma((d + 1) / 2)),
-it is c_d times `energy_distance`, by sorting, in n log n and not n^2 operations for a line. Both sums over pairs of one
+it is c_d times `energy_distance`, by sorting, in n log n and not n^2 operations per line. Both sums over pairs of one
 cloud leave out the pairs of a point with itself, so that the value has mean 0 for equal laws and may be negative.
 
 Standard error: with f(x) = 2 mean_j |x - y_j| - 2 mean_j |x - x_j| of a line, and its like for y, both averaged over

@@ -1,4 +1,4 @@
-"""Kernelised Stein discrepancies: the law's points against the truth's score, no draws compared.
+"""Kernelised Stein discrepancies: compare the law's points with the truth's score, without draws of the truth.
 
     KSD^2 = E u(x, x'),   x, x' ~ the law, independent,   s = grad log of the truth's density
     u(x, y) = s(x).s(y) k + s(x).grad_y k + s(y).grad_x k + trace(grad_x grad_y k)

@@ -1,9 +1,9 @@
-"""Wasserstein distances: exact, sliced, and Bures-Wasserstein of fitted Gaussians. All are W2 with |x - y|^2.
+"""Wasserstein distances: exact, sliced, and between fitted Gaussians (Bures), all W2 with cost |x - y|^2.
 
-A value of equal laws is not 0 but the floor, the mean distance of two clouds of that size: value and error are of the
-cloud's distance, and two errors do not reach to 0. There the errors are too large, for a root is not linear at 0: over
-200 clouds of N(0, I) in the plane 1.49 times the spread for W2 (n = 1024), 1.45 and 1.20 for sliced W2
-(n = 1024, 4096), 1.45 for Bures (n = 2000).
+The value of equal laws is not 0 but the floor, the mean distance of two clouds of that size. Value and error are those
+of the clouds' distance, and two errors do not reach down to 0. There the errors are too large, because a root is not
+linear at 0: over 200 clouds of N(0, I) in the plane 1.49 times the spread for W2 (n = 1024), 1.45 and 1.20 for sliced
+W2 (n = 1024, 4096), 1.45 for Bures (n = 2000).
 """
 
 from __future__ import annotations

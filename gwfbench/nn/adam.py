@@ -52,7 +52,7 @@ class Adam:
         self._steps = int(state["steps"])
 
     def forget(self) -> None:
-        """Start anew, the parameters as they are."""
+        """Start again, with the parameters as they are."""
         self._mean.zero_()
         self._square.zero_()
         self._steps = 0

@@ -1,4 +1,4 @@
-"""Conjugate gradients for many symmetric positive definite systems at once, one a point."""
+"""Conjugate gradients for many symmetric positive definite systems at once, one per point."""
 
 from __future__ import annotations
 

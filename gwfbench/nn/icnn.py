@@ -17,7 +17,7 @@ With g_l = dpsi/dp_l and J_l = dp_l/dx, the gradient is sum_l (direct part of J_
 
     H = sum_l [ J_l^T diag(s''(p_l) dpsi/dz_l) J_l + sum_rj g_lj D_lrj D_lrj^T ] + R R^T + c I,
 
-O(w d^2) a point and layer, where an automatic Hessian takes d backward passes; H v alone is O(w d).
+O(w d^2) per point and layer, where an automatic Hessian takes d backward passes; H v alone is O(w d).
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class DenseICNN:
         raise ArithmeticError(f"inverse of grad psi: {worst:.2g} off after {most} Newton steps, expected {goal:.2g}")
 
     def _newton(self, x: Tensor, y: Tensor, gap: Tensor, direction: Tensor) -> Tensor:
-        """One damped step a point: halve until the residual shrinks (it does for a short enough step)."""
+        """One damped step per point: halve until the residual shrinks (it does for a short enough step)."""
         size = gap.norm(dim=-1, keepdim=True)
         rate = torch.ones_like(size)
         for _ in range(30):

@@ -108,7 +108,7 @@ class _Layer:
         both: x, then t.
         below: the layer below, if there is one.
         leaves, gradients: A, b, D, and W where there is a layer below.
-        buffer: makes one, of so many points and numbers a point.
+        buffer: makes one, of so many points and numbers per point.
     """
 
     def __init__(

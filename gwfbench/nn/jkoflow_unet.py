@@ -1,10 +1,11 @@
 """The transport map of JKO-Flow's code (Fan et al. 2022; sbyebss/variational_wgf, image/): a UNet that ends in tanh.
 
-A resolution on the way down has two residual blocks, linear attention, and, but for the coarsest, a 3 x 3 convolution
-of stride 2. At the coarsest follow a residual block, attention, and another block. On the way up, for all but the
-finest resolution: next to the values from the way down two residual blocks, attention, and a transposed 4 x 4
-convolution of stride 2, after which the sizes are the next finer one's. So the finest values from the way down are not
-used. A 3 x 3 convolution, group normalisation and Mish, a 1 x 1 convolution and tanh end it.
+A resolution on the way down has two residual blocks, linear attention and, except for the coarsest, a 3 x 3 convolution
+of stride 2. At the coarsest follow a residual block, attention, and another block. On the way up, all resolutions
+except for the finest have two residual blocks, attention, and a transposed 4 x 4 convolution of stride 2; the first
+block gets the values from the way down too. After that convolution the sizes are those of the next finer resolution, so
+the finest values from the way down are not used. A 3 x 3 convolution, group normalisation and Mish, a 1 x 1 convolution
+and tanh end it.
 
     residual block    r(x) + c(c(x)); c: 3 x 3 convolution, group normalisation, Mish; r: 1 x 1, if channels change
     attention         x + g W (v softmax(k)^T) q over pixels, 4 heads of 32, W 1 x 1; g is learnt and starts at 1e-5

@@ -53,7 +53,7 @@ class Gradient:
 class PReLU:
     """Learned slopes of S seeds after one layer, on buffers.
 
-    The slopes come as numbers, one a seed, where there are any, which is faster on the CPU; else from their tensor.
+    The slopes come as numbers, one per seed, where there are any, which is faster on the CPU; else from their tensor.
 
     Args:
         slope: (S,).

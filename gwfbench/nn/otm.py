@@ -7,10 +7,10 @@ parallel: pooling and 1 x 1 convolution), a block for each further halving (leak
 convolution, pooling; parallel: 1 x 1 convolution, pooling), two blocks that keep the size, ReLU, the sum over pixels,
 and a linear layer. Both players have `width` channels, theirs 256, and they halve as resnet.py does.
 
-Two slips of their code are part of the published numbers. The generator's block has no skip connection: it computes
-f(x) twice and adds both, so that it is 2 f(x), and the running averages see each batch twice: they move by
-1 - 0.9^2 = 0.19 in place of 0.1. Here it is computed once. And the first leaky ReLU of a critic's block works in place,
-so that the parallel branch sees its values, not x. With `skip` both are as one means them: up(x) + f(x), and x.
+Two mistakes in their code are part of the published numbers. The generator's block has no skip connection: it computes
+f(x) twice and adds both, so that it is 2 f(x), and the running averages see each batch twice: they move by 1 -
+0.9^2 = 0.19 instead of 0.1. Here it is computed once. And the first leaky ReLU of a critic's block works in place, so
+that the parallel branch sees its values, not x. With `skip` both are as they were probably meant: up(x) + f(x), and x.
 
 Weights start as torch's layers do: the code's Xavier start is called on containers, where it does nothing. For the
 last convolution, whose weight is transposed, that is a bound of 27^(-1/2), nine times that of a plain one.

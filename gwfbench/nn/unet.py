@@ -1,8 +1,9 @@
 """UNet (Ronneberger et al. 2015) as a transport map of images: T(x) = x + U(x), the identity at the start.
 
-At each resolution two 3 x 3 convolutions, each with group normalisation and SiLU, on the way down and, but at the
-coarsest, on the way up; down by mean pooling; up by a 1 x 1 convolution that halves the channels and nearest
-upsampling, next to which the values from the way down are concatenated. A 3 x 3 convolution, 0 at the start, ends it.
+At each resolution there are two 3 x 3 convolutions, each with group normalisation and SiLU, on the way down, and two on
+the way up (except at the coarsest). The way down goes by mean pooling. The way up goes by a 1 x 1 convolution that
+halves the channels and nearest upsampling; the result is concatenated with the values from the way down. A 3 x 3
+convolution, 0 at the start, ends it.
 
 `width` channels at full size, twice as many at each size below, at most eight times: with width 64 and four resolutions
 the numbers of channels are those of Fan et al. 2022 (section G), 64 to 512. The network is smaller than theirs all the

@@ -191,7 +191,7 @@ def _two_neighbours(path: Path, folders: Iterable[str]) -> str:
         try:
             names = set(_from_home(ast.parse(file.read_bytes())))
         except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
-            continue  # it is said when it is imported
+            continue  # reported when it is imported
         for name in sorted(names):
             places = [p for folder in folders for p in (Path(folder, f"{name}.py"), Path(folder, name)) if p.exists()]
             if len(places) > 1 and file.parent in {place.parent for place in places}:

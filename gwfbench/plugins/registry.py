@@ -299,7 +299,7 @@ def _value(name: str, key: str, hint: Any, text: str) -> Any:
         return re.sub(r"\\(.)", r"\1", text[1:-1])
     if hint not in examples:
         raise UserError(
-            f"{name}:{key}={text}", f"a field that can be typed; its type is {hint}", "set this field in Python"
+            f"{name}:{key}={text}", f"a field that a command can set; its type is {hint}", "set this field in Python"
         )
     try:
         if hint is bool:

@@ -174,7 +174,7 @@ def _load(modules: list[str], judges: list[str]) -> None:
         with contextlib.suppress(BaseException):
             importlib.import_module(name)
     for name in ("numpy.random", "gwfbench.drive.controls", *modules):
-        with contextlib.suppress(Exception):  # it is said to who asks for it
+        with contextlib.suppress(Exception):  # reported when the plug-in is asked for
             importlib.import_module(name)
             fingerprint.code_hash(name)
     known = known_metrics()

@@ -282,7 +282,7 @@ def _folder() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:
-        raise UserError("the working folder was deleted", "one that is there", "change to another folder") from None
+        raise UserError("the working folder was deleted", "a folder that exists", "change to another folder") from None
 
 
 def _read_output(child: _Child) -> bool:

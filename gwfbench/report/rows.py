@@ -122,7 +122,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Facts]:
         key = twice["run_key"].iloc[0]
         names = ", ".join(name for name in OF_RUN if twice.loc[twice["run_key"] == key, name].nunique() > 1)
         raise UserError(
-            f"{path}: rows of the run {escape.line(key)} with several values of {names}", "one",
+            f"{path}: rows of the run {escape.line(key)} with several values of {names}", "one value",
             "make the file again: python -m gwfbench report --write DIR",
         )  # fmt: skip
     try:
@@ -150,7 +150,7 @@ def export(rows: pd.DataFrame, path: Path) -> None:
     try:
         kinds[path.suffix]()
     except ImportError as error:
-        raise UserError(f"{path}: {error}", "pyarrow", "pip install pyarrow") from None
+        raise UserError(f"{path}: {error}", "the package pyarrow", "pip install pyarrow") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", "a file that can be written", "name another one") from None
 

@@ -55,7 +55,7 @@ class Options:
         asked += ["--jobs"] * ((self.jobs or 1) > 1)
         require(
             self.isolate or not asked, f"--no-isolate with {', '.join(asked)}",
-            "neither: only a process can be stopped from outside, or run next to others", "leave one of them out",
+            "one of them: only a process can be stopped from outside, or run next to others", "leave one of them out",
         )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def require_files(jobs: Sequence[Job], options: Options, slots: dict[str, list[s
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     fits = limit == resource.RLIM_INFINITY or need <= limit or not options.isolate
     require(
-        fits, f"{count} runs at once, and at most {limit} open files", f"about {need} files, as `ulimit -n` says",
+        fits, f"{count} runs at once, and at most {limit} open files", f"about {need} open files (see `ulimit -n`)",
         f"ulimit -n {need}, or a smaller --jobs",
     )  # fmt: skip
 

@@ -69,7 +69,7 @@ def read(path: Path) -> list[Job]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", "a plan, one JSON line a job", write_it) from None
+        raise UserError(f"{path}: {error.strerror}", "a plan, one JSON line per job", write_it) from None
     jobs: list[Job] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -94,7 +94,7 @@ def _job(line: bytes) -> Job:
         words: Any = json.loads(line.decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         got = f"not JSON ({str(error) or type(error).__name__})"
-        raise UserError(got, "one JSON object a line", "let `run --plan FILE` write it") from None
+        raise UserError(got, "one JSON object per line", "let `run --plan FILE` write it") from None
     planned = words.pop("keys", None) if isinstance(words, dict) else None
     job = Job.read(words)
     _require_device_name(job.device)
@@ -102,7 +102,7 @@ def _job(line: bytes) -> Job:
     if planned != ours:
         raise UserError(
             f"run keys {json.dumps(planned)}",
-            f"{json.dumps(ours)}, those of this version of the code for these words",
+            f"{json.dumps(ours)}, the keys that this version of the code gives for these words",
             "the plan was edited, or made by another version: write it again with the same `run ... --plan FILE`",
         )
     return job
@@ -120,7 +120,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def shard(items: Sequence[Item], part: int, parts: int) -> list[Item]:
-    """Part 1, ..., parts of them, dealt in turn: cheap and dear ones, which stand in runs, are spread evenly."""
+    """One shard: every `parts`-th item from number `part` on, so that expensive neighbours are spread evenly."""
     return list(items[part - 1 :: parts])
 
 

@@ -82,7 +82,7 @@ class Resources:
             require(
                 name not in OURS, f"--slurm {text}", f"an option that submit does not set: not {name}", "leave it out"
             )
-            require(name not in NAMED, f"--slurm {text}", "an option without a name here", f"use --{NAMED.get(name)}")
+            require(name not in NAMED, f"--slurm {text}", "an option without its own flag", f"use --{NAMED.get(name)}")
             require(name not in options, f"--slurm {text}: given twice", "each option once", "leave one out")
             options[name] = value or True
         return Resources(shards, parallel or shards, minutes(limit), partition, gpus, cpus, mem, options)

@@ -50,7 +50,7 @@ def code(plugins: Iterable[discovery.Plugin] = ()) -> str:
     """Hash of all that rows and tables of these plug-ins are made by; empty where that can't be told."""
     try:
         foreign = list(_foreign(sorted({one.module for one in plugins if one.origin != "gwfbench"})))
-    except (ImportError, OSError, ValueError, SyntaxError, RecursionError):  # it is said when they are loaded
+    except (ImportError, OSError, ValueError, SyntaxError, RecursionError):  # reported when they are loaded
         return ""
     hashed = hashlib.sha256()
     folders = [Path(__file__).parents[1]]

@@ -1,4 +1,4 @@
-"""What the map and the critic of a JKO step play for, and the loop that trains them by autograd."""
+"""Losses of the map and the critic of a JKO step, and the loop that trains them by autograd."""
 
 from __future__ import annotations
 

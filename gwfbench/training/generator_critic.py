@@ -5,22 +5,23 @@ length tau is `iterations` times: `critic_steps` steps of Adam on critic loss + 
 
     generator loss + E |G(z) - G_{k-1}(z')|^2 / (2 tau),
 
-|.| the norm of R^d (a sum over coordinates), G_{k-1} the generator as the step before left it. A generator's law at the
-start means nothing. So step 1 has no term, unless `start` names a G_0: the identity on the first d latent coordinates
-(where they are a point x of P_0, step 1 is proximal to P_0 itself), or independent noise, which only shrinks points.
-tau = inf: no term ever, a GAN. z' is z except for its last `independent` coordinates, which are drawn anew (S-JKO's
-auxiliary latents).
+with |.| the norm of R^d (a sum over coordinates) and G_{k-1} the generator as the step before left it. A generator's
+law at the start means nothing. So step 1 has no proximal term, unless `start` names a G_0: the identity on the first d
+latent coordinates (where they are a point x of P_0, step 1 is proximal to P_0 itself), or independent noise, which only
+shrinks points. With tau = inf there is no proximal term at all: a GAN. z' is z except for its last `independent`
+coordinates, which are drawn independently (S-JKO's auxiliary latents).
 
-With `lazy` > 1 the penalty is in every lazy-th critic step only, its weight multiplied by it (Karras et al. 2020, who
-also correct Adam's betas; we don't).
+With `lazy` > 1 only every lazy-th critic step has the penalty, with its weight multiplied by `lazy` (Karras et al.
+2020, who also correct Adam's betas; we don't).
 
 Where the generator's loss depends on real points (mmd, immd, smmd, chi2_tight), they are those of the critic's last
-update, or, with `fresh`, drawn anew.
+update, or new draws with `fresh`.
 
-Adam and the critic go on from step to step. The judged generator has the running average of the parameters, if asked
-for: with share min(ema, (1 + i)/(10 + i)) kept at iteration i, so that the first parameters are soon forgotten.
-Where it has batch normalisation, that of the judged generator is by the running averages, which an average of the
-parameters shares with them; that of a generator in training is by the batch, real points apart, as no critic has any.
+Adam and the critic go on from step to step. On request the judged generator has the running average of the parameters:
+the average keeps the share min(ema, (1 + i)/(10 + i)) at iteration i, so that the first parameters are soon forgotten.
+
+Batch normalisation of the judged generator takes the running averages, which an average of the parameters shares with
+them. That of a generator in training takes the batch, without real points, as no critic has any batch normalisation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What samplers learn from clouds of chains: how wide the law is, and whether chains have forgotten where they were."""
+"""Estimates from clouds of chains: how wide the law is, and whether chains have forgotten where they were."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ are not, so that with W the last weights (Lee and Whiteley 2018, equations 5 and
 
     var(Z) / Z^2 = 1 - n / (n - 1) prod_t c_t sum over pairs with two families of W_i W_j
 
-c_t undoes what resampling t does to pairs: it is the share of pairs of two particles, weighted, before it, divided by
-the expected share of pairs with two parents after it. For multinomial resampling it is n / (n - 1), and the estimate is
-unbiased. For systematic resampling of shuffled particles it takes all pairs to be alike, which they nearly are.
+c_t undoes the effect of resampling t on pairs: it is the share of pairs of two particles, weighted, before it, divided
+by the expected share of pairs with two parents after it. For multinomial resampling it is n / (n - 1), and the estimate
+is unbiased. For systematic resampling of shuffled particles, all pairs are taken to have equal chances, which is nearly
+true.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Players:
     Args:
         latent: coordinates, those of a point of P_0 included.
         prior: of the latent points: uniform on [-1, 1], standard normal, or a point of P_0 and then standard normals.
-        independent: number of coordinates, the last ones, that are drawn anew for G_{k-1}.
+        independent: number of coordinates, the last ones, that are drawn independently for G_{k-1}.
         outputs: of the critic.
         spectral: whether the critic's weights are spectrally normalised.
         precision: bf16: of both networks' products.
@@ -164,7 +164,7 @@ class Loop:
         start: G_0 of the first step's proximal term: none, so that it has no term; the identity on the first latent
             coordinates; or noise, an independent standard normal point.
         fresh: whether the generator's update has real points of its own, or those of the critic's last one.
-        lazy: critic steps from one penalty to the next, whose weight is multiplied by it (Karras et al. 2020).
+        lazy: number of critic steps per penalty, whose weight is multiplied by it (Karras et al. 2020).
         fakes: generated points per update of the generator; None: `batch`.
         settled: whether G_{k-1} has the running averages of its batch normalisation, or each batch's own statistics.
     """

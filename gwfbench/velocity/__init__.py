@@ -1,1 +1,1 @@
-"""Velocity fields estimated from samples: v(x; q, p), one file a family."""
+"""Velocity fields estimated from samples: v(x; q, p), one file per family."""

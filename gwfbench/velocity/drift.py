@@ -1,22 +1,27 @@
-"""Drifting fields (Deng et al. 2026, arXiv 2602.04770), as its text, appendix and code have them, and readings of it.
+"""Drifting fields: the three versions of Deng et al. 2026 (arXiv 2602.04770), and related flows.
 
 With points x of q, points y+ of the target p, negatives y- (the same x), and a kernel k (velocity/pairs.py):
 
     equation4       V = E_p[k (y+ - x)] / E_p[k] - E_q[k (y- - x)] / E_q[k]: mean shifts (equations 2 to 4).
                     Self pairs count, so that p = q gives 0 also on samples.
+
     algorithm2      as run (appendix A.1): A = sqrt(softmax over j, jointly over y+ and y-, times softmax over i) of
                     log k, self pairs masked; V = (sum A+)(sum A-) (mean of y+ by A+ - mean of y- by A-). Its normalised
                     shifts differ from equation 4's by the product of the two masses, which is 0 far from the data.
+
     official        the authors' JAX code: algorithm 2 with lengths in units of the mean pairwise distance (self pairs
                     included), coordinates in units of that over sqrt(d), self pairs only 100 units away, A at least
                     1e-3, each temperature's field divided by its root mean square, and their sum. The floor weighs
                     (n + m) / 1000 per row next to a mass of at most about 1: made for batches of 64, at 1000 it leads.
+
     sinkhorn_proxy  separate row softmaxes for y+ and y-, no mask, Gaussian kernel: the field that Gretton et al. 2026
-                    (arXiv 2605.05118) compare with the Sinkhorn flow's; as third-party code has it, for their text was
-                    not to be had.
-    mmd             equation 4 without its normalisers, E_p[k (y+ - x)] - E_q[k (y- - x)]: for a Laplace kernel the flow
-                    of half MMD^2 with h^2 times the Matern-3/2 kernel of length sqrt(3) h, since its derivative in
-                    t = |x - y| is -t k; for a Gaussian one h^2 times the flow with k.
+                    (arXiv 2605.05118) compare with the Sinkhorn flow's. It is as third-party code has it, because their
+                    text was not available.
+
+    mmd             equation 4 without its normalisers, E_p[k (y+ - x)] - E_q[k (y- - x)]. For a Laplace kernel it is
+                    the flow of half MMD^2 with h^2 times the Matern-3/2 kernel of length sqrt(3) h, since its
+                    derivative in t = |x - y| is -t k; for a Gaussian kernel it is h^2 times the flow with k.
+
     parzen_kl       the Wasserstein gradient flow of KL(k*q || k*p) itself, -grad of its first variation
                     k * log(k*q / k*p), times h^2: equation 4 with a Gaussian kernel, averaged once more with it:
                     v(x) = E V(x + h Z), Z ~ N(0, I) (Gretton et al. 2026, first result; the formula is ours).
@@ -114,7 +119,7 @@ def _cross_weighted(
     column far below the others, which still sums to one.
 
     Args:
-        blocks: the logits, (S, rows, m + n), anew at each call.
+        blocks: the logits, (S, rows, m + n), computed again at each call.
         h: their length; seeds with points too far by it get their sums by differences.
         joint: rows sum to one over y and x together, not over each.
     """

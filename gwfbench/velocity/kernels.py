@@ -1,4 +1,4 @@
-"""Kernels k(x, y) of the distance |x - y|, and their sums over points at the cost of one product a block.
+"""Kernels k(x, y) of the distance |x - y|, and their sums over points at the cost of one product per block.
 
 With s = c |x - y|^2 / h^2, h the bandwidth, each is a function of s alone:
 
@@ -205,7 +205,7 @@ class _Centred:
 def _distances(pair: _Centred) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Rows of x, their s to all y, (S, rows, m), and a spare tensor like it; overwrite both, they end with the next.
 
-    Two buffers serve all blocks: making each anew takes longer than the sums.
+    Two buffers serve all blocks: making new ones for each takes longer than the sums.
     """
     x, y = pair.x, pair.y
     seeds, n, d = x.shape

@@ -6,8 +6,9 @@ A velocity is estimated from samples alone: v(x; q, p) at points x of q, from th
     generator    x = G(z), z ~ N(0, I); one Adam step on the mean square of G(z) - stop(G(z) + h v(G(z); q, p)), whose
                  gradient is that of -2h v . G(z) (Deng et al. 2026, equation 1 and Algorithm 1)
 
-The same field with both carriers tells the effect of the field from that of the network. So that fields can be compared
-on generators, all methods train theirs by the same number of Adam steps, GENERATOR_STEPS, unless told otherwise.
+The same field with both carriers separates the effect of the field from that of the network. So that fields can be
+compared on generators, all methods train theirs by the same number of Adam steps, GENERATOR_STEPS, unless another
+number is given.
 
 A generator's field may also be one among features of the points (velocity/features.py).
 

@@ -7,17 +7,16 @@ On a line theta points have r_i = theta.x_i and slopes s_i = theta.grad log pi(x
 
 w is the velocity E[s | theta.x = r] - (log q_theta)'(r) of the one-dimensional flow, both parts estimated with the same
 kernel, so that w = 0 if q = pi, whatever h is: k*(s q_theta - q_theta') = 0 then. The flow's velocity is the mean of v
-over all theta. With the second smoothing of rrw it is the gradient flow of
-KL in a geometry that particles have a place in:
+over all theta. With the second smoothing of rrw it is the gradient flow of KL in a geometry that includes particles:
 
     1/n sum_i [div v(x_i) + grad log pi(x_i).v(x_i)] = 1/n int w^2 (floor + sum_i k(. - r_i)) dr / int k   for any x_i,
 
 which is minus the rate of KL, never below 0.
 
-Sums are made on a grid of `cells` cells to a bandwidth: each point is shared between the two nodes next to it, sums of
-k and k' over nodes are convolutions, and values are read off by linear interpolation, all to second order in 1 / cells.
-That costs O(n + G) a line, G nodes, and no n x n matrix. The authors convolve by FFT and take k' in Fourier space; we
-have short convolutions, which see neither the ends of the grid nor other lines.
+Sums are made on a grid of `cells` cells per bandwidth: each point is shared between the two nodes next to it, sums of k
+and k' over nodes are convolutions, and values are read off by linear interpolation, all to second order in 1 / cells.
+That costs O(n + G) per line, with G nodes, and no n x n matrix. The authors convolve by FFT and take k' in Fourier
+space; we have short convolutions, which see neither the ends of the grid nor other lines.
 """
 
 from __future__ import annotations

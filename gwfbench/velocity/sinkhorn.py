@@ -7,13 +7,14 @@ which is -n times the gradient of S in the points of q. The plan is P_ij = exp((
 
 Solver: rounds of one exponential and some matrix-vector products. A round makes K = exp((f + g - c)/epsilon) and runs
 Sinkhorn's scalings u, v on it, whose logarithms then go into f and g (Schmitzer 2019, stabilised scaling). Epsilon
-starts at a share of the largest cost and falls by 8 a round: where the rows of one round's plan have mean 1, those of
+starts at a share of the largest cost and falls by 8 per round: where the rows of one round's plan have mean 1, those of
 its entries to the power of 8 have a mean of at least 1, so no row of K vanishes. From the second round at the last
-epsilon on, the scalings are over-relaxed (Thibault et al. 2021): plain ones took six times as long
-near p = q, or did not end.
-The plan of q with itself is symmetric: one potential, each update the geometric mean of the old and the new one
-(Knight et al. 2014). Memory: one n x m matrix per seed. Where costs are so many epsilons that they would lose digits
-that matter, the points are taken in float64; where that is too little, it is an error.
+epsilon on, the scalings are over-relaxed (Thibault et al. 2021): plain ones took six times as long near p = q, or did
+not end.
+
+The plan of q with itself is symmetric: one potential, each update the geometric mean of the old and the new one (Knight
+et al. 2014). Memory: one n x m matrix per seed. Where costs are so many epsilons that they would lose digits that
+matter, the points are taken in float64. Where that is not enough, it is an error.
 """
 
 from __future__ import annotations

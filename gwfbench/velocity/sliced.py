@@ -7,7 +7,8 @@ With uniform directions theta, x among n points of q, y among m of p:
     half MMD^2, -|.|   v(x) = c_d E_theta theta (E sign(theta.(y - x)) - E sign(theta.(x' - x)))
                        (Hertrich et al. 2024); half MMD^2 = E|x - y| - E|x - x'|/2 - E|y - y'|/2
 
-Both are -n times the gradient in the points of q. O((n + m) log(n + m)) a direction, no n x m matrix.
+Both are -n times the gradient in the points of q. The cost is O((n + m) log(n + m)) per direction, with no n x m
+matrix.
 """
 
 from __future__ import annotations

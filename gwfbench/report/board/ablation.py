@@ -17,10 +17,10 @@ from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.report.board.lines import Line
 
 ALL = "all of them"
-NOTE = """median without -> with: the mean over seeds of their ratio, with / without (difference, where values are not
-all positive) [95 % paired t interval]. *: significant at 5 % for all pairs of the table together (Holm). A failed seed
-and one without a value count as the worst on the board. No interval: the differences of all seeds are equal. all of
-them: the mean over methods, seed by seed, tested alone."""
+NOTE = """Each cell: median without -> median with; then the mean over seeds of the ratio with / without (or of the
+difference, where values are not all positive) [95 % paired t interval]. *: significant at 5 % for all pairs of the
+table together (Holm). A failed seed and one without a value count as the worst on the board. No interval: the
+differences of all seeds are equal. all of them: the mean over methods, seed by seed, tested alone."""
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.report.board.lines import Line
 from gwfbench.report.table import contestants
 
-NOTE = """better / not told apart / worse, counted over metrics: the method's last law next to that of the most
-expensive setting of {bar} with no more oracle calls (points through the target's score, its log-density or both, or
-drawn from it), five per cent for all {pairs} pairs of the page together (paired t, Holm). Pairs that were judged at
-different numbers of points are left out, and values that are too good to be true (ALARM).{early} No method had more
-than the page's budget; a setting that ends by itself leaves the rest of it."""
-EARLY = " With *, {bar} has no setting that cheap: next to its cheapest."
+NOTE = """better / not told apart / worse, counted over metrics: the method's last law, compared with that of the most
+expensive setting of {bar} with no more oracle calls (points passed to the target's score, its log-density or both, or
+drawn from the target), by paired t tests at five per cent for all {pairs} pairs of the page together (Holm). Pairs that
+were judged at different numbers of points are left out, and values that are too good to be true (ALARM).{early} No
+method had more than the page's budget; a setting that ends earlier leaves the rest of it unused."""
+EARLY = " *: {bar} has no setting that cheap; compared with its cheapest."
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,9 @@ def sentence(pairs: Sequence[Pair], bar: str, learnt: Sequence[str]) -> str:
     who = ", ".join(f"`{name}`" for name in learnt if name in there)
     fewest = min((pair.seeds for pair in mine), default=0)
     rest = f"Of {len(mine)} pairs of a learnt method ({who}) and a metric, {lost} are worse than `{bar}`"
-    caveat = f"At fewest {fewest} seeds: small differences are not seen."
+    caveat = f"With as few as {fewest} seeds, small differences are not found."
     if absent:
-        caveat += f" Nothing to compare (not run, or no seed ended with a law): {', '.join(absent)}."
+        caveat += f" Not compared (not run, or no seed ended with a law): {', '.join(absent)}."
     if not won:
         verdict = f"No learnt method beats `{bar}` at equal oracle calls on any of these tasks."
         return f"{verdict} {rest}, none is better. {caveat}"

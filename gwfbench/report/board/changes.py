@@ -188,8 +188,8 @@ def markdown(found: Sequence[Change]) -> str:
             names = "; ".join(f"{method} on {task} ({', '.join(own)})" for (task, method), own in metrics.items())
             parts.append(f"{word.capitalize()}: {escape.markdown(names)}.")
     parts.append(
-        "Medians over seeds at the last judged law. better, worse: told apart by paired t tests under the same seeds, "
-        "5 % for all cells together (Holm); a failed seed counts as the worst value."
+        "Medians over seeds at the last judged law. better, worse: by paired t tests under the same seeds, "
+        "at 5 % for all cells together (Holm); a failed seed counts as the worst value."
     )
     return "\n\n".join(parts) + "\n"
 

@@ -11,10 +11,10 @@ from gwfbench.report import stats
 from gwfbench.report.board.cells import NO_CELL
 from gwfbench.report.board.lines import Line
 
-FACTOR = 3.0  # that a board must be able to tell, or have told somebody apart, or it has too few seeds for letters
+FACTOR = 3.0  # a board has too few seeds for letters if it can't find this, unless it has found a difference
 SHARE = 0.5  # of the way from exact to still, likewise, where values are not all positive
 FEW, FAILED, UNTOLD, ALONE = (
-    "too few seeds", "no seed has a value", "the metric does not tell still from exact", "nobody to compare it with",
+    "too few seeds", "no seed has a value", "the metric does not tell still from exact", "no method to compare it with",
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from gwfbench.report.table import contestants
 
 PLACE = {"floor": 0, "method": 1, "control": 2}  # on the board
 BIASED = ("w2", "sinkhorn")  # distances of two clouds, which the noise of both makes larger
-NARROW = ", or a law that is too narrow: few points of one are nearer to few of the truth than draws of the truth are"
+NARROW = ", or a law that is too narrow: few of its points are nearer to few draws of the truth than such draws are"
 COSTS = ["seconds", "units", "score_calls", "sample_seconds", "sample_calls", "memory", "energy"]
 
 
@@ -38,20 +38,20 @@ class Board:
     t: float  # last judged time; nan for the limit
     better: Mapping[str, str]  # lower or higher, by metric, in the order of the metrics
     lines: Sequence[Line]
-    absent: Sequence[str] = ()  # metrics that are left away: nobody has a value
+    absent: Sequence[str] = ()  # metrics that are left out: no contestant has a value
     codes: Mapping[str, int] = field(default_factory=dict)  # by method: versions of the code that made its rows
     graded: Mapping[str, Grade] = field(default_factory=dict)  # by method, in the first metric
 
     @property
     def metrics(self) -> list[str]:
-        """Those that somebody has been judged by."""
+        """Those in which some contestant has been judged."""
         return [name for name in self.better if any(name in line.cells for line in self.lines)]
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must know besides the table, a sentence each."""
+        """What a reader must know in addition to the table, one sentence each."""
         return [*_untold(self), *_worst(self), *_left(self), *_paid(self), *(
-            f"{name} has no value for anybody here, so that it is left away." for name in self.absent
+            f"{name} is left out: no contestant has a value of it here." for name in self.absent
         ), *(
             f"The runs of {method} were made by {count} versions of the code." for method, count in self.codes.items()
         )]  # fmt: skip
@@ -62,12 +62,12 @@ def leaderboard(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.
 
     Args:
         rows: the results table, as `gwfbench.run` returns it, or as pandas reads the CSV of `report --write`.
-        metrics: which, and in which order; None: all, in the order of the task.
+        metrics: names of metrics, in the order of the columns; None: all, in the order of the task.
 
     Returns:
         One row per (task, method): task, method, role, information, t, seeds ("finished/total" and why the others
         did not finish), tier by the first metric among methods of the same information (letters: `stats.tiers`; ""
-        where too few seeds can tell), detectable (`stats.detectable`, in words), the median of each metric with
+        where there are too few seeds), detectable (`stats.detectable`, in words), the median of each metric with
         <metric>_low, <metric>_high (95 % interval of the median over seeds; of two seeds their range; empty for one),
         <metric>_n (points used), <metric>_worst (seeds without a value, which count as infinitely bad),
         <metric>_left (values left out of the cell: of an older version of the metric than others on that task, at
@@ -115,7 +115,7 @@ def boards(rows: pd.DataFrame, metrics: Sequence[str] | None = None) -> list[Boa
 
     Args:
         rows: the results table.
-        metrics: which, and in which order; None: all, in the order of the task.
+        metrics: names of metrics, in the order of the columns; None: all, in the order of the task.
 
     Raises:
         UserError: there is no such metric.
@@ -203,7 +203,7 @@ def left_out(made: Sequence[Board]) -> list[str]:
 
 
 def _left(board: Board) -> list[str]:
-    fix = "; to have them anew from kept points: python -m gwfbench score --metric "
+    fix = "; to compute them again from kept points: python -m gwfbench score --metric "
     return [
         f"Left out: {count} values of {name} for {line.method}, {reason}{'' if 'attempt' in reason else fix + name}."
         for _, line, name, cell in _all_cells([board])
@@ -232,10 +232,7 @@ def _untold(board: Board) -> list[str]:
     ]  # fmt: skip
     if not names:
         return []
-    return [
-        f"{', '.join(names)}: still is not told from exact draws here, so that nothing is at the floor by it, and no "
-        "tier or score over tasks is made from it."
-    ]
+    return [f"{', '.join(names)}: can't tell still from exact here, so it gives no <= floor, tier or score over tasks."]
 
 
 def _paid(board: Board) -> list[str]:

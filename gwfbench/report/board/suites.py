@@ -35,13 +35,13 @@ from gwfbench.suites.suite import Part, Suite
 
 LIMITS = ("seconds", "units", "calls")
 NOTES = (
-    "score: 0 is exact, 1 is still, mean over seeds and the method's tasks [95 % interval over tasks]. tier: "
-    "methods that use the same information on the same tasks and share a letter can't be told apart on these (paired t "
-    "tests over seeds of the mean score, Holm, 5 %). Below a task its headline metric, median over seeds [95 % "
-    "interval]; a failed seed counts as still. train s: medians over seeds, summed over tasks; units: likewise, "
-    "in units of a fixed piece of work on the same device meanwhile; calls: likewise, "
-    "points through the target's score or log-density (the larger number) or drawn from it, also for moving the judged "
-    "points."
+    "score: 0 is exact, 1 is still, mean over seeds and the method's tasks [95 % interval over tasks]. tier: methods "
+    "that use the same information on the same tasks and share a letter can't be told apart on these tasks (paired t "
+    "tests over seeds of the mean score, Holm, 5 %). In the column of a task: its headline metric, median over seeds "
+    "[95 % interval]; a failed seed counts as still. train s: medians over seeds, summed over tasks. units: the same "
+    "for train s divided by the time of a fixed piece of work on the same device during the run. calls: the same for "
+    "points passed to the target's score or log-density (the larger number) or drawn from the target, also for moving "
+    "the judged points."
 )
 
 
@@ -233,7 +233,7 @@ def markdown(rows: pd.DataFrame, suite: Suite) -> str:
     if all(math.isnan(one.units) for one in made):  # rows of before have none
         table = table.drop(columns="units", errors="ignore")
     table = table.to_markdown(index=False, disable_numparse=True)
-    about = f"Suite `{suite.name}`: track {suite.track}, {suite.seeds} seeds, budget {suite.budget or 'none'} a run."
+    about = f"Suite `{suite.name}`: track {suite.track}, {suite.seeds} seeds, budget {suite.budget or 'none'} per run."
     missing = _missing(made, suite)
     return "\n\n".join(filter(None, [about, table, missing, NOTES])) + "\n"
 

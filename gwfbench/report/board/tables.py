@@ -38,23 +38,25 @@ USES = {
     "Encoder": "encoder",
 }
 NOTES = (
-    "Median over seeds [95 % interval of the median] (of two seeds: their range) at the last judged time. exact: draws "
-    "from the truth, the noise floor; <= floor: shown to be within 5 % of the way from it to still, and not told from "
-    "it. still: never moves. tier, by the first metric: methods that use the same information and share a letter can't "
-    "be told apart (paired t tests over seeds, on logarithms where all values are positive; Holm's correction; 5 %); "
-    "-: no letter, see below the table. uses: information about the target that a method gets. seeds: finished/total; "
-    "a failed seed, and one without a value, counts as the worst. train s: training time without evaluation; "
-    "units: the same, over the time of a fixed piece of work on the same device meanwhile, which is what to compare "
-    "between machines and hours; -: not timed. sample s, calls/point: cost of moving the judged points."
+    "Median over seeds [95 % interval of the median] (for two seeds: their range) at the last judged time. exact: "
+    "draws from the truth, the noise floor. still: draws of P_0, never moved. <= floor: shown to be within 5 % of the "
+    "way from exact to still, and not distinguishable from exact. tier, by the first metric: methods that use the "
+    "same information and share a letter can't be told apart (paired t tests over seeds, on logarithms where all "
+    "values are positive; Holm's correction; 5 %); -: no letter, see below the table. uses: information about the "
+    "target that a method gets. seeds: finished/total; a failed seed, and one without a value, counts as the worst. "
+    "train s: training time without evaluation. units: train s divided by the time of a fixed piece of work on the "
+    "same device during the run; compare units, not seconds, between machines and hours; -: not timed. sample s, "
+    "calls/point: cost of moving the judged points."
 )
 OVER_TASKS = (
-    "Each table is about the tasks below it, all of which its methods were run on. score: 0 is exact, 1 is no better "
-    "than not moving (each seed next to exact and still under the same seed), by the first metric of the task that "
-    "tells the two apart, at the last law; mean over seeds, then over tasks; a failed seed scores 1. solved: share of "
-    "tasks on which the median seed reaches a score of 0.1. seconds x2: share of tasks on which it does so in at most "
-    "twice the seconds of the fastest method of the table, in units where all rows have them; calls: points passed to "
-    "the target's score or its log-density (the larger number), or drawn from the target. Where only the last laws are "
-    "kept, the cost is that of the whole run."
+    "Each table is about the tasks named below it; all its methods were run on all these tasks. score: 0 is exact, 1 "
+    "is no better than still (each seed is compared with exact and still under the same seed), by the first metric of "
+    "the task that tells the two apart, at the last law; mean over seeds, then over tasks; a failed seed scores 1. "
+    "solved: share of tasks on which the median seed reaches a score of 0.1. seconds x2, x10: share of tasks on which "
+    "it does so in at most 2 or 10 times the seconds of the fastest method of the table (in units, where all rows "
+    "have them). calls x2, x10: the same for oracle calls, which are points passed to the target's score or its "
+    "log-density (the larger number), or drawn from the target. Where only the last laws are kept, the cost is that "
+    "of the whole run."
 )
 NAMES = 3  # of a table in a terminal the names of methods take at most a third
 MARKS = {"floor": "<= floor ", "alarm": "ALARM ", "": ""}
@@ -240,7 +242,7 @@ def _list(sentences: Sequence[str]) -> list[str]:
 
 
 def power(board: Board, metric: str = "", graded: Mapping[str, Grade] | None = None) -> list[str]:
-    """What one task's seeds can tell in a metric, and whom they give no letter, in sentences.
+    """Sentences on what one task's seeds can show in a metric, and on methods without a letter.
 
     Args:
         metric: and its grades; the board's first one if it is not given.
@@ -251,7 +253,7 @@ def power(board: Board, metric: str = "", graded: Mapping[str, Grade] | None = N
     said = []
     if gaps:
         shown = "; ".join(f"{grade.detectable} ({who}{_warning(grade)})" for who, grade in gaps.items())
-        said.append(f"Least difference in {metric} between two methods that this board sees in 80 % of cases: {shown}.")
+        said.append(f"Smallest difference of two methods in {metric} that this board finds in 80 % of cases: {shown}.")
     reasons: dict[str, list[str]] = {}
     for method, grade in graded.items():
         if grade.why and not (grade.why == FEW and grade.detectable):
@@ -264,7 +266,7 @@ def _warning(grade: Grade) -> str:
     """What to think of letters on such a board."""
     if grade.why == FEW:
         return ": too few seeds for tiers"
-    return ": to share a letter says little" if grade.weak and not grade.why else ""
+    return ": a shared letter says little" if grade.weak and not grade.why else ""
 
 
 def over_tasks(table: pd.DataFrame) -> str:
