@@ -62,11 +62,12 @@ def _value(path: Path, key: str, value: Any, option: click.Parameter, negated: b
 def text(context: click.Context) -> str:
     """The options that were typed, or read from a file, as such a file."""
     given = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+    values = context.params | {"plugin": context.meta.get("plugin", ())}
     lines = []
     for option in context.command.params:
-        known = context.params | {"plugin": context.meta.get("plugin", ())}
-        if option.name in known and option.name != "print_config" and context.get_parameter_source(option.name) in given:
-            value = known[option.name]
+        name = str(option.name)
+        if name in values and name != "print_config" and context.get_parameter_source(name) in given:
+            value = values[name]
             negated = value is False and bool(option.secondary_opts)
             name = (option.secondary_opts if negated else option.opts)[0].lstrip("-")
             lines.append(f"{name} = {_toml(negated or value)}\n")

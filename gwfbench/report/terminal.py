@@ -7,11 +7,14 @@ there are 80 columns, or as many as COLUMNS says.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+import click
 
 from gwfbench import escape
 
@@ -101,19 +104,10 @@ def show(table: Table, title: str = "", below: Sequence[str] = ()) -> None:
 
 
 def put(lines: Sequence[tuple[str, str]]) -> None:
-    """Print lines in their styles, which only a terminal gets."""
-    if not sys.stdout.isatty():
-        from click import echo
-
-        echo("".join(f"{escape.line(text)}\n" for text, _ in lines).translate(_plain()), nl=False)
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    for text, style in lines:
-        shown = escape.line(text).translate(_plain())
-        console.print(Text(shown, style, no_wrap=True, overflow="ignore"), soft_wrap=True)
+    """Print lines in their styles, bold or dim, which only a terminal gets, and none where NO_COLOR is set."""
+    plain = _plain()
+    shown = [click.style(escape.line(text).translate(plain), **{style: True} if style else {}) for text, style in lines]
+    click.echo("".join(f"{line}\n" for line in shown), nl=False, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def width() -> int:

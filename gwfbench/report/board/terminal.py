@@ -179,7 +179,7 @@ def print_suite(rows: pd.DataFrame, suite: Suite, look: Look = Look()) -> None:
     metrics = {part.task: suite.metric(part) for part in suite.parts}
     room = terminal.width()
     limit = f", budget {suite.budget} a run" if suite.budget else ""
-    head = f"Suite {suite.name}: {suite.title} ({suite.seeds} seeds{limit})"
+    head = f"Suite {suite.name}: {suite.title} (track {suite.track}, {suite.seeds} seeds{limit})"
     terminal.put([(line, "bold") for line in terminal.wrapped(head, room)])
     groups: dict[tuple[str, tuple[str, ...]], list[suites.Entry]] = defaultdict(list)
     for one in made:
