@@ -1,7 +1,11 @@
 """What all commands have: help with an example that can be typed, -q, -v, and options as a file."""
 
+import contextlib
+import os
+import pty
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +15,11 @@ import pytest
 from gwfbench.cli import cli as group
 
 ROOT = Path(__file__).parents[1]
+STOPS = """    def fit(self, problem, budget, rng):
+        breakpoint()
+        yield from self._fit(problem, budget, rng)
+
+"""
 QUICK = ("run", "--task", "ou:horizon=0.05", "--method", "ula", "--seeds", "1", "--no-controls", "--no-isolate")
 
 
@@ -96,6 +105,29 @@ def test_options_are_printed_as_a_file_that_means_the_same(cli, tmp_path, no_fil
     assert tomllib.loads(again) == said
     assert tomllib.loads(cli("run", "--config", "experiment.toml", "--seeds", "3", "--print-config")[1])["seeds"] == "3"
     assert not (tmp_path / "results").exists(), "nothing has run"
+
+
+@pytest.mark.slow
+def test_a_debugger_without_isolation_has_the_terminal(tmp_path):
+    """Its prompt and its answers are seen; a method's output goes into a log otherwise."""
+    code = (ROOT / "baselines" / "ula.py").read_text().replace("    def fit(", f"{STOPS}    def _fit(", 1)
+    (tmp_path / "stops.py").write_text(code)
+    words = [*QUICK, "--no-isolate", "--plugin", "stops.py"]
+    words[words.index("ula")] = "stops"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "gwfbench", *words])
+    seen, typed = b"", [b"c\n", b"p 40 + 2\n"]
+    with contextlib.suppress(OSError):  # what a terminal says whose program has ended
+        while part := os.read(terminal, 4096):
+            seen += part
+            if typed and seen.count(b"(Pdb)") > 2 - len(typed):
+                os.write(terminal, typed.pop())
+    os.waitpid(child, 0)
+    assert b"42" in seen.partition(b"p 40 + 2")[2]
+    assert b"ended: ok" in seen
 
 
 @pytest.mark.slow

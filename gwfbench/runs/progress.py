@@ -62,7 +62,7 @@ def progress(say: Callable[[str], None], bar: bool, every: bool = False) -> Iter
         if event.kind == "progress" and now - last.get(event.job, now) < 30:
             return
         last[event.job] = now
-        left = "" if math.isnan(event.left) else f", about {span(event.left)} left"
+        left = "" if math.isnan(event.left) or event.share == 1 else f", about {span(event.left)} left"
         say(f"[{event.share:4.0%} {now - start:.0f} s{left}] {escape.line(_line(event))}")
 
     yield tell

@@ -161,6 +161,7 @@ class _Schedule:
         self._old: set[str] = set()  # attempts that were there at the start
         self._waiting: deque[_Part] = deque()
         self._running: dict[int, _Part] = {}
+        self._active: list[_Part] = []  # the same, and the one that begins
         self._held: list[Claim] = []
         self._told: set[str] = set()  # runs of which it was said that they run elsewhere
 
@@ -239,12 +240,14 @@ class _Schedule:
         self._listener(Event(kind, text, job, run, self._share(), self._left()))
 
     def _share(self) -> float:
-        done = sum(map(len, self._done)) + sum(p.share * len(p.job.seeds) for p in self._running.values())
+        done = sum(map(len, self._done)) + sum(p.share * len(p.job.seeds) for p in self._active)
         return done / sum(len(job.seeds) for job in self.jobs)
 
     def _left(self) -> float:
-        at_once = self.options.jobs or sum(map(len, self.slots.values())) + len(self._running)
-        parts = [*self._waiting, *self._running.values()]
+        at_once = self.options.jobs or sum(map(len, self.slots.values())) + len(self._active)
+        parts = [*self._waiting, *self._active]
+        if not parts and self._share() < 1:  # nobody has looked yet what there is to do
+            return math.nan
         return self._pace.left(((self._kinds[p.number], p.share) for p in parts for _ in p.job.seeds), at_once)
 
     def _start(self, engine: Pool | Here) -> None:
@@ -259,6 +262,7 @@ class _Schedule:
                 self._waiting.append(part)
             elif ours is not None:
                 ours.slot, ours.began = slots.pop(0), time.monotonic()
+                self._active.append(ours)
                 self._tell("start", "starts", ours.job)
 
                 def progress(
@@ -320,7 +324,7 @@ class _Schedule:
     def _close(self, part: _Part, end: End) -> None:
         """Take down how each seed ended: as its process has closed it, or else as its process ended."""
         self.slots[part.job.device].append(part.slot)
-        part.share = 0.0
+        self._active.remove(part)
         each = (time.monotonic() - part.began) / len(part.job.seeds)
         for seed, held in zip(part.job.seeds, part.claims, strict=True):
             alone = replace(part.job, seeds=(seed,))
