@@ -1,4 +1,5 @@
-# make demo        a first comparison, in about two minutes
+# make demo        a first comparison: five methods in a minute, a table, a page, a picture
+# make paper-demo  variational JKO at its paper's settings, in about two minutes
 # make quick       lint, and the tests that end within a minute
 # make test        lint, types, all tests
 # make test-hostile  attacks on the runner and the command line: kills, corrupt files, methods that misbehave
@@ -11,10 +12,15 @@ PYTHON ?= python3
 BIN    := .venv/bin
 RUN    := $(BIN)/python -m gwfbench
 
-.PHONY: demo test quick test-hostile test-slurm lint types bench gpu clean
+.PHONY: demo paper-demo test quick test-hostile test-slurm lint types bench gpu clean
 
-demo: .venv/ready
-	$(RUN) run --task ou --method vjko --method ula --seeds 2
+demo: .venv/demo
+	$(RUN) run --suite smoke --jobs 2 --out demo/runs
+	$(RUN) report html demo/page.html --out demo/runs
+	$(RUN) report pictures demo --task toy2d --out demo/runs
+
+paper-demo: .venv/demo
+	$(RUN) run --task ou --method vjko@ou --method ula --seeds 2
 
 test: lint types .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not hostile"
@@ -44,11 +50,19 @@ gpu:
 	scripts/gpu.sh
 
 clean:
-	rm -rf .venv .asv build gpu-out *.egg-info
+	rm -rf .venv .asv build demo gpu-out *.egg-info
 
 # The pins keep everybody on the same numbers. Remove .venv to move to newer ones.
-.venv/ready: pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+# What runs and reports need, which is less than what the tests do.
+.venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(f"gwfbench: Python {sys.version.split()[0]} found, 3.11 or newer expected; try: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "installs torch and a dozen other packages into .venv: once, about a minute"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) '.[report]'
+	touch $@
+
+.venv/ready: .venv/demo
+	$(PIP) '.[dev]'
 	touch $@

@@ -16,11 +16,12 @@ from gwfbench.errors import UserError, require
 from gwfbench.metrics import known as known_metrics
 from gwfbench.plugins import registry
 from gwfbench.protocol import Method, Metric, Task
+from gwfbench.runs.events import Event, Listener
 from gwfbench.runs.options import Options
 from gwfbench.runs.order import Order, in_order, read_seeds
 from gwfbench.runs.progress import has_bar
 from gwfbench.runs.progress import progress as progress_of
-from gwfbench.runs.scheduler import Event, Listener, perform
+from gwfbench.runs.scheduler import perform
 from gwfbench.store.rows import tidy
 
 if TYPE_CHECKING:

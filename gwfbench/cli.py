@@ -10,7 +10,7 @@ import click
 
 from gwfbench import __version__
 from gwfbench.commands._edge import guarded
-from gwfbench.commands._options import PLUGIN
+from gwfbench.commands._options import EVERYWHERE, QUIET, VERBOSE, example
 from gwfbench.commands.bundle import accept, bundle
 from gwfbench.commands.calibrate import calibrate
 from gwfbench.commands.check import check
@@ -46,7 +46,11 @@ def _called() -> int | None:
     return None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=example("run --suite smoke --jobs 2"),
+    params=[QUIET, VERBOSE],
+)
 @click.version_option(__version__)
 def cli() -> None:
     """Run, time and judge Wasserstein-gradient-flow methods on problems with known answers."""
@@ -70,5 +74,6 @@ for command in (
     bundle,
     accept,
 ):
-    command.params.append(PLUGIN)
+    for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+        one.params += EVERYWHERE
     cli.add_command(command)

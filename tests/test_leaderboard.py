@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from gwfbench.errors import UserError
-from gwfbench.report.board import tables
+from gwfbench.report.board import tables, terminal
 from gwfbench.report.board.ablation import ALL, ablation, markdown
 from gwfbench.report.board.leaderboard import Seeds, alarms, boards, frame, leaderboard, left_out
 from gwfbench.report.stats import interval, on_scale
@@ -335,13 +335,13 @@ def test_the_terminal_says_what_the_seeds_can_tell_and_takes_no_markup(capsys):
     few = [
         line | {"task": "[/]"} for line in rows("[red]x", [1.0, 2.0]) + rows("b", [2.0, 1.5]) + failure("c", 0, "oom")
     ]
-    tables.print_boards(boards(table_of([line | {"task": "[/]"} for line in few])))
+    terminal.print_boards(boards(table_of([line | {"task": "[/]"} for line in few])))
     text = " ".join(capsys.readouterr().out.split())
     assert "[/] at t = 1" in text
     assert "[red]x" in text
     assert "(density: too few seeds for tiers)" in text
     assert "No tier for c: no seed has a value." in text
-    tables.print_boards(boards(table_of(FLOOR, [line | {"worst": "infinite"} for line in rows("lost", [1.0, None])])))
+    terminal.print_boards(boards(table_of(FLOOR, [line | {"worst": "infinite"} for line in rows("lost", [1.0, None])])))
     assert "lost: symkl under seed 1 counts as the worst value: infinite." in capsys.readouterr().out
 
 
@@ -511,14 +511,3 @@ def test_an_alarm_of_a_distance_of_clouds_names_narrow_laws_too():
         (texts[metric],) = alarms(boards(frame))
     assert "too narrow" in texts["w2"]
     assert "too narrow" not in texts["symkl"]
-
-
-def test_a_board_that_is_too_wide_goes_on_below():
-    rows = [["method", *(f"metric_{i}" for i in range(10))], ["a" * 30, *["1.23\n[0.1, 2.3]"] * 10]]
-    parts = tables._side_by_side(rows, 80)
-    assert [i for part in parts for i in part if i] == list(range(1, 11))
-    assert all(part[0] == 0 for part in parts)
-    for part in parts:  # as rich draws it: three more a column, and the edge
-        assert 1 + 26 + sum(13 for _ in part[1:]) <= 80
-    assert tables._side_by_side(rows, 1000) == [list(range(11))]
-    assert tables._side_by_side(rows, 20) == [[0, i] for i in range(1, 11)], "one at least"

@@ -71,10 +71,20 @@ def test_the_tutorial_s_metric_tells_a_law_from_the_truth():
     assert good.n == 4096
 
 
-def test_make_demo_is_the_command_shown():
+def test_the_makefile_s_commands_and_those_of_the_readme_are_commands(tmp_path, monkeypatch):
+    """What `make demo` types is parsed; the README shows `make demo`."""
+    from gwfbench.cli import cli
+
     makefile = (ROOT / "Makefile").read_text()
-    (shown,) = re.findall(r"```sh\n\.venv/bin/python -m gwfbench (run [^\n]*)\n```", README)
-    assert f"$(RUN) {shown}" in makefile
+    monkeypatch.chdir(tmp_path)
+    typed = re.findall(r"^\t\$\(RUN\) (.*)$", makefile, flags=re.M)
+    assert len(typed) >= 4
+    for words in map(str.split, typed):
+        context = cli.make_context("gwfbench", words)
+        while isinstance(context.command, click.Group) and context._protected_args:
+            name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
+            context = command.make_context(name, rest, parent=context)
+    assert "make demo" in README
 
 
 def options_of(command):

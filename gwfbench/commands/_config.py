@@ -1,13 +1,15 @@
-"""Experiment files: the options of a command, as TOML."""
+"""Experiment files: the options of a command, as TOML, read and written."""
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from gwfbench.errors import UserError, require, unknown
 
@@ -55,3 +57,27 @@ def _value(path: Path, key: str, value: Any, option: click.Parameter, negated: b
     if flag:
         return value != negated
     return value if option.multiple else str(value)
+
+
+def text(context: click.Context) -> str:
+    """The options that were typed, or read from a file, as such a file."""
+    given = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+    values = context.params | {"plugin": context.meta.get("plugin", ())}
+    lines = []
+    for option in context.command.params:
+        name = str(option.name)
+        if name in values and name != "print_config" and context.get_parameter_source(name) in given:
+            value = values[name]
+            negated = value is False and bool(option.secondary_opts)
+            name = (option.secondary_opts if negated else option.opts)[0].lstrip("-")
+            lines.append(f"{name} = {_toml(negated or value)}\n")
+    return "".join(lines)
+
+
+def _toml(value: Any) -> str:
+    """Text is written as in JSON, which TOML reads too."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return str(value) if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False)

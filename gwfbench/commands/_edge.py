@@ -15,6 +15,7 @@ import platform
 import shlex
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,26 @@ FIXES = {
     errno.ENOMEM: "free some memory, or run fewer at once",
     errno.EIO: "check the disk, or name a place on another one",
 }  # what a file system says that is no fault of ours, even where it names no file
+
+
+class Level:
+    """How much is said: all, the usual, or only what is asked for and errors."""
+
+    quiet = False
+    verbose = False
+    began = time.monotonic()
+
+
+def note(text: str) -> None:
+    """Print what a user may like to know, on standard error, unless -q is given."""
+    if not Level.quiet:
+        say(text, err=True)
+
+
+def detail(text: str) -> None:
+    """Print what goes on inside, with the seconds since the start, if -v is given."""
+    if Level.verbose:
+        say(f"{time.monotonic() - Level.began:6.1f} s  {escape.line(text)}", err=True)
 
 
 def say(text: str, err: bool = False) -> None:

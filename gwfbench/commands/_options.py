@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands._edge import put, say
+from gwfbench.commands._edge import Level, put, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,8 @@ def read_execution(words: dict[str, Any]) -> Options:
     return Options(**words | {"gpus": gpus, "retry": retry})
 
 
-def _known(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
+def _known(context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
+    context.meta["plugin"] = files
     if files:
         from gwfbench.plugins.registry import add_files
 
@@ -117,6 +118,34 @@ PLUGIN = click.Option(
     callback=_known,
     help="File with a task or method of your own, named like the file (repeatable).",
 )
+
+
+def _level(_context: click.Context, option: click.Parameter, value: bool) -> None:
+    """Before a command's name these options say how it begins; after it they can only add."""
+    if value or _context.parent is None:
+        setattr(Level, str(option.name), value)
+
+
+QUIET = click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_level,
+                     help="Say only errors and the result.")  # fmt: skip
+VERBOSE = click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=_level,
+                       help="Say also what goes on inside, with seconds.")  # fmt: skip
+EVERYWHERE = (PLUGIN, QUIET, VERBOSE)  # options of every command
+
+
+def example(words: str) -> str:
+    """The end of a command's help."""
+    return f"\b\nExample:\n  python -m gwfbench {words}"
+
+
+def look(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --wide and --intervals, for tables."""
+    for option in (
+        click.option("--intervals", is_flag=True, help="In tables: 95 % intervals as [low, high] in place of ±."),
+        click.option("--wide", is_flag=True, help="In tables: all metrics and all costs."),
+    ):
+        command = option(command)
+    return command
 
 
 def check_metrics_of(chosen: tuple[str, ...], tasks: Iterable[Task]) -> None:
@@ -146,7 +175,8 @@ def check_metrics(chosen: tuple[str, ...], known: set[str]) -> None:
             raise unknown("metric", name, known, see="python -m gwfbench list --metrics")
 
 
-def show(rows: pd.DataFrame, form: str, chosen: tuple[str, ...]) -> None:
+def show(rows: pd.DataFrame, form: str, chosen: tuple[str, ...], wide: bool, intervals: bool) -> None:
+    """Print the rows as CSV, or their leaderboards as tables."""
     from gwfbench.report.board.leaderboard import alarms, boards
 
     made = boards(rows, chosen or None)
@@ -154,8 +184,8 @@ def show(rows: pd.DataFrame, form: str, chosen: tuple[str, ...]) -> None:
         rows = rows[rows["metric"].isin(chosen) | rows["metric"].isna()] if chosen else rows
         put(rows.to_csv(index=False))
     else:
-        from gwfbench.report.board.tables import print_boards
+        from gwfbench.report.board.terminal import Look, print_boards
 
-        print_boards(made)
+        print_boards(made, Look(wide, intervals, bool(chosen)))
     for line in alarms(made):
         say(line, err=True)

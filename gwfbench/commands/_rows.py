@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gwfbench import escape
-from gwfbench.commands._edge import say
+from gwfbench.commands._edge import note
 from gwfbench.commands._options import OUT, PLACE
 from gwfbench.errors import UserError
 from gwfbench.plugins import registry
@@ -67,7 +67,7 @@ def collected(out: Path, stale: bool = False) -> tuple[pd.DataFrame, Facts]:
 
     rows, facts, remarks = results.rows_of(out, stale)
     for remark in remarks:
-        say(escape.line(remark), err=True)
+        note(escape.line(remark))
     return rows, facts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from gwfbench import escape
-from gwfbench.commands._edge import put, say
+from gwfbench.commands._edge import note, put, say
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 
@@ -57,11 +57,12 @@ def published(suite: Suite) -> pd.DataFrame | None:
     return kept.read(path)[0] if path.is_file() else None
 
 
-def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
-    """The board of a whole suite, of one's own rows and of the published ones.
+def board(name: str, own: pd.DataFrame | None, within: str, form: str, look: Mapping[str, bool]) -> None:
+    """Print the board of a whole suite, of one's own rows and of the published ones.
 
     Args:
         within: `seconds=60` or `calls=1e6`: of each run its last law within it counts.
+        form: markdown, or a table for a terminal.
 
     Raises:
         UserError: there are no rows, or `within` is no such limit.
@@ -69,6 +70,7 @@ def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
     import pandas as pd
 
     from gwfbench.report.board import suites as made
+    from gwfbench.report.board.terminal import Look, print_suite
     from gwfbench.suites import suite as suites
 
     suite = suites.load(name)
@@ -87,8 +89,12 @@ def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
     )  # fmt: skip
     if within:
         limit, most = _limit(within, made.LIMITS)
-        return f"Within {within}:\n\n" + made.markdown(made.within(rows, suite, limit, most), suite)
-    return made.markdown(rows, suite)
+        rows = made.within(rows, suite, limit, most)
+        say(f"Within {within}:\n")
+    if form == "markdown":
+        say(made.markdown(rows, suite))
+    else:
+        print_suite(rows, suite, Look(**look))
 
 
 def _limit(text: str, names: Sequence[str]) -> tuple[str, float]:
@@ -101,24 +107,34 @@ def _limit(text: str, names: Sequence[str]) -> tuple[str, float]:
     return name, most
 
 
-def show(name: str, done: list[Run], out: Path, form: str) -> None:
+def show(name: str, done: list[Run], out: Path, form: str, **look: bool) -> None:
     """The board of a suite after runs of it, or their rows."""
     from gwfbench.audit import counted
     from gwfbench.store.rows import tidy
 
     today, said = counted.current(done, out)
     for text in said:
-        say(escape.line(text), err=True)
+        note(escape.line(text))
     rows = tidy(today)
     if form == "csv":
         put(rows.to_csv(index=False))
     elif form == "table":
-        say(board(name, rows))
+        board(name, rows, "", form, look)
+
+
+def expected(suite: Suite) -> dict[tuple[str, str], float]:
+    """Seconds of a run by task and method, as the published runs took where they ran."""
+    rows = published(suite)
+    if rows is None:
+        return {}
+    of = rows.groupby(["task", "method", "run_key", "attempt"])[["seconds", "sample_seconds", "judge_seconds"]]
+    took = of.max().sum(axis=1)  # each is what the run had taken so far
+    return took.groupby(level=[0, 1]).median().to_dict()  # type: ignore[return-value]
 
 
 def hours(suite: Suite) -> tuple[float, int]:
-    """Hours of one core that the published runs would take here, by their rows, and how many of the suite's runs those
-    are; of runs without units, what they took where they ran."""
+    """Hours of one core that the published runs would take here, controls with them, by their rows, and how many of the
+    suite's runs those are, without controls; of runs without units, what they took where they ran."""
     from gwfbench.drive import machine
     from gwfbench.report.board.suites import of_suite
 
@@ -130,17 +146,20 @@ def hours(suite: Suite) -> tuple[float, int]:
     spent = runs.drop(columns="unit").sum(axis=1)  # each is what the run had taken so far
     if runs["unit"].notna().any():
         spent *= (machine.unit_here() / runs["unit"]).fillna(1.0)
-    return float(spent.sum()) / 3600, len(runs)
+    return float(spent.sum()) / 3600, rows.loc[rows["role"] == "method", "run_key"].nunique()
 
 
 def facts(name: str) -> dict[str, Any]:
-    """What `suite list` says of one."""
+    """What `suite list` says of one; runs are those of its methods, besides which each task has its controls."""
+    from gwfbench.runs.progress import span
     from gwfbench.suites import suite as suites
 
     suite = suites.load(name)
     spent, ran = hours(suite)
+    runs = sum(len(part.methods) for part in suite.parts) * suite.seeds
+    some = "" if ran == runs else f" for {ran} of them"
     return {
-        "suite": name, "title": suite.title, "track": suite.track, "tasks": len(suite.parts),
-        "methods": len(suite.methods), "runs": sum(len(part.methods) for part in suite.parts) * suite.seeds,
-        "core hours": f"{spent:.2g} ({ran} runs)" if ran else "not known",
+        "suite": name, "tasks": len(suite.parts), "methods": len(suite.methods), "runs": runs,
+        "on one core": f"{span(3600 * spent)}{some}" if ran else "not known", "track": suite.track,
+        "title": suite.title,
     }  # fmt: skip

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gwfbench import escape
-from gwfbench.commands._edge import say
-from gwfbench.commands._options import OUT, PLACE
+from gwfbench.commands._edge import note, say
+from gwfbench.commands._options import OUT, PLACE, example
 from gwfbench.commands._rows import METHODS, TASKS
 from gwfbench.errors import UserError, require
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gwfbench.audit.bundle import Bundle
 
 
-@click.command()
+@click.command(epilog=example('bundle mine.zip --by "A. Person" --method mine --plugin mine.py'))
 @click.argument("target", metavar="FILE.zip", type=PLACE)
 @click.option("--by", required=True, help="Who has made the runs: a name, an address.")
 @TASKS
@@ -31,8 +31,6 @@ def bundle(target: Path, by: str, tasks: tuple[str, ...], methods: tuple[str, ..
     """Pack finished runs into one file that others can check: rows, kept points, environments, plug-ins' source.
 
     Of each run the newest attempt by today's code is packed, failed ones included.
-
-    Example: bundle mine.zip --by "A. Person" --method mine --plugin mine.py
     """
     from gwfbench.audit import bundle as bundles
     from gwfbench.audit.today import Today
@@ -42,7 +40,7 @@ def bundle(target: Path, by: str, tasks: tuple[str, ...], methods: tuple[str, ..
     require(not target.exists(), f"{target}: exists", "a new file", "name another one")
     runs, strange = folders.attempts(out)
     for text in strange:
-        say(escape.line(f"left alone: {text}"), err=True)
+        note(escape.line(f"left alone: {text}"))
     today = Today()
     whole = [run for run in runs if run.status != "killed" and not today.why_stale(run)]
     chosen = select(whole, tasks, methods, failed=True)  # a failure is a result
@@ -52,7 +50,7 @@ def bundle(target: Path, by: str, tasks: tuple[str, ...], methods: tuple[str, ..
     say(f"wrote {target}: {len(chosen)} runs, {count} files, {size:.1f} MiB; to check it: gwfbench accept {target}")
 
 
-@click.command()
+@click.command(epilog=example("accept mine.zip --suite smoke --write results/smoke"))
 @click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--count",
@@ -70,8 +68,6 @@ def accept(path: Path, count: int, seed: int, suite_name: str | None, write: Pat
     Checked are the hash of every file, the seals of the runs, and whether they were made by the code of the bundle's
     plug-ins and of this checkout. Labels: self-reported (--count 0), or re-run. THIS RUNS THE CODE IN THE BUNDLE: read
     its folder source/ first. Exit code: 0 if it is accepted, 1 if it is refused, 2 for a mistake in the command.
-
-    Example: accept mine.zip --suite smoke --write results/smoke
     """
     from gwfbench.audit import bundle as bundles
 
@@ -145,7 +141,7 @@ def _again(rows: pd.DataFrame, facts: dict[str, Any], count: int, seed: int) -> 
     for some in verify.pick(rows[rows["role"] == "method"], count, seed):
         verdict = verify.verify(some, facts.get(str(some["env"].iloc[0]), {}))
         done += 1
-        say(f"run again: {verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict}", err=True)
+        note(f"run again: {verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict}")
         who = f"{verdict.task} {verdict.method} seed {verdict.seed}"
         if verdict.verdict in ("different", "not run"):
             refused.append(f"{who}: {verdict.verdict} when run again: {verdict.what}. {verdict.why}")
@@ -178,4 +174,4 @@ def _write(folder: Path, rows: pd.DataFrame, facts: Any, methods: list[str], lab
     pages.keep(folder, mine, facts, [], pages.Layout.read(folder))
     bundles.label(folder, methods, label)
     changed = pages.written(pages.made(folder, *kept.read(folder / "rows.csv")))
-    say(f"added to {folder / 'rows.csv'}; wrote {', '.join(map(str, changed))}", err=True)
+    note(f"added to {folder / 'rows.csv'}; wrote {', '.join(map(str, changed))}")

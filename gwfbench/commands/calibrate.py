@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from gwfbench import escape
-from gwfbench.commands._edge import put, say
-from gwfbench.commands._options import PLACE
+from gwfbench.commands._edge import note, put
+from gwfbench.commands._options import PLACE, example
 from gwfbench.plugins import registry
 
 
-@click.command()
+@click.command(epilog=example("calibrate --task ou --metric symkl"))
 @click.option("--task", "tasks", multiple=True, help="Task: name or name:key=value (repeatable).  [default: all]")
 @click.option("--metric", "chosen", multiple=True, help="Only this metric (repeatable).  [default: all of each task]")
 @click.option("--trials", type=int, default=200, show_default=True, help="Trials per change in the search for power.")
@@ -48,7 +48,7 @@ def calibrate(
         if form == "json":
             put(to_json(asdict(row)) + "\n")
         words = (f"{row.task} {row.metric}", row.status if new else "finished before", row.note)
-        say(escape.line(": ".join(filter(None, words))), err=True)
+        note(escape.line(": ".join(filter(None, words))))
     if form != "json":
         put(table.markdown(rows) if form == "markdown" else table.to_csv(rows))
     sys.exit(any(row.status == "error" for row in rows))

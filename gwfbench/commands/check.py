@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from gwfbench.commands._edge import put, say
+from gwfbench.commands._options import example
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
     from gwfbench.check.outcome import Outcome
 
 
-@click.command()
+@click.command(epilog=example("check method:ula --task gaussian"))
 @click.argument("what", metavar="method:NAME | task:NAME | metric:NAME")
 @click.option("--task", "tasks", multiple=True, help="Check a method or a metric with this task only (repeatable).")
 @click.option("--method", "methods", multiple=True, help="Check a task with this method only (repeatable).")

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from gwfbench.commands._edge import say
-from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, execution, read_execution
+from gwfbench.commands._edge import note
+from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, example, execution, look, read_execution
 from gwfbench.commands.run import performed, tell
 from gwfbench.errors import require
 from gwfbench.plugins import registry
 
 
-@click.command("exec")
+@click.command("exec", epilog=example("exec plan.jsonl --shard 2/5 --out runs"))
 @click.argument("file", type=PLACE)
 @click.option(
     "--shard", default="1/1", show_default=True, help="Part of the plan to carry out: 2/5 is the second of five."
@@ -30,8 +30,11 @@ from gwfbench.plugins import registry
 )
 @execution
 @METRIC
+@look
 @OUT
-def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path, **how: Any) -> None:
+def exec_(
+    file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path, wide: bool, intervals: bool, **how: Any
+) -> None:  # fmt: skip
     """Carry out a plan of `run --plan`, or one part of it.
 
     All lines are checked before anything runs. Runs that are finished under --out are not repeated. Parts may run on
@@ -53,10 +56,10 @@ def exec_(file: Path, shard: str, form: str, chosen: tuple[str, ...], out: Path,
     for job in mine:
         registry.data_files(job.task)
     if not mine:
-        say(f"part {shard} of {file}: nothing to do, its {len(jobs)} lines are in other parts", err=True)
+        note(f"part {shard} of {file}: nothing to do, its {len(jobs)} lines are in other parts")
         return
     done, _ = performed(mine, options, out, form, chosen)
-    sys.exit(tell(done, out, form, chosen))
+    sys.exit(tell(done, out, form, chosen, wide, intervals))
 
 
 def _read_shard(words: str) -> tuple[int, int]:

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from gwfbench import escape
 from gwfbench.commands._edge import put, say
+from gwfbench.commands._options import example
 from gwfbench.errors import require
-from gwfbench.plugins import kept, registry
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_KEPT = kept.Table("tables", __file__, registry.__file__)
+from gwfbench.plugins import registry
+from gwfbench.report import terminal
 
 
-@click.command("list")
+@click.command("list", epilog=example("list --method vjko"))
 @click.option("--task", help="Show one task, its fields and the methods that fit it.")
 @click.option("--method", help="Show one method, its fields and the tasks that it fits.")
+@click.option("--fields", is_flag=True, help="Show all fields of all of them, and what they offer or need.")
 @click.option("--metrics", "only_metrics", is_flag=True, help="Show the metrics, and which tasks are judged by them.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "bibtex"]), default="table", show_default=True)
-def list_(task: str | None, method: str | None, only_metrics: bool, form: str) -> None:
-    """Show tasks, methods, their fields, and which of them fit together; or the metrics."""
+def list_(task: str | None, method: str | None, fields: bool, only_metrics: bool, form: str) -> None:
+    """Show the tasks and the methods, one line each; of one, its fields and what fits it; or the metrics."""
     if only_metrics:
         require(not (task or method), "--metrics with --task or --method", "one of them", "leave the other out")
-        _print_metrics(form)
+        _print_metrics(form, fields)
         return
     tasks = [registry.find("task", task)] if task else list(registry.plugins("task").values())
     methods = [registry.find("method", method)] if method else list(registry.plugins("method").values())
@@ -48,47 +45,66 @@ def list_(task: str | None, method: str | None, only_metrics: bool, form: str) -
     if form == "bibtex":
         say("\n".join(bibliography([*tasks, *methods])))
         return
-    from rich.console import Console
+    named = [plugin for plugin in tasks if task] + [plugin for plugin in methods if method]
+    shown = [*tasks, *methods] if fields else named
+    below = bool(named) and not fields and not (task and method)  # what fits is listed
+    for plugin in shown:
+        _print_one(plugin, [] if below else methods if plugin.kind == "task" else tasks, settings=plugin in named)
+    for kind, some in (("tasks", tasks), ("methods", methods)):
+        rest = [plugin for plugin in some if plugin not in shown]
+        if rest:
+            terminal.put([(f"{kind} that fit" if shown else kind, "bold")])
+            _print_lines([(plugin.name, _what(plugin)) for plugin in rest])
+    controls = f"Controls, which run on every task: {', '.join(registry.CONTROLS)}."
+    more = " Fields, named settings and what fits: list --task NAME, list --method NAME; of all: list --fields."
+    _print_below(f"{controls} Set fields with name:key=value,key=value.{'' if shown else more}")
 
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    look = version("rich"), console.width, console.color_system, console.is_terminal, console.encoding
-    words = json.dumps([*look, bool(method), [_words(plugin) for plugin in [*tasks, *methods]]])
-    # to lay the tables out takes longer than all else
-    put(_KEPT.get(hashlib.sha256(words.encode()).hexdigest(), lambda: _tables(console, tasks, methods, bool(method))))
+
+def _what(plugin: registry.Plugin) -> str:
+    return f"unavailable ({plugin.origin}): {plugin.problem}" if plugin.problem else plugin.summary
 
 
-def _words(plugin: registry.Plugin) -> list[Any]:
-    """All of a plug-in that the tables show."""
-    return [plugin.words(), [asdict(setting) for setting in plugin.settings.values()]]
+def _print_lines(rows: Sequence[tuple[str, str]]) -> None:
+    """One line each, cut where the terminal ends; whole ones for a program."""
+    wide = max(len(name) for name, _ in rows)
+    room = terminal.width() - wide - 4 if sys.stdout.isatty() or "COLUMNS" in os.environ else 10**6
+    terminal.put([(f"  {name:<{wide}}  {textwrap.shorten(text, max(room, 20), placeholder=' …')}", "")
+                  for name, text in rows])  # fmt: skip
+    terminal.put([("", "")])
 
 
-def _tables(console: Console, tasks: list[registry.Plugin], methods: list[registry.Plugin], alone: bool) -> str:
-    """The tables of these plug-ins and of their fields, as they look on this console.
+def _print_below(text: str) -> None:
+    terminal.put([(line, "dim") for line in terminal.wrapped(text, terminal.width())])
+
+
+def _print_one(plugin: registry.Plugin, others: list[registry.Plugin], settings: bool) -> None:
+    """All of a plug-in that there is to know.
 
     Args:
-        alone: whether a user asked for one method, whose named settings are shown too.
+        settings: whether its named ones are shown too.
     """
-    with console.capture() as shown:
-        console.print(_listing("tasks", "offers", [(t, methods) for t in tasks]))
-        console.print(_listing("methods", "needs", [(m, tasks) for m in methods]))
-        for plugin in [*tasks, *methods]:
-            if plugin.fields:
-                rows = [[f.name, _values(f), plugin.defaults[f.name], f.doc] for f in plugin.fields]
-                head = ["field", "values", "default", "meaning"]
-                console.print(_table(f"fields of {plugin.kind} {plugin.name}", head, rows))
-            if alone and plugin.settings:
-                rows = [[f"{plugin.name}@{s.name}", s.track, s.fields, s.source] for s in plugin.settings.values()]
-                head = ["name", "track", "fields", "source"]
-                console.print(_table(f"named settings of {plugin.name}", head, rows))
-        console.print(
-            f"Controls, run on every task: {', '.join(registry.CONTROLS)}. Set fields with name:key=value,key=value. "
-            "Named settings (method@setting, method@setting:key=value): list --method NAME.",
-            style="dim",
-        )
-    return shown.get()
+    verb = "offers" if plugin.kind == "task" else "needs"
+    has = " ".join(sorted(plugin.capabilities)) if plugin.kind == "task" else registry.needs(plugin)
+    facts = {"": _what(plugin), verb: has, "fits": " ".join(_partners(plugin, others))}
+    terminal.put([(f"{plugin.kind} {plugin.name}", "bold")])
+    for head, text in facts.items():
+        if text and not (head and plugin.problem):
+            first = f"  {head + ': ' if head else ''}"
+            terminal.put([(line, "") for line in terminal.wrapped(text, terminal.width(), first, "    ")])
+    tables = [("fields", ["field", "values", "default", "meaning"],
+               [[f.name, _values(f), plugin.defaults[f.name], f.doc] for f in plugin.fields])]  # fmt: skip
+    if settings:
+        tables.append(("named settings", ["name", "track", "fields"],
+                       [[f"{plugin.name}@{s.name}", s.track, f"{s.fields.replace(',', ', ')} ({s.source})"]
+                        for s in plugin.settings.values()]))  # fmt: skip
+    for title, heads, rows in tables:
+        if rows:
+            terminal.put([("", "")])
+            terminal.show(terminal.Table(heads, rows, range(len(heads)), prose=True), title)
+    terminal.put([("", "")])
 
 
-def _print_metrics(form: str) -> None:
+def _print_metrics(form: str, fields: bool) -> None:
     """What there is to know of each metric that any task may be judged by, and the tasks that name it."""
     from gwfbench.metrics import known
 
@@ -107,12 +123,21 @@ def _print_metrics(form: str) -> None:
     if form == "json":
         put("".join(json.dumps({"kind": "metric", **one}) + "\n" for one in facts))
         return
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    rows = [[" ".join(value) if isinstance(value, list) else value for value in one.values()] for one in facts]
-    console.print(_table("metrics", ["name", "better", "judges laws", "needs", "tasks", "source"], rows))
-    console.print("A task may have metrics of its own, by other names: its board shows them.", style="dim")
+    if fields:
+        for one in facts:
+            words = [
+                f"{one['better']} is better", f"judges {one['at']} law",
+                *([f"needs {', '.join(one['needs'])}"] if one["needs"] else []),
+                *([f"tasks: {', '.join(one['tasks'])}"] if one["tasks"] else []),
+            ]  # fmt: skip
+            lines = [part for text in (one["source"], "; ".join(words))
+                     for part in terminal.wrapped(text, terminal.width(), "  ", "    ")]  # fmt: skip
+            terminal.put([(one["name"], "bold"), *((line, "") for line in lines), ("", "")])
+    else:
+        terminal.put([("metrics", "bold")])
+        _print_lines([(one["name"], one["source"]) for one in facts])
+    more = "" if fields else " What they need, and which tasks they judge: list --metrics --fields."
+    _print_below(f"A task may have metrics of its own, by other names: its board shows them.{more}")
 
 
 def bibliography(plugins: Iterable[registry.Plugin]) -> list[str]:
@@ -138,23 +163,6 @@ def _partners(plugin: registry.Plugin, others: list[registry.Plugin]) -> list[st
     return [other.name for other, pair in zip(others, pairs, strict=True) if not other.problem and registry.fits(*pair)]
 
 
-def _listing(title: str, verb: str, rows: list[tuple[registry.Plugin, list[registry.Plugin]]]) -> Any:
-    body = []
-    for plugin, others in rows:
-        if plugin.problem:
-            body.append([plugin.name, f"unavailable ({plugin.origin}): {plugin.problem}", "", ""])
-        else:
-            body.append(
-                [
-                    plugin.name,
-                    plugin.summary,
-                    " ".join(sorted(plugin.capabilities)) if plugin.kind == "task" else registry.needs(plugin),
-                    " ".join(_partners(plugin, others)),
-                ]
-            )
-    return _table(title, ["name", "summary", verb, "fits"], body)
-
-
 def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, Any]:
     verb = "offers" if plugin.kind == "task" else "needs"
     return {
@@ -171,14 +179,3 @@ def _facts(plugin: registry.Plugin, others: list[registry.Plugin]) -> dict[str, 
             f.name: {"type": f.type, "range": f.range, "default": f.default, "doc": f.doc} for f in plugin.fields
         },
     }
-
-
-def _table(title: str, head: list[str], body: list[list[str]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title=escape.rich(title), title_justify="left", header_style="bold")
-    for name in head:
-        table.add_column(name, overflow="fold")
-    for row in body:
-        table.add_row(*map(escape.rich, row))
-    return table

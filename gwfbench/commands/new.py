@@ -8,7 +8,7 @@ from string import Template
 import click
 
 from gwfbench.commands._edge import say
-from gwfbench.commands._options import PLACE
+from gwfbench.commands._options import PLACE, example
 from gwfbench.errors import UserError, require
 
 TEMPLATES = Path(__file__).parents[1] / "plugins" / "templates"
@@ -19,7 +19,7 @@ NEXT = {
 }
 
 
-@click.command()
+@click.command(epilog=example("new method mine --uses samples"))
 @click.argument("kind", type=click.Choice(["method", "task", "metric"]))
 @click.argument("name")
 @click.option(
@@ -31,10 +31,7 @@ NEXT = {
 )
 @click.option("--in", "folder", type=PLACE, default=Path(), show_default=True, help="Folder of the file.")
 def new(kind: str, name: str, uses: str, folder: Path) -> None:
-    """Write NAME.py, a method, task or metric that runs, to be replaced line by line by yours.
-
-    Example: new method mine --uses samples
-    """
+    """Write NAME.py, a method, task or metric that runs, to be replaced line by line by yours."""
     require(
         name.isidentifier() and name == name.lower() and not name.startswith("_"),
         f"name '{name}'",

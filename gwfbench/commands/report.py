@@ -12,11 +12,11 @@ from click.core import ParameterSource
 
 from gwfbench import escape
 from gwfbench.commands import _suites
-from gwfbench.commands._edge import put, say
-from gwfbench.commands._options import METRIC, OUT, PLACE, PLUGIN, check_metrics, require_file
+from gwfbench.commands._edge import note, put, say
+from gwfbench.commands._options import EVERYWHERE, METRIC, OUT, PLACE, check_metrics, example, look, require_file
 from gwfbench.commands._rows import METHODS, TASKS, selected, selection
 from gwfbench.commands.list import bibliography
-from gwfbench.errors import UserError
+from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gwfbench.audit.verdict import Verdict
     from gwfbench.report.board.leaderboard import Board
+    from gwfbench.report.board.terminal import Look
 
 FORMS = ["table", "markdown", "csv", "json", "latex", "bibtex"]
 MOVED = {  # options of earlier versions, and how to type them now
@@ -68,7 +69,9 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    invoke_without_command=True, epilog=example("report --rows results/ou/rows.csv --metric symkl --intervals")
+)
 @selection
 @METRIC
 @click.option("--format", "form", type=click.Choice(FORMS), default="table", show_default=True, help="Output format.")
@@ -81,10 +84,11 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
     help="With --suite: seconds=60, units=500 or calls=1e6. Of each run its last law within it counts.",
 )
 @click.option("--stale", is_flag=True, help="Show also runs by other code than today's, marked [stale].")
+@look
 @click.pass_context
 def report(
     context: click.Context, form: str, chosen: tuple[str, ...], write: Path | None, pivot: bool, laws: str,
-    suite_name: str | None, within: str, stale: bool, **where: Any,
+    suite_name: str | None, within: str, stale: bool, wide: bool, intervals: bool, **where: Any,
 ) -> None:  # fmt: skip
     """Print the leaderboards of finished runs, or make something else from them (see the commands below).
 
@@ -100,24 +104,29 @@ def report(
             "runs of a folder, to be looked at", "leave --stale out: what is kept or ranked is by one code",
         )  # fmt: skip
     if suite_name:
-        _show_suite(suite_name, within, where)
+        _show_suite(suite_name, within, where, form, {"wide": wide, "intervals": intervals})
         return
     if within:
         raise UserError(f"--within {within}", "it together with --suite", "name a suite, or leave --within out")
     rows, facts = _checked(chosen, where | {"stale": stale})
     from gwfbench.report.board.leaderboard import alarms, boards, left_out
+    from gwfbench.report.board.terminal import Look
 
     verdicts = _verdicts(where["out"])
     shown = boards(rows, chosen or None)
-    _show(rows, shown, verdicts, form, pivot)
-    for line in [*alarms(shown), *(left_out(shown) if form in ("csv", "json", "latex") else [])]:
+    _show(rows, shown, verdicts, form, pivot, Look(wide, intervals, bool(chosen)))
+    for line in alarms(shown):
         say(line, err=True)
+    for line in left_out(shown) if form in ("csv", "json", "latex") else []:
+        note(line)
     if write:
         _write(write, rows, facts, verdicts, laws, {"pivot": pivot, "metrics": chosen})
 
 
-def _show_suite(name: str, within: str, where: dict[str, Any]) -> None:
+def _show_suite(name: str, within: str, where: dict[str, Any], form: str, look: dict[str, bool]) -> None:
     """The board of a suite; without runs of one's own, of its published rows alone."""
+    forms = ("table", "markdown")
+    require(form in forms, f"--suite with --format {form}", f"one of {', '.join(forms)}", "leave --format out")
     own = None
     if where["csv"] or where["out"].is_dir():
         try:
@@ -125,7 +134,7 @@ def _show_suite(name: str, within: str, where: dict[str, Any]) -> None:
         except UserError:
             if where["csv"] or where["tasks"] or where["methods"]:
                 raise
-    say(_suites.board(name, own, within))
+    _suites.board(name, own, within, form, look)
 
 
 def _require_no_options(context: click.Context) -> None:
@@ -133,12 +142,12 @@ def _require_no_options(context: click.Context) -> None:
     name = context.invoked_subcommand
     for option in context.command.params:
         given = option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
-        if given and option is not PLUGIN:
+        if given and option not in EVERYWHERE:
             words = option.opts[0]
             raise UserError(f"{words} before {name}", f"options after {name}", f"write report {name} ... {words} ...")
 
 
-@report.command()
+@report.command(epilog=example("report html board.html"))
 @click.argument("file", type=PLACE)
 @METRIC
 @selection
@@ -146,7 +155,7 @@ def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
     """Write one self-contained HTML page to FILE.
 
     It has sortable leaderboards, plots, particles and images, and for every number the runs behind it. It needs no
-    network. With --rows there are no particles and no images. Needs: pip install 'gwfbench[report]'.
+    network. With --rows there are no particles and no images. Needs: pip install jinja2 matplotlib.
     """
     require_file(file)
     rows, facts = _checked(chosen, where)
@@ -155,10 +164,10 @@ def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
     csv, out = where["csv"], where["out"]
     calibration = (csv or out).parent / "calibration.csv"
     kept = None if csv else out
-    say(build.put(file, rows, facts, chosen or None, _verdicts(out), kept, calibration), err=True)
+    note(build.put(file, rows, facts, chosen or None, _verdicts(out), kept, calibration))
 
 
-@report.command("rows")
+@report.command("rows", epilog=example("report rows rows.csv"))
 @click.argument("file", type=PLACE)
 @selection
 def rows_(file: Path, **where: Any) -> None:
@@ -171,10 +180,10 @@ def rows_(file: Path, **where: Any) -> None:
     from gwfbench.report.rows import export
 
     export(rows, file)
-    say(f"wrote {file}: {len(rows)} rows", err=True)
+    note(f"wrote {file}: {len(rows)} rows")
 
 
-@report.command()
+@report.command(epilog=example("report figures figures --metric sliced_w2"))
 @click.argument("folder", type=PLACE)
 @METRIC
 @selection
@@ -182,16 +191,16 @@ def figures(folder: Path, chosen: tuple[str, ...], **where: Any) -> None:
     """Draw figures for papers into FOLDER (PNG and PDF).
 
     For each task: quality against training time, and quality along the flow or along training; one column wide.
-    Without --metric, of each task's first metric. Needs: pip install 'gwfbench[report]'.
+    Without --metric, of each task's first metric. Needs: pip install matplotlib.
     """
     rows, _ = _checked(chosen, where)
     from gwfbench.report.figures.papers import draw
 
     for message in draw(rows, chosen or None, folder):
-        say(message, err=True)
+        note(message)
 
 
-@report.command()
+@report.command(epilog=example("report pictures pictures --task toy2d"))
 @click.argument("folder", type=PLACE)
 @TASKS
 @METHODS
@@ -200,16 +209,16 @@ def pictures(folder: Path, **where: Any) -> None:
     """Draw the laws of runs into FOLDER, one PNG per task.
 
     In the plane: field, paths and last law of each method; of images, a grid for each method. This needs the points
-    that runs keep, so there is no --rows. Needs: pip install 'gwfbench[report]'.
+    that runs keep, so there is no --rows. Needs: pip install matplotlib.
     """
     rows, _ = selected(csv=None, **where)
     from gwfbench.report.figures.flows import draw
 
     for message in draw(where["out"], set(rows["attempt"]), folder):
-        say(message, err=True)
+        note(message)
 
 
-@report.command()
+@report.command(epilog=example("report pages results --check"))
 @click.argument("root", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--check", is_flag=True, help="Write nothing; fail if a page is not what its rows give.")
 def pages(root: Path, check: bool) -> None:
@@ -231,7 +240,7 @@ def pages(root: Path, check: bool) -> None:
         say(f"wrote {path}")
 
 
-@report.command()
+@report.command(epilog=example("report ablate decay=none --metric symkl"))
 @click.argument("change", metavar="KEY=VALUE")
 @METRIC
 @_keeping
@@ -252,7 +261,7 @@ def ablate(change: str, chosen: tuple[str, ...], write: Path | None, pivot: bool
         _write(write, rows, facts, _verdicts(where["out"]), laws, settings)
 
 
-@report.command()
+@report.command(epilog=example("report against results/ou --rows results/mine/rows.csv"))
 @click.argument("other", metavar="B", type=click.Path(path_type=Path, exists=True))
 @METRIC
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
@@ -262,8 +271,6 @@ def against(other: Path, form: str, chosen: tuple[str, ...], **where: Any) -> No
 
     B, from before, is a CSV of results, a folder with a rows.csv, or a folder of runs. Values under the same seeds are
     compared, by paired t tests with Holm's correction. Exit code: 1 if a cell is worse, or fails where it did not.
-
-    Example: report against results/studies/ou --rows results/mine/rows.csv
     """
     rows, _ = _checked(chosen, where)
     before, _ = selected(where["tasks"], where["methods"], _csv_of(other), other)
@@ -287,10 +294,6 @@ def _csv_of(place: Path) -> Path | None:
     return place
 
 
-for command in report.commands.values():
-    command.params.append(PLUGIN)
-
-
 def _checked(chosen: tuple[str, ...], where: dict[str, Any]) -> tuple[pd.DataFrame, Any]:
     """The selected rows, which have the chosen metrics, and their environments."""
     rows, facts = selected(**where)
@@ -304,15 +307,18 @@ def _verdicts(out: Path) -> list[Verdict]:
 
     verdicts, unreadable = verdict.kept(out)
     for text in unreadable:
-        say(escape.line(f"left alone: {text}"), err=True)
+        note(escape.line(f"left alone: {text}"))
     return verdicts
 
 
-def _show(rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict], form: str, pivot: bool) -> None:
+def _show(
+    rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict], form: str, pivot: bool, look: Look
+) -> None:
     """Print the leaderboards."""
     from gwfbench.report import pages
     from gwfbench.report.board import tables
     from gwfbench.report.board.leaderboard import frame
+    from gwfbench.report.board.terminal import print_boards
     from gwfbench.store.record import to_json
 
     if form == "csv":
@@ -330,7 +336,7 @@ def _show(rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict
         elif form == "markdown":
             say(tables.markdown(shown))
         else:
-            tables.print_boards(shown)
+            print_boards(shown, look)
         put(escape.block(tables.verified(rows, verdicts)))
 
 
@@ -354,4 +360,4 @@ def _write(
     pages.keep(folder, pages.of_laws(rows, laws), facts, verdicts, layout)
     changed = pages.written(pages.made(folder, *read(folder / "rows.csv")))
     names = ", ".join(map(str, changed)) or "no page: none has changed"
-    say(f"wrote {folder / 'rows.csv'} and {names}", err=True)
+    note(f"wrote {folder / 'rows.csv'} and {names}")

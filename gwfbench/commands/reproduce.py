@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench.commands._edge import say
-from gwfbench.commands._options import OUT, PLACE, execution, read_execution
+from gwfbench.commands._edge import note, say
+from gwfbench.commands._options import OUT, PLACE, example, execution, read_execution
 from gwfbench.commands._rows import collected
 from gwfbench.commands.run import performed, tell_failed
 from gwfbench.errors import require
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gwfbench.report.rows import Facts
 
 
-@click.command()
+@click.command(epilog=example("reproduce fan2022 --only table2 --dry-run"))
 @click.argument("paper")
 @click.option("--only", multiple=True, help="Only this table, as table2 or figure4 (repeatable).")
 @click.option(
@@ -153,7 +153,7 @@ def make(book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Se
     text, tally = page(book, rows, sources, facts)
     write.mkdir(parents=True, exist_ok=True)
     (write / f"{book.key}.md").write_text(text, encoding="utf-8")
-    say(f"wrote {write / book.key}.md: {counted(tally)}", err=True)
+    note(f"wrote {write / book.key}.md: {counted(tally)}")
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,26 +14,31 @@ import click
 from gwfbench import escape
 from gwfbench.commands import _config as config
 from gwfbench.commands import _suites as suites
-from gwfbench.commands._edge import put, say
+from gwfbench.commands._edge import Level, detail, note, put, say
 from gwfbench.commands._options import (
     METRIC,
     OUT,
     PLACE,
     check_metrics_of,
+    example,
     execution,
+    look,
     read_execution,
     require_file,
     show,
 )
 from gwfbench.errors import require
 from gwfbench.plugins import registry
+from gwfbench.runs.progress import progress, reason, starting
+from gwfbench.store import command_cache
 
 if TYPE_CHECKING:
     from gwfbench.drive.job import Job
+    from gwfbench.runs.events import Event
     from gwfbench.runs.options import Options
     from gwfbench.runs.order import Order
-    from gwfbench.runs.scheduler import Event
     from gwfbench.store.record import Run
+    from gwfbench.suites.suite import Suite
 
 
 def _read_config(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
@@ -42,7 +47,7 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
         context.default_map = config.read(path, context.command.params)
 
 
-@click.command()
+@click.command(epilog=example("run --task toy2d --method sliced_flow@quick --seeds 5"))
 @click.option(
     "--config",
     "config_file",
@@ -93,14 +98,16 @@ def _read_config(context: click.Context, _option: click.Parameter, path: Path | 
     show_default=True,
     help="Format of standard output.",
 )
+@click.option("--print-config", is_flag=True, help="Print these options as a file for --config, and run nothing.")
 @execution
 @METRIC
+@look
 @OUT
 @click.pass_context
 def run(
     context: click.Context, tasks: tuple[str, ...], methods: tuple[str, ...], suite_name: str | None, seeds: str,
-    device: str, dtype: str, budget: str, controls: bool, plan: Path | None, form: str, chosen: tuple[str, ...],
-    out: Path, **how: Any,
+    device: str, dtype: str, budget: str, controls: bool, plan: Path | None, form: str, print_config: bool,
+    chosen: tuple[str, ...], wide: bool, intervals: bool, out: Path, **how: Any,
 ) -> None:  # fmt: skip
     """Run methods on tasks, judge them, and print the leaderboard.
 
@@ -111,6 +118,9 @@ def run(
     runs are always resumed. Several commands may share one --out. Exit code: 0 if every run ended well, 1 if a run
     failed, 2 for a mistake in the command, 130 after an interrupt.
     """
+    if print_config:
+        put(config.text(context))
+        return
     if plan:
         require_file(plan)
         require(not how["judge"], "--judge with --plan", "a plan says what runs, not how", "give --judge to `exec`")
@@ -121,47 +131,83 @@ def run(
     # a typing error need not wait for torch
     named = [registry.find("task", registry.head(name)) for name in tasks]
     named += [registry.find("method", head) for head in map(registry.head, methods) if not registry.is_control(head)]
-    from gwfbench.store import command_cache
-
-    asked = {**how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form]}
+    looks = {"wide": wide, "intervals": intervals}
+    asked = {
+        **how, "words": [tasks, methods, seeds, device, dtype, budget, controls, chosen, form],
+        "look": [looks, Level.quiet, "NO_COLOR" in os.environ],
+    }  # fmt: skip
     fresh = plan or suite or form == "json" or how["force"] or how["retry"]
-    made_from = "" if fresh else command_cache.code(named)
-    known = command_cache.find(asked, made_from, out)
-    if known:
-        say(f"{known.runs} runs: finished before, and nothing has changed since", err=True)
-        put(known.out)
-        put(known.err, err=True)
-        sys.exit(known.failed)
-    if how["isolate"] and not plan:
+    answers = _Answers(asked, "" if fresh else command_cache.code(named), out)
+    answers.give()
+    words = (tasks, methods, seeds, "cpu" if plan else device, dtype, budget, controls)  # of a plan another machine's
+    with starting(_has_bar(bool(how["isolate"])) and not plan):
+        orders = _orders(suite, *words, warm=how["isolate"] and not plan)
+        check_metrics_of(chosen, [task for order in orders for task in order.tasks])
+    if plan:
+        from gwfbench.runs.order import device_name
+
+        keep([replace(order, device=device_name(device)) for order in orders], plan, how["force"])
+        return
+    jobs = [job for order in orders for job in order.jobs()]
+    before = command_cache.files(out) if answers.made_from else ""
+    done, remarks = performed(jobs, read_execution(how), out, form, chosen, suites.expected(suite) if suite else {})
+    with command_cache.heard() as (shown, told):
+        if suite_name:
+            suites.show(suite_name, done, out, form, **looks)
+            failed = tell_failed(done)
+        else:
+            failed = tell(done, out, form, chosen, **looks)
+    if answers.made_from and not remarks:
+        files = settled(jobs, done, out, before, how["curve"], how["judge"])
+        answers.keep(files, len(done), "".join(shown), "".join(told), failed)
+    sys.exit(failed)
+
+
+@dataclass
+class _Answers:
+    """What the same command said when it had nothing left to run."""
+
+    asked: dict[str, Any]
+    made_from: str
+    out: Path
+
+    def give(self) -> None:
+        """Say it and end, if it still holds."""
+        known = command_cache.find(self.asked, self.made_from, self.out)
+        if known:
+            note(f"{known.runs} runs: finished before, and nothing has changed since")
+            put(known.out)
+            put(known.err, err=True)
+            sys.exit(known.failed)
+
+    def keep(self, files: str, count: int, shown: str, told: str, failed: bool) -> None:
+        """For the next time; with an empty hash of files, it would not hold."""
+        if files:
+            answer = command_cache.Answer(self.made_from, files, count, shown, told, failed)
+            command_cache.keep(self.asked, answer, self.out)
+
+
+def _has_bar(isolate: bool) -> bool:
+    """A bar would hide the prompt of a debugger, which is why one would run everything in this process."""
+    return isolate and not Level.quiet and sys.stderr.isatty()
+
+
+def _orders(
+    suite: Suite | None, tasks: tuple[str, ...], methods: tuple[str, ...], seeds: str, device: str, dtype: str,
+    budget: str, controls: bool, warm: bool,
+) -> list[Order]:  # fmt: skip
+    """What is to run; with it torch is loaded, and the process that runs are forked from."""
+    detail("loads torch")
+    if warm:
         from gwfbench.process import forkserver
 
         forkserver.warm()
-    from gwfbench.runs.order import Order, device_name
+    from gwfbench.runs.order import Order
 
-    here = "cpu" if plan else device  # a plan may be for a device that only another machine has
-    if suite:
-        orders = [Order.read([p.task], p.methods, suite.seeds, here, dtype, suite.budget, controls)
-                  for p in suite.parts]  # fmt: skip
-    else:
-        orders = [Order.read(tasks, methods, seeds, here, dtype, budget, controls)]
-    check_metrics_of(chosen, [task for order in orders for task in order.tasks])
-    if plan:
-        keep([replace(order, device=device_name(device)) for order in orders], plan, how["force"])
-    else:
-        before = command_cache.files(out) if made_from else ""
-        jobs = [job for order in orders for job in order.jobs()]
-        done, remarks = performed(jobs, read_execution(how), out, form, chosen)
-        with command_cache.heard() as (shown, told):
-            if suite_name:
-                suites.show(suite_name, done, out, form)
-                failed = tell_failed(done)
-            else:
-                failed = tell(done, out, form, chosen)
-        files = settled(jobs, done, out, before, how["curve"], how["judge"]) if made_from and not remarks else ""
-        if files:
-            answer = command_cache.Answer(made_from, files, len(done), "".join(shown), "".join(told), failed)
-            command_cache.keep(asked, answer, out)
-        sys.exit(failed)
+    detail("has loaded it, and checks tasks and methods")
+    if suite is None:
+        return [Order.read(tasks, methods, seeds, device, dtype, budget, controls)]
+    return [Order.read([p.task], p.methods, suite.seeds, device, dtype, suite.budget, controls) for p in suite.parts]
 
 
 def keep(orders: Sequence[Order], path: Path, force: bool) -> None:
@@ -172,7 +218,7 @@ def keep(orders: Sequence[Order], path: Path, force: bool) -> None:
     new = plan.write(path, jobs, force)
     runs = sum(len(job.seeds) for job in jobs)
     said = f"wrote {path}" if new else f"{path} holds this plan already"
-    say(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}", err=True)
+    note(f"{said}: {len(jobs)} lines, {runs} runs; nothing has run: python -m gwfbench exec {path}")
 
 
 def settled(
@@ -180,7 +226,7 @@ def settled(
 ) -> str:  # fmt: skip
     """Hash of what is under --out, if it is what was shown and the same command would run nothing; else empty."""
     from gwfbench.runs.scheduler import finished
-    from gwfbench.store import command_cache, folders
+    from gwfbench.store import folders
 
     if any(registry.data_files(job.task) for job in jobs):
         return ""  # whether they have changed is not seen without the task
@@ -194,44 +240,51 @@ def settled(
 
 
 def performed(
-    jobs: Sequence[Job], options: Options, out: Path, form: str, chosen: tuple[str, ...]
-) -> tuple[list[Run], list[str]]:
-    """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come."""
+    jobs: Sequence[Job], options: Options, out: Path, form: str, chosen: tuple[str, ...],
+    expected: Mapping[tuple[str, str], float] | None = None,
+) -> tuple[list[Run], list[str]]:  # fmt: skip
+    """The runs of these jobs, in their order, and what was said of other folders; JSON rows are shown as they come.
+
+    Args:
+        expected: seconds of a run by task and method, for the time that is left.
+    """
     from gwfbench.audit import counted
     from gwfbench.runs.order import in_order
-    from gwfbench.runs.progress import progress
     from gwfbench.runs.scheduler import perform
 
     for task in dict.fromkeys(job.task for job in jobs):
         for text in registry.remarks(task):
-            say(escape.line(f"note: {registry.spec(task)}: {text}"), err=True)
+            note(escape.line(f"note: {registry.spec(task)}: {text}"))
+    detail(f"{sum(len(job.seeds) for job in jobs)} runs, kept under {out}; those that are finished are not repeated")
     done: list[Run] = []
     remarks: list[str] = []
-    # a bar would hide the prompt of a debugger, which is why one would run everything in this process
-    with progress(partial(say, err=True), bar=options.isolate and sys.stderr.isatty()) as tell:
+    with progress(note, _has_bar(options.isolate), Level.verbose) as tell:
 
         def tell_all(event: Event) -> None:
             if event.kind == "folder":
                 remarks.append(event.text)
-            tell(event)
+            if event.kind != "start" or Level.verbose or sys.stderr.isatty():
+                tell(event)
 
-        for runs in perform(jobs, out, tell_all, options):
+        for runs in perform(jobs, out, tell_all, options, expected):
             done += runs
             if form == "json":
                 show_rows(counted.current(runs, out)[0], chosen)
     return in_order(jobs, done), remarks
 
 
-def tell(done: list[Run], out: Path, form: str, chosen: tuple[str, ...]) -> bool:
+def tell(
+    done: list[Run], out: Path, form: str, chosen: tuple[str, ...], wide: bool = False, intervals: bool = False
+) -> bool:
     """Show the leaderboard of runs, what it leaves out, and which failed; whether one did."""
     from gwfbench.audit import counted
     from gwfbench.store.rows import tidy
 
     today, said = counted.current(done, out)
     for text in said:
-        say(escape.line(text), err=True)
+        note(escape.line(text))
     if form != "json":
-        show(tidy(today), form, chosen)
+        show(tidy(today), form, chosen, wide, intervals)
     return tell_failed(done)
 
 
@@ -250,6 +303,6 @@ def tell_failed(done: list[Run]) -> bool:
     failed = [one for one in done if one.failed]
     for one in failed:
         who = one.identity
-        hint = "; a debugger needs --no-isolate" if one.reason.startswith("BdbQuit") else ""
-        say(escape.line(f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {one.reason}{hint}"), err=True)
+        text = f"FAILED {who.task} {who.method} seed {who.seed}: {one.status}: {reason(one)}"
+        say(escape.line(text), err=True)
     return bool(failed)

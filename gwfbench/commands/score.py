@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 
 from gwfbench import escape
-from gwfbench.commands._edge import say
-from gwfbench.commands._options import OUT
+from gwfbench.commands._edge import note, say
+from gwfbench.commands._options import OUT, example
 from gwfbench.commands._rows import asked_for
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry
 
 
-@click.command()
+@click.command(epilog=example("score --metric radius --plugin radius.py"))
 @click.option("--metric", "name", required=True, help="Metric to evaluate: a new one, or one that has changed.")
 @click.option(
     "--task", "tasks", multiple=True, help="Task to score: NAME or NAME:KEY=VALUE (repeatable).  [default: all]"
@@ -36,7 +36,7 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
 
     runs, strange = folders.attempts(out)
     for text in strange:
-        say(escape.line(f"left alone: {text}"), err=True)
+        note(escape.line(f"left alone: {text}"))
     wanted = select(runs, tasks, methods)
     require(bool(wanted), f"--out {out}: no runs that fit", "at least one", "python -m gwfbench run makes them")
     own = {point.metric for run in wanted for point in run.rows}
@@ -50,10 +50,10 @@ def score(name: str, tasks: tuple[str, ...], methods: tuple[str, ...], out: Path
             continue
         count, values = count + 1, values + len(one.rows)
         n = ", ".join(sorted({str(point.n) for point in one.rows}))
-        say(f"{who.task} {who.method} seed {who.seed}: {name} of {len(one.rows)} laws at n = {n}", err=True)
+        note(f"{who.task} {who.method} seed {who.seed}: {name} of {len(one.rows)} laws at n = {n}")
     say(f"{name}: {count} runs scored, {values} values; {sum(skipped.values())} skipped")
     for reason, number in skipped.most_common():
-        say(escape.line(f"skipped {number}: {reason}"), err=True)
+        note(escape.line(f"skipped {number}: {reason}"))
     sys.exit(not count and not skipped[rescore.NOT_NEEDED])
 
 

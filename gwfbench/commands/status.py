@@ -11,10 +11,11 @@ import click
 
 from gwfbench import escape
 from gwfbench.commands._edge import put, say
-from gwfbench.commands._options import PLACE
+from gwfbench.commands._options import PLACE, example
 from gwfbench.commands.run import run
 from gwfbench.errors import require
 from gwfbench.plugins import registry
+from gwfbench.runs.progress import span
 
 if TYPE_CHECKING:
     from gwfbench.audit.status import Standing
@@ -31,7 +32,7 @@ FORM = click.Option(
 )
 
 
-@click.command(params=[*SHARED, PLAN, FORM])
+@click.command(params=[*SHARED, PLAN, FORM], epilog=example("status --task ou --method vjko --seeds 5"))
 def status(tasks: tuple[str, ...], methods: tuple[str, ...], plan: Path | None, out: Path, form: str, **rest: Any):
     """State of the runs, and an estimate of the time left.
 
@@ -84,35 +85,38 @@ def summary(found: list[Standing]) -> str:
     left = [one for one in found if one.state in LEFT]
     known = [one.expected for one in left if one.expected is not None]
     if known:
-        text += f"; the rest will take about {_span(sum(known))}, one after another"
+        text += f"; the rest will take about {span(sum(known))}, one after another"
     if len(known) < len(left):
         text += f"; no estimate for {len(left) - len(known)} of them: their methods have never been run"
     return text
 
 
 def _print(found: list[Standing]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from gwfbench.report import terminal
 
-    table = Table(header_style="bold")
-    for name in ("task", "method", "state", "seeds", "took", "will take", "why"):
-        table.add_column(name, justify="right" if name in ("took", "will take") else "left", overflow="fold")
     groups: dict[tuple[str, ...], list[Standing]] = defaultdict(list)
     for one in found:
         end = one.status if one.state == "failed" else ""
         groups[one.task, one.method, f"{one.state}{': ' * bool(end)}{end}", one.reason].append(one)
+    tables: dict[str, list[list[str]]] = defaultdict(list)
     for (task, method, state, reason), some in groups.items():
         took = [one.seconds for one in some if one.seconds is not None]
         expected = [one.expected for one in some if one.expected is not None]
         why = "; ".join(filter(None, (reason, f"from {some[0].basis}" if expected else "")))
-        cells = (task, method, state, " ".join(str(one.seed) for one in some), _span(sum(took)) if took else "-")
-        table.add_row(*map(escape.rich, (*cells, _span(sum(expected)) if expected else "-", why)))
-    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
+        spans = [span(sum(part)) if part else "-" for part in (took, expected)]
+        tables[task].append([method, state, _seeds([one.seed for one in some]), *spans, why])
+    for task, rows in tables.items():
+        heads = ["method", "state", "seeds", "took", "will take", "why"]
+        terminal.show(terminal.Table(heads, rows, left=(0, 1, 2, 5), prose=True), task)
+        terminal.put([("", "")])
 
 
-def _span(seconds: float) -> str:
-    """A length of time in words."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+def _seeds(seeds: list[int]) -> str:
+    """`0-4, 7`."""
+    ends: list[list[int]] = []
+    for seed in sorted(seeds):
+        if ends and ends[-1][1] == seed - 1:
+            ends[-1][1] = seed
+        else:
+            ends.append([seed, seed])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ends)

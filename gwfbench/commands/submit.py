@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from gwfbench.commands._edge import say
-from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, read_execution, show
+from gwfbench.commands._edge import note, say
+from gwfbench.commands._options import METRIC, OUT, PLACE, check_metrics_of, example, look, read_execution, show
 from gwfbench.commands.exec import exec_
 from gwfbench.commands.run import show_rows, tell_failed
 from gwfbench.errors import UserError
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from gwfbench.runs.options import Options
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command(
+    context_settings={"ignore_unknown_options": False},
+    epilog=example("submit plan.jsonl --shards 20 --time 2:00:00 --out runs --wait -- --jobs 4"),
+)
 @click.argument("file", type=PLACE)
 @click.argument("words", nargs=-1, metavar="[-- OPTIONS OF EXEC]")
 @click.option(
@@ -48,10 +51,12 @@ if TYPE_CHECKING:
     help="Format of standard output.",
 )
 @METRIC
+@look
 @OUT
 def submit(
     file: Path, words: tuple[str, ...], shards: int, parallel: int | None, partition: str, limit: str, gpus: int,
     cpus: int, mem: str, extra: tuple[str, ...], wait: bool, form: str, chosen: tuple[str, ...], out: Path,
+    wide: bool, intervals: bool,
 ) -> None:  # fmt: skip
     """Carry out a plan as one Slurm job array.
 
@@ -68,7 +73,7 @@ def submit(
     slurm.require_slurm()
     state = slurm.look(jobs, out, options.retry, options.judge)
     queued = len(state.queued)
-    say(f"{file}: {len(state.finished)} runs are finished, {queued} queued, {state.count} to submit", err=True)
+    note(f"{file}: {len(state.finished)} runs are finished, {queued} queued, {state.count} to submit")
     arrays = sorted({name.partition("_")[0] for name in state.queued.values()}, key=int)
     if state.left:
         array = slurm.submit(state.left, out, asked, words)
@@ -89,7 +94,7 @@ def submit(
     elif state.finished:
         from gwfbench.store.rows import tidy
 
-        show(tidy(state.finished), form, chosen)
+        show(tidy(state.finished), form, chosen, wide, intervals)
     failed = tell_failed(state.finished)
     for job in state.left:
         who = job.identity(job.seeds[0])
@@ -101,9 +106,10 @@ def submit(
 def _read_words(file: Path, words: tuple[str, ...]) -> Options:
     """The options that go on to exec; they are wrong now, rather than in a queued job."""
     context = exec_.make_context("exec", [str(file), *words])
-    own = {"out": "give --out before the --", "shard": "give --shards", "force": "submit under another --out"}
+    own = {"shard": "give --shards", "force": "submit under another --out"}
+    own |= {name: f"give --{name} before the --" for name in ("out", "wide", "intervals")}
     for name, fix in own.items():
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise UserError(f"-- --{name}", "another option of exec", fix)
-    said = {"file", "shard", "form", "chosen", "out"}
+    said = {"file", "shard", "form", "chosen", "out", "wide", "intervals"}
     return read_execution({name: value for name, value in context.params.items() if name not in said})

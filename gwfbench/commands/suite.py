@@ -6,20 +6,17 @@ import json
 
 import click
 
-from gwfbench import escape
 from gwfbench.commands import _suites
 from gwfbench.commands._edge import put, say
+from gwfbench.commands._options import example
 
 
-@click.group()
+@click.group(epilog=example("suite list"))
 def suite() -> None:
-    """Fixed sets of tasks, methods, seeds and budget, whose boards can be quoted.
-
-    Example: run --suite smoke, then report --suite smoke
-    """
+    """Fixed sets of tasks, methods, seeds and budget, whose boards can be quoted."""
 
 
-@suite.command("list")
+@suite.command("list", epilog=example("suite list"))
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def list_(form: str) -> None:
     """Show the suites: their sizes, and how long the published runs would take on one core of this machine.
@@ -32,18 +29,16 @@ def list_(form: str) -> None:
     if form == "json":
         put("".join(json.dumps(row) + "\n" for row in rows))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from gwfbench.report import terminal
 
-    table = Table(header_style="bold")
-    for head in rows[0]:
-        table.add_column(head, overflow="fold", justify="left" if head in ("suite", "title", "track") else "right")
-    for row in rows:
-        table.add_row(*(escape.rich(str(value)) for value in row.values()))
-    Console().print(table)
+    body = [[str(value) for value in row.values()] for row in rows]
+    heads = [*rows[0]]
+    left = [i for i, head in enumerate(heads) if head in ("suite", "on one core", "track")]
+    told = "runs: those of the methods. Each task has its controls besides, which the time has too."
+    terminal.show(terminal.Table(heads, body, left, prose=True), below=[told])
 
 
-@suite.command()
+@suite.command(epilog=example("suite show smoke"))
 @click.argument("name")
 def show(name: str) -> None:
     """Show a suite: each task with its headline metric and its methods, and all that is fixed."""

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gwfbench import escape
-from gwfbench.commands._edge import put, say
-from gwfbench.commands._options import PLACE, execution, read_execution
+from gwfbench.commands._edge import note, put, say
+from gwfbench.commands._options import PLACE, example, execution, read_execution
 from gwfbench.errors import UserError, require
 from gwfbench.plugins import registry, settings
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 SHOWN = 20  # candidates in the table
 
 
-@click.command()
+@click.command(epilog=example("tune 'mmd_flow:step=0.1|1|10' --task toy2d --seeds 3"))
 @click.argument("method")
 @click.option("--task", "tasks", multiple=True, required=True, help="Task to tune on (repeatable).")
 @click.option("--metric", default="", help="Metric that counts.  [default: the first of each task]")
@@ -80,7 +79,7 @@ def tune(
         say(f"wrote [{name}] into {file}: {plugin.name}@{name}")
     else:
         put(f"\n{text}")
-        say("keep it: --write NAME", err=True)
+        note("keep it: --write NAME")
 
 
 # a search judges by what counts, at the last law: these two are not for the user to say
@@ -88,15 +87,10 @@ tune.params[:] = [option for option in tune.params if option.name not in ("judge
 
 
 def _show(found: Sequence[Found]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from gwfbench.report import terminal
 
-    table = Table(header_style="bold")
-    for head in ("candidate", "score", "units", "failed"):
-        table.add_column(head, justify="left" if head == "candidate" else "right", overflow="fold")
-    for one in found[:SHOWN]:
-        table.add_row(escape.rich(one.method), f"{one.score:.3f}", f"{one.units:.3g}", str(one.failed))
-    (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
+    rows = [[one.method, f"{one.score:.3f}", f"{one.units:.3g}", str(one.failed)] for one in found[:SHOWN]]
+    terminal.show(terminal.Table(["candidate", "score", "time [units]", "failed"], rows))
     if len(found) > SHOWN:
         say(f"and {len(found) - SHOWN} more")
 

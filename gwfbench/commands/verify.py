@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from gwfbench.commands._edge import say
-from gwfbench.commands._options import OUT, PLACE
+from gwfbench.commands._edge import note, say
+from gwfbench.commands._options import OUT, PLACE, example
 from gwfbench.commands._rows import selected
 from gwfbench.errors import require
 
 
-@click.command()
+@click.command(epilog=example("verify --rows results/ou/rows.csv --count 1"))
 @click.option("--count", type=click.IntRange(1), default=3, show_default=True, help="Number of runs to repeat.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed for the choice of runs."
@@ -63,5 +63,5 @@ def verify(
         ends[verdict.verdict] += 1
         told = "".join(f"\n  {text}" for text in (verdict.what, verdict.why) if text)
         say(f"{verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict} ({verdict.values} values){told}")
-    say(", ".join(f"{number} {word}" for word, number in ends.most_common()), err=True)
+    note(", ".join(f"{number} {word}" for word, number in ends.most_common()))
     sys.exit(bool(ends["different"] + ends["not run"]))

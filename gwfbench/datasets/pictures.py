@@ -43,9 +43,7 @@ def read(content: bytes) -> np.ndarray:
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise UserError(
-            "images kept as PNG or JPEG, without Pillow", "the extra `image`", "pip install 'gwfbench[image]'"
-        ) from None
+        raise UserError("images kept as PNG or JPEG, without Pillow", "Pillow", "pip install pillow") from None
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:

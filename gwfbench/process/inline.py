@@ -28,7 +28,7 @@ class Here:
         self._threads, self._ended, self._count, self._interrupted = threads, list[tuple[int, End]](), 0, False
 
     def start(self, job: Job, setting: Setting, claims: Sequence[int], progress: Progress) -> int:
-        log, end = Log(), End("error", "it was not closed", "")
+        log, end = _Shown() if sys.stderr.isatty() else Log(), End("error", "it was not closed", "")
         try:
             with _unchanged(), _pristine(), _threads(self._threads):
 
@@ -58,6 +58,17 @@ class Here:
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+class _Shown(Log):
+    """A log that is seen on the terminal too: a debugger asks where a method prints."""
+
+    def write(self, text: str) -> int:
+        sys.stderr.write(text)
+        return super().write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager

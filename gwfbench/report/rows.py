@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gwfbench.report.table import TEXT, checked, kept, mapped
 from gwfbench.store import folders
 from gwfbench.store.record import Run, to_json
 from gwfbench.store.rows import tidy
+from gwfbench.suites import suite as suites
 
 Facts = dict[str, dict[str, Any]]  # of environments, by hash
 OF_RUN = ("task", "method", "seed", "status", "reason", "dtype", "device", "budget", "code")  # the same in all its rows
@@ -72,9 +73,7 @@ def rows_of(out: Path, stale: bool = False) -> tuple[pd.DataFrame, Facts, list[s
         remarks.append(f"{'marked' if stale else 'left out'}: {told}; run them again")
     if stale:
         newest |= {(key, _ended_by(run)): run for key, run in old.items()}
-    part = sum(bool(run.judge) for run in newest.values())
-    if part:
-        remarks.append(f"{part} runs have the metrics of --judge alone; run them again without it for all")
+    remarks += _partly(newest.values())
     if not newest:
         why = "".join(f"\n  {remark}" for remark in remarks)
         fix = "python -m gwfbench run --task ou --method vjko"
@@ -84,6 +83,18 @@ def rows_of(out: Path, stale: bool = False) -> tuple[pd.DataFrame, Facts, list[s
     marked = rows["run_key"].isin(old) & ~rows["method"].isin(registry.CONTROLS)
     rows["method"] = rows["method"].mask(marked, rows["method"] + STALE)
     return rows, folders.environments(out, rows["env"]), [*remarks, *left_out]
+
+
+def _partly(runs: Iterable[Run]) -> list[str]:
+    """How many runs were judged by some metrics alone, other than those that a suite judges its runs by."""
+    asked = Counter(frozenset(run.judge) for run in runs if run.judge)
+    part = asked.total() - (sum(asked[judge] for judge in _of_suites()) if asked else 0)
+    said = f"{part} runs were judged by the metrics of --judge alone; without --judge, `run` has all of the task"
+    return [said] if part else []
+
+
+def _of_suites() -> set[frozenset[str]]:
+    return {frozenset(suites.load(name).judge) for name in suites.names()}
 
 
 def _ended_by(run: Run) -> str:

@@ -7,11 +7,11 @@ import math
 import signal
 import tempfile
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from gwfbench.budget import Budget, BudgetSpent
 from gwfbench.drive.execute import Setting, begin
@@ -20,45 +20,28 @@ from gwfbench.drive.judge import ANYTIME, reason_of
 from gwfbench.errors import UserError
 from gwfbench.process.inline import Here
 from gwfbench.process.pool import End, Pool
+from gwfbench.runs.events import Event, Kind, Listener
 from gwfbench.runs.options import BATCH, Options, limits, require_files, require_metrics, slots
+from gwfbench.runs.pace import Pace, Runs
 from gwfbench.store import environment, folders
 from gwfbench.store.locks import Claim, claim, holder
 from gwfbench.store.record import Run, took
 
-Kind = Literal["folder", "stale", "elsewhere", "start", "progress", "end"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened, for whoever listens.
-
-    Args:
-        kind: "folder": something was done with a folder that is not a whole run; "stale": runs by other code are there;
-            "elsewhere": a living process has the run; "start", "progress", "end": of a run.
-        text: the same in words.
-        job: what it is about; of a folder, any.
-        run: that ended.
-        share: of all runs that is done.
-    """
-
-    kind: Kind
-    text: str
-    job: Job
-    run: Run | None
-    share: float
-
-
-Listener = Callable[[Event], object]
-
 AGAIN = 0.5  # seconds between two looks at a run that runs elsewhere
 
 
-def perform(jobs: Sequence[Job], out: Path | None, tell: Listener, options: Options) -> Iterator[list[Run]]:
+def perform(
+    jobs: Sequence[Job], out: Path | None, tell: Listener, options: Options,
+    expected: Mapping[Runs, float] | None = None,
+) -> Iterator[list[Run]]:  # fmt: skip
     """Execute what is not finished under `out`; each job's runs as soon as they are there, old or new.
 
     A run is finished when `answer` finds an attempt at it, and that one did not end in one of `options.retry`. One that
     another living process has claimed is waited for: its rows are then read, and if that process dies it is run here.
     So two equal commands at once share the work, and both end with all of it. Jobs come in the order in which they end.
+
+    Args:
+        expected: seconds of a run by task and method, as rows name them, for the time that is left.
 
     Raises:
         KeyboardInterrupt: after the interrupted runs were kept; on SIGTERM too.
@@ -67,7 +50,7 @@ def perform(jobs: Sequence[Job], out: Path | None, tell: Listener, options: Opti
     with contextlib.ExitStack() as stack:
         stack.enter_context(_sigterm_interrupts())
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwfbench-")))
-        yield from _Schedule(tuple(jobs), folder, tell, options).go()
+        yield from _Schedule(tuple(jobs), folder, tell, options, Pace(expected or {})).go()
 
 
 def finished(run: Run, job: Job, curve: bool = False, judge: Sequence[str] = ()) -> bool:
@@ -155,17 +138,20 @@ class _Part:
     known: frozenset[str] = frozenset()  # attempts that were there before
     slot: str = ""  # the device that it occupies
     share: float = 0.0  # done
+    began: float = 0.0  # by the clock
 
 
 class _Schedule:
     """The jobs of one call, and how far they are."""
 
-    def __init__(self, jobs: tuple[Job, ...], out: Path, tell: Listener, options: Options):
+    def __init__(self, jobs: tuple[Job, ...], out: Path, tell: Listener, options: Options, pace: Pace):
         self.jobs, self.options, self._typed = jobs, options, out
         with _writing(out):
             folders.require_folder(out)
             self.out = out.absolute()  # once: a method in this process may go elsewhere
-        self._listener = tell
+        self._listener, self._pace = tell, pace
+        whose = [job.identity(job.seeds[0]) for job in jobs]
+        self._kinds = [(who.task, who.method) for who in whose]
         self.slots = slots(jobs, options)
         require_files(jobs, options, self.slots)
         require_metrics(jobs, options.judge)
@@ -175,6 +161,7 @@ class _Schedule:
         self._old: set[str] = set()  # attempts that were there at the start
         self._waiting: deque[_Part] = deque()
         self._running: dict[int, _Part] = {}
+        self._active: list[_Part] = []  # the same, and the one that begins
         self._held: list[Claim] = []
         self._told: set[str] = set()  # runs of which it was said that they run elsewhere
 
@@ -250,11 +237,18 @@ class _Schedule:
             yield [self._done[number][seed] for seed in self.jobs[number].seeds]
 
     def _tell(self, kind: Kind, text: str, job: Job, run: Run | None = None) -> None:
-        self._listener(Event(kind, text, job, run, self._share()))
+        self._listener(Event(kind, text, job, run, self._share(), self._left()))
 
     def _share(self) -> float:
-        done = sum(map(len, self._done)) + sum(p.share * len(p.job.seeds) for p in self._running.values())
+        done = sum(map(len, self._done)) + sum(p.share * len(p.job.seeds) for p in self._active)
         return done / sum(len(job.seeds) for job in self.jobs)
+
+    def _left(self) -> float:
+        at_once = self.options.jobs or sum(map(len, self.slots.values())) + len(self._active)
+        parts = [*self._waiting, *self._active]
+        if not parts and self._share() < 1:  # nobody has looked yet what there is to do
+            return math.nan
+        return self._pace.left(((self._kinds[p.number], p.share) for p in parts for _ in p.job.seeds), at_once)
 
     def _start(self, engine: Pool | Here) -> None:
         """Start what there are slots for."""
@@ -267,7 +261,8 @@ class _Schedule:
             if not slots:
                 self._waiting.append(part)
             elif ours is not None:
-                ours.slot = slots.pop(0)
+                ours.slot, ours.began = slots.pop(0), time.monotonic()
+                self._active.append(ours)
                 self._tell("start", "starts", ours.job)
 
                 def progress(
@@ -329,7 +324,8 @@ class _Schedule:
     def _close(self, part: _Part, end: End) -> None:
         """Take down how each seed ended: as its process has closed it, or else as its process ended."""
         self.slots[part.job.device].append(part.slot)
-        part.share = 0.0
+        self._active.remove(part)
+        each = (time.monotonic() - part.began) / len(part.job.seeds)
         for seed, held in zip(part.job.seeds, part.claims, strict=True):
             alone = replace(part.job, seeds=(seed,))
             key = alone.identity(seed).key
@@ -337,6 +333,7 @@ class _Schedule:
                 fresh = [run for run in folders.of_key(self.out, key) if run.attempt not in part.known]
                 run = fresh[-1] if fresh else self._close_for(alone, key, len(part.job.seeds), end)
                 self._release(held)
+                self._pace.ended(self._kinds[part.number], each)
                 left = f" ({end.left} that it had left running: ended too)" if end.left else ""
                 self._settle(part.number, run, f"ended{left}", alone)
             except OSError as error:

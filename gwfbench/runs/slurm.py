@@ -171,8 +171,8 @@ def require_slurm() -> None:
     require(
         importlib.util.find_spec("submitit") is not None,
         "submit: submitit is not installed",
-        "the extra slurm",
-        f"pip install 'gwfbench[slurm]'; without it, {anywhere}",
+        "the package submitit",
+        f"pip install submitit; without it, {anywhere}",
     )
 
 

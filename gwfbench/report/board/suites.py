@@ -57,6 +57,7 @@ class Entry:
     units: float
     calls: float
     failed: int  # seeds, over tasks
+    total: float = math.nan  # seconds with those of moving the judged points
     score: float = math.nan  # nan where a task is missing
     low: float = math.nan
     high: float = math.nan
@@ -109,7 +110,7 @@ def entries(rows: pd.DataFrame, suite: Suite) -> list[Entry]:
     if not len(rows):
         return []
     found: dict[str, list[tuple[Part, Board]]] = defaultdict(list)
-    for part, board in _boards(rows, suite):
+    for part, board in task_boards(rows, suite):
         for line in board.lines:
             if line.role == "method" and (line.cells or line.seeds.failed):
                 found[line.method].append((part, board))
@@ -126,7 +127,7 @@ def entries(rows: pd.DataFrame, suite: Suite) -> list[Entry]:
     return sorted(done, key=lambda o: (math.isnan(o.score), o.information, -len(o.scores), o.score, o.name))
 
 
-def _boards(rows: pd.DataFrame, suite: Suite) -> Iterator[tuple[Part, Board]]:
+def task_boards(rows: pd.DataFrame, suite: Suite) -> Iterator[tuple[Part, Board]]:
     """Each task's board by its headline metric, where somebody has been judged by it."""
     for part in suite.parts:
         mine, metric = rows[rows["task"] == part.task], suite.metric(part)
@@ -172,7 +173,7 @@ def _entry(
 ) -> Entry:  # fmt: skip
     scores: dict[str, dict[int, float]] = {}
     texts: dict[str, str] = {}
-    seconds = units = paid = 0.0
+    seconds = sampled = units = paid = 0.0
     failed = 0
     information: set[str] = set()
     for part, board in those:
@@ -188,11 +189,13 @@ def _entry(
         }
         texts[part.task] = cell(line, metric, line.cells.get(metric, NO_CELL).n)
         seconds += line.costs["seconds"]
+        sampled += line.costs["sample_seconds"]
         units += line.costs["units"]
         paid += of.get((part.task, name), 0.0)
         failed += len(line.seeds.failed) + line.seeds.worst
         information |= set(line.information.split())
-    return Entry(name, uses(" ".join(sorted(information))), scores, texts, seconds, units, paid, failed)
+    used = uses(" ".join(sorted(information)))
+    return Entry(name, used, scores, texts, seconds, units, paid, failed, seconds + sampled)
 
 
 def _values(board: Board, control: str, metric: str) -> dict[int | None, float]:
@@ -234,15 +237,15 @@ def markdown(rows: pd.DataFrame, suite: Suite) -> str:
         table = table.drop(columns="units", errors="ignore")
     table = table.to_markdown(index=False, disable_numparse=True)
     about = f"Suite `{suite.name}`: track {suite.track}, {suite.seeds} seeds, budget {suite.budget or 'none'} per run."
-    missing = _missing(made, suite)
-    return "\n\n".join(filter(None, [about, table, missing, NOTES])) + "\n"
+    lacking = missing(made, suite)
+    return "\n\n".join(filter(None, [about, table, lacking, NOTES])) + "\n"
 
 
 def _controls(rows: pd.DataFrame, suite: Suite, heads: Mapping[str, str]) -> list[dict[str, str]]:
     found: dict[str, dict[str, str]] = {
         control: {"method": control, "score": score, "tier": "-"} for control, score in (("exact", "0"), ("still", "1"))
     }
-    for part, board in _boards(rows, suite):
+    for part, board in task_boards(rows, suite):
         metric = suite.metric(part)
         for line in board.lines:
             if line.method in found:
@@ -251,7 +254,7 @@ def _controls(rows: pd.DataFrame, suite: Suite, heads: Mapping[str, str]) -> lis
     return list(found.values())
 
 
-def _missing(made: Sequence[Entry], suite: Suite) -> str:
+def missing(made: Sequence[Entry], suite: Suite) -> str:
     """What of the roster has not run, or not with all seeds."""
     there = {one.name: one for one in made}
     absent: list[str] = []

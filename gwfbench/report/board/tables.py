@@ -1,9 +1,8 @@
-"""Leaderboards as text: for a terminal, and as Markdown."""
+"""Leaderboards as Markdown and as CSV."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -58,27 +57,26 @@ OVER_TASKS = (
     "log-density (the larger number), or drawn from the target. Where only the last laws are kept, the cost is that "
     "of the whole run."
 )
-NAMES = 3  # of a table in a terminal the names of methods take at most a third
 MARKS = {"floor": "<= floor ", "alarm": "ALARM ", "": ""}
 
 
-def cell(line: Line, metric: str, usual: float, break_line: str = " ") -> str:
+def cell(line: Line, metric: str, most: float) -> str:
     """Median, verdict, interval, and the number of points where that is not the usual one."""
     its = line.cells.get(metric, NO_CELL)
     if math.isnan(its.value):
         return "-"
     shown = its.shown
-    n = f"(n = {its.n:.0f})" if its.n != usual else ""
-    return break_line.join(filter(None, [MARKS[its.verdict] + shown["value"], shown["interval"], n]))
+    n = f"(n = {its.n:.0f})" if its.n != most else ""
+    return " ".join(filter(None, [MARKS[its.verdict] + shown["value"], shown["interval"], n]))
 
 
-def _usual(lines: Iterable[Line], metric: str) -> float:
+def usual(lines: Iterable[Line], metric: str) -> float:
     """The number of points that most lines have, the largest of several."""
     counts = Counter(line.cells[metric].n for line in lines if metric in line.cells)
     return max((n for n in counts if not math.isnan(n)), key=lambda n: (counts[n], n), default=math.nan)
 
 
-def _heads(board: Board) -> dict[str, str]:
+def costs_of(board: Board) -> dict[str, str]:
     """The costs that a board shows, and their heads."""
     judged = any(TO_ACCURACY[0] in line.costs for line in board.lines)
     timed = any(not math.isnan(line.costs.get("units", math.nan)) for line in board.lines)
@@ -87,15 +85,15 @@ def _heads(board: Board) -> dict[str, str]:
 
 
 def _head(board: Board, safe: Safe) -> list[str]:
-    return ["method", "tier", *map(safe, board.metrics), "seeds", *_heads(board).values(), "uses"]
+    return ["method", "tier", *map(safe, board.metrics), "seeds", *costs_of(board).values(), "uses"]
 
 
-def _body(board: Board, safe: Safe, break_line: str = " ") -> list[list[str]]:
-    usual = {name: _usual(board.lines, name) for name in board.metrics}
-    costs = _heads(board)
+def _body(board: Board, safe: Safe) -> list[list[str]]:
+    counts = {name: usual(board.lines, name) for name in board.metrics}
+    costs = costs_of(board)
     return [
         [
-            safe(line.method), line.tier or "-", *(cell(line, name, n, break_line) for name, n in usual.items()),
+            safe(line.method), line.tier or "-", *(cell(line, name, n) for name, n in counts.items()),
             str(line.seeds), *(_cost(line.costs.get(cost, math.nan)) for cost in costs), safe(uses(line.information)),
         ]
         for line in board.lines
@@ -113,42 +111,6 @@ def uses(information: str) -> str:
 
 def title(board: Board) -> str:
     return board.task + ("" if math.isnan(board.t) else f" at t = {board.t:g}")
-
-
-def print_boards(boards: Sequence[Board]) -> None:
-    """The leaderboards as tables for a terminal, or 200 columns; what is wider goes on in a table below."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    for board in boards:
-        heads, body = _head(board, escape.rich), _body(board, escape.rich, "\n")
-        for number, columns in enumerate(_side_by_side([heads, *body], console.width)):
-            more = ", continued" if number else ""
-            table = Table(title=escape.rich(title(board)) + more, title_justify="left", header_style="bold")
-            for i in columns:
-                most = None if i else console.width // NAMES - 3
-                table.add_column(heads[i], justify="right" if i else "left", overflow="fold", max_width=most)
-            for line, cells in zip(board.lines, body, strict=True):
-                table.add_row(*(cells[i] for i in columns), style="" if line.role == "method" else "dim")
-            console.print(table)
-        for sentence in [*power(board), *board.remarks]:
-            console.print(escape.line(sentence), style="dim", markup=False, highlight=False)
-    console.print(NOTES, style="dim", markup=False, highlight=False)
-
-
-def _side_by_side(rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """Columns of each of the tables that a table takes, so that none is wider than that; the first is in all."""
-    sizes = [3 + max(len(line) for row in rows for line in row[i].splitlines() or [""]) for i in range(len(rows[0]))]
-    sizes[0] = min(sizes[0], width // NAMES)  # it folds
-    found, used = [[0]], 1 + sizes[0]
-    for i, size in enumerate(sizes[1:], 1):
-        if used + size > width and len(found[-1]) > 1:
-            found.append([0])
-            used = 1 + sizes[0]
-        found[-1].append(i)
-        used += size
-    return found
 
 
 def provenance(rows: pd.DataFrame, environments: dict[str, dict[str, Any]]) -> str:
@@ -184,8 +146,8 @@ def pivoted(boards: Sequence[Board]) -> str:
         shown = table.to_markdown(index=False, disable_numparse=True)
         return f"## {escape.markdown(title)}\n\n{shown}\n"
 
-    usual = {name: _usual(every, name) for name in names}
-    parts = [section(name, lambda line, name=name: cell(line, name, usual[name])) for name in names]
+    counts = {name: usual(every, name) for name in names}
+    parts = [section(name, lambda line, name=name: cell(line, name, counts[name])) for name in names]
     if names:
         parts.insert(1, section(f"tier by {names[0]}", lambda line: line.tier or "-"))
     parts.append(section("seeds", lambda line: str(line.seeds)))

@@ -68,8 +68,8 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        fix = "pip install 'gwfbench[report]'"
-        raise UserError("report pictures without matplotlib", "the extra `report`", fix) from None
+        fix = "pip install matplotlib"
+        raise UserError("report pictures without matplotlib", "matplotlib", fix) from None
     places = folders.places(out)
     runs = [run for run in folders.attempts(out)[0] if run.attempt in attempts and run.identity.method not in CONTROLS]
     if not runs:

@@ -51,8 +51,8 @@ def draw(rows: pd.DataFrame, metrics: Sequence[str] | None, folder: Path) -> Ite
     try:
         from matplotlib import rc_context
     except ImportError:
-        fix = "pip install 'gwfbench[report]'"
-        raise UserError("report figures without matplotlib", "the extra `report`", fix) from None
+        fix = "pip install matplotlib"
+        raise UserError("report figures without matplotlib", "matplotlib", fix) from None
     rows = contestants(rows)
     all_looks = looks(zip(rows["method"], rows["role"], strict=True))
     for sheet in sheets(rows, metrics):

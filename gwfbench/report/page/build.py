@@ -57,7 +57,7 @@ def page(
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError:
-        raise UserError("report html without jinja2", "the extra `report`", "pip install 'gwfbench[report]'") from None
+        raise UserError("report html without jinja2", "jinja2", "pip install jinja2 matplotlib") from None
     rows = contestants(rows)
     made = sheets(rows, metrics, verdicts)
     content = _harmless({
