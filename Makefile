@@ -3,6 +3,7 @@
 # make test        lint, types, all tests
 # make test-hostile  attacks on the runner and the command line: kills, corrupt files, methods that misbehave
 # make test-slurm  plans on a real Slurm, which it installs on this machine (Debian, root)
+# make docs        the documentation site, in site/, built strictly and without a network
 # make bench       speed of the working tree, measured by asv
 # make gpu         what a machine with one large GPU runs in 12 minutes; on the CPU, cut small: make gpu DEV=cpu
 # make clean       remove what the others made
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 RUN    := $(BIN)/python -m gwfbench
 
-.PHONY: demo test quick test-hostile test-slurm lint types bench gpu clean
+.PHONY: demo test quick test-hostile test-slurm lint types docs bench gpu clean
 
 demo: .venv/ready
 	$(RUN) run --task ou --method vjko --method ula --seeds 2
@@ -36,6 +37,10 @@ lint: .venv/ready
 types: .venv/ready
 	$(BIN)/pyright
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m scripts.docs.links site
+
 bench: .venv/ready
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --python=same --show-stderr
@@ -44,7 +49,7 @@ gpu:
 	scripts/gpu.sh
 
 clean:
-	rm -rf .venv .asv build gpu-out *.egg-info
+	rm -rf .venv .asv site build gpu-out *.egg-info
 
 # The pins keep everybody on the same numbers. Remove .venv to move to newer ones.
 .venv/ready: pyproject.toml constraints.txt
