@@ -1,6 +1,6 @@
 """A banana in the plane: a Gaussian bent along a parabola, from N(0, I).
 
-    x_1 ~ N(0, s^2),   x_2 = b (x_1^2 - s^2) + N(0, 1/4)
+x_1 ~ N(0, s^2),   x_2 = b (x_1^2 - s^2) + N(0, 1/4)
 """
 
 import math

@@ -8,7 +8,9 @@ from html import escape
 
 from scripts.docs.text import words
 
-VALUE = re.compile(r"(?P<mark><= floor |ALARM )?(?P<value>-?[\d.]+(?:e[+-]?\d+)?|-?inf|nan)(?: (?P<spread>[\[(].*[\])]))?")
+VALUE = re.compile(
+    r"(?P<mark><= floor |ALARM )?(?P<value>-?[\d.]+(?:e[+-]?\d+)?|-?inf|nan)(?: (?P<spread>[\[(].*[\])]))?"
+)
 COUNT = re.compile(r" \(n = (\d+)\)$")
 CELL = re.compile(r"(?<!\\)\|")
 MARKS = {

@@ -32,6 +32,8 @@ class _Page(HTMLParser):
 def faults(site: Path) -> Iterator[str]:
     """A line for each dead link, dead anchor and address of a network that is fetched."""
     pages = {path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
+    if site.resolve() / "index.html" not in pages:
+        yield f"{site}: no index.html"
     for path, page in pages.items():
         where = path.relative_to(site.resolve())
         for tag, link in dict.fromkeys(page.links):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import csv
+import importlib
 import inspect
 import re
 import tomllib
@@ -119,7 +121,9 @@ def _page(plugin: Plugin) -> str:
     parts += _animation(plugin.name, f"{folder}/{plugin.name}.md")
     parts += [table(["", ""], _facts(plugin, values)), "## How it works", prose(body) or "See the summary above."]
     if plugin.fields:
-        rows = [[code(f.name), cell(_values(f)), code(plugin.defaults[f.name]), cell(f.doc)] for f in plugin.fields]
+        rows = [
+            [code(f.name), cell(_values(plugin, f)), code(plugin.defaults[f.name]), cell(f.doc)] for f in plugin.fields
+        ]
         parts += ["## Fields", f"Set them with `{plugin.name}:{plugin.fields[0].name}=...`; several with commas."]
         parts += [table(["field", "values", "default", "meaning"], rows)]
     if plugin.settings:
@@ -168,9 +172,12 @@ def _pair(plugin: Plugin, other: Plugin) -> tuple[Plugin, Plugin]:
     return (plugin, other) if plugin.kind == "task" else (other, plugin)
 
 
-def _values(field: discovery.FieldText) -> str:
-    kind = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), field.type)
-    kind = kind.replace(" | None", " or none")
+def _values(plugin: Plugin, field: discovery.FieldText) -> str:
+    """What a field may be. A name that another module gives to choices is looked up there."""
+    kind = field.type
+    if kind.isidentifier() and kind not in dir(builtins):
+        kind = str(getattr(importlib.import_module(plugin.module), kind)).replace("typing.", "")
+    kind = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), kind).replace(" | None", " or none")
     return f"{kind}, {field.range}" if field.range else kind
 
 
@@ -253,7 +260,7 @@ def _metric(metric: Metric) -> str:
         ["tasks judged by it", ", ".join(f"[{name}](../tasks/{name}.md)" for name in tasks) or "-"],
         ["source, version", f"`{family}`, {metric.version}" if family else str(metric.version)],
     ]
-    parts = [f"# {metric.name}", prose(" ".join(metric.source.split())), table(["", ""], rows)]
+    parts = [f"# {metric.name}", prose(" ".join(metric.source.split()).rstrip(".") + "."), table(["", ""], rows)]
     parts += [_calibrated(metric.name)]
     parts += [f"```sh\npython -m gwfbench score --metric {metric.name}    # on the points that finished runs kept\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -9,18 +9,23 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+import typing
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gwfbench import fields
+from gwfbench.papers import ledger
 from scripts.docs import boards, plugins
-from scripts.docs.text import moved, relative
+from scripts.docs.text import moved, relative, table
 
 ROOT = plugins.ROOT
 FLOORS = "concepts/floors.md"
 PAPERS = sorted(path.stem for path in (ROOT / "results/papers").glob("*.md"))
 WIDE = (".png", ".webp", ".csv", ".tex")  # what a page of results may show or offer
+NUMBER = r"-?\d[\d.]*(?:e[+-]?\d+)?"
+WHOLE = re.compile(rf"(?<![\w.-])(?:{NUMBER} to {NUMBER}|-?\d[\d.]*e-\d+)")  # what browsers would break
 LARGEST = 2**20  # bytes of a file that is copied
 
 
@@ -78,7 +83,15 @@ def pages() -> dict[str, str]:
         origin = path.relative_to(ROOT).as_posix()
         target = places()[origin]
         text = moved(path.read_text(encoding="utf-8"), origin, target, places())
-        found[target] = _boarded(text, target) if path.name == "leaderboard.md" else text
+        if path.name == "leaderboard.md":
+            text = _boarded(text, target)
+        elif origin.startswith("results/"):
+            text = re.sub(r"(?m)^\|.*$", lambda line: _unbroken(line[0]), text)
+        if path.parent.name == "papers":
+            text = _with_commands(text, path.stem)
+        if origin == "results/README.md":
+            text = text.replace("# Results", "# What the results say", 1)
+        found[target] = text
     for path in notebooks():
         found[f"notebooks/{path.stem}.md"] = _notebook(path)
     return found
@@ -92,7 +105,18 @@ def assets() -> dict[str, Path]:
 def written(text: str, path: str) -> str:
     """A page of docs/, as the site shows it."""
     text = re.sub(r"<!-- board (\S+) -->", lambda found: first_board(found[1], path), text)
+    text = text.replace("<!-- ranges -->", _ranges())
     return moved(text, f"docs/{path}", path, places())
+
+
+def _ranges() -> str:
+    """The named types of fields."""
+    rows = [
+        [f"`{name}`", f"`{kind.__origin__.__name__}`", " and ".join(part.words for part in kind.__metadata__)]
+        for name, kind in vars(fields).items()
+        if typing.get_origin(kind) is typing.Annotated
+    ]
+    return table(["name", "type", "range"], rows)
 
 
 def groups() -> dict[str, list[Any]]:
@@ -105,7 +129,9 @@ def groups() -> dict[str, list[Any]]:
         "methods": [f"methods/{name}.md" for name in plugins.plugins("method")],
         "metrics": sorted(path for path in pages() if path.startswith("metrics/") and not path.endswith("index.md")),
         "suites": [{_about(folder)["suite"]: f"results/{folder}/leaderboard.md"} for folder in suites],
-        "boards": [{plugins.title(folder): f"results/{folder}/leaderboard.md"} for folder in others],
+        "boards": [
+            {re.split("[:;]", plugins.title(folder))[0]: f"results/{folder}/leaderboard.md"} for folder in others
+        ],
         "papers": [{_paper(name): f"results/papers/{name}.md"} for name in PAPERS],
     }
 
@@ -131,6 +157,27 @@ def _boarded(text: str, page: str) -> str:
                for name in ("leaderboard.csv", "leaderboard.tex") if f"results/{folder}/{name}" in places()]  # fmt: skip
     above = f"[How to read a board]({relative(FLOORS, page)}){what}" + "".join(f"; {one}" for one in offered) + "."
     return f"{title}\n\n{above if len(page.split('/')) > 2 else ''}\n{rest}"
+
+
+def _unbroken(line: str) -> str:
+    """A line of a table whose numbers, and short verdicts, browsers don't break."""
+    line = re.sub(r"(\*\*[a-z ]+\*\*) (\([^()|]*\))", r'<span class="verdict">\1 <small>\2</small></span>', line)
+    return WHOLE.sub(r'<span class="n">\g<0></span>', line)
+
+
+def _with_commands(text: str, paper: str) -> str:
+    """The page of a paper, with the command that runs it below the heading of each table."""
+    read = ledger.load(paper)
+    for each in read.tables:
+        if ledger.to_run(read, [each], whole=False):
+            command = f"`python -m gwfbench reproduce {paper} --only {ledger.short(each.name)}`"
+            text = re.sub(
+                rf"(?m)^## {re.escape(each.name)}\b[^\n]*$",
+                lambda found: f"{found[0]}\n\nThe command: {command}",  # noqa: B023  called at once
+                text,
+                count=1,
+            )
+    return text
 
 
 @cache
@@ -175,7 +222,7 @@ def _results() -> str:
         about = _about(folder)
         tasks = list(dict.fromkeys(task for task, _ in pairs))
         names = ", ".join(f"`{task}`" for task in tasks[:4]) + (f" and {len(tasks) - 4} more" if len(tasks) > 4 else "")
-        count = len({method for _, method in pairs} - {"exact", "exact_jko", "still"})
+        count = len({re.split("[:@ ]", method)[0] for _, method in pairs} - {*boards.CONTROLS})
         name = f"`{about['suite']}`: " if about.get("suite") else ""
         rows[bool(name)].append(
             f"| {name}[{about['title']}]({folder}/leaderboard.md) | {names} | {count} |".replace("\n", " ")
@@ -209,7 +256,9 @@ def _gallery() -> str:
     )
     shown = [name for name in plugins.plugins("method") if plugins.animation(name)]
     if not shown:
-        text += "\n\nThe animations are not in this checkout. [This picture](../results/toy2d/checkerboard.png) has three."
+        text += (
+            "\n\nThe animations are not in this checkout. [This picture](../results/toy2d/checkerboard.png) has three."
+        )
         return moved(text, "docs/gallery.md", "gallery.md", places()) + "\n"
     cards = "\n".join(
         f"-   **[{name}](methods/{name}.md)**\n\n    {plugins.shown(name, 'gallery.md')}" for name in shown

@@ -57,7 +57,7 @@ def _spaced(text: str) -> str:
 def prose(doc: str) -> str:
     """Markdown of a docstring: what is indented is a formula, what stands in backticks is code, all else is words."""
     blocks: list[str] = []
-    for filled, group in groupby(doc.strip().split("\n"), key=lambda line: bool(line.strip())):
+    for filled, group in groupby(doc.strip("\n").split("\n"), key=lambda line: bool(line.strip())):
         lines = list(group)
         if not filled:
             continue
@@ -85,8 +85,9 @@ def cell(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Code in a cell of a Markdown table."""
-    return f"`{' '.join(text.split())}`".replace("|", "\\|") if text else ""
+    """Code in a cell of a Markdown table; a short one stays in one line."""
+    whole = " ".join(text.split())
+    return f"`{whole}`".replace("|", "\\|") + ("{ .n }" if len(whole) < 20 else "") if whole else ""
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
