@@ -84,7 +84,8 @@ def _headed(name: str, links: Links) -> str:
 
 
 def _method(name: str, links: Links) -> str:
-    plain, rest = re.fullmatch(r"([\w.+-]+)(.*)", name, re.S).groups() if name else ("", "")
+    plain = re.split("[^\\w.+-]", name)[0]
+    rest = name.removeprefix(plain)
     shown = _anchor(links("method", plain), escape(plain))
     return f"{shown}<small>{_broken(rest)}</small>" if rest else shown
 

@@ -48,9 +48,8 @@ def places() -> dict[str, str]:
         "gwfbench/api.py": "reference/python.md",
         "gwfbench/cli.py": "reference/cli.md",
     }
-    for kind, folder in (("task", "tasks"), ("method", "baselines")):
-        for name in plugins.plugins(kind):
-            found[f"{folder}/{name}.py"] = f"{plugins.FOLDER[kind]}/{name}.md"
+    found |= {f"tasks/{name}.py": f"tasks/{name}.md" for name in plugins.plugins("task")}
+    found |= {f"baselines/{name}.py": f"methods/{name}.md" for name in plugins.plugins("method")}
     for path in [*(ROOT / "docs").rglob("*"), *shared()]:
         if path.is_file() and path.suffix != ".ipynb":
             where = path.relative_to(ROOT).as_posix()
