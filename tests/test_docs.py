@@ -112,6 +112,32 @@ def test_a_board_has_one_number_a_cell_its_interval_below_and_its_marks_explaine
     assert "<small>(n = 9)</small>" in mixed
 
 
+def test_the_gallery_has_what_there_is(site, monkeypatch, tmp_path):
+    monkeypatch.setattr(site.plugins, "GALLERY", tmp_path)
+    assert "has not been run here" in site._gallery()
+    assert site.plugins.shown("ula", "methods/ula.md") == ""
+    (tmp_path / "ula.webp").touch()
+    (tmp_path / "svgd.mp4").touch()
+    (tmp_path / "captions.toml").write_text(
+        '[[flow]]\nmethod = "ula"\ntask = "toy2d"\nsetting = "ula:step=1"\nnote = "cut"\nseconds = 2.5\nlaws = 9\n'
+    )
+    shown = site.plugins.shown("ula", "methods/ula.md")
+    assert "](../gallery/ula.webp)" in shown
+    assert shown.endswith("`ula:step=1` on `toy2d` (cut), 9 laws, 2.5 s.")
+    page = site._gallery()
+    assert "**[ula](methods/ula.md)**" in page
+    assert '<video src="gallery/svgd.mp4"' in page
+    assert "vjko" not in page
+
+
+def test_a_notebook_is_a_page_and_can_be_had(pages):
+    page = pages["notebooks/compare_my_method.md"]
+    assert "[Download this notebook](compare_my_method.ipynb)" in page
+    assert "(../howto/add-a-method.md)" in page
+    assert "class GaussianFlow:" in page
+    assert "<th>gaussianflow</th>" in page  # what a cell printed
+
+
 def test_the_signs_of_a_docstring_are_no_markdown(site):
     text = importlib.import_module("scripts.docs.text")
     doc = "Flow of P_k * W, by `a_b`.\n\n    x <- x_1 * x_2\n      + y\n\n- one\n- two"

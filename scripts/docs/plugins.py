@@ -17,9 +17,10 @@ from gwfbench.metrics import known
 from gwfbench.plugins import discovery, registry
 from gwfbench.plugins.discovery import Kind, Plugin
 from gwfbench.protocol import Metric
-from scripts.docs.text import cell, code, prose, relative, table
+from scripts.docs.text import cell, code, prose, relative, table, words
 
 ROOT = Path(__file__).parents[2]
+GALLERY = ROOT / "docs/gallery"
 FOLDER: dict[Kind, str] = {"task": "tasks", "method": "methods"}
 CLOCKS = {
     "jko": "JKO steps: each law is one step, of the length by which `t` grows",
@@ -118,7 +119,7 @@ def _page(plugin: Plugin) -> str:
     summary, _, body = doc.partition("\n")
     folder = FOLDER[plugin.kind]
     parts = [f"# {plugin.name}", prose(summary)]
-    parts += _animation(plugin.name, f"{folder}/{plugin.name}.md")
+    parts += [shown(plugin.name, f"{folder}/{plugin.name}.md")] if plugin.kind == "method" else []
     parts += [table(["", ""], _facts(plugin, values)), "## How it works", prose(body) or "See the summary above."]
     if plugin.fields:
         rows = [
@@ -206,27 +207,30 @@ def _results(plugin: Plugin) -> str:
 
 
 def animation(name: str) -> str:
-    """Path in docs/ of the animation of a method; empty if there is none."""
-    for ending in ("webp", "mp4"):
-        if (ROOT / f"docs/gallery/{name}.{ending}").is_file():
-            return f"gallery/{name}.{ending}"
+    """The name of the file of a method's animation; empty if there is none."""
+    return next((f"{name}.{ending}" for ending in ("webp", "mp4") if (GALLERY / f"{name}.{ending}").is_file()), "")
+
+
+def caption(name: str) -> str:
+    """What an animation shows, by captions.toml next to it (scripts/gallery.py)."""
+    path = GALLERY / "captions.toml"
+    flows = tomllib.loads(path.read_text(encoding="utf-8"))["flow"] if path.is_file() else []
+    for flow in flows:
+        if flow["method"] == name:
+            note = f" ({words(flow['note'])})" if flow["note"] else ""
+            return f"`{flow['setting']}` on `{flow['task']}`{note}, {flow['laws']} laws, {flow['seconds']:g} s."
     return ""
 
 
 def shown(name: str, page: str) -> str:
-    """The animation of a method, in Markdown; empty if there is none."""
-    path = animation(name)
-    if not path:
+    """The animation of a method with its caption, in Markdown; empty if there is none."""
+    if not animation(name):
         return ""
-    to = relative(path, page)
-    alt = f"{name}: its points on the way to the target"
-    if path.endswith(".mp4"):
-        return f'<video src="{to}" aria-label="{alt}" controls loop muted playsinline preload="metadata"></video>'
-    return f"![{alt}]({to}){{ loading=lazy }}"
-
-
-def _animation(name: str, page: str) -> list[str]:
-    return [shown(name, page)]
+    to, alt = relative(f"gallery/{animation(name)}", page), f"points of {name} on their way to the target"
+    picture = f"![{alt}]({to}){{ loading=lazy width=256 }}"
+    if to.endswith(".mp4"):
+        picture = f'<video src="{to}" aria-label="{alt}" controls loop muted playsinline width="256"></video>'
+    return f"{picture}\n\n{caption(name)}".strip()
 
 
 def _metrics() -> str:

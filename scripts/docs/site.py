@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 import tomllib
 import typing
 from collections.abc import Iterator
@@ -250,19 +251,18 @@ def _headline(paper: str) -> str:
 
 def _gallery() -> str:
     text = (
-        "# Gallery\n\nHow each method moves its points, on one set in the plane. Grey points are the target. A method "
-        "has its page for the formula, the fields and the numbers: an animation shows how it moves, not how good it is."
+        "---\nhide: [navigation, toc]\n---\n\n# Gallery\n\nHow each method moves its points, from the start to the target, which is the light shade. Each "
+        "frame is a law that was judged. An animation shows how a method moves, not how good it is: for that, see its "
+        "page."
     )
-    shown = [name for name in plugins.plugins("method") if plugins.animation(name)]
-    if not shown:
-        text += (
-            "\n\nThe animations are not in this checkout. [This picture](../results/toy2d/checkerboard.png) has three."
-        )
-        return moved(text, "docs/gallery.md", "gallery.md", places()) + "\n"
-    cards = "\n".join(
-        f"-   **[{name}](methods/{name}.md)**\n\n    {plugins.shown(name, 'gallery.md')}" for name in shown
-    )
-    return f'{text}\n\n<div class="grid cards" markdown>\n\n{cards}\n\n</div>\n'
+    cards = [
+        f"-   **[{name}](methods/{name}.md)**\n\n" + textwrap.indent(plugins.shown(name, "gallery.md"), "    ")
+        for name in plugins.plugins("method")
+        if plugins.animation(name)
+    ]
+    if not cards:
+        return f"{text}\n\nThe animations are made by `python scripts/gallery.py`, which has not been run here.\n"
+    return text + '\n\n<div class="grid cards gallery" markdown>\n\n' + "\n\n".join(cards) + "\n\n</div>\n"
 
 
 def _notebook(path: Path) -> str:
@@ -284,6 +284,6 @@ def _notebook(path: Path) -> str:
                 parts.append(f'<img alt="what the cell draws" src="data:image/png;base64,{picture}">')
             elif "text/plain" in data or "text" in output:
                 parts.append("```text\n" + "".join(data.get("text/plain") or output["text"]).rstrip() + "\n```")
-    title, _, rest = "\n\n".join(parts).partition("\n")
-    text = f"{title}\n\n[Download this notebook]({path.name}){{ .md-button download }}\n{rest}\n"
-    return moved(text, path.relative_to(ROOT).as_posix(), f"notebooks/{path.stem}.md", places())
+    text = moved("\n\n".join(parts), path.relative_to(ROOT).as_posix(), f"notebooks/{path.stem}.md", places())
+    title, _, rest = text.partition("\n")
+    return f"{title}\n\n[Download this notebook]({path.name}){{ .md-button download }}\n{rest}\n"
