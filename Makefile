@@ -4,6 +4,7 @@
 # make test        lint, types, all tests
 # make test-hostile  attacks on the runner and the command line: kills, corrupt files, methods that misbehave
 # make test-slurm  plans on a real Slurm, which it installs on this machine (Debian, root)
+# make docs        the documentation site, in site/, built strictly and without a network
 # make bench       speed of the working tree, measured by asv
 # make gpu         what a machine with one large GPU runs in 12 minutes; on the CPU, cut small: make gpu DEV=cpu
 # make clean       remove what the others made
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 RUN    := $(BIN)/python -m gwfbench
 
-.PHONY: demo paper-demo test quick test-hostile test-slurm lint types bench gpu clean
+.PHONY: demo paper-demo test quick test-hostile test-slurm lint types docs bench gpu clean
 
 demo: .venv/demo
 	$(RUN) run --suite smoke --jobs 2 --out demo/runs
@@ -42,6 +43,10 @@ lint: .venv/ready
 types: .venv/ready
 	$(BIN)/pyright
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m scripts.docs.links site
+
 bench: .venv/ready
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run --python=same --show-stderr
@@ -50,7 +55,7 @@ gpu:
 	scripts/gpu.sh
 
 clean:
-	rm -rf .venv .asv build demo gpu-out *.egg-info
+	rm -rf .venv .asv build demo site gpu-out *.egg-info
 
 # The pins keep everybody on the same numbers. Remove .venv to move to newer ones.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable

@@ -127,7 +127,7 @@ def paths_in(text):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_path_that_a_page_names_exists(page):
     named = [(word, places or (page.parent,)) for word, places in paths_in(page.read_text())]
-    assert named
+    assert named or page.is_relative_to(ROOT / "docs")
     missing = {word for word, places in named if not any(list(place.glob(word)) for place in places)}
     missing -= {word for word in missing if "/" not in word and list(page.parent.glob(f"*/{word}"))}  # one a folder
     assert {word for word in missing if not word.startswith(MADE)} == set()
