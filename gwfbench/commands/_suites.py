@@ -57,14 +57,11 @@ def published(suite: Suite) -> pd.DataFrame | None:
     return kept.read(path)[0] if path.is_file() else None
 
 
-def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
-    """The board of a whole suite, of one's own rows and of the published ones.
-
-    Args:
-        within: `seconds=60` or `calls=1e6`: of each run its last law within it counts.
+def rows_of(name: str, own: pd.DataFrame | None) -> tuple[Suite, pd.DataFrame]:
+    """A whole suite and its rows, of one's own rows and of the published ones.
 
     Raises:
-        UserError: there are no rows, or `within` is no such limit.
+        UserError: there are none, or there is no such suite.
     """
     import pandas as pd
 
@@ -85,6 +82,21 @@ def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
         bool(len(rows)), f"suite '{name}': no rows of its tasks, seeds and budget", "some",
         f"python -m gwfbench run --suite {name}",
     )  # fmt: skip
+    return suite, rows
+
+
+def board(name: str, own: pd.DataFrame | None, within: str = "") -> str:
+    """The board of a whole suite, of one's own rows and of the published ones.
+
+    Args:
+        within: `seconds=60` or `calls=1e6`: of each run its last law within it counts.
+
+    Raises:
+        UserError: there are no rows, or `within` is no such limit.
+    """
+    from gwfbench.report.board import suites as made
+
+    suite, rows = rows_of(name, own)
     if within:
         limit, most = _limit(within, made.LIMITS)
         return f"Within {within}:\n\n" + made.markdown(made.within(rows, suite, limit, most), suite)

@@ -31,18 +31,17 @@ from gwfbench.papers import ledger
 from gwfbench.plugins import registry
 from gwfbench.report import paper_page
 from gwfbench.report import rows as kept_rows
-from gwfbench.report.board import ablation, bar, tables
+from gwfbench.report.board import ablation, bar, latex, tables
 from gwfbench.report.board import suites as board_of_suite
 from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.board.cells import FINISHED
-from gwfbench.report.board.leaderboard import Board, boards
+from gwfbench.report.board.leaderboard import boards
 from gwfbench.store import checked
 from gwfbench.store.record import to_json
 from gwfbench.suites import suite as suites
 
 PAGE = "page.toml"
 BLOCK = re.compile(r"(<!-- leaderboard (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-POWER = re.compile(r"(-?\d+(?:\.\d+)?)e([+-])0*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
     return {
         folder / "leaderboard.md": page + (f"\n{verdicts}" if verdicts else ""),
         folder / "leaderboard.csv": tables.csv(shown, "%.6g"),
-        folder / "leaderboard.tex": latex(shown),
+        folder / "leaderboard.tex": latex.tables(shown, layout.pivot),
     }
 
 
@@ -179,18 +178,6 @@ def index(rows: Mapping[str, pd.DataFrame], every: pd.DataFrame) -> str:
     pages = pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
     papers = ", ".join(f"[{key}](papers/{key}.md)" for key in ledger.papers())
     return f"# Leaderboards\n\n{pages}\n\nPapers: {papers}\n\n{tables.over_tasks(overall(every))}"
-
-
-def latex(shown: Sequence[Board]) -> str:
-    """The boards as LaTeX tables with booktabs, one per task."""
-    parts = []
-    for board in shown:
-        cells = tables.texts(board, escape.latex)
-        text = cells.to_latex(index=False, escape=False, column_format="l" * len(cells.columns))
-        text = POWER.sub(lambda m: f"${m[1]} \\cdot 10^{{{'-' if m[2] == '-' else ''}{m[3]}}}$", text)
-        text = text.replace("<= floor", "$\\le$ floor")
-        parts.append(f"% {escape.latex(tables.title(board))}\n{text}")
-    return "% \\usepackage{booktabs}\n" + "\n".join(parts)
 
 
 def _block(rows: Mapping[str, pd.DataFrame], found: re.Match[str]) -> str:
