@@ -214,9 +214,7 @@ def _curve(plot: _Plot) -> Figure | None:
     figure, ax = _axes(plot, "flow time t" if along else COSTS[plot.wanted.x])
     ends = [end for *_, low, high in known for end in (low, high)]
     _upright(ax, [middle for _, middle, _, _ in known], ends, plot.board, plot.metric)
-    if not along:
-        ax.set_xscale("log")
-        _levels(ax, plot)
+    ax.set_xscale("linear" if along else "log")
     for line, track in tracks:
         x, middle, low, high = zip(*track, strict=True)
         look, band = plot.style[line.method], line.role == "floor"
@@ -228,6 +226,8 @@ def _curve(plot: _Plot) -> Figure | None:
             marker="" if band else MARKERS[look.marker], markersize=2.5, markevery=max(1, len(track) // 10),
             linewidth=0.6 if band else 1, label=None if band else name,
         )  # fmt: skip
+    if not along:
+        _levels(ax, plot)
     return _finish(figure, ax, plot)
 
 
