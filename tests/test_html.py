@@ -260,7 +260,7 @@ def test_the_command_line_writes_page_and_figures(kept, cli, tmp_path):
     assert cli("report", "figures", "figures", "--out", str(out))[0] == 0
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == [
-        f"toy2d-sliced_w2-{kind}.{ending}" for kind in ("calls", "cost", "curve") for ending in ("pdf", "png")
+        f"toy2d-sliced_w2-{kind}.{ending}" for kind in ("cost-total", "curve-total") for ending in ("pdf", "png")
     ]
     assert content_of((tmp_path / "page.html").read_text())["boards"][0]["task"] == "toy2d"
 
@@ -271,9 +271,9 @@ def test_figures_are_the_same_bytes_from_the_same_rows(cli, tmp_path):
     for folder in ("one", "two"):
         code, _, err = cli("report", "figures", folder, "--rows", "rows.csv")
         assert code == 0
-        assert "no curve of w2 on ou" in err
+        assert "no curve-t of w2 on ou" in err
     for ending in ("png", "pdf"):
-        first, second = ((tmp_path / folder / f"ou-w2-cost.{ending}").read_bytes() for folder in ("one", "two"))
+        first, second = ((tmp_path / folder / f"ou-w2-cost-total.{ending}").read_bytes() for folder in ("one", "two"))
         assert first == second
 
 

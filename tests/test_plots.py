@@ -9,7 +9,11 @@ CLOUD = rng.normal(size=(300, 2))
 
 def flow(paired, shift=4.0):
     return Kept(
-        "method", ["1", "2", "4"], [CLOUD, CLOUD + np.array([shift, 0]), CLOUD + np.array([shift + 0.1, 0])], paired
+        "method",
+        "#0072B2",
+        ["1", "2", "4"],
+        [CLOUD, CLOUD + np.array([shift, 0]), CLOUD + np.array([shift + 0.1, 0])],
+        paired,
     )
 
 
@@ -25,7 +29,7 @@ def test_a_figure_is_written(tmp_path, paired, end):
 
 def test_the_field_is_drawn_where_most_moves():
     assert _liveliest(flow(True)) == (0, 1)
-    still = Kept("still", ["1"], [CLOUD], True)
+    still = Kept("still", "#0072B2", ["1"], [CLOUD], True)
     assert _liveliest(still) == (0, 0)
 
 
@@ -38,7 +42,7 @@ def test_a_stray_point_does_not_set_the_view():
 
 def test_only_the_plane_is_drawn(tmp_path):
     with pytest.raises(ValueError, match=r"\(n, 2\)"):
-        picture("toy", CLOUD, None, [Kept("method", ["1"], [np.zeros((4, 3))], True)], tmp_path / "a.png")
+        picture("toy", CLOUD, None, [Kept("method", "#0072B2", ["1"], [np.zeros((4, 3))], True)], tmp_path / "a.png")
     with pytest.raises(ValueError, match="at least one"):
         picture("toy", CLOUD, None, [], tmp_path / "a.png")
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 import gwfbench
 from gwfbench.errors import UserError
-from gwfbench.report import pages
 from gwfbench.report import rows as kept_rows
-from gwfbench.report.board import tables
+from gwfbench.report.board import latex, tables
 from gwfbench.report.board.leaderboard import boards, leaderboard
 from gwfbench.report.page.data import sheets
 from gwfbench.report.table import checked, kept
@@ -98,7 +97,7 @@ def shown(path):
     rows, facts = kept_rows.read(path)
     made = boards(rows)
     sheets(rows)
-    tables.markdown(made), tables.pivoted(made), pages.latex(made), tables.csv(made), tables.provenance(rows, facts)
+    tables.markdown(made), tables.pivoted(made), latex.tables(made), tables.csv(made), tables.provenance(rows, facts)
 
 
 def mutations(text, count):
@@ -209,7 +208,8 @@ def test_strangers_names_harm_no_exit(tmp_path):
     runs += [run("ula", 2, {}, task="|", status="error", reason=evil)]
     rows = tidy(runs)
     made = boards(rows)
-    texts = [tables.markdown(made), tables.pivoted(made), pages.latex(made), tables.csv(made)]
+    tex = latex.tables(made) + latex.tables(made, pivot=True)
+    texts = [tables.markdown(made), tables.pivoted(made), tex, tables.csv(made)]
     texts.append(tables.provenance(rows, {"e": {"cpu": evil}}))
     for text in texts:
         assert all(char.isprintable() or char == "\n" for char in text)

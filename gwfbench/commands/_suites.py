@@ -57,20 +57,15 @@ def published(suite: Suite) -> pd.DataFrame | None:
     return kept.read(path)[0] if path.is_file() else None
 
 
-def board(name: str, own: pd.DataFrame | None, within: str, form: str, look: Mapping[str, bool]) -> None:
-    """Print the board of a whole suite, of one's own rows and of the published ones.
-
-    Args:
-        within: `seconds=60` or `calls=1e6`: of each run its last law within it counts.
-        form: markdown, or a table for a terminal.
+def rows_of(name: str, own: pd.DataFrame | None) -> tuple[Suite, pd.DataFrame]:
+    """A whole suite and its rows, of one's own rows and of the published ones.
 
     Raises:
-        UserError: there are no rows, or `within` is no such limit.
+        UserError: there are none, or there is no such suite.
     """
     import pandas as pd
 
     from gwfbench.report.board import suites as made
-    from gwfbench.report.board.terminal import Look, print_suite
     from gwfbench.suites import suite as suites
 
     suite = suites.load(name)
@@ -87,6 +82,23 @@ def board(name: str, own: pd.DataFrame | None, within: str, form: str, look: Map
         bool(len(rows)), f"suite '{name}': no rows of its tasks, seeds and budget", "some",
         f"python -m gwfbench run --suite {name}",
     )  # fmt: skip
+    return suite, rows
+
+
+def board(name: str, own: pd.DataFrame | None, within: str, form: str, look: Mapping[str, bool]) -> None:
+    """Print the board of a whole suite, of one's own rows and of the published ones.
+
+    Args:
+        within: `seconds=60` or `calls=1e6`: of each run its last law within it counts.
+        form: markdown, or a table for a terminal.
+
+    Raises:
+        UserError: there are no rows, or `within` is no such limit.
+    """
+    from gwfbench.report.board import suites as made
+    from gwfbench.report.board.terminal import Look, print_suite
+
+    suite, rows = rows_of(name, own)
     if within:
         limit, most = _limit(within, made.LIMITS)
         rows = made.within(rows, suite, limit, most)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from gwfbench.report.board.leaderboard import Board
     from gwfbench.report.board.terminal import Look
 
+LABEL = click.option(
+    "--label", multiple=True, metavar="NAME=TEXT", help="Name of a method of your own choice (repeatable)."
+)
 FORMS = ["table", "markdown", "csv", "json", "latex", "bibtex"]
 MOVED = {  # options of earlier versions, and how to type them now
     "--html": "report html {}",
@@ -77,6 +80,7 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--format", "form", type=click.Choice(FORMS), default="table", show_default=True, help="Output format.")
 @_keeping
 @_moved
+@LABEL
 @click.option("--suite", "suite_name", help="Suite whose board to print: these rows among the published ones.")
 @click.option(
     "--within",
@@ -88,7 +92,7 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def report(
     context: click.Context, form: str, chosen: tuple[str, ...], write: Path | None, pivot: bool, laws: str,
-    suite_name: str | None, within: str, stale: bool, wide: bool, intervals: bool, **where: Any,
+    label: tuple[str, ...], suite_name: str | None, within: str, stale: bool, wide: bool, intervals: bool, **where: Any,
 ) -> None:  # fmt: skip
     """Print the leaderboards of finished runs, or make something else from them (see the commands below).
 
@@ -104,17 +108,26 @@ def report(
             "runs of a folder, to be looked at", "leave --stale out: what is kept or ranked is by one code",
         )  # fmt: skip
     if suite_name:
-        _show_suite(suite_name, within, where, form, {"wide": wide, "intervals": intervals})
+        forms = ("table", "markdown")
+        require(form in forms, f"--suite with --format {form}", f"one of {', '.join(forms)}", "leave --format out")
+        _suites.board(suite_name, _own(where), within, form, {"wide": wide, "intervals": intervals})
         return
     if within:
         raise UserError(f"--within {within}", "it together with --suite", "name a suite, or leave --within out")
+    if label and form != "latex":
+        raise UserError(f"--label with --format {form}", "--format latex", "add --format latex, or use report figures")
     rows, facts = _checked(chosen, where | {"stale": stale})
+    from gwfbench.report import names
+    from gwfbench.report.board import latex
     from gwfbench.report.board.leaderboard import alarms, boards, left_out
     from gwfbench.report.board.terminal import Look
 
     verdicts = _verdicts(where["out"])
     shown = boards(rows, chosen or None)
-    _show(rows, shown, verdicts, form, pivot, Look(wide, intervals, bool(chosen)))
+    if form == "latex":
+        put(latex.tables(shown, pivot, names.given(label)))
+    else:
+        _show(rows, shown, verdicts, form, pivot, Look(wide, intervals, bool(chosen)))
     for line in alarms(shown):
         say(line, err=True)
     for line in left_out(shown) if form in ("csv", "json", "latex") else []:
@@ -123,18 +136,14 @@ def report(
         _write(write, rows, facts, verdicts, laws, {"pivot": pivot, "metrics": chosen})
 
 
-def _show_suite(name: str, within: str, where: dict[str, Any], form: str, look: dict[str, bool]) -> None:
-    """The board of a suite; without runs of one's own, of its published rows alone."""
-    forms = ("table", "markdown")
-    require(form in forms, f"--suite with --format {form}", f"one of {', '.join(forms)}", "leave --format out")
-    own = None
+def _own(where: dict[str, Any]) -> pd.DataFrame | None:
+    """The rows of runs of one's own for a suite; None where there are none, and its published rows are enough."""
     if where["csv"] or where["out"].is_dir():
         try:
-            own, _ = selected(**where)
+            return selected(**where)[0]
         except UserError:
             if where["csv"] or where["tasks"] or where["methods"]:
                 raise
-    _suites.board(name, own, within, form, look)
 
 
 def _require_no_options(context: click.Context) -> None:
@@ -186,36 +195,65 @@ def rows_(file: Path, **where: Any) -> None:
 @report.command(epilog=example("report figures figures --metric sliced_w2"))
 @click.argument("folder", type=PLACE)
 @METRIC
+@click.option(
+    "--x",
+    "along",
+    type=click.Choice(["total", "calls", "train"]),
+    default="total",
+    show_default=True,
+    help="Cost on the horizontal axis: seconds of training and sampling, oracle calls of both, or seconds of training.",
+)
+@click.option(
+    "--columns", type=click.Choice(["1", "2"]), default="1", show_default=True, help="Width, in columns of a page."
+)
+@LABEL
+@click.option(
+    "--suite", "suite_name", help="Suite to draw: these rows among the published ones, and ranks over its tasks."
+)
 @selection
-def figures(folder: Path, chosen: tuple[str, ...], **where: Any) -> None:
+def figures(
+    folder: Path, chosen: tuple[str, ...], along: str, columns: str, label: tuple[str, ...], suite_name: str | None,
+    **where: Any,
+) -> None:  # fmt: skip
     """Draw figures for papers into FOLDER (PNG and PDF).
 
-    For each task: quality against training time, and quality along the flow or along training; one column wide.
-    Without --metric, of each task's first metric. Needs: pip install matplotlib.
-    """
-    rows, _ = _checked(chosen, where)
-    from gwfbench.report.figures.papers import draw
 
-    for message in draw(rows, chosen or None, folder):
-        note(message)
 
 
 @report.command(epilog=example("report pictures pictures --task toy2d"))
 @click.argument("folder", type=PLACE)
+@LABEL
 @TASKS
 @METHODS
 @OUT
-def pictures(folder: Path, **where: Any) -> None:
+def pictures(folder: Path, label: tuple[str, ...], **where: Any) -> None:
     """Draw the laws of runs into FOLDER, one PNG per task.
 
     In the plane: field, paths and last law of each method; of images, a grid for each method. This needs the points
-    that runs keep, so there is no --rows. Needs: pip install matplotlib.
+    For each task: quality against cost, and quality along the flow or along the cost. Without --metric, of each task's
+    first metric. With --suite also the rank of each method on each task, with its tier. Needs: pip install matplotlib.
+    """
+    from gwfbench.report import names
+    from gwfbench.report.figures import papers, tiers
+
+    wanted = papers.Wanted(along, int(columns), names.given(label))
+    if suite_name:
+        if chosen:
+            raise UserError("--metric with --suite", "the headline metrics of the suite", "leave --metric out")
+        suite, rows = _suites.rows_of(suite_name, _own(where))
+        note(tiers.draw(rows, suite, folder, wanted))
+        metrics: Any = {part.task: suite.metric(part) for part in suite.parts}
+    else:
+        rows, _ = _checked(chosen, where)
+        metrics = chosen or None
+    for message in papers.draw(rows, metrics, folder, wanted):
+        note(message)
     """
     rows, _ = selected(csv=None, **where)
+    from gwfbench.report import names
     from gwfbench.report.figures.flows import draw
 
-    for message in draw(where["out"], set(rows["attempt"]), folder):
-        note(message)
+    that runs keep, so there is no --rows. Needs: pip install matplotlib.
 
 
 @report.command(epilog=example("report pages results --check"))
@@ -315,7 +353,6 @@ def _show(
     rows: pd.DataFrame, shown: Sequence[Board], verdicts: Sequence[Verdict], form: str, pivot: bool, look: Look
 ) -> None:
     """Print the leaderboards."""
-    from gwfbench.report import pages
     from gwfbench.report.board import tables
     from gwfbench.report.board.leaderboard import frame
     from gwfbench.report.board.terminal import print_boards
@@ -326,8 +363,6 @@ def _show(
     elif form == "json":
         for row in frame(shown).to_dict("records"):
             put(to_json(row) + "\n")
-    elif form == "latex":
-        put(pages.latex(shown) + "\n")
     elif form == "bibtex":
         put("\n".join(bibliography(_plugins(rows))) + "\n")
     else:

@@ -33,11 +33,11 @@ from gwfbench.papers import ledger
 from gwfbench.plugins import registry
 from gwfbench.report import paper_page
 from gwfbench.report import rows as kept_rows
-from gwfbench.report.board import ablation, bar, tables
+from gwfbench.report.board import ablation, bar, latex, tables
 from gwfbench.report.board import suites as board_of_suite
 from gwfbench.report.board.across_tasks import overall
 from gwfbench.report.board.cells import FINISHED
-from gwfbench.report.board.leaderboard import Board, boards
+from gwfbench.report.board.leaderboard import boards
 from gwfbench.store import checked
 from gwfbench.store.record import to_json
 from gwfbench.suites import suite as suites
@@ -48,7 +48,6 @@ BEST = (
     "best: the methods that share the best letter, with their scores (0 is exact, 1 is still). Where methods use "
     "different information about the target, the best for each. Each page has the intervals."
 )
-POWER = re.compile(r"(-?\d+(?:\.\d+)?)e([+-])0*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
     return {
         folder / "leaderboard.md": page + (f"\n{verdicts}" if verdicts else ""),
         folder / "leaderboard.csv": tables.csv(shown, "%.6g"),
-        folder / "leaderboard.tex": latex(shown),
+        folder / "leaderboard.tex": latex.tables(shown, layout.pivot),
     }
 
 
@@ -214,18 +213,6 @@ def _best(rows: pd.DataFrame, suite: suites.Suite) -> str:
         names = ", ".join(f"{escape.markdown(one.name)} {one.score:.2g}" for one in first)
         said.append(f"{names} ({information})" if len(groups) > 1 else names)
     return "; ".join(said)
-
-
-def latex(shown: Sequence[Board]) -> str:
-    """The boards as LaTeX tables with booktabs, one per task."""
-    parts = []
-    for board in shown:
-        cells = tables.texts(board, escape.latex)
-        text = cells.to_latex(index=False, escape=False, column_format="l" * len(cells.columns))
-        text = POWER.sub(lambda m: f"${m[1]} \\cdot 10^{{{'-' if m[2] == '-' else ''}{m[3]}}}$", text)
-        text = text.replace("<= floor", "$\\le$ floor")
-        parts.append(f"% {escape.latex(tables.title(board))}\n{text}")
-    return "% \\usepackage{booktabs}\n" + "\n".join(parts)
 
 
 def _block(rows: Mapping[str, pd.DataFrame], found: re.Match[str], root: str) -> str:

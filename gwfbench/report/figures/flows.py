@@ -27,7 +27,8 @@ from gwfbench.drive.controls import CONTROLS
 from gwfbench.errors import UserError
 from gwfbench.plugins import registry
 from gwfbench.report import kept_points
-from gwfbench.report.figures.style import COLOURS, GREY
+from gwfbench.report.figures.style import looks
+from gwfbench.report.names import labels, require_known
 from gwfbench.store import folders
 from gwfbench.store.record import Run
 
@@ -47,23 +48,28 @@ class Kept:
     """Kept points of one run.
 
     Args:
-        method: its label.
+        method: as figures name it.
+        colour: of its points, as #RRGGBB.
         times: of the judged laws, as they are to be written.
         points: of each judged law, (n, 2), or images (n, c, h, w).
         paired: the i-th point of one law is where the i-th point of the law before went.
     """
 
     method: str
+    colour: str
     times: Sequence[str]
     points: Sequence[np.ndarray]
     paired: bool
 
 
-def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
+def draw(out: Path, attempts: set[str], folder: Path, texts: Mapping[str, str] | None = None) -> Iterator[str]:
     """Write the pictures of these attempts; a message for each, and for each task that has none.
 
+    Args:
+        texts: names of the user's own (`names.labels`).
+
     Raises:
-        UserError: there is no matplotlib, or nothing to draw.
+        UserError: there is no matplotlib, nothing to draw, or a label is of no method.
     """
     try:
         import matplotlib  # noqa: F401
@@ -74,11 +80,14 @@ def draw(out: Path, attempts: set[str], folder: Path) -> Iterator[str]:
     runs = [run for run in folders.attempts(out)[0] if run.attempt in attempts and run.identity.method not in CONTROLS]
     if not runs:
         raise UserError("report pictures: no runs of a method", "at least one", "choose methods, not only controls")
+    require_known(texts or {}, (registry.short(run.identity.method) for run in runs))
     for task in dict.fromkeys(run.identity.task for run in runs):
-        yield _draw_task(task, [run for run in runs if run.identity.task == task], places, folder)
+        yield _draw_task(task, [run for run in runs if run.identity.task == task], places, folder, texts or {})
 
 
-def _draw_task(task: str, runs: Sequence[Run], places: Mapping[str, Path], folder: Path) -> str:
+def _draw_task(
+    task: str, runs: Sequence[Run], places: Mapping[str, Path], folder: Path, texts: Mapping[str, str]
+) -> str:  # fmt: skip
     """Draw the runs of the lowest seed that all methods share; a message."""
     methods = list(dict.fromkeys(run.identity.method for run in runs))
     seeds = [{run.identity.seed for run in runs if run.identity.method == method} for method in methods]
@@ -86,8 +95,12 @@ def _draw_task(task: str, runs: Sequence[Run], places: Mapping[str, Path], folde
     if not shared:
         return f"no picture of {task}: its methods share no seed"
     chosen = [run for run in runs if run.identity.seed == min(shared)]
-    kept = [found for run in chosen if (found := _kept(run, places[run.attempt])) is not None]
-    kept.sort(key=lambda run: methods.index(run.method))
+    chosen.sort(key=lambda run: methods.index(run.identity.method))
+    short = {method: registry.short(method) for method in methods}
+    names, style = labels(short.values(), texts), looks((name, "method") for name in short.values())
+    shown = {method: (names[name], style[name].colour) for method, name in short.items()}
+    found = (_kept(run, places[run.attempt], *shown[run.identity.method]) for run in chosen)
+    kept = [one for one in found if one is not None]
     start, truth = kept_points.ends(chosen[0], DRAWS)
     in_plane = start.shape[1:] == (2,)
     if not kept or not (in_plane or start.ndim == 4):
@@ -98,15 +111,15 @@ def _draw_task(task: str, runs: Sequence[Run], places: Mapping[str, Path], folde
         picture(title, start, truth, kept, path)
     else:
         real = {} if truth is None else {"test images": truth}
-        grids(title, real | {f"{registry.short(run.method)}, {run.times[-1]}": run.points[-1] for run in kept}, path)
+        grids(title, real | {f"{run.method}, {run.times[-1]}": run.points[-1] for run in kept}, path)
     return f"wrote {path}"
 
 
-def _kept(run: Run, folder: Path) -> Kept | None:
+def _kept(run: Run, folder: Path, name: str, colour: str) -> Kept | None:
     found = kept_points.read(folder)
     if found is None or not all(law.shape[1:] == (2,) or law.ndim == 4 for law in found.laws):
         return None
-    return Kept(run.identity.method, found.times, found.laws, run.paired)
+    return Kept(name, colour, found.times, found.laws, run.paired)
 
 
 def picture(title: str, start: np.ndarray, truth: np.ndarray | None, runs: Sequence[Kept], path: Path) -> None:
@@ -127,15 +140,15 @@ def picture(title: str, start: np.ndarray, truth: np.ndarray | None, runs: Seque
     figure.suptitle(title)
     axes: Any = figure.subplots(len(runs), 3, squeeze=False)
     box = _box([start[:SHOWN], *([] if truth is None else [truth]), *(run.points[-1] for run in runs)])
-    for row, run, colour in zip(axes, runs, _colours(len(runs)), strict=True):
-        panels = _particles(row, run, start, truth, colour) if run.paired else _laws(row, run, truth, colour)
+    for row, run in zip(axes, runs, strict=True):
+        panels = _particles(row, run, truth) if run.paired else _laws(row, run, truth)
         for ax, text in zip(row, panels, strict=True):
             ax.set_title(text, fontsize=9)
             ax.set_aspect("equal")
             ax.set_xlim(box[0])
             ax.set_ylim(box[1])
             ax.tick_params(labelsize=7)
-        row[0].set_ylabel(_wrapped(registry.short(run.method)), fontsize=9)
+        row[0].set_ylabel(_wrapped(run.method), fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
@@ -188,14 +201,8 @@ def _wrapped(name: str) -> str:
     return "\n".join(textwrap.wrap(re.sub(r",\s*", ", ", name), WRAP))
 
 
-def _colours(count: int) -> list[str]:
-    palette = (*COLOURS, GREY)  # black is the truth's
-    return [palette[i % len(palette)] for i in range(count)]
-
-
-def _particles(
-    row: Sequence[Axes], run: Kept, start: np.ndarray, truth: np.ndarray | None, colour: str
-) -> tuple[str, str, str]:
+def _particles(row: Sequence[Axes], run: Kept, truth: np.ndarray | None) -> tuple[str, str, str]:
+    colour = run.colour
     first, after = _liveliest(run)
     x, y = run.points[first][:ARROWS], run.points[after][:ARROWS]
     _truth(row[0], truth)
@@ -214,11 +221,11 @@ def _particles(
     )
 
 
-def _laws(row: Sequence[Axes], run: Kept, truth: np.ndarray | None, colour: str) -> tuple[str, ...]:
+def _laws(row: Sequence[Axes], run: Kept, truth: np.ndarray | None) -> tuple[str, ...]:
     last = len(run.points) - 1
     chosen = (0, last // 2, last)
     for ax, i in zip(row, chosen, strict=True):
-        _law(ax, run.points[i], truth, colour)
+        _law(ax, run.points[i], truth, run.colour)
     return tuple(f"law at {run.times[i]}" for i in chosen)
 
 
