@@ -140,22 +140,36 @@ def _require_no_options(context: click.Context) -> None:
 
 @report.command()
 @click.argument("file", type=PLACE)
+@click.option(
+    "--suite", "names", multiple=True, help="Published rows of this suite (repeatable; all: of every suite), with the "
+    "numbers of papers next to ours. Rows that --rows or --out name stand next to them.",
+)  # fmt: skip
 @METRIC
 @selection
-def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
+@click.pass_context
+def html(context: click.Context, file: Path, names: tuple[str, ...], chosen: tuple[str, ...], **where: Any) -> None:
     """Write one self-contained HTML page to FILE.
 
-    It has sortable leaderboards, plots, particles and images, and for every number the runs behind it. It needs no
-    network. With --rows there are no particles and no images. Needs: pip install 'gwfbench[report]'.
+    It has sortable leaderboards, plots, particles and images, and for every number the runs behind it and a link. It
+    needs no network. With --rows there are no particles and no images. Needs: pip install 'gwfbench[report]'.
+
+    Example: report html site.html --suite all
     """
     require_file(file)
-    rows, facts = _checked(chosen, where)
-    from gwfbench.report.page import build
+    from gwfbench.report.page import build, groups
+    from gwfbench.report.page.draws import Views, views
 
     csv, out = where["csv"], where["out"]
+    if names:
+        typed = csv or context.get_parameter_source("out") is ParameterSource.COMMANDLINE
+        own, facts = selected(**where) if typed else (None, {})
+        made, known = _suites.groups(names, own, chosen or None)
+        say(build.put(file, made, known | facts, Views([], [], []), _suites.RESULTS / "calibration.csv"), err=True)
+        return
+    rows, facts = _checked(chosen, where)
+    group = groups.of_rows(rows, chosen or None, _verdicts(out))
     calibration = (csv or out).parent / "calibration.csv"
-    kept = None if csv else out
-    say(build.put(file, rows, facts, chosen or None, _verdicts(out), kept, calibration), err=True)
+    say(build.put(file, [group], facts, views(rows, None if csv else out), calibration), err=True)
 
 
 @report.command("rows")
