@@ -8,9 +8,10 @@ const openDialog = (title, children) => {
 };
 
 function plainTable(heads, rows, label) {
+  const kind = heads.map((_, i) => (rows.some((row) => /^−?[\d.]+(e−?\d+)?$/.test(row[i])) && !rows.some((row) => /[a-z]{3}/.test(row[i])) ? "number" : "words"));
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, h("table", {},
-    h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((text) => h("td", { class: /^−?[\d.]+(e−?\d+)?$/.test(text) ? "number" : "words" }, text)))))));
+    h("thead", {}, h("tr", {}, heads.map((name, i) => h("th", { scope: "col", class: kind[i] }, name)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((text, i) => h("td", { class: kind[i] }, text)))))));
 }
 
 function environment(hash) {
@@ -43,7 +44,7 @@ function seedsTable({ line, cell }, runs) {
 function publishedFacts({ board, line, metric }) {
   const those = cellsFrom().published.filter((one) => one.task === board.task && one.method === line.method && one.metric === metric);
   return those.flatMap((one) => [h("h3", {}, "Published"), facts([
-    [content.papers[one.paper], `${one.table}: ${one.what}`], ["published", typeset(one.printed)], ["ours, as the paper has it", typeset(`${one.ours} ${one.interval}`)],
+    ["number", `${content.papers[one.paper]}, ${one.table}: ${one.what}`], ["published", typeset(one.printed)], ["ours, as the paper has it", typeset(`${one.ours} ${one.interval}`)],
     ["agrees within", typeset(one.within)], ["verdict", one.why ? `${one.word} (${one.why})` : one.word], ["what was measured", one.about], ["remark", one.remark],
     ["to run this table", h("code", {}, reproduced(one.paper, one.table))],
   ])]);
