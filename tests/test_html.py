@@ -1,6 +1,7 @@
 """The page and the figures as text and files: what stands in them, what is escaped, and that looks are one a method."""
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -11,16 +12,21 @@ import pytest
 
 import gwfbench
 from gwfbench.audit.verdict import Verdict
+from gwfbench.commands import _suites
+from gwfbench.papers import ledger
 from gwfbench.plugins import registry
-from gwfbench.report import stats
+from gwfbench.report import stats, verdicts
 from gwfbench.report.board.leaderboard import leaderboard
 from gwfbench.report.figures.style import looks
 from gwfbench.report.page import build
+from gwfbench.report.page.about import about
 from gwfbench.report.page.data import ALONG, RUN, sheets
 from gwfbench.report.page.draws import WIDE, Views, _png, views
+from gwfbench.report.page.groups import of_rows, of_suite
 from gwfbench.report.rows import read as read_rows
 from gwfbench.runs import order as session
 from gwfbench.store import folders
+from gwfbench.suites.suite import Part, Suite
 
 pytest.importorskip("jinja2")
 
@@ -58,28 +64,33 @@ def several(**methods):
 
 
 def content_of(text):
-    return json.loads(re.search(r'<script type="application/json" id="content">(.*?)</script>', text, re.S)[1])
+    block = re.search(r'<script type="text/plain" id="content">(.*?)</script>', text, re.S)[1]
+    return json.loads(gzip.decompress(base64.b64decode(block)))
+
+
+def page_of(points, facts=None, seen=NOTHING):
+    return build.page([of_rows(points)], facts or {}, seen)
 
 
 def test_names_of_strangers_are_text():
     points = made({"method": EVIL}, {"method": "vjko", "task": EVIL, "information": EVIL, "env": EVIL, "track": EVIL})
-    text = build.page(points, {EVIL: {"commit": EVIL}}, Views([], [], [EVIL]))
+    text = page_of(points, {EVIL: {"commit": EVIL}}, Views([], [], [EVIL]))
     assert EVIL not in text
     assert "<img src=x" not in text
     assert len(re.findall(r"</script", text)) == len(re.findall(r"<script", text)) == 3
     content = content_of(text)
-    assert {board["task"] for board in content["boards"]} == {"ou", EVIL}
+    assert {board["task"] for board in content["groups"][0]["boards"]} == {"ou", EVIL}
     assert EVIL in content["looks"]
 
 
 def test_the_policy_lets_the_two_scripts_run_and_nothing_else():
-    text = build.page(several(vjko=[1.0, 2.0]), {}, NOTHING)
+    text = page_of(several(vjko=[1.0, 2.0]))
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
-    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+    scripts = re.findall(r'<script(?: type="text/plain" id="plotly")?>(.*?)</script>', text, re.S)
     digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
     assert [f"'sha256-{digest}'" in policy.replace("&#39;", "'") for digest in digests] == [True, True]
     assert policy.startswith("default-src 'none'")
-    ours = text.replace(scripts[1], "")
+    ours = text.replace(scripts[0], "")
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", ours)
     assert "@import" not in ours
     assert not re.findall(r"url\(", ours)
@@ -97,7 +108,9 @@ def test_cells_are_the_leaderboards_and_tiers_those_of_stats():
     table = leaderboard(points).set_index("method")
     for line in sheet.plain()["lines"]:
         cell, method = line["cells"]["w2"], line["method"]
-        assert (cell["value"], cell["low"], cell["high"]) == tuple(table.loc[method, ["w2", "w2_low", "w2_high"]])
+        assert [cell["value"], cell["low"], cell["high"]] == pytest.approx(
+            list(table.loc[method, ["w2", "w2_low", "w2_high"]]), rel=1e-6
+        )
         assert [value for _, value, _ in cell["values"]] == values[method]
     tiers = {line["method"]: line["cells"]["w2"]["tier"] for line in sheet.plain()["lines"]}
     assert tiers.pop("still") == ""
@@ -146,6 +159,99 @@ def test_curves_are_medians_over_the_seeds_that_got_there():
     assert [step[ALONG.index("seconds")] for step in line.steps] == [2.0, 3.0, 3.5]
     assert [band[0] for band in line.curves["w2"]] == [11.0, 21.0, 30.5]
     assert [band[1] <= band[0] <= band[2] for band in line.curves["w2"]] == [True] * 3
+
+
+def test_last_laws_at_several_steps_are_no_curve():
+    (sheet,) = sheets(made(*({"seed": seed, "step": 10 + seed, "seconds": 1.0 + seed} for seed in range(3))))
+    assert [history.curves for history in sheet.histories.values()] == [{}]
+
+
+def test_a_runs_cost_is_training_and_sampling_and_calls_count_the_judged_points():
+    (sheet,) = sheets(made({"seconds": 2.0, "sample_seconds": 3.0, "score_calls": 100, "sample_calls": 2.0, "n": 10}))
+    (line,) = sheet.plain()["lines"]
+    assert (line["costs"]["total"], line["costs"]["oracle"]) == (5.0, 120.0)
+
+
+SUITE = Suite("mini", "A small suite", "default", 3, (
+    Part("ou", "w2", ("vjko", "ula")), Part("toy2d", "sliced_w2", ("vjko", "ula")),
+), budget="score_calls=1e6")  # fmt: skip
+
+
+def suite_rows():
+    values = {"exact": 0.1, "still": 4.1, "vjko": 0.5, "ula": 2.1}
+    return made(*(
+        {
+            "task": task, "method": method, "seed": seed, "value": value * (1 + 0.01 * seed), "metric": metric,
+            "role": {"exact": "floor", "still": "control"}.get(method, "method"), "budget": "score_calls=1000000.0",
+        }
+        for task, own in (("ou", ("w2",)), ("toy2d", ("mmd", "sliced_w2")))
+        for method, value in values.items() for seed in range(3) for metric in own
+    ))  # fmt: skip
+
+
+def test_a_suite_has_scores_headlines_and_commands_that_keep_to_it():
+    group = of_suite(SUITE, _suites._together(SUITE, suite_rows(), None)).plain()
+    assert [entry["method"] for entry in group["entries"]] == ["vjko", "ula"]
+    assert group["entries"][0]["score"] == pytest.approx(0.1)
+    assert group["entries"][0]["tier"] == "a"
+    assert [(board["task"], board["headline"]) for board in group["boards"]] == [("ou", "w2"), ("toy2d", "sliced_w2")]
+    commands = {line["method"]: line["command"] for line in group["boards"][1]["lines"]}
+    assert commands["ula"] == "python -m gwfbench run --suite mini --task toy2d --method ula"
+    assert "--suite" not in commands["exact"]
+    assert group["facts"] == ["3 seeds", "at most 1e6 score calls a run"]
+
+
+def test_a_published_number_stands_next_to_ours_with_its_verdict():
+    book = ledger.load("fan2022")
+    number, answer = next(
+        (number, answer) for table in book.tables for number in table.numbers if number.metric and not number.scale
+        for answer in ledger.answers(book, number) if answer.setting == "ours"
+    )  # fmt: skip
+    rows = [
+        {"task": answer.task, "method": method, "seed": seed, "metric": number.metric, "better": number.better,
+         "value": value, "se": 0.0, "role": "control" if method == "still" else "method"}
+        for method, value in ((answer.method, number.value[0]), ("still", number.value[0] + 1)) for seed in range(3)
+    ]  # fmt: skip
+    group = of_rows(made(*rows))
+    those = [one for one in group.published if (one.what, one.metric) == (number.what, number.metric)]
+    (line,) = (line for line in group.sheets[0].board.lines if line.role == "method")
+    expected = verdicts.judged(number, answer.setting, verdicts.of_line(number, line), number.value[0] + 1)
+    assert [(one.word, one.task, one.method) for one in those] == [(expected.word, answer.task, line.method)]
+    assert expected.word == "consistent"
+    assert those[0].printed.startswith(f"{number.value[0]:g}")
+
+
+def test_all_of_a_board_has_a_sentence_and_what_to_cite():
+    found = about(["ou:dim=8"], ["vjko@ou-linear", "nobody"], ["w2", "nothing"])
+    assert set(found["says"]) == {"task ou", "method vjko", "metric w2"}
+    assert "Standard error" not in found["says"]["metric w2"]
+    assert set(found["cites"]) == {"task ou", "method vjko"}
+    assert all(entry.startswith("@") for entry in found["cites"]["method vjko"])
+
+
+def test_the_page_of_suites_is_made_from_published_rows_and_ones_own(cli, tmp_path, monkeypatch):
+    folder = tmp_path / "results" / "smoke"
+    folder.mkdir(parents=True)
+    task, method = "ou", registry.canonical("method", "ula@quick")
+    rows = [
+        {"task": task, "method": name, "seed": seed, "value": value, "metric": "symkl", "role": role}
+        for name, value, role in ((method, 0.5, "method"), ("exact", 0.1, "floor"), ("still", 4.0, "control"))
+        for seed in range(3)
+    ]
+    made(*rows).to_csv(folder / "rows.csv", index=False)
+    made(*({**row, "method": "svgd"} for row in rows[:3])).to_csv("own.csv", index=False)
+    monkeypatch.setattr(_suites, "RESULTS", tmp_path / "results")
+    code, _, err = cli("report", "html", "site.html", "--suite", "all", "--rows", "own.csv")
+    assert code == 0, err
+    smoke, papers = content_of((tmp_path / "site.html").read_text())["groups"]
+    assert {line["method"] for line in smoke["boards"][0]["lines"]} == {"ula", "svgd", "exact", "still"}
+    assert papers["name"] == "papers"
+    assert {one["word"] for one in papers["published"]} == {"not run"}
+    assert cli("report", "html", "site.html", "--suite", "nothing")[0] == 2
+
+
+def test_the_same_values_give_the_same_block_at_any_time():
+    assert base64.b64decode(build.zipped({"a": 1}))[4:8] == bytes(4)  # no date
 
 
 @pytest.mark.parametrize(
@@ -262,7 +368,7 @@ def test_the_command_line_writes_page_and_figures(kept, cli, tmp_path):
     assert names == [
         f"toy2d-sliced_w2-{kind}.{ending}" for kind in ("cost-total", "curve-total") for ending in ("pdf", "png")
     ]
-    assert content_of((tmp_path / "page.html").read_text())["boards"][0]["task"] == "toy2d"
+    assert content_of((tmp_path / "page.html").read_text())["groups"][0]["boards"][0]["task"] == "toy2d"
 
 
 def test_figures_are_the_same_bytes_from_the_same_rows(cli, tmp_path):

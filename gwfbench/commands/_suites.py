@@ -18,6 +18,8 @@ from gwfbench.plugins import registry
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gwfbench.report.page.groups import Group
+    from gwfbench.report.rows import Facts
     from gwfbench.store.record import Run
     from gwfbench.suites.suite import Suite
 
@@ -51,10 +53,15 @@ def chosen(context: click.Context, name: str, tasks: tuple[str, ...], methods: t
 
 def published(suite: Suite) -> pd.DataFrame | None:
     """The committed rows of a suite; None where there are none, as in a wheel."""
+    found = _kept(suite)
+    return found[0] if found else None
+
+
+def _kept(suite: Suite) -> tuple[pd.DataFrame, Facts] | None:
     from gwfbench.report import rows as kept
 
     path = RESULTS / suite.name / "rows.csv"
-    return kept.read(path)[0] if path.is_file() else None
+    return kept.read(path) if path.is_file() else None
 
 
 def rows_of(name: str, own: pd.DataFrame | None) -> tuple[Suite, pd.DataFrame]:
@@ -63,26 +70,35 @@ def rows_of(name: str, own: pd.DataFrame | None) -> tuple[Suite, pd.DataFrame]:
     Raises:
         UserError: there are none, or there is no such suite.
     """
-    import pandas as pd
-
-    from gwfbench.report.board import suites as made
     from gwfbench.suites import suite as suites
 
     suite = suites.load(name)
-    theirs = published(suite)
+    return suite, _together(suite, own, published(suite))
+
+
+def _together(suite: Suite, own: pd.DataFrame | None, theirs: pd.DataFrame | None) -> pd.DataFrame:
+    """One's own rows and the published ones, as far as they belong to the suite.
+
+    Raises:
+        UserError: there are none.
+    """
+    import pandas as pd
+
+    from gwfbench.report.board import suites as made
+
     parts = [rows for rows in (own, theirs) if rows is not None]
     require(
-        bool(parts), f"suite '{name}': no rows", "runs, or published rows",
-        f"python -m gwfbench run --suite {name}",
+        bool(parts), f"suite '{suite.name}': no rows", "runs, or published rows",
+        f"python -m gwfbench run --suite {suite.name}",
     )  # fmt: skip
     rows = pd.concat(parts, ignore_index=True)
     first = rows.drop_duplicates(["run_key", "attempt"]).drop_duplicates("run_key")["attempt"]  # one's own come first
     rows = made.of_suite(rows[rows["attempt"].isin(first)], suite)
     require(
-        bool(len(rows)), f"suite '{name}': no rows of its tasks, seeds and budget", "some",
-        f"python -m gwfbench run --suite {name}",
+        bool(len(rows)), f"suite '{suite.name}': no rows of its tasks, seeds and budget", "some",
+        f"python -m gwfbench run --suite {suite.name}",
     )  # fmt: skip
-    return suite, rows
+    return rows
 
 
 def board(name: str, own: pd.DataFrame | None, within: str, form: str, look: Mapping[str, bool]) -> None:
@@ -107,6 +123,35 @@ def board(name: str, own: pd.DataFrame | None, within: str, form: str, look: Map
         say(made.markdown(rows, suite))
     else:
         print_suite(rows, suite, Look(**look))
+
+
+def groups(names: Sequence[str], own: pd.DataFrame | None, metrics: Sequence[str] | None) -> tuple[list[Group], Facts]:
+    """What a page shows of suites, and of the numbers of papers; and all environments of these rows.
+
+    Args:
+        names: of suites; all: those that have published rows.
+
+    Raises:
+        UserError: there is no such suite, or there are no rows of it.
+    """
+    from gwfbench.report.page import groups as made
+    from gwfbench.suites import suite as suites
+
+    if "all" in names:
+        names = [name for name in suites.names() if (RESULTS / name / "rows.csv").is_file()]
+        require(bool(names), "--suite all", "published rows, which a clone has", "name a suite that you have run")
+    found: list[Group] = []
+    facts: Facts = {}
+    for name in dict.fromkeys(names):
+        suite = suites.load(name)
+        theirs, environments = _kept(suite) or (None, {})
+        facts |= environments
+        found.append(made.of_suite(suite, _together(suite, own, theirs), metrics))
+    if any(RESULTS.glob("*/rows.csv")):
+        papers, environments = made.of_papers(RESULTS)
+        found.append(papers)
+        facts |= environments
+    return found, facts
 
 
 def _limit(text: str, names: Sequence[str]) -> tuple[str, float]:

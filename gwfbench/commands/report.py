@@ -73,7 +73,7 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(
-    invoke_without_command=True, epilog=example("report --rows results/ou/rows.csv --metric symkl --intervals")
+    invoke_without_command=True, epilog=example("report --rows results/studies/ou/rows.csv --metric symkl --intervals")
 )
 @selection
 @METRIC
@@ -144,6 +144,7 @@ def _own(where: dict[str, Any]) -> pd.DataFrame | None:
         except UserError:
             if where["csv"] or where["tasks"] or where["methods"]:
                 raise
+    return None
 
 
 def _require_no_options(context: click.Context) -> None:
@@ -158,22 +159,34 @@ def _require_no_options(context: click.Context) -> None:
 
 @report.command(epilog=example("report html board.html"))
 @click.argument("file", type=PLACE)
+@click.option(
+    "--suite", "names", multiple=True, help="Published rows of this suite (repeatable; all: of every suite), with the "
+    "numbers of papers next to ours. Rows that --rows or --out name stand next to them.",
+)  # fmt: skip
 @METRIC
 @selection
-def html(file: Path, chosen: tuple[str, ...], **where: Any) -> None:
+@click.pass_context
+def html(context: click.Context, file: Path, names: tuple[str, ...], chosen: tuple[str, ...], **where: Any) -> None:
     """Write one self-contained HTML page to FILE.
 
-    It has sortable leaderboards, plots, particles and images, and for every number the runs behind it. It needs no
-    network. With --rows there are no particles and no images. Needs: pip install jinja2 matplotlib.
+    It has sortable leaderboards, plots, particles and images, and for every number the runs behind it and a link. It
+    needs no network. With --rows there are no particles and no images. Needs: pip install jinja2 matplotlib.
     """
     require_file(file)
-    rows, facts = _checked(chosen, where)
-    from gwfbench.report.page import build
+    from gwfbench.report.page import build, groups
+    from gwfbench.report.page.draws import Views, views
 
     csv, out = where["csv"], where["out"]
+    if names:
+        typed = csv or context.get_parameter_source("out") is ParameterSource.COMMANDLINE
+        own, facts = selected(**where) if typed else (None, {})
+        made, known = _suites.groups(names, own, chosen or None)
+        note(build.put(file, made, known | facts, Views([], [], []), _suites.RESULTS / "calibration.csv"))
+        return
+    rows, facts = _checked(chosen, where)
+    group = groups.of_rows(rows, chosen or None, _verdicts(out))
     calibration = (csv or out).parent / "calibration.csv"
-    kept = None if csv else out
-    note(build.put(file, rows, facts, chosen or None, _verdicts(out), kept, calibration))
+    note(build.put(file, [group], facts, views(rows, None if csv else out), calibration))
 
 
 @report.command("rows", epilog=example("report rows rows.csv"))
@@ -217,19 +230,6 @@ def figures(
 ) -> None:  # fmt: skip
     """Draw figures for papers into FOLDER (PNG and PDF).
 
-
-
-
-@report.command(epilog=example("report pictures pictures --task toy2d"))
-@click.argument("folder", type=PLACE)
-@LABEL
-@TASKS
-@METHODS
-@OUT
-def pictures(folder: Path, label: tuple[str, ...], **where: Any) -> None:
-    """Draw the laws of runs into FOLDER, one PNG per task.
-
-    In the plane: field, paths and last law of each method; of images, a grid for each method. This needs the points
     For each task: quality against cost, and quality along the flow or along the cost. Without --metric, of each task's
     first metric. With --suite also the rank of each method on each task, with its tier. Needs: pip install matplotlib.
     """
@@ -248,12 +248,26 @@ def pictures(folder: Path, label: tuple[str, ...], **where: Any) -> None:
         metrics = chosen or None
     for message in papers.draw(rows, metrics, folder, wanted):
         note(message)
+
+
+@report.command(epilog=example("report pictures pictures --task toy2d"))
+@click.argument("folder", type=PLACE)
+@LABEL
+@TASKS
+@METHODS
+@OUT
+def pictures(folder: Path, label: tuple[str, ...], **where: Any) -> None:
+    """Draw the laws of runs into FOLDER, one PNG per task.
+
+    In the plane: field, paths and last law of each method; of images, a grid for each method. This needs the points
+    that runs keep, so there is no --rows. Needs: pip install matplotlib.
     """
     rows, _ = selected(csv=None, **where)
     from gwfbench.report import names
     from gwfbench.report.figures.flows import draw
 
-    that runs keep, so there is no --rows. Needs: pip install matplotlib.
+    for message in draw(where["out"], set(rows["attempt"]), folder, names.given(label)):
+        note(message)
 
 
 @report.command(epilog=example("report pages results --check"))
@@ -299,7 +313,7 @@ def ablate(change: str, chosen: tuple[str, ...], write: Path | None, pivot: bool
         _write(write, rows, facts, _verdicts(where["out"]), laws, settings)
 
 
-@report.command(epilog=example("report against results/ou --rows results/mine/rows.csv"))
+@report.command(epilog=example("report against results/studies/ou --rows results/mine/rows.csv"))
 @click.argument("other", metavar="B", type=click.Path(path_type=Path, exists=True))
 @METRIC
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)

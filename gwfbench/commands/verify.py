@@ -14,7 +14,7 @@ from gwfbench.commands._rows import selected
 from gwfbench.errors import require
 
 
-@click.command(epilog=example("verify --rows results/ou/rows.csv --count 1"))
+@click.command(epilog=example("verify --rows results/studies/ou/rows.csv --count 1"))
 @click.option("--count", type=click.IntRange(1), default=3, show_default=True, help="Number of runs to repeat.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed for the choice of runs."

@@ -67,11 +67,11 @@ def _section(paper: Paper, table: Table, own: Lines, tally: Counter[Word], used:
         return "\n\n".join(filter(None, head))
     body, left = [], []
     for number in table.numbers:
-        found = _answered(paper, number, own)
+        found = answered(paper, number, own)
         for answer, line in found:
             ours = verdicts.of_line(number, line)
-            verdict = verdicts.judged(number, answer.setting, ours, _control(number, own, answer.task, "still"))
-            body.append(_row(number, answer, ours, verdict, table, _control(number, own, answer.task, "exact")))
+            verdict = verdicts.judged(number, answer.setting, ours, control(number, own, answer.task, "still"))
+            body.append(_row(number, answer, ours, verdict, table, control(number, own, answer.task, "exact")))
             tally[verdict.word] += 1
             used[answer] = None
         if not found:
@@ -109,7 +109,7 @@ def _protocol(name: str) -> str:
     return f"`{name}`, {said.words()}" if said else ""
 
 
-def _answered(paper: Paper, number: Number, own: Lines) -> list[tuple[Answer, Line]]:
+def answered(paper: Paper, number: Number, own: Lines) -> list[tuple[Answer, Line]]:
     """Those answers to a number that have rows."""
     if not (number.metric and number.value):
         return []
@@ -117,7 +117,7 @@ def _answered(paper: Paper, number: Number, own: Lines) -> list[tuple[Answer, Li
     return [(answer, line) for answer, line in found if line and not apart(number.metric, line.cells)]
 
 
-def _reason(paper: Paper, number: Number, own: Lines) -> str:
+def reason(paper: Paper, number: Number, own: Lines) -> str:
     """Why a number is not run, or why our runs don't answer it."""
     if number.missing or not number.metric:
         return number.missing or NO_RESULTS
@@ -126,7 +126,7 @@ def _reason(paper: Paper, number: Number, own: Lines) -> str:
     return next((f"our runs are judged by another protocol: {said}" for said in why if said), NO_RESULTS)
 
 
-def _control(number: Number, own: Lines, task: str, name: str) -> float:
+def control(number: Number, own: Lines, task: str, name: str) -> float:
     """A control's value in the unit of a number; nan where there is none."""
     line = own.get((task, name))
     return verdicts.in_unit(number, line.value(number.metric)) if line else math.nan
@@ -142,23 +142,23 @@ def _row(number: Number, answer: Answer, ours: Ours, verdict: Verdict, table: Ta
         remark += known if any(known) else ["reason unknown"]
     interval = f" [{ours.low:.3g}, {ours.high:.3g}]" if ours.low != ours.high else ""
     shown = "-" if math.isnan(ours.value) else f"{ours.value:.3g}{interval}"
-    within = "-" if math.isnan(ours.value) else _span(*verdicts.band(number, ours))
+    within = "-" if math.isnan(ours.value) else span(*verdicts.band(number, ours))
     known_truth = "-" if math.isnan(truth) else f"{truth:.3g}"
     cells = [shown, within, known_truth, str(ours.seeds), answer.setting, str(verdict)]
-    return _escaped([number.what, _printed(number), *cells, "; ".join(filter(None, remark))])
+    return _escaped([number.what, printed(number), *cells, "; ".join(filter(None, remark))])
 
 
 def _escaped(row: list[str]) -> list[str]:
     return [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
 
 
-def _printed(number: Number) -> str:
+def printed(number: Number) -> str:
     spread = f" ± {number.spread:g}" if number.spread else ""
     off = " to ".join(f"{value:.3g}" for value in number.compared) if not math.isnan(number.truth) else ""
     return (" to ".join(f"{value:g}" for value in number.value) or "-") + spread + (f", off by {off}" if off else "")
 
 
-def _span(low: float, high: float) -> str:
+def span(low: float, high: float) -> str:
     return f"{low:.3g} to {high:.3g}"
 
 
@@ -166,7 +166,7 @@ def _differences(paper: Paper, table: Table, own: Lines, tally: Counter[Word]) -
     """What the paper claims for one method over another, row by row."""
     body = []
     for what, first, second in table.claims():
-        ones, others = _answered(paper, first, own), _answered(paper, second, own)
+        ones, others = answered(paper, first, own), answered(paper, second, own)
         if not (ones and others):
             continue
         gap = verdicts.difference(first, second, ones[0], others[0])
@@ -180,7 +180,7 @@ def _differences(paper: Paper, table: Table, own: Lines, tally: Counter[Word]) -
 
 
 def _gap(what: str, gap: Difference, verdict: Verdict) -> list[str]:
-    cells = [f"{gap.published:+.3g}", f"{gap.ours:+.3g}", _span(*gap.band), str(gap.seeds), gap.setting, str(verdict)]
+    cells = [f"{gap.published:+.3g}", f"{gap.ours:+.3g}", span(*gap.band), str(gap.seeds), gap.setting, str(verdict)]
     return _escaped([what, *cells])
 
 
@@ -188,16 +188,16 @@ def _left(paper: Paper, numbers: Sequence[Number], table: Table, own: Lines) -> 
     """What was not run, by reason; the published values are folded where they are many."""
     by_reason: dict[str, list[Number]] = defaultdict(list)
     for number in numbers:
-        by_reason[_reason(paper, number, own)].append(number)
+        by_reason[reason(paper, number, own)].append(number)
     parts = []
-    for reason, those in by_reason.items():
-        words = [f"{one.what}: {_printed(one)}{_aside(one, table)}" for one in those]
+    for why, those in by_reason.items():
+        words = [f"{one.what}: {printed(one)}{_aside(one, table)}" for one in those]
         listed = any(one.command for one in those)  # commands are long: a line each
         said = "\n".join(f"- {each}" for each in words) if listed else f"{'; '.join(words)}."
         if len(those) < MORE:
-            parts.append(f"**not run**, {len(those)}: {reason}.{chr(10) * 2 if listed else ' '}{said}")
+            parts.append(f"**not run**, {len(those)}: {why}.{chr(10) * 2 if listed else ' '}{said}")
         else:
-            parts.append(f"<details><summary><b>not run</b>, {len(those)}: {reason}</summary>\n\n{said}\n\n</details>")
+            parts.append(f"<details><summary><b>not run</b>, {len(those)}: {why}</summary>\n\n{said}\n\n</details>")
     return "\n\n".join(parts)
 
 

@@ -1,18 +1,23 @@
-"""The page in a real browser, from a file: sort, filter, click a cell, move the slider; no error, no request."""
+"""The page in a real browser, from a file: choose, filter, open a cell, move the slider; no error, no request."""
 
 import base64
 import hashlib
 import json
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from gwfbench.audit import calibrate
+from gwfbench.report.board.suites import of_suite as rows_of_suite
 from gwfbench.report.page import build
 from gwfbench.report.page.draws import Cloud, Grid, Plane, Views, _png
+from gwfbench.report.page.groups import Group, of_rows, of_suite
+from gwfbench.report.page.published import Published
+from gwfbench.suites.suite import Part, Suite
 
 webdriver = pytest.importorskip("selenium.webdriver")
 pytest.importorskip("jinja2")
@@ -20,10 +25,13 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 reason = "no chromium and chromedriver on this machine"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (BROWSER and DRIVER), reason=reason)]
 
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"  # npm install --no-save axe-core
 EVIL = "evil:note=</script><script>document.title='gone'</script><img src=x onerror=document.title='gone'>"
 METHODS = {"vjko": 0.5, "ula:steps=20": 0.2, EVIL: 0.9, "exact": 0.1, "still": 4.0}
 ROLES = {"exact": "floor", "still": "control"}
 LAWS = 5
+PARTS = (Part("toy2d", "sliced_w2", ("vjko", "ula:steps=20")), Part("ou", "w2", ("vjko", "ula:steps=20")))
+SUITES = [Suite(name, f"The suite {name}", "default", 3, PARTS) for name in ("one", "two")]
 
 
 def rows():
@@ -74,12 +82,32 @@ def seen():
     return Views([plane], [Grid("toy2d", "vjko", "seed 0", _png(noise.normal(size=(9, 1, 8, 8))))], ["a note"])
 
 
+FACTS = {"e0": {"commit": "abcdef", "cpu": EVIL}}
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
+    """Of rows of one's own, with kept draws."""
     table = calibrate.Row("toy2d", "w2", "ok", "", None, "lower", 1024, 0.1, 1.0, 10.0, 5.0, 0.1, 0.1, 0.1)
-    text = build.page(rows_and_a_failure(), {"e0": {"commit": "abcdef", "cpu": EVIL}}, seen(), calibrated=[table])
+    text = build.page([of_rows(rows_and_a_failure())], FACTS, seen(), [table])
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Of two suites, and a paper."""
+    points = pd.DataFrame(list(rows()))
+    groups = [of_suite(suite, rows_of_suite(points, suite)) for suite in SUITES]
+    answered = Published(
+        "fan2022", "Table 1", "a row", "0.52 ± 0.01", "better", "own setting", "about", "", "0.6", "[0.5, 0.7]",
+        "0.4 to 0.8", "ours", "ou", "vjko", "w2",
+    )  # fmt: skip
+    not_run = Published("fan2022", "Table 1", "another row", EVIL, "not run", "no results yet", "about", EVIL)
+    papers = Group("papers", "Papers", of_rows(points).sheets, [answered, not_run], {}, [], [])
+    path = tmp_path_factory.mktemp("page") / "site.html"
+    path.write_text(build.page([*groups, papers], FACTS, Views([], [], [])), encoding="utf-8")
     return path
 
 
@@ -96,17 +124,37 @@ def started():
 
 
 @pytest.fixture
-def page(started, file):
-    """The page, fresh; afterwards nothing was said on its console, and nothing but the file was asked for."""
-    for kind in ("browser", "performance"):
-        started.get_log(kind)
-    started.get(file.as_uri())
-    yield started
+def opened(started):
+    """Opens a file, fresh; afterwards nothing was said on its console, and nothing but the file was asked for."""
+    files = []
+
+    def one(path, view=""):
+        for kind in () if files else ("browser", "performance"):
+            started.get_log(kind)
+        files.append(path.as_uri())
+        started.get("about:blank")
+        started.get(path.as_uri() + view)
+        until(started, "performance.getEntriesByName('ready').length && window.Plotly")
+        return started
+
+    yield one
     assert started.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in started.get_log("performance")]
     asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
-    assert started.title == "gwfbench report"
+    assert {url for url in asked if not url.startswith(("data:", "blob:", "about:"))} == set(files)
+    assert started.title == "gwfbench results"
+
+
+@pytest.fixture
+def page(opened, file):
+    return opened(file)
+
+
+def until(page, condition):
+    end = time.monotonic() + 60
+    while not page.execute_script(f"return Boolean({condition})"):
+        assert time.monotonic() < end, condition
+        time.sleep(0.02)
 
 
 def find(page, css):
@@ -119,7 +167,7 @@ def texts(page, css):
 
 def click(page, css):
     one = find(page, css)
-    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", one)  # from under the bar that stays on top
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", one)
     one.click()
 
 
@@ -136,71 +184,92 @@ def keys(page, *names):
 
 
 def methods(page):
-    return texts(page, "#board-table tbody td:first-child")
+    named = "document.querySelectorAll('#board-table tbody th[scope=row] .who > span')"
+    own = (
+        "[...one.childNodes].filter((node) => node.className !== 'sub').map((node) => node.textContent).join('').trim()"
+    )
+    return page.execute_script(f"return [...{named}].map((one) => {own})")
 
 
-def test_headers_sort(page):
-    assert methods(page) == ["exact", "ula:steps=20", "vjko", EVIL, "still"]
-    click(page, "#board-table th:nth-child(2) button")
-    assert methods(page) == ["still", EVIL, "vjko", "ula:steps=20", "exact"]
-    assert find(page, "#board-table th:nth-child(2)").get_attribute("aria-sort") == "descending"
-    click(page, "#board-table th:first-child button")
-    assert methods(page) == sorted(METHODS, key=str.lower)
+def heads(page):
+    return texts(page, "#board-table thead th button")
+
+
+def test_headers_sort_between_exact_draws_and_still(page):
+    assert methods(page) == ["exact", "ula:steps=20", EVIL, "vjko", "still"]  # by what they use, then by value
+    click(page, '#board-table [data-column="sliced_w2"]')
+    assert methods(page) == ["exact", EVIL, "ula:steps=20", "vjko", "still"]
+    assert texts(page, "#board-table th[aria-sort=descending] button") == ["sliced_w2"]
+    click(page, '#board-table [data-column="method"]')
     keys(page, webdriver.Keys.ENTER)  # the header has kept the focus
-    assert methods(page) == sorted(METHODS, key=str.lower, reverse=True)
+    assert methods(page) == ["exact", "ula:steps=20", EVIL, "vjko", "still"]
 
 
-def test_filters(page):
-    find(page, "#search").send_keys("ULA")
-    assert methods(page) == ["ula:steps=20"]
-    assert find(page, "#count").text == "1 of 5 rows"
-    find(page, "#search").clear()
-    find(page, "#search").send_keys(" ")
-    choose(page, "information", "Initial LogDensity")
-    assert methods(page) == ["vjko"]
+def test_filters_and_choices_survive_a_reload(page):
+    choose(page, "task", "ou")
+    choose(page, "metric", "sliced_w2")
+    choose(page, "uses", "density")
+    find(page, "#search").send_keys("VJ")
+    for _ in range(2):
+        assert methods(page) == ["vjko"]
+        assert find(page, "#count").text == "1 of 5 rows"
+        assert [find(page, f"#{name}").get_attribute("value") for name in ("task", "metric", "uses", "search")] == [
+            "ou", "sliced_w2", "density", "VJ",
+        ]  # fmt: skip
+        page.refresh()
+        until(page, "performance.getEntriesByName('ready').length && window.Plotly")
+    page.back()  # from the choice of what is used: the search is on the same page
+    until(page, "!document.getElementById('uses').value")
+    assert len(methods(page)) == 5
 
 
-def test_a_cell_opens_its_provenance_by_keyboard_too(page):
-    dialog = find(page, "#cell")
-    click(page, "#board-table tbody tr:nth-child(2) button")
+def test_a_cell_opens_its_runs_by_keyboard_too_and_its_link_opens_it(page, opened, file):
+    dialog = find(page, "#dialog")
+    click(page, "#board-table tbody tr:nth-child(3) button")
     assert dialog.is_displayed()
     assert find(page, "#command").text == "python -m gwfbench run --task toy2d --method ula:steps=20 --seeds 3"
-    assert "abcdef" in find(page, "#cell-body").text
     key = hashlib.sha256(b"toy2d ula:steps=20 0").hexdigest()[:16]
-    assert key in find(page, "#cell-body").text
+    said = find(page, "#dialog-body").text
+    assert "abcdef" in said
+    assert key in said
     click(page, "#copy")
-    end = time.monotonic() + 60
-    while find(page, "#copy").text not in ("Copied", "Selected: press Ctrl+C"):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(page, "['Copied', 'Selected: press Ctrl+C'].includes(document.getElementById('copy').textContent)")
+    link = page.execute_script("return location.hash")
     keys(page, webdriver.Keys.ESCAPE)
-    assert not dialog.is_displayed()
+    until(page, "!document.getElementById('dialog').open && !location.hash.includes('cell')")
     keys(page, webdriver.Keys.TAB, webdriver.Keys.ENTER)  # on to the next row's
-    assert dialog.is_displayed()
-    assert find(page, "#cell-head").text == "vjko on toy2d: sliced_w2"
+    assert find(page, "#dialog-head").text == f"{EVIL} on toy2d"
+    again = opened(file, link)
+    assert find(again, "#dialog-head").text == "ula:steps=20 on toy2d"
+    assert opened(file, "#cell=ou&cell=nobody&cell=w2").execute_script("return notice.textContent.includes('nobody')")
 
 
 def test_tasks_metrics_and_plots(page):
     drawn = "return [...document.querySelectorAll('.plot')].map((one) => one.data ? one.data.length : 0)"
     assert page.execute_script(drawn) == [3, 9]
     choose(page, "task", "ou")
-    assert page.execute_script(drawn) == [3, 15]
+    assert page.execute_script(drawn) == [3, 9]
     assert page.execute_script("return document.getElementById('curve-x').value") == "t"
     choose(page, "metric", "w2")
-    assert texts(page, "#board-table th")[1].startswith("w2")
+    assert "w2" in heads(page)
     click(page, "#curve .legend button")
-    assert page.execute_script(drawn)[1] == 12
+    assert page.execute_script(drawn) == [2, 6]
     choose(page, "cost-x", "score_calls")
     assert "score calls" in page.execute_script("return document.getElementById('cost-plot').textContent")
     names = page.execute_script("return document.getElementById('cost-plot').data.map((one) => one.name)")
     assert not any("<" in name for name in names)
+    choose(page, "metric", "*")
+    assert heads(page)[1:3] == ["sliced_w2", "w2"]
 
 
-def test_a_task_without_any_value_is_shown_too(page):
+def test_a_task_without_any_value_is_shown_too_and_no_empty_section(page):
     choose(page, "task", "lost")
     assert methods(page) == ["vjko"]
     assert "0/1, 1 diverged" in find(page, "#board-table tbody").text
-    assert find(page, "#cost-note").text == "No method has this metric."
+    hidden = [
+        name for name in ("cost", "curve", "plane", "images", "calibration") if find(page, f"#{name}").is_displayed()
+    ]
+    assert hidden == []
 
 
 def test_the_slider_moves_the_particles(page):
@@ -223,29 +292,84 @@ def test_the_slider_moves_the_particles(page):
     assert page.execute_script(look) != before
 
 
-def test_dark_and_narrow(page):
+def test_dark_narrow_and_printed(page):
     back = "return getComputedStyle(document.body).backgroundColor"
     before = page.execute_script(back)
     click(page, "#theme")
     assert page.execute_script(back) != before
+    assert len(base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {})["data"])) > 10_000
+    until(page, "document.documentElement.dataset.theme === 'dark'")  # paper was white
     try:
-        page.set_window_size(500, 900)
         page.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
         )
         page.refresh()
+        until(page, "performance.getEntriesByName('ready').length && window.Plotly")
         assert page.execute_script("return document.documentElement.scrollWidth") == 390
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        page.set_window_size(1400, 900)
-        page.get_log("performance")
-        page.refresh()
 
 
 def test_all_else_is_there(page):
     assert page.execute_script("return document.querySelector('#images img').naturalWidth") > 0
-    assert texts(page, "#calibration-table tbody td")[:2] == ["toy2d", "w2"]
-    click(page, "#provenance summary")
-    assert EVIL in find(page, "#provenance").text
-    click(page, "#every")
-    assert texts(page, "#board-table th")[1:3] == ["sliced_w2", "w2"]
+    assert texts(page, "#calibration-table tbody td")[0] == "w2"
+    assert not find(page, "#suites").is_displayed()
+    click(page, "#machines summary")
+    click(page, "#machines details details summary")
+    assert EVIL in find(page, "#machines").text
+
+
+def test_boards_are_files(page):
+    def text(form):
+        click(page, f"#{form}")
+        found = find(page, "#text").text
+        click(page, "#close")
+        return found
+
+    csv = text("csv").splitlines()
+    assert csv[0].split(",")[:4] == ["method", "tier", "sliced_w2", "sliced_w2_low"]
+    assert len(csv) == 6
+    latex = text("tex")
+    assert r"\toprule" in latex
+    assert r"ula:steps=20" in latex
+    assert r"\textless{}" in latex
+    assert text("bib").count("@") >= 2
+
+
+def test_a_suites_board_leads_to_its_tasks_and_cells(opened, site):
+    page = opened(site)
+    assert texts(page, ".card h3") == ["The suite one", "The suite two"]
+    click(page, '.card[data-suite="two"]')
+    until(page, "document.querySelector('.card[data-suite=two]').hasAttribute('aria-current')")
+    assert find(page, "#board-head").text == "The suite two"
+    assert heads(page)[:2] == ["method", "score"]
+    assert {"toy2d", "ou"} <= set(heads(page))
+    click(page, "#board-table td button")
+    assert find(page, "#command").text.startswith("python -m gwfbench run --suite two --task toy2d --method ")
+    keys(page, webdriver.Keys.ESCAPE)
+    click(page, 'a[aria-label$="the board of ou"]')
+    until(page, "document.getElementById('task').value === 'ou'")
+    assert find(page, "#metric").get_attribute("value") == "w2"
+
+
+def test_a_papers_numbers_stand_next_to_ours(opened, site):
+    page = opened(site, "#paper=fan2022")
+    assert texts(page, "#board-table tbody th[scope=row]")[0] == "a row"
+    choose(page, "uses", "better")
+    assert len(texts(page, "#board-table tbody th[scope=row]")) == 1
+    click(page, "#board-table td button")
+    assert find(page, "#dialog-head").text == "vjko on ou"
+    assert "0.52 ± 0.01" in find(page, "#dialog-body").text
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: npm install --no-save axe-core")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("view", ["", "#task=ou", "#paper=fan2022", "#suite=one&cell=ou&cell=vjko&cell=w2"])
+def test_axe_finds_nothing_serious(opened, site, theme, view):
+    page = opened(site, view)
+    page.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    page.execute_script(AXE.read_text(encoding="utf-8"))
+    found = page.execute_async_script("const done = arguments[0]; axe.run().then((all) => done(all.violations))")
+    serious = {one["id"]: [node["html"][:200] for node in one["nodes"]] for one in found
+               if one["impact"] in ("serious", "critical")}  # fmt: skip
+    assert serious == {}

@@ -1,54 +1,61 @@
 """The report as one page of HTML that needs nothing else: no server, no network, no other file.
 
-Everything that comes from rows is data: it stands in one JSON block, escaped by Jinja2, and the script puts it on the
-page as text. A policy in the page's head names the digests of its two scripts, so that a browser runs nothing else and
-sends no request. Plots are made by Plotly's basic bundle (MIT, from npm), a file next to the template: a quarter
-of the whole Plotly in size, and in the time that a browser takes to read it.
+Everything that comes from rows is data: it stands in one block, JSON that is zipped and written in base64, and the
+script puts it on the page as text. A policy in the page's head names the digests of its two scripts, so that a browser
+runs nothing else and sends no request. The script is the parts below, one after the other. Plots are made by Plotly's
+basic bundle (MIT, from npm), a file next to the template: a quarter of the whole Plotly in size, and in the time that a
+browser takes to read it, which it does when the tables are there.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from gwfbench import escape
 from gwfbench.audit import calibrate
-from gwfbench.audit.verdict import Verdict
 from gwfbench.errors import UserError
-from gwfbench.report.board.tables import HEADS, NOTES
+from gwfbench.papers import ledger
 from gwfbench.report.calibration_page import NOTES as CALIBRATION_NOTES
 from gwfbench.report.calibration_page import read
 from gwfbench.report.figures.style import looks
-from gwfbench.report.page.data import ALONG, RUN, sheets
-from gwfbench.report.page.draws import Views, views
-from gwfbench.report.table import contestants
+from gwfbench.report.page.about import about
+from gwfbench.report.page.data import ALONG, RUN
+from gwfbench.report.page.draws import Views
+from gwfbench.report.page.groups import PAPERS, Group
+from gwfbench.report.rows import Facts
 from gwfbench.store import checked, record
 
+PARTS = ("dom", "address", "tables", "boards", "cell", "plots", "laws", "page")  # of the script, in this order
 CALIBRATION = ("task", "metric", "n", "floor", "still", "ratio", "apart", "shift", "scale", "seconds", "status", "note")
 BEYOND = f"> {calibrate.GRID[-1]:g}"  # the grid
 
 
-def page(
-    rows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], seen: Views, metrics: Sequence[str] | None = None,
-    verdicts: Iterable[Verdict] = (), calibrated: Iterable[calibrate.Row] = (),
-) -> str:  # fmt: skip
+def page(groups: Sequence[Group], facts: Facts, seen: Views, calibrated: Iterable[calibrate.Row] = ()) -> str:
     """The whole page.
 
     Args:
-        rows: the results table.
+        groups: of boards; that of papers comes last.
         facts: of environments, by hash.
         seen: kept draws.
-        metrics: which, and in which order; None: all.
-        verdicts: of runs that were run again.
         calibrated: rows of the calibration table.
+
+    Raises:
+        UserError: Jinja2 is not installed.
+    """
+    return assembled(content(groups, facts, seen, calibrated))
+
+
+def assembled(shown: Mapping[str, Any]) -> str:
+    """The page of these values.
 
     Raises:
         UserError: Jinja2 is not installed.
@@ -58,46 +65,54 @@ def page(
         from markupsafe import Markup
     except ImportError:
         raise UserError("report html without jinja2", "jinja2", "pip install jinja2 matplotlib") from None
-    rows = contestants(rows)
-    made = sheets(rows, metrics, verdicts)
-    content = _harmless({
-        "boards": [sheet.plain() for sheet in made],
-        "looks": {name: asdict(look) for name, look in looks(zip(rows["method"], rows["role"], strict=True)).items()},
-        "along": ALONG,
-        "run": RUN,
-        "heads": HEADS,
-        "notes": NOTES,
-        "views": asdict(seen),
-        "calibration": _calibration(calibrated),
-        "environments": _environments(rows, facts),
-    })  # fmt: skip
-    # an end tag inside a script's own text would end it
-    scripts = [
-        _plain(text).replace("</script", "<\\/script") for text in (_part("page.js"), _part("plotly-basic.min.js"))
-    ]
+    scripts = [_plain(text).replace("</script", "<\\/script") for text in (_script(), _part("plotly-basic.min.js"))]
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.policies["json.dumps_function"] = lambda value, **_: record.to_json(value)
     return env.from_string(_part("page.html")).render(
-        content=content, style=Markup(_part("page.css")), script=Markup(scripts[0]), plotly=Markup(scripts[1]),
-        digests=" ".join(map(_digest, scripts)), runs=len(rows.drop_duplicates(["run_key", "attempt"])),
-        tasks=len(made), methods=rows.loc[rows["role"] == "method", "method"].nunique(),
+        content=zipped(shown), style=Markup(_part("page.css")),
+        script=Markup(scripts[0]), plotly=Markup(scripts[1]), digests=" ".join(map(_digest, scripts)),
     )  # fmt: skip
 
 
+def content(
+    groups: Sequence[Group], facts: Facts, seen: Views, calibrated: Iterable[calibrate.Row] = ()
+) -> dict[str, Any]:
+    """All that the page shows, as values for JSON, with what acts instead of being seen made visible in all texts."""
+    drawn = [line for group in groups if group.name != PAPERS for sheet in group.sheets for line in sheet.board.lines]
+    boards = [sheet.board for group in groups for sheet in group.sheets]
+    lines = [line for board in boards for line in board.lines]
+    return _harmless({
+        "groups": [group.plain() for group in groups],
+        "looks": {name: asdict(look) for name, look in looks((line.method, line.role) for line in drawn).items()},
+        "along": ALONG,
+        "run": RUN,
+        "about": about(
+            [board.task for board in boards], [line.spec for line in lines],
+            [metric for board in boards for metric in board.metrics],
+        ),
+        "papers": {key: ledger.load(key).title for key in ledger.papers()},
+        "views": asdict(seen),
+        "calibration": _calibration(calibrated),
+        "environments": _environments(groups, facts),
+    })  # fmt: skip
+
+
+def zipped(value: Any) -> str:
+    """JSON, zipped, in base64: the same text from the same value."""
+    return base64.b64encode(gzip.compress(record.to_json(value).encode(), 9, mtime=0)).decode()
+
+
 def put(
-    path: Path, rows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | None,
-    verdicts: Iterable[Verdict], out: Path | None, calibrated: Path,
+    path: Path, groups: Sequence[Group], facts: Facts, seen: Views, calibrated: Path,
 ) -> str:  # fmt: skip
     """Write the page as a file, whole or not at all; returns a message.
 
     Args:
-        out: folder of the runs, for their draws; None: there are only rows.
         calibrated: a CSV that calibrate wrote; no table if there is no such file.
 
     Raises:
         UserError: it can't be written, or something that it needs is missing.
     """
-    text = page(rows, facts, views(rows, out), metrics, verdicts, read(calibrated))
+    text = page(groups, facts, seen, read(calibrated))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         checked.write(path, text)
@@ -118,17 +133,14 @@ def _calibration(rows: Iterable[calibrate.Row]) -> dict[str, Any]:
     }
 
 
-def _environments(rows: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By hash: its facts, empty if they are lost, how many runs it made, and of what."""
-    runs = rows.drop_duplicates(["run_key", "attempt"])
-    return {
-        str(env): {
-            "facts": dict(facts.get(str(env)) or {}),
-            "runs": len(own),
-            "what": {str(task): list(dict.fromkeys(part["method"])) for task, part in own.groupby("task", sort=False)},
-        }
-        for env, own in runs.groupby("env", sort=False)
-    }
+def _environments(groups: Sequence[Group], facts: Facts) -> dict[str, dict[str, Any]]:
+    """By hash: its facts, empty if they are lost, and how many of the runs on the page it made."""
+    runs = {
+        tuple(run[RUN.index(name)] for name in ("run_key", "attempt", "env"))
+        for group in groups for sheet in group.sheets for own in sheet.histories.values() for run in own.runs
+    }  # fmt: skip
+    counts = Counter(str(env) for _, _, env in runs)
+    return {env: {"facts": dict(facts.get(env) or {}), "runs": count} for env, count in counts.most_common()}
 
 
 def _harmless(value: Any) -> Any:
@@ -138,6 +150,11 @@ def _harmless(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_harmless(key): _harmless(one) for key, one in value.items()}
     return [_harmless(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _script() -> str:
+    parts = "\n".join(_part(f"{name}.js") for name in PARTS)
+    return f'"use strict";\n(() => {{ // a scope of its own\n{parts}\n}})();\n'
 
 
 def _part(name: str) -> str:

@@ -6,25 +6,28 @@ import math
 import shlex
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from gwfbench.audit.today import Today
 from gwfbench.audit.verdict import Verdict
+from gwfbench.report.board.accuracy import calls
 from gwfbench.report.board.cells import last_laws
 from gwfbench.report.board.grades import Grade, grades
 from gwfbench.report.board.leaderboard import Board, boards
 from gwfbench.report.board.lines import Line
-from gwfbench.report.board.tables import power
+from gwfbench.report.board.tables import power, uses
 from gwfbench.report.stats import interval
 from gwfbench.report.table import contestants
 
 IDENTITY = ("task", "seed", "device", "dtype", "run_key", "code")
 CALLS = ("score_calls", "log_prob_calls", "draw_calls")
 ALONG = ("step", "t", "seconds", *CALLS)  # what a curve may be drawn against
+TOTALS = ("total", "oracle")  # of a run: seconds of training and sampling; oracle calls, for the judged points too
+DIGITS, DRAWN = 7, 4  # digits of values, and of what is only drawn
 RUN = (
     *("seed", "run_key", "attempt", "status", "reason", "seconds", "device", "dtype", "budget", "batch"),
     *("code", "env"),
@@ -35,7 +38,7 @@ RUN = (
 class History:
     """What stands behind one line of a board."""
 
-    calls: dict[str, float]  # of CALLS that are not on the board, medians over runs
+    calls: dict[str, float]  # of CALLS that are not on the board, and of TOTALS; medians over runs
     steps: list[list[float | None]]  # of the judged laws, each with the values of ALONG; medians over seeds
     curves: dict[str, list[list[float] | None]]  # by metric, for each of the steps: median, low, high
     runs: list[list[Any]]  # the values of RUN for each
@@ -61,12 +64,18 @@ class Sheet:
     sources: dict[str, Source]  # by metric
     histories: dict[str, History]  # by method
 
-    def plain(self) -> dict[str, Any]:
-        """As values for JSON."""
+    def plain(self, headline: str = "") -> dict[str, Any]:
+        """As values for JSON.
+
+        Args:
+            headline: the metric that a reader sees first; empty: the board's first.
+        """
         return {
             "task": self.board.task,
             "t": None if math.isnan(self.board.t) else self.board.t,
+            "headline": headline if headline in self.board.metrics else next(iter(self.board.metrics), ""),
             "metrics": self.board.metrics,
+            "sources": {name: asdict(self.sources[name]) for name in self.board.metrics},
             "better": {name: self.board.better[name] for name in self.board.metrics},
             "power": {name: power(self.board, name, found) for name, found in self.grades.items()},
             "remarks": self.board.remarks,
@@ -74,35 +83,52 @@ class Sheet:
         }
 
     def _line(self, line: Line) -> dict[str, Any]:
-        history = asdict(self.histories[line.method])
+        history = self.histories[line.method]
         return {
             "method": line.method,
+            "spec": line.spec,
             "role": line.role,
-            "information": line.information,
+            "information": uses(line.information),
             "seeds": str(line.seeds),
-            "costs": dict(line.costs) | history.pop("calls"),
+            "failed": len(line.seeds.failed) + line.seeds.worst,
+            "costs": dict(line.costs) | history.calls,
             "cells": {name: self._cell(line, name) for name in self.board.metrics if name in line.cells},
-            **history,
+            "steps": short(history.steps, DRAWN),
+            "curves": short(history.curves, DRAWN),
+            **{name: getattr(history, name) for name in ("runs", "command", "stale", "verified")},
         }
 
     def _cell(self, line: Line, metric: str) -> dict[str, Any]:
         cell, grade = line.cells[metric], self.grades[metric].get(line.method)
         return {
-            **{name: getattr(cell, name) for name in ("value", "low", "high", "n", "left", "verdict", "why")},
+            **{name: getattr(cell, name) for name in ("n", "left", "verdict", "why")},
+            **{name: short(getattr(cell, name), DIGITS) for name in ("value", "low", "high")},
             "shown": cell.shown,
             "worst": [[seed, why] for seed, why in sorted(cell.worst.items())],
             "tier": grade.tier if grade else "",
-            **asdict(self.sources[metric]),
-            "values": [[seed, value, se] for seed, (value, se) in sorted(cell.values.items())],
+            "values": [[seed, *short([value, se], DIGITS)] for seed, (value, se) in sorted(cell.values.items())],
         }
 
 
-def sheets(rows: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts: Iterable[Verdict] = ()) -> list[Sheet]:
+def short(value: Any, digits: int) -> Any:
+    """With all floats in it of so many digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if isinstance(value, Mapping):
+        return {key: short(one, digits) for key, one in value.items()}
+    return [short(one, digits) for one in value] if isinstance(value, list | tuple) else value
+
+
+def sheets(
+    rows: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts: Iterable[Verdict] = (),
+    only: Collection[tuple[str, str]] | None = None,
+) -> list[Sheet]:  # fmt: skip
     """All tasks of the results table.
 
     Args:
         metrics: which, and in which order; None: all.
         verdicts: of runs that were run again; the newest on each attempt counts.
+        only: tasks and specs of the methods whose lines to keep, next to controls; None: all.
     """
     if not len(rows):
         return []
@@ -120,8 +146,13 @@ def sheets(rows: pd.DataFrame, metrics: Sequence[str] | None = None, verdicts: I
                 for line in board.lines
             },
         )
-        for board in boards(rows, metrics)
+        for board in (_limited(board, only) for board in boards(rows, metrics))
     ]
+
+
+def _limited(board: Board, only: Collection[tuple[str, str]] | None) -> Board:
+    kept = [line for line in board.lines if only is None or line.role != "method" or (board.task, line.spec) in only]
+    return replace(board, lines=kept)
 
 
 def _history(
@@ -129,7 +160,7 @@ def _history(
 ) -> History:  # fmt: skip
     stale = [why for run in runs if (why := today.why_stale_row(method=run["spec"], **{n: run[n] for n in IDENTITY}))]
     return History(
-        calls={name: statistics.median(run[name] for run in runs) for name in CALLS[1:]},
+        calls={name: statistics.median(run[name] for run in runs) for name in (*CALLS[1:], *TOTALS)},
         steps=curve.steps,
         curves=curve.values,
         runs=[[run[name] for name in RUN] for run in runs],
@@ -152,16 +183,18 @@ def _sources(rows: pd.DataFrame) -> dict[tuple[str, str], Source]:
 
 def _runs(rows: pd.DataFrame) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """The settings and costs of each run, by task and method, in the order of seeds."""
-    kept = rows[[*RUN, "task", "method", "spec", *CALLS[1:]]]
-    kept = kept.assign(**{name: kept[name].fillna(0) for name in CALLS[1:]})
+    paid = [*CALLS, "sample_seconds", "sample_calls", "n"]
+    kept = rows[[*RUN, "task", "method", "spec", *paid]]
+    kept = kept.assign(**{name: kept[name].fillna(0) for name in paid})
     last = (
-        kept.sort_values(["seed", "seconds"], kind="stable")
+        kept.sort_values(["seed", "seconds", "n"], kind="stable")  # the metric that took the most points comes last
         .groupby(["task", "method", "run_key", "attempt"], sort=False)
         .tail(1)
     )
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in last.to_dict("records"):
-        found[run["task"], run["method"]].append(run)  # type: ignore[arg-type]
+        totals = {"total": run["seconds"] + run["sample_seconds"], "oracle": calls(run)}
+        found[run["task"], run["method"]].append(run | totals)  # type: ignore[arg-type,operator]
     return found
 
 
@@ -176,6 +209,9 @@ def _curves(rows: pd.DataFrame) -> dict[tuple[str, str], _Curve]:
     judged = rows[rows["metric"].notna()]
     newest = judged.groupby(["task", "metric"])["metric_version"].transform("max")
     judged = judged[judged["metric_version"] == newest]
+    laws = judged.groupby(["run_key", "attempt"])["step"].transform("nunique")
+    ends = judged.groupby(["task", "method"])["step"].transform("nunique")
+    judged = judged[(laws > 1) | (ends == 1)]  # last laws of several runs, at several steps, are no curve
     along: dict[tuple[str, str], dict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
     values: dict[tuple[str, str], dict[str, dict[int, list[float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
