@@ -53,7 +53,7 @@ def test_every_task_and_method_has_its_page_with_all_that_its_source_says(site, 
     assert "Variational JKO" in pages["methods/vjko.md"]
     assert "min_T  1/(2a)" in pages["methods/vjko.md"]  # the formula, in a block of its own
     assert "```text\ndX = -A (X - b) dt" in pages["tasks/ou.md"]
-    assert "[Ornstein-Uhlenbeck](../results/ou/leaderboard.md)" in pages["methods/ula.md"]
+    assert "[Ornstein-Uhlenbeck](../results/studies/ou/leaderboard.md)" in pages["methods/ula.md"]
     assert "[vjko](../methods/vjko.md)" in pages["tasks/ou.md"]
 
 
@@ -66,9 +66,12 @@ def test_every_metric_has_its_page(site, pages):
 
 
 def test_every_result_of_the_checkout_is_on_the_site(pages):
-    for path in (ROOT / "results").glob("*/leaderboard.md"):
-        assert f"({path.parent.name}/leaderboard.md)" in pages["results/index.md"]
-        assert '<div class="board"' in pages[f"results/{path.parent.name}/leaderboard.md"]
+    for path in (ROOT / "results").glob("*/**/leaderboard.md"):
+        folder = path.parent.relative_to(ROOT / "results").as_posix()
+        assert f"({folder}/leaderboard.md)" in pages["results/index.md"]
+        assert '<div class="board"' in pages[f"results/{folder}/leaderboard.md"]
+    assert "[what it shows, and the command that made it](index.md)" in pages["results/studies/ou/leaderboard.md"]
+    assert "# Ornstein-Uhlenbeck" in pages["results/studies/ou/index.md"]
     for path in (ROOT / "results/papers").glob("*.md"):
         assert f"(papers/{path.name})" in pages["results/index.md"]
     (below,) = re.findall(r"## Table 5: .*\n\n(.*)\n", pages["results/papers/fan2022.md"])
@@ -146,15 +149,15 @@ def test_the_signs_of_a_docstring_are_no_markdown(site):
 
 def test_links_of_the_checkout_lead_to_pages_or_become_names(site):
     text = importlib.import_module("scripts.docs.text")
-    places = {"results/ou/leaderboard.md": "results/ou/leaderboard.md", "baselines/ula.py": "methods/ula.md"}
+    places = {"results/studies/ou/leaderboard.md": "results/studies/ou/leaderboard.md", "baselines/ula.py": "methods/ula.md"}
 
     def moved(markdown):
         return text.moved(markdown, "docs/howto/x.md", "howto/x.md", places)
 
-    assert moved("[board](../../results/ou/leaderboard.md#a)") == "[board](../results/ou/leaderboard.md#a)"
+    assert moved("[board](../../results/studies/ou/leaderboard.md#a)") == "[board](../results/studies/ou/leaderboard.md#a)"
     assert moved("[ula](../../baselines/ula.py)") == "[ula](../methods/ula.md)"
-    assert moved("[rows.csv](../../results/ou/rows.csv)") == "`results/ou/rows.csv`"
-    assert moved("[these rows](../../results/ou/rows.csv)") == "these rows (`results/ou/rows.csv`)"
+    assert moved("[rows.csv](../../results/studies/ou/rows.csv)") == "`results/studies/ou/rows.csv`"
+    assert moved("[these rows](../../results/studies/ou/rows.csv)") == "these rows (`results/studies/ou/rows.csv`)"
     assert moved("[x](https://example.org/a.md)") == "[x](https://example.org/a.md)"
     assert moved("words\n- one\n- two\n") == "words\n\n- one\n- two\n"
 

@@ -77,7 +77,7 @@ def test_an_example_works(cli, tmp_path, no_files, words):
     (tmp_path / "results").mkdir()
     for folder in ("ou", "smoke"):
         (tmp_path / "results" / folder).symlink_to(ROOT / "results" / folder)
-    typed = ["results/ou/rows.csv" if word == "results/mine/rows.csv" else word for word in example(ALL[words])]
+    typed = ["results/studies/ou/rows.csv" if word == "results/mine/rows.csv" else word for word in example(ALL[words])]
     code, out, err = cli(*typed)
     assert code == 0, err
     assert out

@@ -62,9 +62,10 @@ def source(plugin: Plugin) -> tuple[str, dict[str, object]]:
 def boards() -> dict[str, list[tuple[str, str]]]:
     """For each page of results, by folder: the pairs of a task and a method, as typed, that stand on it."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for path in sorted((ROOT / "results").glob("*/leaderboard.csv")):
+    root = ROOT / "results"
+    for path in [*sorted(root.glob("*/leaderboard.csv")), *sorted(root.glob("studies/*/leaderboard.csv"))]:
         with path.open(encoding="utf-8") as file:
-            found[path.parent.name] = [(row["task"], row["method"]) for row in csv.DictReader(file)]
+            found[path.parent.relative_to(root).as_posix()] = [(row["task"], row["method"]) for row in csv.DictReader(file)]
     return found
 
 

@@ -1,7 +1,7 @@
 """All pages of the site that are not written by hand, and where files of the checkout have theirs.
 
 Pages of docs/ link to files of the checkout, so that their links work there too. On the site such a link leads to the
-page that the file has: `../baselines/vjko.py` to the page of vjko, `../results/ou/leaderboard.md` to its board.
+page that the file has: `../baselines/vjko.py` to the page of vjko, `../results/studies/ou/leaderboard.md` to its board.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def places() -> dict[str, str]:
     for path in [*(ROOT / "docs").rglob("*"), *shared()]:
         if path.is_file() and path.suffix != ".ipynb":
             where = path.relative_to(ROOT).as_posix()
-            found.setdefault(where, where.removeprefix("docs/"))
+            found.setdefault(where, re.sub("README.md$", "index.md", where.removeprefix("docs/")))
     for path in notebooks():
         found[path.relative_to(ROOT).as_posix()] = f"notebooks/{path.stem}.md"
     return found
@@ -124,14 +124,17 @@ def groups() -> dict[str, list[Any]]:
     suites = [folder for folder in plugins.boards() if _about(folder).get("suite")]
     others = [folder for folder in plugins.boards() if folder not in suites]
 
+    def told(folder: str) -> Any:
+        """The page of text of a folder, if there is one, with its board."""
+        own = f"results/{folder}/leaderboard.md"
+        return [f"results/{folder}/index.md", {"Board": own}] if f"results/{folder}/README.md" in places() else own
+
     return {
         "tasks": [f"tasks/{name}.md" for name in plugins.plugins("task")],
         "methods": [f"methods/{name}.md" for name in plugins.plugins("method")],
         "metrics": sorted(path for path in pages() if path.startswith("metrics/") and not path.endswith("index.md")),
-        "suites": [{_about(folder)["suite"]: f"results/{folder}/leaderboard.md"} for folder in suites],
-        "boards": [
-            {re.split("[:;]", plugins.title(folder))[0]: f"results/{folder}/leaderboard.md"} for folder in others
-        ],
+        "suites": [{_about(folder)["suite"]: told(folder)} for folder in suites],
+        "boards": [{re.split("[:;]", plugins.title(folder))[0]: told(folder)} for folder in others],
         "papers": [{_paper(name): f"results/papers/{name}.md"} for name in PAPERS],
     }
 
@@ -149,12 +152,12 @@ def _about(folder: str) -> dict[str, Any]:
 def _boarded(text: str, page: str) -> str:
     """A page of boards: where its numbers are explained, and its boards as HTML."""
     text = boards.html(text, _links(page), _address(FLOORS, page))
-    folder = page.split("/")[-2]
+    folder = page.rpartition("/")[0]
     title, _, rest = text.partition("\n")
-    found = re.findall(rf"^## ([^\n]+)\n(?:(?!^## ).)*?\({folder}/leaderboard\.md\)", _findings(), re.M | re.S)
-    what = f"; [what it shows, and the command that made it](../findings.md#{slug(found[-1])})" if found else ""
+    told = f"{folder}/README.md" in places()
+    what = "; [what it shows, and the command that made it](index.md)" if told else ""
     offered = [f"[CSV]({name})" if name.endswith("csv") else f"[LaTeX]({name})"
-               for name in ("leaderboard.csv", "leaderboard.tex") if f"results/{folder}/{name}" in places()]  # fmt: skip
+               for name in ("leaderboard.csv", "leaderboard.tex") if f"{folder}/{name}" in places()]  # fmt: skip
     above = f"[How to read a board]({relative(FLOORS, page)}){what}" + "".join(f"; {one}" for one in offered) + "."
     return f"{title}\n\n{above if len(page.split('/')) > 2 else ''}\n{rest}"
 
@@ -178,18 +181,6 @@ def _with_commands(text: str, paper: str) -> str:
                 count=1,
             )
     return text
-
-
-@cache
-def _findings() -> str:
-    """results/README.md below its head, in which all pages are linked."""
-    return "\n## ".join(["", *(ROOT / "results/README.md").read_text(encoding="utf-8").split("\n## ")[1:]])
-
-
-def slug(heading: str) -> str:
-    """The anchor of a heading, as GitHub and this site make it."""
-    plain = re.sub(r"[^\w\- ]", "", re.sub(r"<[^>]*>", "", heading.replace("`", ""))).strip().lower()
-    return plain.replace(" ", "-")
 
 
 def _address(path: str, page: str) -> str:
@@ -233,9 +224,9 @@ def _results() -> str:
         "# Results\n\n"
         "Every number here is a row that `run` wrote, and every board says which commit and machine made its rows. "
         f"[How to read a board](../{FLOORS}); [what the results say, and the commands](findings.md); "
-        "[scores over tasks](scores.md).\n\n"
+        "[the best of each suite](scores.md).\n\n"
         "## Suites\n\nA suite fixes tasks, methods, seeds and budget, so that its board can be quoted.\n\n"
-        f"{head}{chr(10).join(rows[True])}\n\n## Boards by task\n\n{head}{chr(10).join(rows[False])}\n\n"
+        f"{head}{chr(10).join(rows[True])}\n\n## Studies\n\nSingle questions, with settings and seeds of their own.\n\n{head}{chr(10).join(rows[False])}\n\n"
         "## Papers\n\nPublished numbers next to ours, with the command and a verdict on each.\n\n"
         f"{papers}\n\n"
         "## About the numbers\n\n- [Known disagreements](disagreements.md): published readings of one thing that "
