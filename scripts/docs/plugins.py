@@ -138,7 +138,7 @@ def _page(plugin: Plugin) -> str:
     parts += ["## Results", _results(plugin)]
     reference = str(values.get("reference") or "").strip()
     if reference:
-        parts += ["## Cite", f"```bibtex\n{reference}\n```"]
+        parts += ["## BibTeX", f"```bibtex\n{reference}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
