@@ -46,7 +46,8 @@ def labels(methods: Iterable[str], texts: Mapping[str, str] | None = None) -> di
     methods = list(dict.fromkeys(methods))
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in methods:
-        groups[_parts(name)[::2]].append(name)
+        base, _, mark = _parts(name)
+        groups[base, mark].append(name)
     found = {}
     for names in groups.values():
         found |= _told_apart(names)

@@ -91,8 +91,9 @@ def _drawn(every: bool) -> Iterator[Listener]:
         def draw(event: Event) -> None:
             what = escape.line(f"{_short(event.job)}: {event.text}")
             shown = what if len(what) <= said else f"{what[: said - 1]}…"
-            at = {"left": event.left, "at": time.monotonic()}
-            drawn.update(whole, total=1.0, completed=event.share, description=shown, **at)
+            drawn.update(
+                whole, total=1.0, completed=event.share, description=shown, left=event.left, at=time.monotonic()
+            )
             failed = event.kind == "end" and event.run is not None and event.run.failed
             if failed or event.kind in ABOVE or (every and event.kind != "progress"):
                 drawn.console.print(escape.rich(_line(event)), highlight=False, soft_wrap=True)
