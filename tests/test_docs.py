@@ -162,13 +162,21 @@ def test_links_of_the_checkout_lead_to_pages_or_become_names(site):
     assert moved("words\n- one\n- two\n") == "words\n\n- one\n- two\n"
 
 
+def flat(items):
+    """The paths of a part of the navigation."""
+    for item in items:
+        if isinstance(item, str):
+            yield item
+        else:
+            for value in item.values():
+                yield from flat([value] if isinstance(value, str) else value)
+
+
 def test_the_navigation_has_every_page(site, pages):
     text = (ROOT / "mkdocs.yml").read_text()
     shown = set(re.findall(r"[\w/.-]+\.md", text))
     for group in re.findall(r'"@(\w+)"', text):
-        shown |= {
-            path for item in site.groups()[group] for path in ([item] if isinstance(item, str) else item.values())
-        }
+        shown |= set(flat(site.groups()[group]))
     assert shown == set(pages) | {path.relative_to(DOCS).as_posix() for path in WRITTEN}
 
 
