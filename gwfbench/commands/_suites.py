@@ -147,7 +147,7 @@ def groups(names: Sequence[str], own: pd.DataFrame | None, metrics: Sequence[str
         theirs, environments = _kept(suite) or (None, {})
         facts |= environments
         found.append(made.of_suite(suite, _together(suite, own, theirs), metrics))
-    if any(RESULTS.glob("*/rows.csv")):
+    if any(RESULTS.glob("**/rows.csv")):
         papers, environments = made.of_papers(RESULTS)
         found.append(papers)
         facts |= environments
