@@ -273,7 +273,7 @@ def test_list_has_what_to_cite_each_entry_once(cli):
 
 
 def test_list_shows_fields_pairs_and_json(cli):
-    code, out, _ = cli("list")
+    code, out, _ = cli("list", "--fields")
     assert code == 0
     for word in ("ou", "vjko", "ula", "critic_steps", "critic updates J2 per iteration", "exact, exact_jko, still"):
         assert word in out

@@ -246,7 +246,19 @@ def test_a_plan_may_be_for_a_device_that_only_another_machine_has(cli, tmp_path,
 
 
 def test_exec_has_the_options_of_run_that_say_how():
-    said = {"tasks", "methods", "seeds", "device", "dtype", "budget", "controls", "plan", "suite_name", "config_file"}
+    said = {
+        "tasks",
+        "methods",
+        "seeds",
+        "device",
+        "dtype",
+        "budget",
+        "controls",
+        "plan",
+        "suite_name",
+        "config_file",
+        "print_config",
+    }
     assert {one.name for one in exec_.params} - {"file", "shard"} == {one.name for one in run.params} - said
     assert said <= {one.name for one in run.params}
 
