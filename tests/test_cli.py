@@ -245,7 +245,7 @@ def test_a_task_that_judges_the_limit_end_to_end(cli):
         r"ula:steps=2 seed 0: ended: ok after \d+\.\d s of training, \d+\.\d s of sampling, \d+\.\d s of judging, symkl ",
         err,
     )
-    assert out.startswith("gaussian ")
+    assert out.startswith("gaussian\n")
     _, out, _ = cli(*words, "--format", "json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert {row["t"] for row in rows} == {None}
