@@ -149,12 +149,17 @@ def test_the_signs_of_a_docstring_are_no_markdown(site):
 
 def test_links_of_the_checkout_lead_to_pages_or_become_names(site):
     text = importlib.import_module("scripts.docs.text")
-    places = {"results/studies/ou/leaderboard.md": "results/studies/ou/leaderboard.md", "baselines/ula.py": "methods/ula.md"}
+    places = {
+        "results/studies/ou/leaderboard.md": "results/studies/ou/leaderboard.md",
+        "baselines/ula.py": "methods/ula.md",
+    }
 
     def moved(markdown):
         return text.moved(markdown, "docs/howto/x.md", "howto/x.md", places)
 
-    assert moved("[board](../../results/studies/ou/leaderboard.md#a)") == "[board](../results/studies/ou/leaderboard.md#a)"
+    assert (
+        moved("[board](../../results/studies/ou/leaderboard.md#a)") == "[board](../results/studies/ou/leaderboard.md#a)"
+    )
     assert moved("[ula](../../baselines/ula.py)") == "[ula](../methods/ula.md)"
     assert moved("[rows.csv](../../results/studies/ou/rows.csv)") == "`results/studies/ou/rows.csv`"
     assert moved("[these rows](../../results/studies/ou/rows.csv)") == "these rows (`results/studies/ou/rows.csv`)"

@@ -65,7 +65,9 @@ def boards() -> dict[str, list[tuple[str, str]]]:
     root = ROOT / "results"
     for path in [*sorted(root.glob("*/leaderboard.csv")), *sorted(root.glob("studies/*/leaderboard.csv"))]:
         with path.open(encoding="utf-8") as file:
-            found[path.parent.relative_to(root).as_posix()] = [(row["task"], row["method"]) for row in csv.DictReader(file)]
+            found[path.parent.relative_to(root).as_posix()] = [
+                (row["task"], row["method"]) for row in csv.DictReader(file)
+            ]
     return found
 
 
