@@ -37,7 +37,7 @@ def tasks() -> dict[str, str]:
     """The tasks that can be named, with a line on each.
 
     >>> gwfbench.tasks()["ou"]
-    'Ornstein-Uhlenbeck: the flow of KL(. || N(b, A^-1)) from N(0, I), Gaussian at every time.'
+    'Ornstein-Uhlenbeck process: the flow of KL(. || N(b, A^-1)) from N(0, I), Gaussian at every time.'
     """
     return {name: plugin.summary for name, plugin in registry.plugins("task").items() if not plugin.problem}
 

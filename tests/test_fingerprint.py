@@ -266,11 +266,11 @@ def test_the_stale_experiment_on_a_copy_of_the_checkout(copy):
     first = rows()
     copy.edit("gwfbench/errors.py", "A user's mistake", "What a user did wrong")
     second = rows()
-    assert (second.stdout, second.stderr.count("starts")) == (first.stdout, 0)
+    assert (second.stdout, second.stderr.count("ended: ok")) == (first.stdout, 0)
     copy.edit("gwfbench/nn/stacked.py", "\nfrom torch import", "\nEDITED = 1\nfrom torch import")
     third = rows()
     assert "stale" in third.stderr
-    assert third.stderr.count("starts") == 1
+    assert third.stderr.count("ended: ok") == 1
 
 
 def test_a_folder_of_runs_is_no_change_of_the_checkout_and_a_new_method_is(tmp_path, monkeypatch):

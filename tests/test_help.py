@@ -74,8 +74,8 @@ def test_every_help_ends_with_an_example_of_that_command(place):
     "words", [("list",), ("new",), ("suite", "show"), ("report",), ("reproduce",), ("report", "against")], ids=" ".join
 )
 def test_an_example_works(cli, tmp_path, no_files, words):
-    (tmp_path / "results").mkdir()
-    for folder in ("ou", "smoke"):
+    (tmp_path / "results" / "studies").mkdir(parents=True)
+    for folder in ("studies/ou", "smoke"):
         (tmp_path / "results" / folder).symlink_to(ROOT / "results" / folder)
     typed = ["results/studies/ou/rows.csv" if word == "results/mine/rows.csv" else word for word in example(ALL[words])]
     code, out, err = cli(*typed)

@@ -269,7 +269,7 @@ def test_a_run_judged_by_some_metrics_is_no_whole_one(tmp_path):
 
     part = go(judge="w2")
     assert list(zip(part["metric"], part["t"], strict=True)) == [("w2", 0.05), ("w2", 0.1), ("w2", 0.15)]
-    with pytest.warns(UserWarning, match="1 runs have the metrics of --judge alone"):
+    with pytest.warns(UserWarning, match="1 runs were judged by the metrics of --judge alone"):
         assert set(gwfbench.load(tmp_path)["metric"]) == {"w2"}
     go(judge=["w2"])
     assert attempts(tmp_path) == [("ula:step=0.05", ("w2",))]

@@ -1,13 +1,12 @@
 """Metrics of one's own: as a single file and by an entry point."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-(RADIUS,) = re.findall(r'```python\n("""Distance from the origin.*?)```', (ROOT / "README.md").read_text(), flags=re.S)
+RADIUS = (ROOT / "docs/examples/radius.py").read_text()
 pytestmark = pytest.mark.slow
 
 

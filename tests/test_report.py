@@ -105,17 +105,11 @@ def test_an_ablation_is_printed_and_kept_on_the_page(cli, runs, tmp_path):
 @pytest.mark.parametrize(
     ("words", "now"),
     [
-        (["--html", "page.html"], "report html page.html"),
-        (["--pages", "results", "--check"], "report pages results"),
-        (["--check"], "report pages results --check"),
-        (["--figures", "folder"], "report figures folder"),
-        (["--plot", "folder"], "report pictures folder"),
-        (["--ablate", "step=inf"], "report ablate step=inf"),
         (["--task", "ou", "html", "page.html"], "write report html ... --task ..."),
         (["--pivot", "ablate", "step=inf"], "write report ablate ... --pivot ..."),
     ],
 )
-def test_who_types_an_old_spelling_is_told_the_new_one(cli, tmp_path, words, now):
+def test_options_before_a_subcommand_are_refused(cli, tmp_path, words, now):
     code, text, err = cli("report", *words)
     assert (code, text) == (2, "")
     assert now in err

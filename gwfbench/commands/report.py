@@ -30,29 +30,6 @@ LABEL = click.option(
     "--label", multiple=True, metavar="NAME=TEXT", help="Name of a method of your own choice (repeatable)."
 )
 FORMS = ["table", "markdown", "csv", "json", "latex", "bibtex"]
-MOVED = {  # options of earlier versions, and how to type them now
-    "--html": "report html {}",
-    "--pages": "report pages {}",
-    "--check": "report pages results --check",
-    "--figures": "report figures {}",
-    "--plot": "report pictures {}",
-    "--ablate": "report ablate {}",
-}
-
-
-def _moved(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Take the options of earlier versions, and say what to type instead."""
-
-    def refuse(_context: click.Context, option: click.Parameter, value: Any) -> None:
-        if value:
-            name = option.opts[0]
-            now = f"python -m gwfbench {MOVED[name].format(value)}"
-            raise UserError(f"report {name}", "a subcommand of report", f"write {now}")
-
-    for name in MOVED:
-        flag = name == "--check"
-        command = click.option(name, is_flag=flag, hidden=True, expose_value=False, callback=refuse)(command)
-    return command
 
 
 def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,7 +56,6 @@ def _keeping(command: Callable[..., Any]) -> Callable[..., Any]:
 @METRIC
 @click.option("--format", "form", type=click.Choice(FORMS), default="table", show_default=True, help="Output format.")
 @_keeping
-@_moved
 @LABEL
 @click.option("--suite", "suite_name", help="Suite whose board to print: these rows among the published ones.")
 @click.option(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from gwfbench.errors import UserError, require
-from gwfbench.plugins import registry
+from gwfbench.plugins import registry, single
 from gwfbench.plugins.discovery import CAPABILITY, EXAMPLES, VARIABLES, Kind, Plugin
 
 
@@ -20,9 +21,6 @@ def plugin_of(kind: Kind, cls: type) -> Plugin:
     for known in registry.plugins(kind).values():
         if (known.module, known.cls) == (cls.__module__, cls.__name__):
             return known
-    of_file = _of_file(kind, cls)
-    if of_file is not None:
-        return of_file
     lacks = sorted(name for name in VARIABLES[kind] if getattr(cls, name, None) is None)
     require(
         not lacks,
@@ -30,6 +28,9 @@ def plugin_of(kind: Kind, cls: type) -> Plugin:
         f"a {kind} as gwfbench.protocol describes it",
         "write into the class: " + "; ".join(f"{name}: ClassVar = {EXAMPLES[name]}" for name in lacks),
     )
+    of_file = _of_file(kind, cls)
+    if of_file is not None:
+        return of_file
     name = cls.__name__.lower()
     taken = name in registry.plugins(kind) or name in registry.CONTROLS
     require(not taken, f"class {cls.__name__}", f"a name that no {kind} has: '{name}' is taken", "rename the class")
@@ -42,10 +43,13 @@ def _of_file(kind: Kind, cls: type) -> Plugin | None:
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if cls.__module__ == "__main__" or file is None:
         return None
+    before = os.environ.get(single.FILES, "")
     registry.add_files([Path(file)])
     for known in registry.plugins(kind).values():
         if known.cls == cls.__name__ and known.file and Path(known.file).samefile(file):
             return known
+    os.environ[single.FILES] = before  # it would be listed as a broken plug-in from here on
+    registry.plugins.cache_clear()
     raise UserError(
         f"class {cls.__name__} of {file}",
         f"a file whose one {kind} it is",
