@@ -143,6 +143,7 @@ def test_ranks_are_by_median_and_failures_last():
     assert _tier(found[-1], "m") == "\N{MULTIPLICATION SIGN}"
     assert _head("barenblatt:step=0.1,steps=10") == "barenblatt:\nstep=0.1,\nsteps=10"
     assert _head("aggregation_diffusion") == "aggregation_\ndiffusion"
+    assert _head("blr:data=diabetis") == "blr:\ndata=\ndiabetis"
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROW = 0.2  # inches
 MANY = 3  # letters, at most, that stand in a box
-SHORT = 14  # letters, at most, of a line under the axis
+SHORT = 11
 
 
 def draw(rows: pd.DataFrame, suite: Suite, folder: Path, wanted: Wanted) -> str:
@@ -106,4 +106,4 @@ def _tier(line: Line, metric: str) -> str:
 def _head(task: str) -> str:
     """A task in short lines."""
     parts = re.findall(r"[^:,]+[:,]?", task)
-    return plain("\n".join(part.replace("_", "_\n", 1) if len(part) > SHORT else part for part in parts))
+    return plain("\n".join(re.sub("([_=])", r"\1\n", part, count=1) if len(part) > SHORT else part for part in parts))
