@@ -274,6 +274,16 @@ metric = "energy_distance"
 """
 
 
+def test_without_a_clone_the_published_rows_are_said_to_lack(cli, tmp_path, monkeypatch):
+    words = ("report", "--suite", "smoke", "--rows", str(ROOT / "results/smoke/rows.csv"))
+    assert "published rows" not in cli(*words)[2]
+    monkeypatch.setattr(_suites, "RESULTS", tmp_path)
+    code, out, err = cli(*words)
+    assert code == 0, err
+    assert "no published rows: they come with a clone" in err
+    assert "vjko" in out
+
+
 @pytest.mark.slow
 def test_the_runs_of_a_suite_and_one_s_own_method_among_them(cli, tmp_path, monkeypatch, no_files):
     path = tmp_path / "small.toml"

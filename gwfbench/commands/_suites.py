@@ -115,6 +115,8 @@ def board(name: str, own: pd.DataFrame | None, within: str, form: str, look: Map
     from gwfbench.report.board.terminal import Look, print_suite
 
     suite, rows = rows_of(name, own)
+    if not name.endswith(".toml") and not (RESULTS / name / "rows.csv").is_file():
+        note("no published rows: they come with a clone of gwfbench, not with an installed package")
     if within:
         limit, most = _limit(within, made.LIMITS)
         rows = made.within(rows, suite, limit, most)
