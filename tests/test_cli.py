@@ -343,3 +343,37 @@ def test_the_python_interface(tmp_path):
         gwfbench.run("oo", "ula")
     with pytest.raises(AttributeError, match="public names: Streams, UserError, leaderboard"):
         gwfbench.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "--plan", "/dev/zero"), ("exec", "/dev/zero"), ("submit", "/dev/zero", "--out", "o", "--shards", "1"),
+        ("run", "--config", "/dev/zero"), ("report", "--rows", "/dev/zero"), ("report", "against", "/dev/zero", "--rows", "/dev/zero"),
+        ("verify", "--rows", "/dev/zero"), ("accept", "/dev/zero"), ("reproduce", "fan2022", "--rows", "/dev/zero"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_device_that_never_ends_is_no_file_to_read(cli, words):
+    code, out, err = cli(*words)
+    assert (code, out) == (2, "")
+    assert "a device, not a file" in err
+    assert "memory" not in err
+
+
+def test_a_plan_may_come_from_a_pipe(tmp_path):
+    import os
+
+    from gwfbench.runs import plan
+
+    job = (
+        b'{"task": "ou:horizon=0.05", "method": "ula", "seeds": [0], "device": "cpu", "dtype": "float32", "budget": {}}'
+    )
+    reader, writer = os.pipe()
+    os.write(writer, job)
+    os.close(writer)
+    try:
+        with pytest.raises(Exception, match="keys"):  # it is read: what it lacks is told
+            plan.read(Path(f"/dev/fd/{reader}"))
+    finally:
+        os.close(reader)

@@ -25,7 +25,7 @@ from gwfbench import __version__
 from gwfbench.errors import UserError
 from gwfbench.plugins import registry
 from gwfbench.plugins.discovery import HOME
-from gwfbench.store import checked, fingerprint, folders
+from gwfbench.store import checked, fingerprint, folders, inputs
 from gwfbench.store.record import Run, to_json
 
 SCHEMA = 1
@@ -115,7 +115,7 @@ def unpack(path: Path, place: Path) -> Bundle:
     """
     example = "a bundle, as `gwfbench bundle` writes it"
     try:
-        with zipfile.ZipFile(path) as packed:
+        with zipfile.ZipFile(inputs.finite(path)) as packed:
             said = checked.from_json(packed.read(MANIFEST).decode())
             files = said["files"]
             if said["schema"] != SCHEMA:

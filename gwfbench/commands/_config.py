@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from gwfbench.errors import UserError, require, unknown
+from gwfbench.store import inputs
 
 
 def read(path: Path, options: Sequence[click.Parameter]) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def read(path: Path, options: Sequence[click.Parameter]) -> dict[str, Any]:
         UserError: it is no such file.
     """
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        said = tomllib.loads(inputs.finite(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--config {path}: {error}", "a TOML file with options", "fix the file") from None
     known = {name.lstrip("-"): one for one in options for name in one.opts if one.name != "config_file"}

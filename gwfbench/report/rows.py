@@ -17,7 +17,7 @@ from gwfbench.audit.today import Today
 from gwfbench.errors import UserError
 from gwfbench.plugins import registry
 from gwfbench.report.table import TEXT, checked, kept, mapped
-from gwfbench.store import folders
+from gwfbench.store import folders, inputs
 from gwfbench.store.record import Run, to_json
 from gwfbench.store.rows import tidy
 from gwfbench.suites import suite as suites
@@ -114,7 +114,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Facts]:
         UserError: it is not a CSV of results.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with inputs.finite(path).open(newline="", encoding="utf-8-sig") as file:
             head, *lines = csv.reader(file, strict=True)
         lines = [line for line in lines if line]
         for number, line in enumerate(lines, 2):

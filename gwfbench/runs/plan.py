@@ -14,7 +14,7 @@ import torch
 
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError, require
-from gwfbench.store import checked
+from gwfbench.store import checked, inputs
 
 Item = TypeVar("Item")
 SHOWN = 400  # characters of what a line has, at most
@@ -67,7 +67,7 @@ def read(path: Path) -> list[Job]:
     """
     write_it = "let `run --plan FILE` write it"
     try:
-        content = path.read_bytes()
+        content = inputs.finite(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", "a plan, one JSON line per job", write_it) from None
     jobs: list[Job] = []
