@@ -80,7 +80,8 @@ def test_a_column_of_prose_that_nobody_needs_is_left_away():
 
 
 def smoke():
-    return results.read(ROOT / "results" / "smoke" / "rows.csv")[0]
+    """The committed rows, with times that stay when they are made again."""
+    return results.read(ROOT / "results" / "smoke" / "rows.csv")[0].assign(seconds=0.25, sample_seconds=0.142)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_the_board_of_a_suite(capsys, monkeypatch, columns):
     assert max(map(len, out.splitlines())) <= columns
     assert out.index("use density, on ou") < out.index("use samples, on")
     if columns == 80:
-        assert re.search(r"^mmd_flow +0\.142 ±0\.011 +0\.294 ±0\.028 +b +0\.571$", out, re.M)
+        assert re.search(r"^mmd_flow +0\.142 ±0\.011 +0\.294 ±0\.028 +b +0\.392$", out, re.M)
 
 
 class Screen:
