@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -108,13 +110,14 @@ def files(root: Path) -> list[Path]:
 
 
 def read(path: Path) -> tuple[pd.DataFrame, Facts]:
-    """The results table of a CSV, and the environments next to it, if there are any.
+    """The results table of a CSV, as it is or in gzip (.gz), and the environments next to it, if there are any.
 
     Raises:
         UserError: it is not a CSV of results.
     """
     try:
-        with inputs.finite(path).open(newline="", encoding="utf-8-sig") as file:
+        unpacked = gzip.open if path.suffix == ".gz" else open
+        with unpacked(inputs.finite(path), "rt", newline="", encoding="utf-8-sig") as file:
             head, *lines = csv.reader(file, strict=True)
         lines = [line for line in lines if line]
         for number, line in enumerate(lines, 2):
@@ -122,7 +125,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Facts]:
                 raise ValueError(f"row {number} has {len(line)} cells, expected {len(head)}")
         if not lines:
             raise ValueError("no rows")
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: {error}", "a CSV of results", "python -m gwfbench report --write DIR makes one"
         ) from None
