@@ -159,14 +159,15 @@ def test_only_rows_of_the_suite_count(suite):
     mine = rows("gaussian", "ula", 0.2 * SPREAD)
     others = [
         *rows("blr", "ula", SPREAD),
-        *rows("gaussian", "mala", SPREAD, budget=""),
+        *rows("gaussian", "mala", SPREAD, budget="", calls=1001),
         *rows("gaussian", "blob", SPREAD, budget="score_calls=500.0"),
         *rows("gaussian", "ula", SPREAD) [:0],
     ]  # fmt: skip
     late = [row | {"seed": 7, "run_key": "late"} for row in rows("gaussian", "ula", SPREAD)[:1]]
     more = rows("gaussian", "dds", SPREAD, budget="score_calls=1000.0,seconds=5.0")
-    kept = boards.of_suite(pd.DataFrame([*mine, *others, *late, *more, *controls("gaussian")]), suite)
-    assert set(kept["method"]) == {"ula", "exact", "still", "dds"}, "a further limit on a run is no gain"
+    less = rows("gaussian", "nuts", SPREAD, budget="", calls=1000)
+    kept = boards.of_suite(pd.DataFrame([*mine, *others, *late, *more, *less, *controls("gaussian")]), suite)
+    assert set(kept["method"]) == {"ula", "exact", "still", "dds", "nuts"}, "a further limit is no gain, nor is none"
     assert kept["seed"].max() == 4
 
 

@@ -67,16 +67,18 @@ class Entry:
 def of_suite(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     """The rows that belong to a suite: its tasks, seeds, budget, and one setting of each method, named without it.
 
-    A method that is not on the roster keeps the name that boards give it.
+    A run is within the budget that was told its limits, and others perhaps, which are no gain, or that never came to
+    those it was not told. A method that is not on the roster keeps the name that boards give it.
     """
     rows = checked(rows, "the rows")
     roster = {(part.task, method): registry.head(method) for part in suite.parts for method in part.methods}
-    limits = {f"{name}={limit!r}" for name, limit in Budget.read(suite.budget).limits().items()}
     tasks = {part.task for part in suite.parts}
     fits = rows["task"].isin(tasks) & (rows["seed"] < suite.seeds)
-    fits &= (rows["role"] != "method") | rows["budget"].map(
-        lambda text: limits <= set(str(text).split(","))
-    )  # a further limit is no gain
+    budgets = {text: Budget.read(str(text)).limits() for text in rows["budget"].unique()}
+    for name, limit in Budget.read(suite.budget).limits().items():
+        told = rows["budget"].map({text: limits.get(name) for text, limits in budgets.items()})
+        spent = rows.groupby(["run_key", "attempt"])["step" if name == "steps" else name].transform("max")
+        fits &= (rows["role"] != "method") | (told == limit) | (told.isna() & ~(spent > limit))
     kept = rows[fits]
     names = [
         roster.get((task, method)) or registry.short(method)

@@ -1,0 +1,184 @@
+"""The numbers of the findings in results/README.md, computed from the rows, with the command that makes those rows.
+
+    python scripts/findings.py [NUMBER ...]
+
+A test holds each number against the text of its finding.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from gwfbench.plugins.registry import head
+from gwfbench.report import rows as kept_rows
+from gwfbench.report.board import bar, suites
+from gwfbench.report.board.cells import last_laws
+from gwfbench.report.pages import Layout
+from gwfbench.suites import suite as of_toml
+
+RESULTS = Path(__file__).parents[1] / "results"
+Numbers = dict[str, str]  # as the README prints them, by what they are
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding: its numbers, and the command that makes the rows that they are of."""
+
+    about: str
+    run: str
+    numbers: Callable[[], Numbers]
+
+
+@cache
+def rows(folder: str) -> pd.DataFrame:
+    """All rows of a folder of results."""
+    return kept_rows.read(RESULTS / folder / "rows.csv")[0]
+
+
+def last(folder: str, metric: str, task: str = "", method: str = "", seeds: int = 0) -> pd.DataFrame:
+    """The rows of each run's last law, of one metric, on a task, of methods whose name begins so."""
+    found = last_laws(rows(folder))
+    kept = found["metric"].str.startswith(metric) & found["method"].str.startswith(method)
+    found = found[kept & (found["task"] == task if task else True)]
+    return found[found["seed"] < seeds] if seeds else found
+
+
+def median(folder: str, metric: str, task: str, method: str, seeds: int = 0) -> float:
+    """The median over seeds of a method's last law."""
+    found = last(folder, metric, task, method, seeds)
+    if len(set(found["method"])) != 1:
+        raise ValueError(f"{folder}, {task}: {len(set(found['method']))} methods {method}, expected one")
+    return float(found["value"].median())
+
+
+@cache
+def board(name: str) -> dict[str, suites.Entry]:
+    """The methods of a suite by name, with their scores and tiers."""
+    suite = of_toml.load(name)
+    return {one.name: one for one in suites.entries(suites.of_suite(rows(name), suite), suite)}
+
+
+def short(value: float, digits: int = 2) -> str:
+    """A number as the README prints it."""
+    return f"{value:.{digits}g}" if value < 1e4 else f"{value:.1e}".replace("e+0", "e")
+
+
+def learnt_against_smc() -> Numbers:
+    """Pairs of a learnt method and a metric that can be told from smc at equal calls (report/board/bar.py)."""
+    layout = Layout.read(RESULTS / "sampling")
+    pairs = [pair for pair in bar.against(rows("sampling"), layout.bar, layout.metrics) if pair.fair]
+    told = [pair.outcome for pair in pairs if head(pair.method) in layout.learnt]
+    return {"pairs": str(len(told)), "worse": str(told.count("worse")), "better": str(told.count("better") or "none")}
+
+
+def calls_of_chains() -> Numbers:
+    """Oracle calls, those of the judged points with them, over four tasks."""
+    entries = board("sampling-small")
+    chains = sorted(entries[name].calls for name in ("nuts", "mala", "ula"))
+    return {"least": f"{chains[0] / 1e6:.0f}", "most": f"{chains[-1] / 1e6:.0f} million"}
+
+
+def errors_of_log_z() -> Numbers:
+    """Estimates within three of their standard errors, of targets with 20 seeds; errors on the funnel."""
+    found = last("studies/log_z", "log_z")
+    ratio = (found["value"].abs() / found["se"]).groupby(found["task"])
+    right = [task for task, own in ratio if len(own) == 20 and (own < 3).mean() > 0.9]
+    funnel = found[found["task"] == "funnel"]
+    times = math.sqrt((funnel["value"] ** 2).mean()) / funnel["se"].median()
+    of = sum(len(own) == 20 for _, own in ratio)
+    return {"right": f"{len(right)} of {of} targets", "too small": f"{times:.0f} times"}
+
+
+def disagreements() -> Numbers:
+    """The certified log Z of the two readings of the Cox process."""
+    with (RESULTS / "disagreements.csv").open(encoding="utf-8") as file:
+        log_z = [float(line["value"]) for line in csv.DictReader(file) if line["name"] == "lgcp"][:2]
+    return {"nats": f"{abs(log_z[1] - log_z[0]):.1f}"}
+
+
+def particles_and_generators() -> Numbers:
+    """Methods with the best letter, and generators among them."""
+    entries = board("particles-2d")
+    best = {name for name, one in entries.items() if "a" in one.tier}
+    generators = {"gan", "gwf", "sjko", "jko_flow", "drifting"}
+    if best & generators or not best:
+        raise ValueError(f"best letter: {', '.join(sorted(best))}")
+    return {"that move particles": f"{len(set(entries) - generators)} methods", "generators": f"{len(generators)} generators"}
+
+
+def box_and_ellipsoid() -> Numbers:
+    """By what factor an ellipsoid has a smaller Jensen-Shannon divergence than the paper's box, at dimension 6."""
+    found = last("studies/barenblatt", "jsd", "barenblatt:dim=6,step=0.0025,steps=10", "vjko", 5)
+    box = found["method"].str.contains("box=")
+    return {"factor": f"{found[box]['value'].median() / found[~box]['value'].median():.0f}"}
+
+
+def posteriors() -> Numbers:
+    """Oracle calls of mala next to those of a Gaussian, and failed runs of vjko."""
+    entries = board("posteriors")
+    ratio = entries["mala"].calls / entries["gaussian_vi"].calls
+    if not entries["mala"].score < entries["gaussian_vi"].score < min(entries[x].score for x in ("svgd", "ula", "blob")):
+        raise ValueError("mala, gaussian_vi, the others: no longer in this order")
+    return {"calls of mala": f"{ratio:.0f} times"}
+
+
+def proximal_term() -> Numbers:
+    """FID on digits without the proximal term, as a multiple of that with it: slow critic, and one that keeps up."""
+    slow = [
+        without / with_term
+        for kind in ("gwf:steps=10,iterations=400", "gwf:divergence=mmd,steps=10")
+        for with_term in [median("studies/images", "fid", "images", kind)]
+        for without in [median("studies/images", "fid", "images", kind.replace("steps=10", "step=inf,steps=10"))]
+    ]
+    return {"slow critic": f"{statistics.geometric_mean(slow):.0f} times"}
+
+
+def shares() -> Numbers:
+    """W2 of drifting's printed field from the target's points with wrong weights, and of not moving."""
+    task = "two_points:start=0.05,start_share=0.9"
+    return {name: short(median("studies/drifting", "w2", task, name), 3) for name in ("drifting", "still")}
+
+
+def fooled() -> Numbers:
+    """FID of drifting in pixels over that in the features of an encoder, on CIFAR-10 (JPEG copies)."""
+    found = last("studies/cifar10_jpeg", "fid", method="drifting")
+    features = found["method"].str.contains("features=encoder")
+    ratio = found[~features]["value"].median() / found[features]["value"].median()
+    return {"pixels": f"{ratio:.1f} times"}
+
+
+FINDINGS = (
+    Finding("learnt samplers", "run --suite sampling", learnt_against_smc),
+    Finding("calls of chains", "run --suite sampling-small", calls_of_chains),
+    Finding("error bars of log Z", "run --task funnel --method smc --seeds 20 --judge log_z  # and nine others",
+            errors_of_log_z),
+    Finding("log-Gaussian Cox", "python scripts/disagreements.py", disagreements),
+    Finding("the plane", "run --suite particles-2d", particles_and_generators),
+    Finding("box", "see results/studies/barenblatt/README.md", box_and_ellipsoid),
+    Finding("posteriors", "run --suite posteriors", posteriors),
+    Finding("proximal term", "sh results/studies/images/run.sh", proximal_term),
+    Finding("shares", "see results/studies/drifting/README.md", shares),
+    Finding("a classifier fooled", "sh results/studies/cifar10_jpeg/run.sh", fooled),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Prints each finding's numbers."""
+    wanted = {int(text) for text in sys.argv[1:]} or set(range(1, len(FINDINGS) + 1))
+    for number, finding in enumerate(FINDINGS, 1):
+        if number in wanted:
+            said = ", ".join(f"{what}: {value}" for what, value in finding.numbers().items())
+            print(f"{number}. {finding.about}: {said}\n   {finding.run}")
+
+
+if __name__ == "__main__":
+    main()
