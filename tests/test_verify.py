@@ -143,6 +143,7 @@ def test_the_reason_is_said_where_it_is_known(cli, tmp_path, monkeypatch):
     facts = json.loads(kept.read_text())
     for one in facts.values():
         one["torch"] = "1.0"
+        one["processor"] = "family 1"
     kept.write_text(json.dumps(facts))
     code, text, _ = cli("verify", "--rows", "kept/rows.csv")
     assert code == 1
@@ -151,6 +152,11 @@ def test_the_reason_is_said_where_it_is_known(cli, tmp_path, monkeypatch):
     assert "other code of symkl" in text
     assert "other torch: " in text
     assert "then 1.0" in text
+    assert "other processor: " in text
+    for one in facts.values():
+        del one["processor"]  # rows of before 0.2 do not have it
+    kept.write_text(json.dumps(facts))
+    assert "which processor it was is not known" in cli("verify", "--rows", "kept/rows.csv")[1]
     assert "DIFFERENT: ula:step=0.05 on ou:horizon=0.1, seed 0" in cli("report")[1]
 
 

@@ -206,6 +206,8 @@ def _reasons(
         yield f"other code of {', '.join(changed)}"
     if not facts:
         yield "the facts of the environment then are lost"
+    elif "processor" not in facts:
+        yield f"which processor it was is not known; here it is {now.get('processor')}, and another kind rounds otherwise"
     for name, then in facts.items():
         if name != "commit" and now.get(name) != then:
             yield f"other {name}: {now.get(name)}, then {then}"

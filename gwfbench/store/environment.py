@@ -26,7 +26,8 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in VERSIONED.values()},
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": _cpuinfo("model name") or platform.processor(),
+        "processor": _processor(),
         "threads": threads,
         "device": device,
         "commit": _commit(),
@@ -59,14 +60,23 @@ def env_hash(facts: Mapping[str, Any]) -> str:
     return digest(json.dumps(facts, sort_keys=True))
 
 
-def _cpu() -> str:
+def _processor() -> str:
+    """Which kind of processor, and which of its instructions torch uses: these decide how sums are rounded, and one
+    model name, such as AMD EPYC, is of several kinds."""
+    import torch
+
+    kind = ", ".join(f"{short} {_cpuinfo(name)}" for short, name in (("family", "cpu family"), ("model", "model")))
+    return f"{kind}, {torch.backends.cpu.get_cpu_capability()}" if _cpuinfo("model") else platform.machine()
+
+
+@cache
+def _cpuinfo(name: str) -> str:
+    """What Linux says of the first processor; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+        return ""
+    return next((value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == name), "")
 
 
 def _commit() -> str:
