@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import math
-import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pandas as pd
 
 from gwfbench.plugins.registry import head
 from gwfbench.report import rows as kept_rows
+from gwfbench.report import stats
 from gwfbench.report.board import bar, suites
 from gwfbench.report.board.cells import last_laws
 from gwfbench.report.pages import Layout
@@ -102,7 +102,8 @@ def disagreements() -> Numbers:
     """The certified log Z of the two readings of the Cox process."""
     with (RESULTS / "disagreements.csv").open(encoding="utf-8") as file:
         log_z = [float(line["value"]) for line in csv.DictReader(file) if line["name"] == "lgcp"][:2]
-    return {"nats": f"{abs(log_z[1] - log_z[0]):.1f}"}
+    lines = (RESULTS / "disagreements.md").read_text(encoding="utf-8").count("\n## ")
+    return {"nats": f"{abs(log_z[1] - log_z[0]):.1f}", "disagreements": str(lines)}
 
 
 def particles_and_generators() -> Numbers:
@@ -112,7 +113,10 @@ def particles_and_generators() -> Numbers:
     generators = {"gan", "gwf", "sjko", "jko_flow", "drifting"}
     if best & generators or not best:
         raise ValueError(f"best letter: {', '.join(sorted(best))}")
-    return {"that move particles": f"{len(set(entries) - generators)} methods", "generators": f"{len(generators)} generators"}
+    return {
+        "that move particles": f"{len(set(entries) - generators)} methods",
+        "generators": f"{len(generators)} generators",
+    }
 
 
 def box_and_ellipsoid() -> Numbers:
@@ -126,7 +130,11 @@ def posteriors() -> Numbers:
     """Oracle calls of mala next to those of a Gaussian, and failed runs of vjko."""
     entries = board("posteriors")
     ratio = entries["mala"].calls / entries["gaussian_vi"].calls
-    if not entries["mala"].score < entries["gaussian_vi"].score < min(entries[x].score for x in ("svgd", "ula", "blob")):
+    if (
+        not entries["mala"].score
+        < entries["gaussian_vi"].score
+        < min(entries[x].score for x in ("svgd", "ula", "blob"))
+    ):
         raise ValueError("mala, gaussian_vi, the others: no longer in this order")
     return {"calls of mala": f"{ratio:.0f} times"}
 
@@ -134,12 +142,22 @@ def posteriors() -> Numbers:
 def proximal_term() -> Numbers:
     """FID on digits without the proximal term, as a multiple of that with it: slow critic, and one that keeps up."""
     slow = [
-        without / with_term
-        for kind in ("gwf:steps=10,iterations=400", "gwf:divergence=mmd,steps=10")
-        for with_term in [median("studies/images", "fid", "images", kind)]
-        for without in [median("studies/images", "fid", "images", kind.replace("steps=10", "step=inf,steps=10"))]
+        median("studies/images", "fid", "images", f"gwf:{step}steps=10,iterations=400") for step in ("step=inf,", "")
     ]
-    return {"slow critic": f"{statistics.geometric_mean(slow):.0f} times"}
+    table = last("studies/critic", "fid", "images", "gwf").pivot_table(index="seed", columns="method", values="value")
+    without = next(name for name in table if "step=inf" in name)
+    ratio, half = stats.paired(
+        {seed: math.log(row[without] / row.drop(without).item()) for seed, row in table.iterrows()}
+    )
+    page = (RESULTS / "studies/proximal/leaderboard.md").read_text(encoding="utf-8")  # a test holds it against its rows
+    plane = page.partition("`step=inf` does to w2\n")[2].partition("| all of them")[2].split("|")[2]  # moons
+    low, high = math.exp(ratio - half), math.exp(ratio + half)
+    return {
+        "slow critic": f"{slow[0] / slow[1]:.0f} times",
+        "one that keeps up": f"{math.exp(ratio):.2f} times",
+        "95 % interval": f"{low:.2f} to {high:.1f}",
+        "moons": f"{100 * (float(plane.split()[1]) - 1):.0f} %",
+    }
 
 
 def shares() -> Numbers:
@@ -156,18 +174,27 @@ def fooled() -> Numbers:
     return {"pixels": f"{ratio:.1f} times"}
 
 
+def by_heart() -> Numbers:
+    """FID of the training images by two protocols, as the page of CIFAR-10 has them of scripts/protocols.py."""
+    page = (RESULTS / "studies/cifar10_jpeg/README.md").read_text(encoding="utf-8")
+    line = next(line for line in page.splitlines() if line.startswith("| training images, by heart | 0.000"))
+    return {"fid_10k_5k": line.split("|")[-2].split()[0]}
+
+
+RUN = "python -m gwfbench run"
 FINDINGS = (
-    Finding("learnt samplers", "run --suite sampling", learnt_against_smc),
-    Finding("calls of chains", "run --suite sampling-small", calls_of_chains),
-    Finding("error bars of log Z", "run --task funnel --method smc --seeds 20 --judge log_z  # and nine others",
-            errors_of_log_z),
+    Finding("learnt samplers", f"{RUN} --suite sampling", learnt_against_smc),
+    Finding("calls of chains", f"{RUN} --suite sampling-small", calls_of_chains),
+    Finding("error bars of log Z", "results/studies/log_z/README.md has it", errors_of_log_z),
     Finding("log-Gaussian Cox", "python scripts/disagreements.py", disagreements),
-    Finding("the plane", "run --suite particles-2d", particles_and_generators),
-    Finding("box", "see results/studies/barenblatt/README.md", box_and_ellipsoid),
-    Finding("posteriors", "run --suite posteriors", posteriors),
-    Finding("proximal term", "sh results/studies/images/run.sh", proximal_term),
-    Finding("shares", "see results/studies/drifting/README.md", shares),
+    Finding("the plane", f"{RUN} --suite particles-2d", particles_and_generators),
+    Finding("box", "results/studies/barenblatt/README.md has it", box_and_ellipsoid),
+    Finding("posteriors", f"{RUN} --suite posteriors", posteriors),
+    Finding("proximal term", f"sh results/studies/images/run.sh; {RUN} --task images --method gwf@mnist-quick "
+            "--method gwf@mnist-quick:step=inf --seeds 5 --no-curve", proximal_term),
+    Finding("shares", "results/studies/drifting/README.md has it", shares),
     Finding("a classifier fooled", "sh results/studies/cifar10_jpeg/run.sh", fooled),
+    Finding("a wrong protocol", "python scripts/protocols.py cifar10_jpeg", by_heart),
 )  # fmt: skip
 
 
