@@ -9,6 +9,8 @@ import pytest
 
 from gwfbench.audit import verdict, verify
 from gwfbench.plugins import registry
+from gwfbench.report import rows as kept_rows
+from gwfbench.store import environment
 
 pytestmark = pytest.mark.usefixtures("one_process")  # what they patch must be seen
 
@@ -158,6 +160,59 @@ def test_the_reason_is_said_where_it_is_known(cli, tmp_path, monkeypatch):
     kept.write_text(json.dumps(facts))
     assert "which processor it was is not known" in cli("verify", "--rows", "kept/rows.csv")[1]
     assert "DIFFERENT: ula:step=0.05 on ou:horizon=0.1, seed 0" in cli("report")[1]
+
+
+@pytest.fixture
+def five(cli, tmp_path, monkeypatch):
+    """Rows of five seeds and their facts, whose seed 0 a test may change; and what `verify` says of that seed."""
+    assert cli("run", *WORDS[:-1], "5", "--no-controls", "--no-curve")[0] == 0
+    assert cli("report", "--write", "kept")[0] == 0
+    rows, facts = kept_rows.read(tmp_path / "kept/rows.csv")
+    monkeypatch.setattr(verify, "SIGMAS", 1e-3)  # so that a hundredth of a value is not tolerated
+
+    def again(factor, processor, code=""):
+        changed = rows.copy()
+        changed.loc[changed["seed"] == 0, "value"] *= factor
+        if code:
+            changed["code"] = code
+        told = {"processor": processor} if processor else {}
+        here = {name: value for name, value in next(iter(facts.values())).items() if name != "processor"} | told
+        return verify.verify(changed[changed["seed"] == 0], here, changed)
+
+    return again
+
+
+HERE = environment.environment("cpu", 1)["processor"]
+
+
+def test_on_another_processor_a_value_may_be_like_another_seed_s(five):
+    assert five(1, HERE).verdict == "identical"
+    assert five(1.01, "family 1").verdict == "like another seed"
+    assert five(1.01, "").verdict == "like another seed"  # rows of before 0.2 don't say which it was
+    assert "other processor: " in five(1.01, "family 1").why
+
+
+def test_here_or_by_other_code_or_far_away_it_may_not(five):
+    assert five(1.01, HERE).verdict == "different"
+    assert five(1.01, "family 1", code="0123").verdict == "different"
+    assert five(1e3, "family 1").verdict == "different"
+
+
+def test_it_takes_four_other_seeds(five, monkeypatch):
+    monkeypatch.setattr(verify, "FEWEST", 5)
+    assert five(1.01, "family 1").verdict == "different"
+
+
+def test_where_one_more_seed_might_be():
+    rows = pd.DataFrame({"seed": range(5), "value": [9.0, 1.0, 2.0, 3.0, 4.0], "task": "a", "method": "b", "metric": "c",
+                         "step": 1, "n": 1, "code": "d"})  # fmt: skip
+    row = rows.iloc[0].to_dict()
+    row["value"] = 2.5
+    width = 5.8409 * math.sqrt(5 / 3) * math.sqrt(1.25)  # t of 3 degrees of freedom, 99.5 %; sd of 1, 2, 3, 4
+    assert verify._among([(row, {"value": 2.5 + 0.999 * width})], rows)
+    assert not verify._among([(row, {"value": 2.5 + 1.001 * width})], rows)
+    assert not verify._among([(row | {"value": 99.0}, {"value": 2.5})], rows)
+    assert not verify._among([(row, {"value": None})], rows)
 
 
 def test_old_rows_and_no_rows_are_mistakes(cli, tmp_path):

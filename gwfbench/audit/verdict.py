@@ -11,7 +11,7 @@ from gwfbench.store import checked
 from gwfbench.store.record import to_json
 
 FILE = "verified.jsonl"
-Word = Literal["identical", "within tolerance", "different", "not run"]
+Word = Literal["identical", "within tolerance", "like another seed", "different", "not run"]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
 """Run finished runs again from their rows alone, and say whether the numbers are the same.
 
-A value is identical (every bit of it and of its standard error), within tolerance, or different. Both runs have the
-same random numbers, so that all that can differ is rounding (another processor, number of threads, library) and what
-training makes of it. Tolerated is
+A value is identical (every bit of it and of its standard error), within tolerance, like another seed, or different.
+Both runs have the same random numbers, so that all that can differ is rounding (another processor, number of threads,
+library) and what training makes of it. Tolerated is
     |new - old| <= 5 se        what the metric itself can't tell apart: the larger standard error of the two, or
     |new - old| <= 1e-3 |old|  three digits, for values whose standard error is smaller than that, or not known.
+Where the code is the same, and the processor or a library is another one or not known, a value may also be like that of
+another seed, then and now: inside the interval that holds one more draw in 99 % of cases, by the values of at least four
+other seeds in the same rows (t, two-sided). Training can make that much of a last bit. Nothing smaller than the spread over seeds
+is seen then.
 Numbers of points and oracle calls, judged times and the status must be the same in any case, and no law that the run
 has may lack among the rows of a metric. Values that `score` made from the points that the run kept are made in the same
 way again. A run that a budget of seconds cut is compared over the laws that both have.
@@ -23,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
 from gwfbench.audit import rescore
 from gwfbench.audit.verdict import Verdict, Word
@@ -36,6 +41,8 @@ from gwfbench.store.record import Run
 from gwfbench.store.rows import tidy
 
 SIGMAS, DIGITS = 5.0, 1e-3
+SHARE, FEWEST = 0.99, 4  # of the interval by other seeds; the seeds that it takes
+Off = tuple[Mapping[Any, Any], Mapping[Any, Any]]  # a row, and what it is now
 NEEDED = (
     *("task", "method", "seed", "dtype", "device", "budget", "status", "run_key", "attempt", "code", "env"),
     *("step", "t", "metric", "metric_code", "value", "se", "n", "score_calls", "log_prob_calls", "draw_calls"),
@@ -60,12 +67,13 @@ def pick(points: pd.DataFrame, count: int, seed: int) -> list[pd.DataFrame]:
     return [groups.get_group(keys[i]) for i in chosen]
 
 
-def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
+def verify(rows: pd.DataFrame, facts: Mapping[str, Any], others: pd.DataFrame | None = None) -> Verdict:
     """Run one run again and compare.
 
     Args:
         rows: of one attempt.
         facts: of the environment that they were made in; empty if they are lost.
+        others: rows of other seeds, and of anything else.
     """
     first = rows.iloc[0]
     threads = facts.get("threads")
@@ -91,8 +99,11 @@ def verify(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Verdict:
     except UserError as error:
         return replace(blank, what=f"it can't be built any more: {error.got}")
     fresh = tidy([run])
-    verdict, what, values = _compare(rows, [run, *scored], str(first["status"]))
-    why = [] if verdict == "identical" else _reasons(rows, fresh, blank.code, run.code, facts, now)
+    verdict, what, values, off = _compare(rows, [run, *scored], str(first["status"]))
+    changed = [] if verdict == "identical" else list(_changes(rows, fresh, blank.code, run.code))
+    why = [] if verdict == "identical" else [*changed, *_elsewhere(facts, now)]
+    if off and why and not changed and others is not None and _among(off, others):
+        verdict = "like another seed"
     return replace(
         blank, verdict=verdict, what=what, values=values, why="; ".join(why), code_now=run.code,
         env_now=environment.env_hash(now),
@@ -123,45 +134,61 @@ def _scored(rows: pd.DataFrame, run: Run, out: Path) -> list[Run]:
     return found
 
 
-def _compare(rows: pd.DataFrame, made: Sequence[Run], was: str) -> tuple[Word, str, int]:
-    """The verdict, the worst value in words, and how many were compared.
+def _compare(rows: pd.DataFrame, made: Sequence[Run], was: str) -> tuple[Word, str, int, list[Off]]:
+    """The verdict, the worst value in words, how many were compared, and those that make it different.
 
     Args:
         made: the run as it was made again, and after it what was scored of its points.
     """
     run, records = made[0], rows.to_dict("records")
     if run.status != was:
-        return "different", f"it ended {run.status} ({run.reason}) where it had ended {was}", 0
+        return "different", f"it ended {run.status} ({run.reason}) where it had ended {was}", 0, []
     cut = was == "budget" and "seconds" in run.budget
     lacks = "" if cut else _lacking(records, made)
     if lacks:
-        return "different", lacks, 0
+        return "different", lacks, 0, []
     new: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for row in (row for one in made for row in one.rows):
         new[row.step, row.metric].append(vars(row))
-    worst: tuple[float, str] = (0.0, "")
-    values = 0
+    offs: list[tuple[float, Off]] = []
     for row in records:
         mine = new[row["step"], row["metric"]]
         if not mine:
             if cut:
                 continue
-            return "different", f"{_named(row)}: got no such row", values
+            return "different", f"{_named(row)}: got no such row", len(offs), []
         got = next((one for one in mine if one["n"] == row["n"]), mine[-1])
         for field in (*EXACT, "worst"):
             then = row.get(field)
             same = got[field] == then or (_missing(got[field]) and _missing(then))
             if not same and not (field == "worst" and (_missing(then) or not then)):  # rows of before have none
-                return "different", f"{field} of {_named(row)}: got {got[field]}, expected {then}", values
-        values += 1
-        off = _off(row, got)
-        if off > worst[0]:
-            said = f"{_named(row)}: got {got['value']!r}, expected {row['value']!r}, standard error {row['se']:.2g}"
-            worst = off, said
-    if not values:
-        return "not run", "no value of it can be compared", 0
-    word: Word = "different" if worst[0] > 1 else "within tolerance" if worst[0] > 0 else "identical"
-    return word, worst[1], values
+                return "different", f"{field} of {_named(row)}: got {got[field]}, expected {then}", len(offs), []
+        offs.append((_off(row, got), (row, got)))
+    if not offs:
+        return "not run", "no value of it can be compared", 0, []
+    worst, (row, got) = max(offs, key=lambda one: one[0])
+    said = (
+        f"{_named(row)}: got {got['value']!r}, expected {row['value']!r}, standard error {row['se']:.2g}"
+        if worst
+        else ""
+    )
+    word: Word = "different" if worst > 1 else "within tolerance" if worst > 0 else "identical"
+    return word, said, len(offs), [one for off, one in offs if off > 1]
+
+
+def _among(off: Sequence[Off], others: pd.DataFrame) -> bool:
+    """Whether each of these values, then and now, is where one more seed's might be, by those of the others."""
+    for row, got in off:
+        fits = others["seed"] != row["seed"]
+        for name in ("task", "method", "metric", "step", "n", "code"):
+            fits &= others[name] == row[name]
+        found = others[fits].drop_duplicates("seed", keep="last")["value"].dropna()
+        if len(found) < FEWEST or _missing(got["value"]):
+            return False
+        width = scipy.stats.t.ppf((1 + SHARE) / 2, len(found) - 1) * found.std() * math.sqrt(1 + 1 / len(found))
+        if not max(abs(one["value"] - found.mean()) for one in (row, got)) <= width:
+            return False
+    return True
 
 
 def _lacking(records: Sequence[Mapping[Any, Any]], made: Sequence[Run]) -> str:
@@ -194,20 +221,23 @@ def _missing(value: Any) -> bool:
     return value is None or value != value
 
 
-def _reasons(
-    rows: pd.DataFrame, fresh: pd.DataFrame, code: str, code_now: str, facts: Mapping[str, Any], now: Mapping[str, Any]
-) -> Iterator[str]:
-    """What is known to differ between then and now."""
+def _changes(rows: pd.DataFrame, fresh: pd.DataFrame, code: str, code_now: str) -> Iterator[str]:
+    """What of the code differs between then and now."""
     if code != code_now:
         yield f"other code: {code_now}, then {code}"
     codes, today = (dict(zip(one["metric"], one["metric_code"], strict=True)) for one in (rows, fresh))
     changed = [name for name, then in codes.items() if today.get(name, then) != then]
     if changed:
         yield f"other code of {', '.join(changed)}"
+
+
+def _elsewhere(facts: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What of machine and libraries is known to differ between then and now, or isn't known."""
     if not facts:
         yield "the facts of the environment then are lost"
     elif "processor" not in facts:
-        yield f"which processor it was is not known; here it is {now.get('processor')}, and another kind rounds otherwise"
+        here = now.get("processor")
+        yield f"which processor it was is not known; here it is {here}, and another kind rounds otherwise"
     for name, then in facts.items():
-        if name != "commit" and now.get(name) != then:
+        if name not in ("commit", "gwfbench") and now.get(name) != then:
             yield f"other {name}: {now.get(name)}, then {then}"

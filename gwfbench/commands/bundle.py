@@ -139,7 +139,7 @@ def _again(rows: pd.DataFrame, facts: dict[str, Any], count: int, seed: int) -> 
 
     refused, done = [], 0
     for some in verify.pick(rows[rows["role"] == "method"], count, seed):
-        verdict = verify.verify(some, facts.get(str(some["env"].iloc[0]), {}))
+        verdict = verify.verify(some, facts.get(str(some["env"].iloc[0]), {}), rows)
         done += 1
         note(f"run again: {verdict.task} {verdict.method} seed {verdict.seed}: {verdict.verdict}")
         who = f"{verdict.task} {verdict.method} seed {verdict.seed}"

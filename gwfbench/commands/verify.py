@@ -45,9 +45,9 @@ def verify(
 
     Several CSVs may follow --rows, as in `verify --rows results/*/rows.csv`. The runs are chosen from all of them.
 
-    The verdict on each is identical (every bit), within tolerance, or different, with the value that differs. Verdicts
-    are kept in verified.jsonl under --out, and `report` counts them. Exit code: 0 if all are identical or within
-    tolerance, 1 if one is different or could not be run, 2 for a mistake in the command.
+    The verdict on each is identical (every bit), within tolerance, like another seed (only on another processor or
+    library), or different, with the value that differs. Verdicts are kept in verified.jsonl under --out, and `report`
+    counts them. Exit code: 1 if a run is different or could not be run, 2 for a mistake in the command, else 0.
     """
     from gwfbench.audit import verify as again
     from gwfbench.audit.verdict import keep
@@ -58,7 +58,7 @@ def verify(
     table, facts = selected(tasks, methods, (rows, *more) if rows else None, out)
     ends: Counter[str] = Counter()
     for some in again.pick(table, count, seed):
-        verdict = again.verify(some, facts.get(str(some["env"].iloc[0]), {}))
+        verdict = again.verify(some, facts.get(str(some["env"].iloc[0]), {}), table)
         keep(out, verdict)
         ends[verdict.verdict] += 1
         told = "".join(f"\n  {text}" for text in (verdict.what, verdict.why) if text)
