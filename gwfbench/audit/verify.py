@@ -6,9 +6,9 @@ library) and what training makes of it. Tolerated is
     |new - old| <= 5 se        what the metric itself can't tell apart: the larger standard error of the two, or
     |new - old| <= 1e-3 |old|  three digits, for values whose standard error is smaller than that, or not known.
 Where the code is the same, and the processor or a library is another one or not known, a value may also be like that of
-another seed, then and now: inside the interval that holds one more draw in 99 % of cases, by the values of at least four
-other seeds in the same rows (t, two-sided). Training can make that much of a last bit. Nothing smaller than the spread over seeds
-is seen then.
+another seed, then and now: inside the interval that holds one more draw in 99 % of cases, by the values of at least
+four other seeds in the same rows (t, two-sided). Training can make that much of a last bit. Nothing smaller than the
+spread over seeds is seen then.
 Numbers of points and oracle calls, judged times and the status must be the same in any case, and no law that the run
 has may lack among the rows of a metric. Values that `score` made from the points that the run kept are made in the same
 way again. A run that a budget of seconds cut is compared over the laws that both have.
