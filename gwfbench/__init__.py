@@ -14,7 +14,7 @@ from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Streams", "UserError", "leaderboard", "load", "method", "methods", "metrics", "run", "task", "tasks"]
 
 # In a checkout, gwfbench.tasks and gwfbench.baselines are the folders next to this one.
