@@ -11,6 +11,7 @@ from gwfbench.commands import _suites
 from gwfbench.errors import UserError
 from gwfbench.nn.classifier import pinned
 from gwfbench.plugins import registry
+from gwfbench.report import pages
 from gwfbench.report.board import suites as boards
 from gwfbench.suites import suite as suites
 
@@ -169,6 +170,18 @@ def test_only_rows_of_the_suite_count(suite):
     kept = boards.of_suite(pd.DataFrame([*mine, *others, *late, *more, *less, *controls("gaussian")]), suite)
     assert set(kept["method"]) == {"ula", "exact", "still", "dds", "nuts"}, "a further limit is no gain, nor is none"
     assert kept["seed"].max() == 4
+
+
+def test_on_a_suite_s_page_runs_within_its_budget_are_one_method_s(tmp_path):
+    """Whether a run was told of a limit that it never came to changes nothing: the tables pool its seeds."""
+    (tmp_path / "two.toml").write_text(SUITE)
+    folder = tmp_path / "two"
+    folder.mkdir()
+    (folder / "page.toml").write_text(f'suite = "{tmp_path / "two.toml"}"\n')
+    told, untold = rows("gaussian", "ula", SPREAD)[:3], rows("gaussian", "ula", SPREAD, budget="", calls=900)[3:]
+    table = pd.DataFrame([*told, *untold, *controls("gaussian")]).assign(env="e", code="c", law="", dtype="float32")
+    text = pages.made(folder, table, {})[folder / "leaderboard.md"].partition("\n## ")[2]
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ula")] == ["ula"]
 
 
 def test_a_roster_s_setting_goes_by_the_method_s_name(tmp_path):
