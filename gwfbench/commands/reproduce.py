@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gwfbench.drive.job import Job
     from gwfbench.papers.ledger import Answer, Paper, Table
+    from gwfbench.report.paper_rows import Pairs
     from gwfbench.report.rows import Facts
 
 
@@ -81,17 +82,22 @@ def reproduce(
     parts = [read(path) for path in rows]
     if rows and not dry_run:
         facts = {name: kept for _, environments in parts for name, kept in environments.items()}
-        make(book, _joined([part for part, _ in parts]), facts, write, [str(path) for path in rows])
+        named = zip(rows, parts, strict=True)
+        sources = {str(path): set(zip(part["task"], part["method"], strict=True)) for path, (part, _) in named}
+        make(book, _joined([part for part, _ in parts]), facts, write, sources)
         return
     if how["isolate"] and not dry_run:
         from gwfbench.process import forkserver
 
         forkserver.warm()
-    todo = ledger.to_run(book, tables, whole)
+    cuda = device.partition(":")[0] == "cuda"
+    todo = ledger.to_run(book, tables, whole, cuda)
     jobs = listed(paper, todo, tables, seeds, device)
     if dry_run:
         parts = parts or [read(path) for path in files(Path("results"))]
-        say(cost(jobs, _joined([part for part, _ in parts])))
+        say(cost(jobs, _joined([part for part, _ in parts]), device.partition(":")[0]))
+        if told := gpu_cost(tables, len({seed for job in jobs for seed in job.seeds}) or 1):
+            say(told)
         return
     failed = False
     if jobs:
@@ -115,7 +121,10 @@ def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], s
         say(f"  {answer.task}  {answer.method}\n    {answer.setting}, for {', '.join(names)}")
         if answer.cut:
             say(f"    cut: {answer.cut}")
-    why = Counter(number.missing for table in tables for number in table.numbers if number.missing)
+    cuda = device.partition(":")[0] == "cuda"
+    shown = {table.name for table in tables}
+    left = [number for table in tables if table.again not in shown for number in table.numbers if number.missing]
+    why = Counter(number.missing for number in left if not (cuda and number.device == "cuda"))
     if why:
         say(f"not run: {why.total()} numbers")
     for reason, number in why.most_common():
@@ -123,14 +132,17 @@ def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], s
     return jobs
 
 
-def cost(jobs: Sequence[Job], rows: pd.DataFrame) -> str:
+def cost(jobs: Sequence[Job], rows: pd.DataFrame, device: str = "cpu") -> str:
     """What these runs will take, by what earlier runs of the same settings took, in words.
 
     Args:
         rows: of earlier runs, on whatever machine; older ones do not say what judging took.
+        device: cpu or cuda, of both.
     """
     known: dict[tuple[str, str], float] = {}
     judging = "left out"
+    if len(rows) and "device" in rows:
+        rows = rows[rows["device"].str.partition(":")[0] == device]
     if len(rows):
         unknown = rows["judge_seconds"].isna()
         judging = "left out" if unknown.all() else "left out of older ones" if unknown.any() else "included"
@@ -142,11 +154,36 @@ def cost(jobs: Sequence[Job], rows: pd.DataFrame) -> str:
     if not found:
         return "cost: not known, as no earlier rows are of these settings"
     left = f"; {len(todo) - len(found)} runs are of settings without earlier rows" if len(found) < len(todo) else ""
-    hours = sum(found) / 3600
-    return f"cost: about {hours:.2g} hours of one core for {len(found)} runs, by earlier rows, judging {judging}{left}"
+    hours, what = sum(found) / 3600, "one core" if device == "cpu" else "one GPU"
+    return f"cost: about {hours:.2g} hours of {what} for {len(found)} runs, by earlier rows, judging {judging}{left}"
 
 
-def make(book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Sequence[str] = ()) -> None:
+def gpu_cost(tables: Sequence[Table], seeds: int) -> str:
+    """The commands of what takes a GPU, each once, with the minutes of a seed; empty where there are none."""
+    from gwfbench.papers.ledger import RATES
+
+    found = {number.command: number for table in tables for number in table.numbers if number.command}
+    if not found:
+        return ""
+    spans = {command: number.minutes for command, number in found.items()}
+    lines = [
+        f"  python -m gwfbench {command} --seeds {seeds}\n    a seed: {_minutes(spans[command])}" for command in spans
+    ]
+    least, most = (seeds * sum(span[end] for span in spans.values()) / 60 for end in (0, 1))
+    rates = f"{RATES[1] / 1e12:.0f} to {RATES[0] / 1e12:.0f} TFLOP/s"
+    head = f"on a GPU: {len(found)} settings, about {least:.2g} to {most:.2g} hours for {seeds} seed(s) of each"
+    how = f"operations counted, {rates} assumed: nothing was measured on a GPU; `--device cuda` runs them all"
+    return "\n".join([f"{head} ({how})", *lines])
+
+
+def _minutes(span: tuple[float, float]) -> str:
+    least, most = span
+    return f"{least:.0f} to {most:.0f} minutes" if least == least else "not counted"
+
+
+def make(
+    book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Mapping[str, Pairs] | None = None
+) -> None:
     """Write the page, and print how many verdicts of each kind it has."""
     from gwfbench.report.paper_page import counted, page
 
