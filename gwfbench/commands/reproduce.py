@@ -19,7 +19,6 @@ from gwfbench.errors import require
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gwfbench.drive.job import Job
     from gwfbench.papers.ledger import Answer, Paper, Table
     from gwfbench.report.paper_rows import Pairs
     from gwfbench.report.rows import Facts
@@ -72,6 +71,7 @@ def reproduce(
     """
     from gwfbench.papers import ledger
     from gwfbench.report.rows import files, read
+    from gwfbench.runs.order import Order, read_seeds
 
     require(bool(rows) or not more, f"reproduce {paper} {' '.join(map(str, more))}", "one paper", "write --rows first")
     rows = (*rows, *more)
@@ -90,15 +90,16 @@ def reproduce(
         from gwfbench.process import forkserver
 
         forkserver.warm()
-    cuda = device.partition(":")[0] == "cuda"
-    todo = ledger.to_run(book, tables, whole, cuda)
-    jobs = listed(paper, todo, tables, seeds, device)
+    kind = device.partition(":")[0]
+    todo, numbers = ledger.to_run(book, tables, whole, kind == "cuda"), read_seeds(seeds)
+    tell(paper, todo, tables, len(numbers), kind)
     if dry_run:
         parts = parts or [read(path) for path in files(Path("results"))]
-        say(cost(jobs, _joined([part for part, _ in parts]), device.partition(":")[0]))
-        if told := gpu_cost(tables, len({seed for job in jobs for seed in job.seeds}) or 1):
+        say(cost(list(todo), len(numbers), _joined([part for part, _ in parts]), kind))
+        if told := gpu_cost(tables, len(numbers)):
             say(told)
         return
+    jobs = [job for one in todo for job in Order.read([one.task], [one.method], numbers, device, controls=False).jobs()]
     failed = False
     if jobs:
         done, _ = performed(jobs, read_execution(how), out, "table", ())
@@ -108,31 +109,23 @@ def reproduce(
     sys.exit(failed)
 
 
-def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], seeds: str, device: str) -> list[Job]:
-    """The jobs of these runs; prints them with the tables that need them, and why other numbers are not run."""
-    from gwfbench.runs.order import Order
-
-    jobs: list[Job] = []
-    for answer in todo:
-        jobs += Order.read([answer.task], [answer.method], seeds, device, controls=False).jobs()
-    count = sum(len(job.seeds) for job in jobs)
-    say(f"{paper}: {count} runs of {len(todo)} settings")
+def tell(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], seeds: int, device: str) -> None:
+    """Print these runs with the tables that need them, and why other numbers are not run on this device."""
+    say(f"{paper}: {len(todo) * seeds} runs of {len(todo)} settings")
     for answer, names in todo.items():
         say(f"  {answer.task}  {answer.method}\n    {answer.setting}, for {', '.join(names)}")
         if answer.cut:
             say(f"    cut: {answer.cut}")
-    cuda = device.partition(":")[0] == "cuda"
     shown = {table.name for table in tables}
     left = [number for table in tables if table.again not in shown for number in table.numbers if number.missing]
-    why = Counter(number.missing for number in left if not (cuda and number.device == "cuda"))
+    why = Counter(number.missing for number in left if not device == number.device == "cuda")
     if why:
         say(f"not run: {why.total()} numbers")
     for reason, number in why.most_common():
         say(f"  {number}: {reason}")
-    return jobs
 
 
-def cost(jobs: Sequence[Job], rows: pd.DataFrame, device: str = "cpu") -> str:
+def cost(todo: Sequence[Answer], seeds: int, rows: pd.DataFrame, device: str) -> str:
     """What these runs will take, by what earlier runs of the same settings took, in words.
 
     Args:
@@ -141,21 +134,22 @@ def cost(jobs: Sequence[Job], rows: pd.DataFrame, device: str = "cpu") -> str:
     """
     known: dict[tuple[str, str], float] = {}
     judging = "left out"
-    if len(rows) and "device" in rows:
-        rows = rows[rows["device"].str.partition(":")[0] == device]
+    if len(rows):
+        rows = rows[rows["device"].str.partition(":")[0] == device] if "device" in rows else rows
     if len(rows):
         unknown = rows["judge_seconds"].isna()
         judging = "left out" if unknown.all() else "left out of older ones" if unknown.any() else "included"
         took = rows.assign(took=rows["seconds"] + rows[["sample_seconds", "judge_seconds"]].fillna(0.0).sum(axis=1))
         runs = took.groupby(["task", "method", "run_key", "attempt"])["took"].max()
         known = runs.groupby(level=[0, 1]).median().to_dict()  # type: ignore[assignment]
-    todo = [(job.identity(seed).task, job.identity(seed).method) for job in jobs for seed in job.seeds]
-    found = [known[one] for one in todo if one in known]
+    found = [known[one.task, one.method] for one in todo if (one.task, one.method) in known]
     if not found:
         return "cost: not known, as no earlier rows are of these settings"
-    left = f"; {len(todo) - len(found)} runs are of settings without earlier rows" if len(found) < len(todo) else ""
-    hours, what = sum(found) / 3600, "one core" if device == "cpu" else "one GPU"
-    return f"cost: about {hours:.2g} hours of {what} for {len(found)} runs, by earlier rows, judging {judging}{left}"
+    more = (len(todo) - len(found)) * seeds
+    left = f"; {more} runs are of settings without earlier rows" if more else ""
+    hours, what = seeds * sum(found) / 3600, "one core" if device == "cpu" else "one GPU"
+    known_runs = len(found) * seeds
+    return f"cost: about {hours:.2g} hours of {what} for {known_runs} runs, by earlier rows, judging {judging}{left}"
 
 
 def gpu_cost(tables: Sequence[Table], seeds: int) -> str:

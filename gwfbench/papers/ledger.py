@@ -89,6 +89,8 @@ class Number:
     "what on our side was chosen by agreement with this very table"
     note: str = ""
     "what may be behind a difference"
+    curve: str = ""
+    "where the paper shows it, as a curve without a number: ours is listed, and held against nothing"
     instead: str = ""
     "ours where it is another method than theirs, in words: agreement then says little"
     protocol: str = ""
@@ -312,11 +314,8 @@ def _table(entry: Mapping[str, Any], where: str) -> Table:
     evidence = entry.get("evidence", [])
     is_list = isinstance(evidence, list) and all(isinstance(one, str) and ": " in one for one in evidence)
     require(is_list, f"{where}: evidence = {evidence!r}", '["studies/ou/README.md: what it shows"]', "fix the file")
-    table = _made(
-        Table,
-        {**kept, "numbers": tuple(made), "pairs": tuple(map(tuple, pairs)), "evidence": tuple(evidence)},
-        where,
-    )
+    kept |= {"numbers": tuple(made), "pairs": tuple(map(tuple, pairs)), "evidence": tuple(evidence)}
+    table = _made(Table, kept, where)
     for one, other in table.pairs:
         found = any(f"{one} - {other}:" in what for what, _, _ in table.claims())
         require(found, f"{where}: pair {one}, {other}", "two columns of the table", "fix the file")
@@ -326,10 +325,11 @@ def _table(entry: Mapping[str, Any], where: str) -> Table:
 
 def _check(one: Number, where: str) -> None:
     where = f"{where}: {one.what}"
-    answered = bool(one.metric and one.task and (one.run or one.method) and one.value)
+    answered = bool(one.metric and one.task and (one.run or one.method) and (one.value or one.curve))
     for ok, expected in (
         (answered or bool(one.missing), "a value, a metric, a task, and run or method; or why they are missing"),
         (all(math.isfinite(value) for value in one.value), "finite values"),
+        (not (one.value and one.curve), "a value, or the name of a curve"),
         (min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1, "errors not negative, at least 1 seed"),
         (one.better in ("lower", "higher"), "better = lower or higher"),
         (one.scale in ("", "log10", "half"), "scale = log10 or half, or none"),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
-from gwfbench.datasets.protocols import Called, apart
-from gwfbench.papers.ledger import KINDS, RATES, Answer, Number, Paper, Table, answers, short, to_run
+from gwfbench.datasets.protocols import apart
+from gwfbench.papers.ledger import KINDS, Answer, Number, Paper, Table, answers, short, to_run
 from gwfbench.plugins import registry
 from gwfbench.report import verdicts
 from gwfbench.report.board.cells import Cell
 from gwfbench.report.board.leaderboard import Line, boards
 from gwfbench.report.paper_rows import Behind, Pairs, Runs
+from gwfbench.report.paper_words import not_run, printed, protocol
 from gwfbench.report.verdicts import DIFFERENCES, NOT_RUN, RULE, Difference, Ours, Verdict, Word
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ OFF = """: the distance from the certified log Z that half of such runs stay wit
 the published mean and deviation. Ours is the distance of each of our runs"""
 NO_RESULTS = "no results yet"
 OLD = "our rows have it by an older version of the metric: to be run again"
-LONG = 160  # letters of the reasons in the line that what was not run is folded into
+CURVES = "What the paper shows as a curve, without a number. Ours, held against nothing:"
 OPTIONAL = ("fails from", "truth", "commit", "remark")  # columns that are left out where they say nothing
 
 
@@ -61,7 +62,7 @@ def page(
     }
     made = Made(paper, own, Behind(rows, facts or {}, sources or {}, asked(paper)))
     sections = [_section(made, table) for table in paper.tables]
-    head = [f"# {paper.title}", f"The paper: <{paper.link}>. Lines: {counted(made.tally)}."]
+    head = [f"# {paper.title}", f"The paper: <{paper.link}>.", f"Lines: {counted(made.tally)}."]
     parts = [*head, RULE, *sections, _settings(list(made.used)), _sources(made)]
     return "\n\n".join(part for part in parts if part) + "\n", made.tally
 
@@ -83,17 +84,21 @@ def _section(made: Made, table: Table) -> str:
     if table.again:
         head.append(f"The same values stand in {table.again}: they are answered and counted there.")
         return "\n\n".join(filter(None, [head[0], *head[2:]]))
-    body, left, pairs, runs = [], [], dict[tuple[str, str], None](), frozenset[tuple[str, str]]()
+    body, curves, left = [], [], []
+    pairs, runs = dict[tuple[str, str], None](), frozenset[tuple[str, str]]()
     for number in table.numbers:
         found = answered(made.paper, number, made.own)
         for answer, line in found:
             ours, pair = verdicts.of_line(number, line), (answer.task, answer.method)
             names = "still", "exact_jko" if number.metric.endswith("_jko") else "exact"
             still, exact = (control(number, made.own, answer.task, name) for name in names)
-            verdict = verdicts.judged(number, answer.setting, ours, still)
             commits = made.behind.commits(pair, number.metric)
-            body.append(_row(number, answer, ours, verdict, table, (still, exact), commits))
-            made.tally[verdict.word] += 1
+            if number.curve:
+                curves.append(_curve(number, answer, ours, (still, exact), commits))
+            else:
+                verdict = verdicts.judged(number, answer.setting, ours, still)
+                body.append(_row(number, answer, ours, verdict, table, (still, exact), commits))
+                made.tally[verdict.word] += 1
             counting = made.behind.runs(pair, number.metric)
             made.used[answer] = made.used.get(answer, frozenset()) | counting
             pairs[pair], runs = None, runs | counting
@@ -103,7 +108,10 @@ def _section(made: Made, table: Table) -> str:
     columns = ["", KINDS[table.kind], "ours [95 %]", "agrees within", "fails from", "truth", "seeds", "settings"]
     lines = _table(body, [*columns, "commit", "verdict", "remark"])
     differences = _differences(made.paper, table, made.own, made.tally)
-    parts = [*head, lines, differences, _behind(made, pairs, runs), _left(made, left, table)]
+    by_reason: dict[str, list[Number]] = defaultdict(list)
+    for number in left:
+        by_reason[reason(made.paper, number, made.own)].append(number)
+    parts = [*head, lines, differences, _curves(curves), _behind(made, pairs, runs), not_run(by_reason, table)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -144,22 +152,16 @@ def _behind(made: Made, pairs: Pairs, runs: Runs) -> str:
 
 def _about(table: Table) -> str:
     facts = {"": table.definition, "Differs: ": table.differs, "Source: ": table.source}
-    facts["Protocol: "] = _protocol(table.protocol)
+    facts["Protocol: "] = protocol(table.protocol)
     chosen = Counter(number.fitted for number in table.numbers if number.fitted)
     facts["Fitted to this table: "] = "; ".join(f"{what} ({count} lines)" for what, count in chosen.items())
     facts["Off by"] = OFF if any(not math.isnan(number.truth) for number in table.numbers) else ""
     return " ".join(f"{name}{fact}{'.' if name else ''}" for name, fact in facts.items() if fact)
 
 
-def _protocol(name: str) -> str:
-    """What an image metric's name says, in words."""
-    said = Called.read(name)
-    return f"`{name}`, {said.words()}" if said else ""
-
-
 def answered(paper: Paper, number: Number, own: Lines) -> list[tuple[Answer, Line]]:
     """Those answers to a number that have rows."""
-    if not (number.metric and number.value):
+    if not (number.metric and (number.value or number.curve)):
         return []
     found = ((answer, own.get((answer.task, answer.method))) for answer in answers(paper, number))
     kept = ((answer, line) for answer, line in found if line and not apart(number.metric, line.cells))
@@ -202,13 +204,34 @@ def _row(
     elif verdict.word in ("not reproduced", "different"):
         known = [answer.cut, number.note, answer.note]
         remark += known if any(known) else ["reason unknown"]
-    interval = f" [{ours.low:.3g}, {ours.high:.3g}]" if ours.low != ours.high else ""
-    unknown = math.isnan(ours.value)
-    shown = "-" if unknown else f"{ours.value:.3g}{interval}"
+    unknown, shown = math.isnan(ours.value), _shown(ours)
     within = "-" if unknown else span(*verdicts.band(number, ours))
     fails = "-" if unknown else _fails(number, ours, still)
-    cells = [shown, within, fails, "-" if math.isnan(truth) else f"{truth:.3g}", str(ours.seeds), answer.setting]
+    cells = [shown, within, fails, _number(truth), str(ours.seeds), answer.setting]
     return _escaped([number.what, printed(number), *cells, commits, str(verdict), "; ".join(filter(None, remark))])
+
+
+def _curve(
+    number: Number, answer: Answer, ours: Ours, controls: tuple[float, float], commits: str
+) -> list[str]:  # fmt: skip
+    still, exact = map(_number, controls)
+    cells = [number.curve, _shown(ours), exact, still, str(ours.seeds), answer.setting, commits]
+    return _escaped([number.what, *cells])
+
+
+def _curves(body: list[list[str]]) -> str:
+    columns = ["", "curve", "ours [95 %]", "truth", "not moving", "seeds", "settings", "commit"]
+    return f"{CURVES}\n\n{_table(body, columns)}" if body else ""
+
+
+def _shown(ours: Ours) -> str:
+    if math.isnan(ours.value):
+        return "-"
+    return f"{ours.value:.3g}" + (f" [{ours.low:.3g}, {ours.high:.3g}]" if ours.low != ours.high else "")
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
 
 
 def _fails(number: Number, ours: Ours, still: float) -> str:
@@ -225,12 +248,6 @@ def _fails(number: Number, ours: Ours, still: float) -> str:
 
 def _escaped(row: list[str]) -> list[str]:
     return [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
-
-
-def printed(number: Number) -> str:
-    spread = f" ± {number.spread:g}" if number.spread else ""
-    off = " to ".join(f"{value:.3g}" for value in number.compared) if not math.isnan(number.truth) else ""
-    return (" to ".join(f"{value:g}" for value in number.value) or "-") + spread + (f", off by {off}" if off else "")
 
 
 def span(low: float, high: float) -> str:
@@ -257,57 +274,6 @@ def _differences(paper: Paper, table: Table, own: Lines, tally: Counter[Word]) -
 def _gap(what: str, gap: Difference, verdict: Verdict) -> list[str]:
     cells = [f"{gap.published:+.3g}", f"{gap.ours:+.3g}", span(*gap.band), str(gap.seeds), gap.setting, str(verdict)]
     return _escaped([what, *cells])
-
-
-def _left(made: Made, numbers: Sequence[Number], table: Table) -> str:
-    """What was not run, folded into one line: by reason, with the published values."""
-    by_reason: dict[str, list[Number]] = defaultdict(list)
-    for number in numbers:
-        by_reason[reason(made.paper, number, made.own)].append(number)
-    if not by_reason:
-        return ""
-    said = [f"- {why}{_listed(those, table)}" for why, those in by_reason.items()]
-    head = f"<details><summary><b>not run</b>, {len(numbers)}: {_reasons(by_reason)}</summary>"
-    return "\n\n".join([head, "\n".join(said), "</details>"])
-
-
-def _reasons(by_reason: Mapping[str, Sequence[Number]]) -> str:
-    """The first reasons, as many as a line has room for."""
-    shown: list[str] = []
-    for why, those in by_reason.items():
-        if shown and len("; ".join(shown)) + len(why) > LONG:
-            break
-        shown.append(f"{why} ({len(those)})" if len(by_reason) > 1 else why)
-    more = len(by_reason) - len(shown)
-    return "; ".join(shown) + (f"; {more} more reason{'s' * (more > 1)}" if more else "")
-
-
-def _listed(those: Sequence[Number], table: Table) -> str:
-    """Numbers of one reason; those that take a GPU in a list, each with its command."""
-    gpu = dict.fromkeys(map(_minutes, those))
-    words = [f"{one.what}: {printed(one)}{_aside(one, table, len(gpu) > 1)}" for one in those]
-    if not any(one.command for one in those):
-        return f": {'; '.join(words)}."
-    once = f" (a seed: {next(iter(gpu))})" if len(gpu) == 1 else ""
-    return f"{once}:\n" + "\n".join(f"  - {each}" for each in words)
-
-
-def _minutes(number: Number) -> str:
-    """What a seed takes on a GPU, and how that is known."""
-    least, most = number.minutes
-    if number.device == "cpu" or math.isnan(least):
-        return ""
-    rates = f"{RATES[1] / 1e12:.0f} to {RATES[0] / 1e12:.0f} TFLOP/s"
-    return f"{least:.0f} to {most:.0f} GPU minutes, {number.flop / 1e18:.2g} EFLOP, counted, at {rates}, assumed"
-
-
-def _aside(number: Number, table: Table, minutes: bool) -> str:
-    """What is a number's own, in parentheses."""
-    said = [number.definition if number.definition != table.definition else ""]
-    said.append(f"protocol: {_protocol(number.protocol)}" if number.protocol not in (table.protocol, "") else "")
-    said.append(f"`{number.command}`" if number.command else "")
-    said.append(_minutes(number) if minutes else "")
-    return f" ({'; '.join(filter(None, said))})" if any(said) else ""
 
 
 def _settings(used: list[Answer]) -> str:

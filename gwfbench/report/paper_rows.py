@@ -41,14 +41,12 @@ class Behind:
             self._newest.update(self.rows.groupby(["task", "metric"])["metric_version"].max().to_dict())
 
     def runs(self, pair: tuple[str, str], metric: str) -> Runs:
-        """The runs whose values count in a cell; all of the method where none has a value."""
+        """The runs behind a cell, failed ones too; not those whose values are of an older version of the metric."""
         part = self._parts.get(pair)
         if part is None:
             return frozenset()
-        newest = self._newest.get((pair[0], metric))
-        counting = part[(part["metric"] == metric) & (part["metric_version"] == newest)]
-        used = counting if len(counting) else part
-        return frozenset(zip(used["run_key"], used["attempt"], strict=True))
+        old = part[(part["metric"] == metric) & (part["metric_version"] < self._newest.get((pair[0], metric), 0))]
+        return _runs(part) - _runs(old)
 
     def commits(self, pair: tuple[str, str], metric: str) -> str:
         """The commits of these runs, `-` where they are not known."""
@@ -94,6 +92,10 @@ class Behind:
         envs = dict.fromkeys(part["env"]) if "env" in part else {}
         known = [self.facts[str(env)] for env in envs if str(env) in self.facts]
         return sorted({str(fact[name]) for fact in known if fact.get(name)})
+
+
+def _runs(part: pd.DataFrame) -> Runs:
+    return frozenset(zip(part["run_key"], part["attempt"], strict=True))
 
 
 def _short(commit: str) -> str:

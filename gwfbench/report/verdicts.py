@@ -46,9 +46,8 @@ deviation is); common, an error that no interval over seeds shows, where a table
 *fails from*: the value of ours from which on, with the same interval about it, the published value would not have
 agreed, and in parentheses how far that is on the way from the published value to that of not moving (`still`), in
 logarithms where these are positive and a factor of ten apart. A method that is worse than ours, but not as bad as that,
-would have had the same verdict. *truth*: what exact draws have (`exact`; where the exact JKO
-law is the truth, draws of that). *commit*: of the code that made our rows; +
-says that it had changes that were not committed.
+would have had the same verdict. *truth*: what exact draws have (`exact`; where the exact JKO law is the truth, draws of
+that). *commit*: of the code that made our rows; + says that it had changes that were not committed.
 
 - **reproduced**: the published value agrees; the run has the paper's settings and at least 3 seeds; nothing was chosen
   by agreement with the table; and the band (with the range of the readings) is narrow: on either side at most a quarter
