@@ -38,7 +38,8 @@ class Behind:
         if len(self.rows):
             parts: Any = self.rows.groupby(["task", "method"], sort=False)
             self._parts.update({key: part for key, part in parts if key in self.asked})
-            self._newest.update(self.rows.groupby(["task", "metric"])["metric_version"].max().to_dict())
+            newest: Any = self.rows.groupby(["task", "metric"])["metric_version"].max()
+            self._newest.update(newest.to_dict())
 
     def runs(self, pair: tuple[str, str], metric: str) -> Runs:
         """The runs behind a cell, failed ones too; not those whose values are of an older version of the metric."""
