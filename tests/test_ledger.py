@@ -1,7 +1,9 @@
 """The paper ledger: its files, the verdict's rule, the page from rows, and `reproduce`."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,14 +16,16 @@ from gwfbench.papers import ledger
 from gwfbench.plugins import registry
 from gwfbench.report.board.leaderboard import Seeds, boards
 from gwfbench.report.paper_page import counted, page
-from gwfbench.report.verdicts import Ours, Verdict, difference, judged, judged_difference, margin
+from gwfbench.report.verdicts import Ours, Verdict, difference, fails_from, judged, judged_difference, margin, reach
 from gwfbench.rng import Streams
 
+ROOT = Path(__file__).parents[1]
 PAPERS = ("caucheteux2026", "deng2026", "fan2022", "hertrich2025", "mokrov2021", "vargas2023")
 NUMBER = ledger.Number("a, b", "Table 1", value=(1.0,), metric="symkl", task="ou", method="ula")
 SMALL = """
 [paper]
 title = "A paper"
+link = "https://arxiv.org/abs/0000.00000"
 
 [[run]]
 task = "ou:horizon=0.1"
@@ -84,10 +88,16 @@ def test_the_files_are_valid_and_every_spec_in_them_parses(key):
             assert registry.parse("method", one.method)
             assert number.metric in registry.parse("task", one.task).metrics or Called.read(number.metric)
         assert number.value == tuple(sorted(set(number.value), key=number.value.index))
-    tables = [table for table in paper.tables if any(not number.missing for number in table.numbers)]
-    for whole in (False, True):
-        todo = ledger.to_run(paper, paper.tables, whole)
-        assert {name for names in todo.values() for name in names} == {table.name for table in tables}
+    for cuda in (False, True):
+        tables = {
+            table.name
+            for table in paper.tables
+            for number in table.numbers
+            if not number.missing or (cuda and number.device == "cuda")
+        }
+        for whole in (False, True):
+            todo = ledger.to_run(paper, paper.tables, whole, cuda)
+            assert {name for names in todo.values() for name in names} == tables
     for run in paper.runs:
         assert registry.parse("task", run.task)
         assert registry.parse("method", run.method)
@@ -109,7 +119,7 @@ def test_tables_that_print_the_same_numbers_agree():
     tables = {table.name: table for table in ledger.load("fan2022").tables}
     full = {number.what.replace("-ICNN-d", "-ICNN"): number.value for number in tables["Table 5"].numbers}
     assert {number.what: number.value for number in tables["Table 2"].numbers}.items() <= full.items()
-    (mokrov,) = ledger.load("mokrov2021").tables
+    mokrov, _ = ledger.load("mokrov2021").tables
     theirs = {number.what.replace(":", ", JKO-ICNN:"): number.value for number in mokrov.numbers}
     assert theirs.items() <= full.items()
     assert len(theirs) == 18
@@ -360,6 +370,11 @@ BAD = {
     "again names itself": ('kind = "code"', 'again = "Figure 2"', "again = Figure 2"),
     "pairs are no pairs": ('kind = "code"', 'pairs = ["a", "b"]', "pairs"),
     "truth of another scale": ("value = -0.3, ", "value = -0.3, truth = 1.0, ", "truth without scale"),
+    "no link": ('link = "https://arxiv.org/abs/0000.00000"\n', "", "no link"),
+    "evidence without words": ('kind = "code"', 'evidence = ["studies/ou"]', "evidence"),
+    "a curve with a value": ("value = -0.3, ", 'value = -0.3, curve = "Figure 1", ', "the name of a curve"),
+    "a device that is none": ("value = -0.3, ", 'value = -0.3, device = "tpu", ', "device = cpu or cuda"),
+    "a GPU's number without a reason": ("value = -0.3, ", 'value = -0.3, device = "cuda", ', "and missing"),
     "a pair of no columns": ('kind = "code"', 'pairs = [["a", "b"]]', "pair a, b"),
 }
 
@@ -413,10 +428,11 @@ def test_the_page_from_rows():
         ]
     )
     text, tally = page(paper, points)
-    assert "## Table 1: Normal laws\n\nFrom 100 points.\n" in text
+    command = "The command: `python -m gwfbench reproduce small --only table1`"
+    assert f"## Table 1: Normal laws\n\n{command}\n\nFrom 100 points.\n" in text
     assert "## Figure 2: What nobody has\n\nSource: Figure 2.\n" in text
     assert tally == {"reproduced": 1, "better": 1, "different": 2, "not run": 2}
-    assert f"\nLines: {counted(tally)}.\n" in text
+    assert f"\nThe paper: <https://arxiv.org/abs/0000.00000>.\n\nLines: {counted(tally)}.\n" in text
     assert counted(tally) == "1 reproduced, 0 consistent, 1 better, 0 not reproduced, 2 different, 2 not run"
     found = lines(text)
     third = found["third row"]
@@ -428,7 +444,8 @@ def test_the_page_from_rows():
     assert (second["published"], second["seeds"]) == ("0.1 to 0.2", "1/2, 1 diverged")
     assert second["verdict"] == "**different** (own setting; one seed)"
     assert second["remark"] == "not all of our runs finished with a value"
-    assert "**not run**, 2: needs a GPU. GLOW: 45.99; blurred: -.\n" in text
+    folded = "<details><summary><b>not run</b>, 2: needs a GPU</summary>\n\n- needs a GPU: GLOW: 45.99; blurred: -.\n"
+    assert folded in text
     one, two = (line for line in text.splitlines() if line.startswith("| first"))
     assert "**better**" in one
     assert "| paper" in one
@@ -436,7 +453,9 @@ def test_the_page_from_rows():
     assert "| one step for two" in two
     assert "- paper: `ula:step=0.05` on `ou:horizon=0.1`. source: 5.1; the text has another step." in text
     assert "- quick: `ula:step=0.1` on `ou:horizon=0.1`. cut: one step for two; source:" in text
-    assert "\n8 runs are behind the lines above, 0.0022 hours of training in all." in text
+    cost = "8 runs, 0.0022 hours of one core, 0.0022 of them training; what judging took is left out where older rows"
+    assert text.count(f"\nBehind these lines: {cost}") == text.count(f"\nBehind the lines above: {cost}") == 1
+    assert third["fails from"] == "-0.025 (9%)"  # 0.05 and the lower half of the interval above -0.3; P_0 is at 2.7
 
 
 def test_values_that_stand_in_two_tables_are_counted_once():
@@ -451,16 +470,83 @@ def test_values_that_stand_in_two_tables_are_counted_once():
 def test_many_lines_that_were_not_run_are_folded():
     more = ", ".join(f'{{ what = "row {i}", value = {i}.5 }}' for i in range(8))
     text, tally = page(ledger.parse("small", SMALL.replace('{ what = "blurred" }', more)), rows([0.4]))
-    assert "<details><summary><b>not run</b>, 9: needs a GPU</summary>\n\nGLOW: 45.99; row 0: 0.5; row 1: 1.5" in text
+    head = "<details><summary><b>not run</b>, 9: needs a GPU</summary>\n\n- needs a GPU: "
+    assert f"{head}GLOW: 45.99; row 0: 0.5; row 1: 1.5" in text
     assert tally["not run"] == 10
+
+
+def test_what_was_not_run_is_one_fold_a_table_whatever_the_reasons():
+    why = [f"reason {i}, which has some words and some more" for i in range(6)]
+    more = ", ".join(f'{{ what = "row {i}", value = {i}.5, missing = "{one}" }}' for i, one in enumerate(why))
+    text, _ = page(ledger.parse("small", SMALL.replace('{ what = "blurred" }', more)), rows([0.4]))
+    part = text[text.index("## Figure 2") :]
+    assert part.count("<details>") == part.count("</details>") == 1
+    summary = next(line for line in part.splitlines() if "<summary>" in line)
+    assert summary.startswith("<details><summary><b>not run</b>, 7: needs a GPU (1); reason 0, which has some words")
+    assert summary.endswith("; 3 more reasons</summary>")
+    assert all(f"\n- {one}: row {i}: {i}.5.\n" in part for i, one in enumerate(why))
+    for key in PAPERS:
+        text, _ = page(ledger.load(key), pd.DataFrame())
+        assert all(each.count("<details>") <= 1 for each in text.split("\n## "))
+
+
+GPU = SMALL.replace(
+    '{ what = "GLOW", value = 45.99, task = "nothing_of_ours", method = "glow:depth=3" }',
+    '{ what = "GLOW", value = 45.99, device = "cuda", metric = "symkl", task = "ou", method = "ula", flop = 1.8e18 }',
+)
+
+
+def test_what_takes_a_gpu_has_its_command_and_its_minutes():
+    paper = ledger.parse("small", GPU)
+    glow = paper.tables[1].numbers[0]
+    assert glow.command == "run --task ou --method ula --device cuda"
+    assert glow.minutes == pytest.approx((100.0, 200.0))  # 1.8e18 / 3e14 and / 1.5e14 seconds
+    assert {one.task for one in ledger.to_run(paper, paper.tables[1:], False)} == set()
+    assert [one.task for one in ledger.to_run(paper, paper.tables[1:], False, cuda=True)] == ["ou"]
+    text, _ = page(paper, rows([0.4]))
+    assert "The command: `python -m gwfbench reproduce small --only figure2 --device cuda`" in text
+    assert (
+        "  - GLOW: 45.99 (`run --task ou --method ula --device cuda`; 100 to 200 GPU minutes, 1.8 EFLOP, counted"
+        in text
+    )
+
+
+def test_rows_of_a_gpu_answer_it():
+    found = rows([44.0, 45.0, 47.0], task="ou", method="ula").assign(device="cuda:0")
+    assert lines(page(ledger.parse("small", GPU), found)[0])["GLOW"]["seeds"] == "3/3"
+
+
+def test_values_by_an_older_version_of_a_metric_are_neither_good_nor_bad():
+    old = rows([0.4, 0.5, 0.6])
+    new = rows([9.0], method="still").assign(role="control", metric_version=2)
+    text, tally = page(ledger.parse("small", SMALL), pd.concat([old, new]))
+    assert tally == {"not run": 5}
+    assert "by an older version of the metric: to be run again: first | row: 1; third row: -0.3." in text
+
+
+def test_a_curve_has_our_values_and_no_verdict():
+    curve = SMALL.replace("value = -0.3, scale", 'curve = "Figure 1, left", scale')
+    text, tally = page(ledger.parse("small", curve), pd.concat([rows([0.4, 0.5, 0.6]), rows([0.01], method="exact")]))
+    found = lines(text)["third row"]
+    assert found["curve"] == "Figure 1, left"
+    assert found["ours [95 %]"].startswith("-0.301 [")
+    assert (found["truth"], found["seeds"]) == ("-2", "3/3")
+    assert "verdict" not in found
+    assert tally.total() == 4
+    text, tally = page(ledger.parse("small", curve), rows([0.4], task="ou"))
+    assert "no results yet: first | row: 1; second row: 0.1 to 0.2; third row: Figure 1, left." in text
+    assert tally["not run"] == 5
 
 
 def test_the_page_says_what_it_is_made_of():
     facts = {"e1": {"commit": "abc", "cpu": "A `CPU`", "torch": "2"}, "e2": {"commit": "aab", "torch": "2"}}
     both = rows([0.4, 0.5]).assign(env=["e1", "e2"])
-    text, _ = page(ledger.parse("small", SMALL), both, ["../ou/rows.csv"], facts)
-    assert "Made from [../ou/rows.csv](../ou/rows.csv).\n" in text
+    sources = {"../ou/rows.csv": {("ou:horizon=0.1", "ula:step=0.05")}, "../jko/rows.csv": {("ou", "vjko")}}
+    text, _ = page(ledger.parse("small", SMALL), both, sources, facts)
+    assert "Made from [../ou/rows.csv](../ou/rows.csv), [../jko/rows.csv](../jko/rows.csv).\n" in text
+    assert "say it. Rows: [ou](../ou/rows.csv).\n" in text  # of this table
     assert "\ncommits: aab, abc\n" in text
+    assert lines(text)["first ! row"]["commit"] == "aab abc"
     assert "\nprocessors: A \\`CPU\\`\n" in text
     assert "\ntorch: 2\n" in text
 
@@ -532,7 +618,8 @@ def test_reproduce_runs_what_answers_and_writes_the_page(cli, small, monkeypatch
     assert code == 0
     assert text == ""
     source = "Made from [kept/rows.csv](kept/rows.csv).\n\n"
-    assert (small / "again" / "small.md").read_text().replace(source, "") == made
+    again = (small / "again" / "small.md").read_text().replace(source, "")
+    assert again.replace(" Rows: [kept/rows.csv](kept/rows.csv).", "") == made
 
 
 def test_a_dry_run_runs_and_writes_nothing(cli, tmp_path, monkeypatch):
@@ -545,7 +632,48 @@ def test_a_dry_run_runs_and_writes_nothing(cli, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     code, text, _ = cli("reproduce", "deng2026", "--dry-run")
     assert code == 0
-    assert text.startswith("deng2026: 0 runs of 0 settings\nnot run: 53 numbers\n  53: needs GPUs")
+    assert text.startswith("deng2026: 6 runs of 2 settings\n")
+    assert "\nnot run: 55 numbers\n  53: needs GPUs" in text
+
+
+def test_a_dry_run_lists_what_takes_a_gpu_with_its_hours(cli, monkeypatch):
+    monkeypatch.setattr(reproduce, "performed", None)
+    code, text, _ = cli("reproduce", "caucheteux2026", "--dry-run", "--only", "table4", "--seeds", "2")
+    assert code == 0
+    assert text.startswith("caucheteux2026: 0 runs of 0 settings\nnot run: 32 numbers\n")
+    code, text, _ = cli(
+        "reproduce", "caucheteux2026", "--dry-run", "--only", "table4", "--seeds", "2", "--device", "cuda"
+    )
+    assert code == 0
+    assert text.startswith("caucheteux2026: 64 runs of 32 settings\n")
+    assert "not run" not in text
+    assert (
+        "on a GPU: 32 settings, about 61 to 1.2e+02 hours for 2 seed(s) of each (operations counted, 300 to 150" in text
+    )
+    command = "run --task images:data=cifar10,against=train --method gwf@cifar10:step=30.72 --device cuda --seeds 2"
+    assert f"  python -m gwfbench {command}\n    a seed: 57 to 114 minutes\n" in text
+
+
+@pytest.mark.parametrize("key", PAPERS)
+def test_every_command_for_a_gpu_can_be_typed(key):
+    for table in ledger.load(key).tables:
+        for number in table.numbers:
+            if number.command:
+                assert registry.parse("task", number.task)
+                assert registry.parse("method", number.method)
+                assert number.minutes[0] > 0
+
+
+@pytest.mark.parametrize("key", PAPERS)
+def test_sources_and_evidence_can_be_opened(key):
+    paper = ledger.load(key)
+    for table in paper.tables:
+        for said in table.evidence:
+            assert (ROOT / "results" / said.partition(": ")[0]).is_file(), said
+        for target in re.findall(r"\]\(([^)]+)\)", table.source):
+            assert target.startswith("https://") or (ROOT / "results" / "papers" / target).is_file(), target
+        if paper.key != "fan2022":  # whose tables are the paper's own, by number
+            assert "](" in table.source or "](" in table.definition, table.name
 
 
 def test_a_dry_run_says_what_the_runs_will_cost(cli, small):
@@ -589,3 +717,35 @@ def test_mistakes_end_with_2(cli, tmp_path, words, got, fix):
     assert got in err
     assert fix in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+@pytest.mark.parametrize(("rounding", "spread", "error", "se"), [(0.05, 0.0, 0.0, 0.0), (0.01, 0.3, 0.1, 0.2)])
+def test_what_fails_from_is_where_the_verdict_turns(better, rounding, spread, error, se):
+    """The same interval about another value of ours: on one side of it the published value agrees, beyond it not."""
+    number = replace(NUMBER, value=(1.0, 1.2), better=better, rounding=rounding, spread=spread, error=error)
+    mine = ours(1.1, 0.9, 1.4, se)
+    turn = fails_from(number, mine)
+    sign = 1 if better == "lower" else -1
+    for off, word in ((-1e-6, "reproduced"), (1e-6, "not reproduced")):
+        value = turn + sign * off
+        there = ours(value, value - 0.2, value + 0.3, se)
+        assert judged(number, "paper", there, 1e3 * sign).word in (
+            {word} if word != "reproduced" else {word, "consistent"}
+        )
+
+
+def test_how_far_that_is_on_the_way_to_not_moving():
+    mine = ours(1.0, 0.9, 1.1)  # fails from 1 + 0.1 + 0
+    assert reach(NUMBER, mine, 2.0) == pytest.approx(0.1)
+    assert reach(NUMBER, mine, 100.0) == pytest.approx(math.log(1.1) / math.log(100.0))  # more than a decade apart
+    assert reach(replace(NUMBER, scale="log10"), mine, 100.0) == pytest.approx(0.1 / 99)
+    assert reach(replace(NUMBER, better="higher"), mine, -1.0) == pytest.approx(0.1 / 2)
+    for nowhere in (math.nan, 1.0, 0.5):
+        assert math.isnan(reach(NUMBER, mine, nowhere))
+
+
+def test_another_method_is_never_reproduced():
+    instead = replace(NUMBER, instead="NUTS for HMC")
+    assert judged(instead, "paper", ours(1.0), FAR) == Verdict("consistent", ("another method",))
+    assert judged(instead, "paper", ours(2.0), FAR) == Verdict("different", ("another method",))

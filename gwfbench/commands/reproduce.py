@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ from gwfbench.errors import require
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gwfbench.drive.job import Job
     from gwfbench.papers.ledger import Answer, Paper, Table
+    from gwfbench.report.paper_rows import Pairs
     from gwfbench.report.rows import Facts
 
 
@@ -71,6 +71,7 @@ def reproduce(
     """
     from gwfbench.papers import ledger
     from gwfbench.report.rows import files, read
+    from gwfbench.runs.order import Order, read_seeds
 
     require(bool(rows) or not more, f"reproduce {paper} {' '.join(map(str, more))}", "one paper", "write --rows first")
     rows = (*rows, *more)
@@ -81,18 +82,24 @@ def reproduce(
     parts = [read(path) for path in rows]
     if rows and not dry_run:
         facts = {name: kept for _, environments in parts for name, kept in environments.items()}
-        make(book, _joined([part for part, _ in parts]), facts, write, [str(path) for path in rows])
+        named = zip(rows, parts, strict=True)
+        sources = {str(path): set(zip(part["task"], part["method"], strict=True)) for path, (part, _) in named}
+        make(book, _joined([part for part, _ in parts]), facts, write, sources)
         return
     if how["isolate"] and not dry_run:
         from gwfbench.process import forkserver
 
         forkserver.warm()
-    todo = ledger.to_run(book, tables, whole)
-    jobs = listed(paper, todo, tables, seeds, device)
+    kind = device.partition(":")[0]
+    todo, numbers = ledger.to_run(book, tables, whole, kind == "cuda"), read_seeds(seeds)
+    tell(paper, todo, tables, len(numbers), kind)
     if dry_run:
         parts = parts or [read(path) for path in files(Path("results"))]
-        say(cost(jobs, _joined([part for part, _ in parts])))
+        say(cost(list(todo), len(numbers), _joined([part for part, _ in parts]), kind))
+        if told := gpu_cost(tables, len(numbers)):
+            say(told)
         return
+    jobs = [job for one in todo for job in Order.read([one.task], [one.method], numbers, device, controls=False).jobs()]
     failed = False
     if jobs:
         done, _ = performed(jobs, read_execution(how), out, "table", ())
@@ -102,51 +109,75 @@ def reproduce(
     sys.exit(failed)
 
 
-def listed(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], seeds: str, device: str) -> list[Job]:
-    """The jobs of these runs; prints them with the tables that need them, and why other numbers are not run."""
-    from gwfbench.runs.order import Order
-
-    jobs: list[Job] = []
-    for answer in todo:
-        jobs += Order.read([answer.task], [answer.method], seeds, device, controls=False).jobs()
-    count = sum(len(job.seeds) for job in jobs)
-    say(f"{paper}: {count} runs of {len(todo)} settings")
+def tell(paper: str, todo: dict[Answer, list[str]], tables: Sequence[Table], seeds: int, device: str) -> None:
+    """Print these runs with the tables that need them, and why other numbers are not run on this device."""
+    say(f"{paper}: {len(todo) * seeds} runs of {len(todo)} settings")
     for answer, names in todo.items():
         say(f"  {answer.task}  {answer.method}\n    {answer.setting}, for {', '.join(names)}")
         if answer.cut:
             say(f"    cut: {answer.cut}")
-    why = Counter(number.missing for table in tables for number in table.numbers if number.missing)
+    shown = {table.name for table in tables}
+    left = [number for table in tables if table.again not in shown for number in table.numbers if number.missing]
+    why = Counter(number.missing for number in left if not device == number.device == "cuda")
     if why:
         say(f"not run: {why.total()} numbers")
     for reason, number in why.most_common():
         say(f"  {number}: {reason}")
-    return jobs
 
 
-def cost(jobs: Sequence[Job], rows: pd.DataFrame) -> str:
+def cost(todo: Sequence[Answer], seeds: int, rows: pd.DataFrame, device: str) -> str:
     """What these runs will take, by what earlier runs of the same settings took, in words.
 
     Args:
         rows: of earlier runs, on whatever machine; older ones do not say what judging took.
+        device: cpu or cuda, of both.
     """
     known: dict[tuple[str, str], float] = {}
     judging = "left out"
+    if len(rows):
+        rows = rows[rows["device"].str.partition(":")[0] == device] if "device" in rows else rows
     if len(rows):
         unknown = rows["judge_seconds"].isna()
         judging = "left out" if unknown.all() else "left out of older ones" if unknown.any() else "included"
         took = rows.assign(took=rows["seconds"] + rows[["sample_seconds", "judge_seconds"]].fillna(0.0).sum(axis=1))
         runs = took.groupby(["task", "method", "run_key", "attempt"])["took"].max()
         known = runs.groupby(level=[0, 1]).median().to_dict()  # type: ignore[assignment]
-    todo = [(job.identity(seed).task, job.identity(seed).method) for job in jobs for seed in job.seeds]
-    found = [known[one] for one in todo if one in known]
+    found = [known[one.task, one.method] for one in todo if (one.task, one.method) in known]
     if not found:
         return "cost: not known, as no earlier rows are of these settings"
-    left = f"; {len(todo) - len(found)} runs are of settings without earlier rows" if len(found) < len(todo) else ""
-    hours = sum(found) / 3600
-    return f"cost: about {hours:.2g} hours of one core for {len(found)} runs, by earlier rows, judging {judging}{left}"
+    more = (len(todo) - len(found)) * seeds
+    left = f"; {more} runs are of settings without earlier rows" if more else ""
+    hours, what = seeds * sum(found) / 3600, "one core" if device == "cpu" else "one GPU"
+    known_runs = len(found) * seeds
+    return f"cost: about {hours:.2g} hours of {what} for {known_runs} runs, by earlier rows, judging {judging}{left}"
 
 
-def make(book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Sequence[str] = ()) -> None:
+def gpu_cost(tables: Sequence[Table], seeds: int) -> str:
+    """The commands of what takes a GPU, each once, with the minutes of a seed; empty where there are none."""
+    from gwfbench.papers.ledger import RATES
+
+    found = {number.command: number for table in tables for number in table.numbers if number.command}
+    if not found:
+        return ""
+    spans = {command: number.minutes for command, number in found.items()}
+    lines = [
+        f"  python -m gwfbench {command} --seeds {seeds}\n    a seed: {_minutes(spans[command])}" for command in spans
+    ]
+    least, most = (seeds * sum(span[end] for span in spans.values()) / 60 for end in (0, 1))
+    rates = f"{RATES[1] / 1e12:.0f} to {RATES[0] / 1e12:.0f} TFLOP/s"
+    head = f"on a GPU: {len(found)} settings, about {least:.2g} to {most:.2g} hours for {seeds} seed(s) of each"
+    how = f"operations counted, {rates} assumed: nothing was measured on a GPU; `--device cuda` runs them all"
+    return "\n".join([f"{head} ({how})", *lines])
+
+
+def _minutes(span: tuple[float, float]) -> str:
+    least, most = span
+    return f"{least:.0f} to {most:.0f} minutes" if least == least else "not counted"
+
+
+def make(
+    book: Paper, rows: pd.DataFrame, facts: Facts, write: Path, sources: Mapping[str, Pairs] | None = None
+) -> None:
     """Write the page, and print how many verdicts of each kind it has."""
     from gwfbench.report.paper_page import counted, page
 

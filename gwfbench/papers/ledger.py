@@ -30,6 +30,7 @@ from gwfbench.plugins import registry
 
 FOLDER = files("gwfbench") / "papers"
 Setting = Literal["paper", "quick", "ours"]
+RATES = 150e12, 300e12  # operations a second, assumed of a large GPU in bf16: nothing here was measured on one
 KINDS = {  # of tables, and what heads the column of their values
     "published": "published",
     "code": "authors' code",  # measured by running it, or stored with it; not in the paper
@@ -88,12 +89,28 @@ class Number:
     "what on our side was chosen by agreement with this very table"
     note: str = ""
     "what may be behind a difference"
+    curve: str = ""
+    "where the paper shows it, as a curve without a number: ours is listed, and held against nothing"
+    instead: str = ""
+    "ours where it is another method than theirs, in words: agreement then says little"
     protocol: str = ""
     "of a printed image metric: the name that ours has by the same protocol"
-    command: str = ""
-    "what makes it on a GPU, as it is typed after `python -m gwfbench`"
-    gpu: str = ""
-    "estimated time of that command, and how it is estimated"
+    device: Literal["cpu", "cuda"] = "cpu"
+    "cuda: what answers it takes a GPU, and is run with `--device cuda` alone"
+    flop: float = 0.0
+    "of a device cuda: operations of one seed, counted; 0: not counted"
+
+    @property
+    def command(self) -> str:
+        """What makes it on a GPU, as it is typed after `python -m gwfbench`; empty where none is needed."""
+        return f"run --task {self.task} --method {self.method} --device cuda" if self.device == "cuda" else ""
+
+    @property
+    def minutes(self) -> tuple[float, float]:
+        """Of one seed on a GPU, from and to, by the counted operations at `RATES`; nan where they are not counted."""
+        if not self.flop:
+            return math.nan, math.nan
+        return self.flop / RATES[1] / 60, self.flop / RATES[0] / 60
 
     @property
     def compared(self) -> tuple[float, ...]:
@@ -116,8 +133,9 @@ class Table:
     differs: str = ""
     fitted: str = ""
     protocol: str = ""
-    gpu: str = ""
     "as a number's: of those that say nothing else"
+    evidence: tuple[str, ...] = ()
+    "what is nearest to it here: pages below results, as `studies/proximal/README.md: in words`"
     again: str = ""
     "another table where the same values stand, which answers them"
     pairs: tuple[tuple[str, str], ...] = ()
@@ -139,6 +157,8 @@ class Paper:
 
     key: str
     title: str
+    link: str
+    "where it can be read"
     runs: tuple[Run, ...]
     tables: tuple[Table, ...]
 
@@ -185,6 +205,8 @@ def parse(key: str, text: str) -> Paper:
         require(name in ("paper", "run", "table"), f"{key}: [{name}]", "[paper], [[run]] or [[table]]", "fix the file")
     title = raw.get("paper", {}).get("title")
     require(isinstance(title, str), f"{key}: no title", '[paper] with title = "..."', "fix the file")
+    link = raw.get("paper", {}).get("link", "")
+    require(str(link).startswith("https://"), f"{key}: no link", '[paper] with link = "https://..."', "fix the file")
     runs = tuple(_made(Run, entry, f"{key}: [[run]] {i + 1}") for i, entry in enumerate(raw.get("run", [])))
     tables = tuple(_table(entry, f"{key}: [[table]] {i + 1}") for i, entry in enumerate(raw.get("table", [])))
     names = [short(table.name) for table in tables]
@@ -192,7 +214,7 @@ def parse(key: str, text: str) -> Paper:
     for table in tables:
         known = not table.again or table.again in {other.name for other in tables if other is not table}
         require(known, f"{key}: {table.name}: again = {table.again}", "the name of another table", "fix the file")
-    return Paper(key, title, runs, tables)
+    return Paper(key, title, link, runs, tables)
 
 
 def short(name: str) -> str:
@@ -245,17 +267,18 @@ def answers(paper: Paper, number: Number) -> list[Answer]:
     return found
 
 
-def to_run(paper: Paper, tables: Iterable[Table], whole: bool) -> dict[Answer, list[str]]:
+def to_run(paper: Paper, tables: Iterable[Table], whole: bool, cuda: bool = False) -> dict[Answer, list[str]]:
     """The runs that these tables need, each once, with the names of the tables that it answers.
 
     Args:
         whole: prefer the paper's settings, where there are any; else their cut, then what is typed, then the whole.
+        cuda: those that take a GPU too.
     """
     order: list[Setting] = ["paper", "ours", "quick"] if whole else ["quick", "ours", "paper"]
     todo: dict[Answer, list[str]] = {}
     for table in tables:
         for number in table.numbers:
-            if number.missing:
+            if number.missing and not (cuda and number.device == "cuda"):
                 continue
             found = answers(paper, number)
             had = {answer.setting for answer in found}
@@ -271,7 +294,7 @@ def to_run(paper: Paper, tables: Iterable[Table], whole: bool) -> dict[Answer, l
 def _table(entry: Mapping[str, Any], where: str) -> Table:
     numbers = entry.get("numbers")
     require(isinstance(numbers, list) and bool(numbers), f"{where}: no numbers", "numbers = [{...}]", "fix the file")
-    own = {"name", "title", "kind", "numbers", "again", "pairs"}
+    own = {"name", "title", "kind", "numbers", "again", "pairs", "evidence"}
     shared = {key: value for key, value in entry.items() if key not in own}
     where = f"{where} {entry.get('name', '')}"
     made = []
@@ -281,14 +304,18 @@ def _table(entry: Mapping[str, Any], where: str) -> Table:
         made.append(one)
     whats = [one.what for one in made]
     require(len(set(whats)) == len(whats), f"{where}: two numbers of one `what`", "different ones", "fix the file")
-    names = ("name", "title", "kind", "definition", "source", "differs", "fitted", "protocol", "gpu", "again")
+    names = ("name", "title", "kind", "definition", "source", "differs", "fitted", "protocol", "again")
     kept = {key: entry[key] for key in names if key in entry}
     pairs = entry.get("pairs", [])
     is_pairs = isinstance(pairs, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs
     )
     require(is_pairs, f"{where}: pairs = {pairs!r}", 'pairs of columns, as [["Ours", "SVGD"]]', "fix the file")
-    table = _made(Table, {**kept, "numbers": tuple(made), "pairs": tuple(map(tuple, pairs))}, where)
+    evidence = entry.get("evidence", [])
+    is_list = isinstance(evidence, list) and all(isinstance(one, str) and ": " in one for one in evidence)
+    require(is_list, f"{where}: evidence = {evidence!r}", '["studies/ou/README.md: what it shows"]', "fix the file")
+    kept |= {"numbers": tuple(made), "pairs": tuple(map(tuple, pairs)), "evidence": tuple(evidence)}
+    table = _made(Table, kept, where)
     for one, other in table.pairs:
         found = any(f"{one} - {other}:" in what for what, _, _ in table.claims())
         require(found, f"{where}: pair {one}, {other}", "two columns of the table", "fix the file")
@@ -298,10 +325,11 @@ def _table(entry: Mapping[str, Any], where: str) -> Table:
 
 def _check(one: Number, where: str) -> None:
     where = f"{where}: {one.what}"
-    answered = bool(one.metric and one.task and (one.run or one.method) and one.value)
+    answered = bool(one.metric and one.task and (one.run or one.method) and (one.value or one.curve))
     for ok, expected in (
         (answered or bool(one.missing), "a value, a metric, a task, and run or method; or why they are missing"),
         (all(math.isfinite(value) for value in one.value), "finite values"),
+        (not (one.value and one.curve), "a value, or the name of a curve"),
         (min(one.rounding, one.spread, one.error) >= 0 and one.seeds >= 1, "errors not negative, at least 1 seed"),
         (one.better in ("lower", "higher"), "better = lower or higher"),
         (one.scale in ("", "log10", "half"), "scale = log10 or half, or none"),
@@ -309,6 +337,8 @@ def _check(one: Number, where: str) -> None:
         (one.rows >= 0, "rows not negative"),
         (not one.protocol or Called.read(one.protocol), "protocol = the name of an image metric, as fid_50k_train"),
         (one.metric == one.protocol or not (one.protocol and one.metric), "the metric of the protocol"),
+        (one.device in ("cpu", "cuda"), "device = cpu or cuda"),
+        (one.device == "cpu" or (answered and one.missing), "with device = cuda all that a run takes, and missing"),
     ):
         require(bool(ok), f"{where}: {one}", expected, "fix the file")
 

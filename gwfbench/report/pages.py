@@ -154,7 +154,7 @@ def all_made(root: Path) -> dict[Path, str]:
     for key in ledger.papers():
         book = ledger.load(key)
         asked = paper_page.asked(book)
-        sources = [f"../{name}/rows.csv" for name in rows if asked & answered[name]]
+        sources = {f"../{name}/rows.csv": own for name, own in answered.items() if asked & own}
         files[root / "papers" / f"{key}.md"], _ = paper_page.page(book, every, sources, environments)
     for readme in (root.parent / "README.md", root / "README.md"):
         if readme.exists():

@@ -43,14 +43,22 @@ Rounding is half a unit of the last printed digit; ours, the median standard err
 standard deviation over seeds divided by the square root of their number (of one seed, if it is not printed; 0 if no
 deviation is); common, an error that no interval over seeds shows, where a table states one.
 
+*fails from*: the value of ours from which on, with the same interval about it, the published value would not have
+agreed, and in parentheses how far that is on the way from the published value to that of not moving (`still`), in
+logarithms where these are positive and a factor of ten apart. A method that is worse than ours, but not as bad as that,
+would have had the same verdict. *truth*: what exact draws have (`exact`; where the exact JKO law is the truth, draws of
+that). *commit*: of the code that made our rows; + says that it had changes that were not committed.
+
 - **reproduced**: the published value agrees; the run has the paper's settings and at least 3 seeds; nothing was chosen
   by agreement with the table; and the band (with the range of the readings) is narrow: on either side at most a quarter
   of the distance from the published value to that of not moving (`still`), in logarithms where they are positive and a
   factor of ten apart.
-- **consistent**: it agrees, but one of these does not hold. The words in parentheses say which.
+- **consistent**: it agrees, but one of these does not hold. The words in parentheses say which: *own setting* and *cut
+  setting* (not the paper's), *one seed*, *two seeds*, *choices fitted to this table*, *another method* (ours is not
+  theirs), *band too wide to tell* and *power not known* (no run of `still`).
 - **better**, **not reproduced**: it does not agree, and we are on the good side, or the bad side. A failed run of ours
   is on the bad side. **different**: the same on the bad side, but not at the paper's settings or not with 3 seeds.
-- **not run**: listed below each table, with the reason.
+- **not run**: folded below each table, with the reasons; what takes a GPU with the command that runs it.
 
 A verdict compares two numbers. How they were obtained may differ: see the lines above each table, and the remarks."""
 DIFFERENCES = """\
@@ -104,6 +112,7 @@ def judged(number: Number, setting: Setting, ours: Ours, still: float) -> Verdic
     if agrees:
         caveats.append("choices fitted to this table" if number.fitted else "")
         caveats.append(_power(number, low, high, still))
+    caveats.append("another method" if number.instead else "")
     why = tuple(filter(None, caveats))
     if agrees:
         return Verdict("consistent" if why else "reproduced", why)
@@ -125,6 +134,25 @@ def margin(number: Number, ours: Ours) -> float:
     """The amount by which our interval is widened on both sides."""
     se = 0.0 if math.isnan(ours.se) else ours.se
     return number.rounding + 2 * math.hypot(se, number.spread / math.sqrt(number.seeds), number.error)
+
+
+def fails_from(number: Number, ours: Ours) -> float:
+    """The value of ours from which on, with the same interval about it, the published one would not have agreed."""
+    w = margin(number, ours)
+    if number.better == "higher":
+        return min(number.compared) - w - (ours.high - ours.value)
+    return max(number.compared) + w + (ours.value - ours.low)
+
+
+def reach(number: Number, ours: Ours, still: float) -> float:
+    """How far `fails_from` is on the way from the published value to that of not moving; nan where there is no way."""
+    start = min(number.compared) if number.better == "higher" else max(number.compared)
+    end, sign = fails_from(number, ours), -1 if number.better == "higher" else 1
+    if not sign * (still - start) > 0:
+        return math.nan
+    if number.scale != "log10" and min(start, still) > 0 and not 1 / DECADE < still / start < DECADE:
+        start, end, still = (math.log(x) if x > 0 else math.nan for x in (start, end, still))
+    return (end - start) / (still - start)
 
 
 def _power(number: Number, low: float, high: float, still: float) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from gwfbench import fields
-from gwfbench.papers import ledger
 from scripts.docs import boards, plugins
 from scripts.docs.text import moved, relative, table
 
@@ -87,8 +86,6 @@ def pages() -> dict[str, str]:
             text = _boarded(text, target)
         elif origin.startswith("results/"):
             text = re.sub(r"(?m)^\|.*$", lambda line: _unbroken(line[0]), text)
-        if path.parent.name == "papers":
-            text = _with_commands(text, path.stem)
         if origin == "results/README.md":
             text = text.replace("# Results", "# What the results say", 1)
         found[target] = text
@@ -166,21 +163,6 @@ def _unbroken(line: str) -> str:
     """A line of a table whose numbers, and short verdicts, browsers don't break."""
     line = re.sub(r"(\*\*[a-z ]+\*\*) (\([^()|]*\))", r'<span class="verdict">\1 <small>\2</small></span>', line)
     return WHOLE.sub(r'<span class="n">\g<0></span>', line)
-
-
-def _with_commands(text: str, paper: str) -> str:
-    """The page of a paper, with the command that runs it below the heading of each table."""
-    read = ledger.load(paper)
-    for each in read.tables:
-        if ledger.to_run(read, [each], whole=False):
-            command = f"`python -m gwfbench reproduce {paper} --only {ledger.short(each.name)}`"
-            text = re.sub(
-                rf"(?m)^## {re.escape(each.name)}\b[^\n]*$",
-                lambda found: f"{found[0]}\n\nThe command: {command}",  # noqa: B023  called at once
-                text,
-                count=1,
-            )
-    return text
 
 
 def _address(path: str, page: str) -> str:

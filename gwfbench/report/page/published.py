@@ -60,7 +60,7 @@ def found(made: Sequence[Sheet], whole: bool = False) -> list[Published]:
 def _of_paper(paper: ledger.Paper, own: dict[tuple[str, str], Line], whole: bool) -> Iterator[Published]:
     tasks = {registry.head(task) for task, _ in own}
     for table in paper.tables:
-        for number in () if table.again else table.numbers:
+        for number in () if table.again else (one for one in table.numbers if not one.curve):
             head = paper.key, table.name, number.what, paper_page.printed(number)
             here = registry.head(number.task) in tasks  # what answers a number takes a while to say
             answered = paper_page.answered(paper, number, own) if here else []
