@@ -159,6 +159,8 @@ RUNS = {
         ("gmm", "proposal=student"),
         ("gmm", "proposal=matched,decay=none"),
         ("blr", "rows=20,proposal=student"),
+        ("blr", "rows=20,proposal=student,follow=0.2,map_steps=2"),
+        ("gmm", "follow=0.1"),
         ("toy2d", "energy=js"),
         ("toy2d", "energy=kl_samples"),
         ("toy2d", "energy=kl_dv"),
