@@ -7,7 +7,11 @@ pushes P_k to T#P_k with (equation 8; A_h and Gamma by energy: objectives/variat
 
 `kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k. With `proposal=student` mu_k is a Student law,
 for P_k with long tails (blr): there a Gaussian is wider than the bulk of P_k, log mu falls faster outwards than a
-critic can make up for, and T runs away. `entropy` draws z from any set that holds P_k (Corollary 3.4). The paper's is a
+critic can make up for, and T runs away. With `follow=0.1` mu
+moves within a step: it follows the images T(x) of the batches, a tenth of the way at each (ours, not the paper's). Then
+the entropy of what mu can fit is that of T#P_k itself, and the step stays implicit however long it is.
+
+`entropy` draws z from any set that holds P_k (Corollary 3.4). The paper's is a
 box: in 16 dimensions none of its draws is where P_k is, and T does not move. The default is an ellipsoid with three
 times the volume of the smallest one that holds P_k, in any dimension, as a step needs room for what it adds.
 
@@ -45,7 +49,8 @@ is one less than the number of hidden layers; of their ICNN it is that number. T
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere. On ou, seed 1 was at
   SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5.
 - The critic starts near h = 1, and a squared head has a tail in place of its zero (objectives/variational.py).
-- Maps that are not linear, and their critics, get coordinates in which P_k has size one.
+- Maps that are not linear, and their critics, get coordinates in which P_k has size one. With `white=true` T gets the
+  critic's, in which all directions have: for posteriors that are narrow in some.
 - Dropout acts in training only, so that T is a map; the authors judge with it on, and without it in the first layer.
 """
 
@@ -88,7 +93,7 @@ from gwfbench.training.jko_step import (
     require_reach,
 )
 from gwfbench.training.minmax import Decay
-from gwfbench.training.proposals import PROPOSALS, Box, Ellipsoid, Proposal
+from gwfbench.training.proposals import PROPOSALS, Box, Ellipsoid, Following, Proposal
 from gwfbench.training.states import below, joined
 
 
@@ -146,10 +151,14 @@ class VJKO:
     "first hidden layer with dropout"
     prelu_output: bool = False
     "whether what T adds to x ends in a PReLU (map=prelu only)"
+    white: bool = False
+    "whether T sees coordinates in which mu_k's covariance is I, and not its size alone one (map=prelu only)"
     strong: Interior = 0.1
     "strong convexity c of the potential of T (map=icnn only)"
     proposal: Literal["iid", "matched", "student"] = "iid"
     "law mu_k (energy=kl only); iid: Gaussian; matched: Gaussian, batches moment-matched; student: for long tails"
+    follow: Share = 0.0
+    "share of a batch's image in the running moments of mu_k, which then follows T#P_k; 0: mu_k stays (energy=kl only)"
     volume: Annotated[float, at_least(1)] = 3.0
     "volume of the critic's ellipsoid, in units of the smallest one of its shape that holds P_k (energy=entropy only)"
     box: Annotated[float, at_least(1)] | None = None
@@ -184,6 +193,7 @@ class VJKO:
         other = self.map in ("linear", "icnn")
         refuse(self, "dropout", "map", when=self.dropout > 0 and other, expected="map=prelu")
         refuse(self, "prelu_output", "map", when=self.prelu_output and other, expected="map=prelu")
+        refuse(self, "white", "map", when=self.white and other, expected="map=prelu")
         refuse(self, "dropout_from", "dropout", when=self.dropout_from > 1 and not self.dropout, expected="a dropout")
         both = self.box is not None and self.volume != VJKO.volume
         refuse(self, "volume", "box", when=both, expected="one of the two: a box takes the ellipsoid's place")
@@ -247,7 +257,7 @@ def _settled(method: VJKO, problem: Problem, rng: Streams) -> VJKO:
     if method.head == "auto" and energy == "entropy" and method.box:
         head = "exp1"  # h is large on a box
     _require_fit(replace(method, energy=energy, head=head), problem)
-    if chosen == "auto" and (method.dropout or method.prelu_output):
+    if chosen == "auto" and (method.dropout or method.prelu_output or method.white):
         chosen = "prelu"
     if chosen == "auto":
         plain = energy == "kl" and pairs is None
@@ -278,6 +288,9 @@ def _require_fit(method: VJKO, problem: Problem) -> None:
          "a task whose exponent m is even, as h may be below 0; or head=squared"),
         (("proposal", "energy"), method.proposal != "iid" and method.energy != "kl",
          "energy=kl: the others draw from the target or a region"),
+        (("follow", "energy"), method.follow > 0 and method.energy != "kl",
+         "energy=kl: the others draw from the target or a region"),
+        (("follow", "scheme"), method.follow > 0 and scheme in TRAPEZOIDS, "scheme=backward: its mu_k is one law"),
         (("batch", "proposal"), method.proposal == "matched" and method.batch <= problem.shape[0],
          f"a batch of more than {problem.shape[0]} points, the task's dimension, to match moments"),
         (("batch",), method.batch < 2 and pairs, "a batch of 2 points or more, for the interaction energy"),
@@ -350,7 +363,11 @@ class _Backward:
         if method.start == "identity":
             self._net.to_identity()
             self._adams["map"].forget()
-        transport = Transport.of(self._net, None if method.map == "linear" else mu)
+        transport = Transport.of(self._net, None if method.map == "linear" else mu, method.white)
+        following = None
+        if method.follow and not isinstance(gamma, Box | Ellipsoid):
+            following = Following(gamma, method.follow)
+            gamma = following.law
         raw = energy = before = None
         if self._row.heads:
             target = None
@@ -362,7 +379,7 @@ class _Backward:
         drawn = self._problem[TargetSamples] if self._row.needs is TargetSamples else gamma
         game = Game(
             pool, method.batch, a, transport, raw, energy, drawn, before, self._kernel, method.partners, method.scheme,
-            method.dropout, method.dropout_from,
+            method.dropout, method.dropout_from, following,
         )  # fmt: skip
         late = method.halve_after is not None and k > method.halve_after
         rounds = Rounds(

@@ -12,7 +12,6 @@ oracle of the target, which counts its calls, and, every few iterations, the ran
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Protocol
 
 import torch
@@ -25,8 +24,8 @@ from gwfbench.nn.mlp import MLP, ResidualMLP
 from gwfbench.nn.mlp_by_hand import Keep, Perceptron, ResidualLinearByHand, ResidualMLPByHand, inner
 from gwfbench.rng import Streams
 from gwfbench.training.game import Game, Noise, Rounds, by_autograd
-from gwfbench.training.jko_step import Frame, Functional, Network
-from gwfbench.training.proposals import Gaussian, Proposal, Student, draws
+from gwfbench.training.jko_step import Axes, Functional, Network
+from gwfbench.training.proposals import copied, draws, tensors
 from gwfbench.training.replay import Replayed
 
 AHEAD = 25  # iterations whose random numbers are drawn at once
@@ -144,9 +143,9 @@ class Engine:
         seeds, _, d = pool.shape
         self._blocks = pool.view(-1, n, d)  # those of the first seed come first
         self._critic = HandCritic(energy, game.raw, n)
-        self._law = None if energy.target is None else _copied(energy.proposal)
+        self._law = None if energy.target is None else copied(energy.proposal)
         frame = game.transport.frame
-        self._frame = None if frame is None else Frame(frame.center.clone(), frame.size.clone())
+        self._frame = None if frame is None else type(frame)(*(part.clone() for part in tensors(frame)))
         self._x, self._y, self._u, self._slope, self._score = (pool.new_zeros(seeds, n, d) for _ in range(5))
         self._pull = pool.new_zeros(())  # 1 / (a n)
         self._at = {  # the next row of each table
@@ -177,11 +176,14 @@ class Engine:
     def _iterate(self, game: Game, rounds: Rounds) -> None:
         """`alternate`'s iteration."""
         self._pieces["batch" if rounds.map_steps else "still"]()
+        if rounds.map_steps:
+            self._follow(game)
         for _ in range(rounds.critic_steps):
             self._pieces["critic"]()
         for i in range(rounds.map_steps):
             if i:
                 self._pieces["image"]()
+                self._follow(game)
             if game.energy is not None and game.energy.target is not None:
                 self._score.copy_(game.energy.target.score(self._y))
             self._pieces["map"]()
@@ -197,20 +199,30 @@ class Engine:
 
     def _move(self, game: Game, rounds: Rounds, shuffle: Streams) -> None:
         """Copy in the numbers of this JKO step."""
-        energy, frame = game.energy, game.transport.frame
-        assert energy is not None
-        self._critic.move(energy)
-        if self._law is not None:
-            for mine, theirs in zip(_tensors(self._law), _tensors(energy.proposal), strict=True):
-                mine.copy_(theirs)
+        frame = game.transport.frame
+        self._move_law(game)
         if self._frame is not None and frame is not None:
-            self._frame.center.copy_(frame.center)
-            self._frame.size.copy_(frame.size)
+            for mine, theirs in zip(tensors(self._frame), tensors(frame), strict=True):
+                mine.copy_(theirs)
         self._pull.fill_(1 / (game.a * self._n))
         for name, steps in (("critic", rounds.critic_steps), ("map", rounds.map_steps)):
             rows = self._adams[name].schedule(rounds.rates(steps))
             self._put(name, rows.to(self.pool)[None])
         self._put("order", order(self.pool.shape[1] // self._n, rounds.iterations, shuffle))
+
+    def _move_law(self, game: Game) -> None:
+        assert game.energy is not None
+        self._critic.move(game.energy)
+        if self._law is not None:
+            for mine, theirs in zip(tensors(self._law), tensors(game.energy.proposal), strict=True):
+                mine.copy_(theirs)
+
+    def _follow(self, game: Game) -> None:
+        """Let mu follow the image that was just made."""
+        if game.following is not None:
+            game.following.take(self._y)
+            self._move_law(game)
+            self._critic.place(self._y)
 
     def _draw(self, game: Game, rounds: Rounds, noise: Noise, iterations: int) -> None:
         """The random numbers of the next iterations."""
@@ -243,7 +255,9 @@ class Engine:
 
     def _take_batch(self) -> None:
         torch.index_select(self._blocks, 0, self._next("order"), out=self._x)
-        if self._frame is not None:
+        if isinstance(self._frame, Axes):
+            self._u.copy_(self._frame.to(self._x))
+        elif self._frame is not None:
             torch.sub(self._x, self._frame.center, out=self._u).div_(self._frame.size)
         self._take_image()
 
@@ -253,6 +267,8 @@ class Engine:
             self._at["dropout"] += 1
         if self._frame is None:
             self._y.copy_(self._map.image(self._x))
+        elif isinstance(self._frame, Axes):
+            self._y.copy_(self._frame.back(self._map.image(self._u)))
         else:
             torch.addcmul(self._frame.center, self._map.image(self._u), self._frame.size, out=self._y)
         self._critic.place(self._y)
@@ -266,7 +282,9 @@ class Engine:
         self._slope.add_(self._critic.slope())
         if self._law is not None:
             self._slope.add_(self._law.score(self._y), alpha=1 / self._n).sub_(self._score, alpha=1 / self._n)
-        if self._frame is not None:
+        if isinstance(self._frame, Axes):
+            self._slope.copy_(self._slope @ self._frame.root)
+        elif self._frame is not None:
             self._slope.mul_(self._frame.size)
         self._adams["map"].follow(self._map.gradient(self._slope), self._next("map")[0])
 
@@ -287,12 +305,3 @@ def _factors(game: Game, pool: Tensor) -> tuple[Tensor | None, Keep]:
     width = hidden[0][1].shape[-1]
     kept = pool.new_zeros(len(pool), 1, len(hidden[before:]), game.batch, width)
     return kept, [*[None] * before, *kept[:, 0].unbind(1)]
-
-
-def _tensors(law: Proposal) -> list[Tensor]:
-    return [getattr(law, field.name) for field in fields(law)]
-
-
-def _copied(law: Proposal) -> Gaussian | Student:
-    assert isinstance(law, Gaussian | Student)
-    return type(law)(*(part.clone() for part in _tensors(law)))

@@ -14,7 +14,7 @@ from gwfbench.nn.mlp import MLP
 from gwfbench.rng import Streams
 from gwfbench.training.jko_step import Functional, Transport, batches, step_loss
 from gwfbench.training.minmax import Decay, alternate, cosine
-from gwfbench.training.proposals import Proposal
+from gwfbench.training.proposals import Following, Proposal
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Game:
         before: dF/dP at P_k, where the scheme needs it.
         kernel, partners: as `step_loss`.
         dropout, dropout_from: of the map, as `Transport.dropped`.
+        following: whose law gamma and the energy's proposal are, if mu follows the map's image.
     """
 
     pool: Tensor
@@ -43,6 +44,7 @@ class Game:
     scheme: str = "backward"
     dropout: float = 0.0
     dropout_from: int = 1
+    following: Following | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def by_autograd(game: Game, rounds: Rounds, adams: Mapping[str, Adam], noise: No
         push = _still
     elif game.dropout:
         push = partial(game.transport.dropped, share=game.dropout, noise=noise.dropout, first=game.dropout_from)
+    if rounds.map_steps and game.following is not None:
+        push = partial(_followed, push, game.following)
     alternate(
         batches(game.pool, game.batch, noise.shuffle),
         lambda: game.gamma.draw(game.batch, noise.reference),
@@ -96,6 +100,12 @@ def by_autograd(game: Game, rounds: Rounds, adams: Mapping[str, Adam], noise: No
         decay=rounds.decay,
         rate=rounds.rate,
     )
+
+
+def _followed(push: Callable[[Tensor], Tensor], following: Following, x: Tensor) -> Tensor:
+    y = push(x)
+    following.take(y)
+    return y
 
 
 def _still(x: Tensor) -> Tensor:

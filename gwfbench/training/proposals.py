@@ -6,8 +6,8 @@ Each gives coordinates in which the cloud has size one, so that a network's star
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -49,6 +49,10 @@ class Gaussian:
         """Up to a constant, (S, n)."""
         centered = x - self.mean
         return -0.5 * ((centered @ self.precision) * centered).sum(-1)
+
+    def counts(self, x: Tensor) -> Tensor:
+        """How often a point counts in the next mean and scatter, (S, n, 1): see `Student`."""
+        return torch.ones_like(x[..., :1])
 
     def log_mass(self) -> Tensor:
         """The constant that `log_prob` leaves out, (S, 1)."""
@@ -118,6 +122,11 @@ class Student:
         away = ((centered @ self.precision) * centered).sum(-1)
         return -0.5 * (DEGREES + x.shape[-1]) * torch.log1p(away / DEGREES)
 
+    def counts(self, x: Tensor) -> Tensor:
+        """How often a point counts in the next mean and scatter, (S, n, 1): less, the farther out it is."""
+        away = self.white(x).square().sum(-1, keepdim=True)
+        return (DEGREES + x.shape[-1]) / (DEGREES + away)
+
     def log_mass(self) -> Tensor:
         """The constant that `log_prob` leaves out, (S, 1)."""
         d = self.mean.shape[-1]
@@ -139,6 +148,45 @@ class Student:
     @property
     def axes(self) -> Tensor:
         return self.precision @ self.root
+
+
+class Following:
+    """mu that follows T#P_k through a JKO step: running means, over the images of batches, of what it is fitted by.
+
+    A step of expectation-maximisation a batch. At its end mu has the highest likelihood for T#P_k, so the gradient of
+    E_{T#P_k}[log mu] in mu is 0, and the map need not know that mu moves.
+
+    Args:
+        law: where it starts; kept as it is.
+        share: of a batch in the running means.
+    """
+
+    def __init__(self, law: Gaussian | Student, share: float):
+        self.law = copied(law)
+        self._share = share
+        self._scatter = self.law.root.double() @ self.law.root.double().mT
+
+    def take(self, image: Tensor) -> None:
+        """Follow the image of a batch (S, n, d): the tensors of `law` change in place."""
+        law, x = self.law, image.detach().double()
+        count = law.counts(image.detach()).double()
+        mean = law.mean.double().lerp((count * x).sum(1, keepdim=True) / count.sum(1, keepdim=True), self._share)
+        scatter = (count * (x - mean)).mT @ (x - mean) / x.shape[1]
+        self._scatter = self._scatter.lerp(scatter, self._share)
+        root = _root(self._scatter)
+        for mine, new in ((law.mean, mean), (law.root, root), (law.precision, torch.cholesky_inverse(root))):
+            mine.copy_(new)
+
+
+def tensors(law: Any) -> list[Tensor]:
+    """What a law or a frame is made of, in the order of its fields."""
+    return [getattr(law, field.name) for field in fields(law)]
+
+
+def copied(law: Proposal) -> Gaussian | Student:
+    """A Gaussian or a Student law of its own tensors."""
+    assert isinstance(law, Gaussian | Student)
+    return type(law)(*(part.clone() for part in tensors(law)))
 
 
 def _root(covariance: Tensor) -> Tensor:

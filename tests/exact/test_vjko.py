@@ -14,14 +14,16 @@ from scipy.stats import norm
 
 from gwfbench.budget import Budget
 from gwfbench.errors import UserError
-from gwfbench.info import Initial, InteractionEnergy
+from gwfbench.info import Initial, InteractionEnergy, LogDensity
 from gwfbench.nn.mlp import ResidualMLP
 from gwfbench.objectives import variational
 from gwfbench.objectives.variational import force
 from gwfbench.plugins import registry
+from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
-from gwfbench.training.jko_step import LIMIT, Shift, network, step_loss
-from gwfbench.training.proposals import DEGREES, Box, Gaussian, Student
+from gwfbench.training import engine
+from gwfbench.training.jko_step import LIMIT, Axes, Shift, network, step_loss
+from gwfbench.training.proposals import DEGREES, Box, Following, Gaussian, Student
 
 L, C = 1.7, 0.6  # the target N(C, 1/L) on the line
 QUICK = "batch=256,pool=8192,width=16,iterations=300"
@@ -129,6 +131,26 @@ def test_one_step_is_the_exact_jko_step(chosen):
     still = float(mean.norm() + (covariance - torch.eye(2)).norm())
     off = float((y.mean(1) - mean).norm() + (y[0].T.cov() - covariance[0]).norm())
     assert off < min(0.06, 0.3 * still)
+
+
+@pytest.mark.parametrize("follow", [0.0, 0.1])
+def test_with_a_following_gaussian_a_long_step_of_a_narrow_law_is_exact(follow, monkeypatch):
+    """From N(0, 0.3^2) by a = 1, the critic kept at h = 1: the exact step, as mu is T#P_k.
+
+    With mu_k = P_k the objective has no minimum, as 1/a + L < 1/0.3^2: the map runs away.
+    """
+    s, rng = 0.3, Streams((0,), dtype=torch.float64)
+    target = LogDensity(lambda x: log_normal(x, C, L**-0.5), lambda x: L * (C - x))
+    start = Initial(lambda n, noise: s * noise.whitened(n, 1), None)
+    problem = Problem((1,), (math.inf,), (start, target))
+    words = f"map=linear,step=1,steps=1,lr=0.01,follow={follow},{QUICK}"
+    monkeypatch.setattr(engine.HandCritic, "slope", lambda critic: torch.zeros_like(critic.seen[:, :256]))
+    (law,) = laws(words, problem)
+    with torch.no_grad():
+        y = law.push(s * rng.whitened(4096, 1), rng)
+    m2, s2 = exact_step("backward", 1.0, 0.0, s)
+    off = math.hypot(float(y.mean()) - m2, float(y.std()) - s2)
+    assert (off < 0.02) if follow else (off > 1)
 
 
 @pytest.mark.slow
@@ -291,6 +313,29 @@ def test_the_likeliest_student_law_is_found():
         assert ((other.log_prob(x) + other.log_mass()).mean(1) < best).all()
 
 
+def test_in_white_coordinates_the_covariance_is_i_and_back_is_where_it_was():
+    _, x = student(3, Streams((0, 1), dtype=torch.float64), 4096)
+    frame = Axes.of(Gaussian.fitted(x))
+    u = frame.to(x)
+    eye = torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+    torch.testing.assert_close(u.mT @ u / x.shape[1], eye)
+    torch.testing.assert_close(frame.back(u), x)
+
+
+@pytest.mark.parametrize("law", [Gaussian, Student])
+def test_a_law_that_follows_one_cloud_ends_at_its_fit(law):
+    _, x = student(3, Streams((0, 1), dtype=torch.float64), 4096)
+    first = law.fitted(5 * x + 3)
+    before = first.root.clone()
+    following = Following(first, 0.2)
+    for _ in range(300):
+        following.take(x)
+    fit = law.fitted(x)
+    for name in ("mean", "root", "precision"):
+        torch.testing.assert_close(getattr(following.law, name), getattr(fit, name), rtol=1e-6, atol=1e-6)
+    assert torch.equal(first.root, before)
+
+
 def test_a_student_fit_is_not_moved_by_a_few_far_points():
     _, x = student(2, Streams((0, 1), dtype=torch.float64))
     found = Student.fitted(x)
@@ -427,9 +472,10 @@ def test_the_strong_convexity_is_the_fields():
 
 @pytest.mark.parametrize(
     ("task", "words", "got"),
-    [("ou", "prelu_output=true,map=linear", "prelu_output=true"), ("ou", "dropout_from=2", "dropout_from=2"),
+    [("ou", "prelu_output=true,map=linear", "prelu_output=true"), ("ou", "white=true,map=icnn", "white=true"), ("ou", "dropout_from=2", "dropout_from=2"),
      ("aggregation_diffusion", "head=plain", "head=plain"), ("ou", "proposal=matched,batch=2", "batch=2"),
      ("aggregation", "batch=1", "batch=1"), ("aggregation", "rows=16,energy=kl", "energy=kl"),
+     ("toy2d", "follow=0.1,energy=js", "energy=js"), ("ou", "follow=0.1,scheme=section_b", "scheme=section_b"),
      ("barenblatt", "rows=16,energy=kl", "energy=kl"), ("barenblatt", "box=1.2,volume=2", "volume=2.0"),
      ("ou", "head=plain,energy=entropy", "energy=entropy")],
 )  # fmt: skip
@@ -439,7 +485,7 @@ def test_fields_that_do_not_go_together(task, words, got):
     assert got in found.value.got
 
 
-@pytest.mark.parametrize("words", ["dropout=0.1", "prelu_output=true"])
+@pytest.mark.parametrize("words", ["dropout=0.1", "prelu_output=true", "white=true"])
 def test_fields_of_a_prelu_map_choose_it(words):
     from gwfbench.baselines import vjko as module
 
