@@ -7,18 +7,15 @@ pushes P_k to T#P_k with (equation 8; A_h and Gamma by energy: objectives/variat
 
 `kl` draws z from mu_k, the Gaussian with the mean and covariance of P_k. With `proposal=student` mu_k is a Student law,
 for P_k with long tails (blr): there a Gaussian is wider than the bulk of P_k, log mu falls faster outwards than a
-critic can make up for, and T runs away. With `follow=0.1` mu
-moves within a step: it follows the images T(x) of the batches, a tenth of the way at each (ours, not the paper's). Then
-the entropy of what mu can fit is that of T#P_k itself, and the step stays implicit however long it is.
+critic can make up for, and T runs away. With `follow=0.1` mu moves within a step, after the images T(x) of the batches,
+a tenth of the way at each (ours, not the paper's): the entropy of what mu can fit is then that of T#P_k itself, and the
+step stays implicit. `entropy` draws z from any set that holds P_k (Corollary 3.4). The paper's is a box: in 16
+dimensions none of its draws is where P_k is, and T does not move. The default is an ellipsoid with three times the
+volume of the smallest one that holds P_k, as a step needs room for what it adds.
 
-`entropy` draws z from any set that holds P_k (Corollary 3.4). The paper's is a
-box: in 16 dimensions none of its draws is where P_k is, and T does not move. The default is an ellipsoid with three
-times the volume of the smallest one that holds P_k, in any dimension, as a step needs room for what it adds.
-
-The pair term is there where the task offers an interaction energy, also as the only energy. h starts where the step
-before left it. With `start=previous`, as in Algorithm 1, T does too, and goes astray where the iterations don't undo
-the last displacement (twonorm). P_k is a pool of particles, pushed once per step; the judged law is T_k o ... o T_1 on
-fresh points, never the pool.
+The pair term is there where the task offers an interaction energy. h starts where the step before left it. With
+`start=previous`, as in Algorithm 1, T does too, and goes astray where the iterations don't undo the last displacement
+(twonorm). P_k is a pool of particles, pushed once per step; the judged law is T_k o ... o T_1 on fresh points.
 
 As log mu_k is fixed during a step, a wrong h makes it an explicit step of the entropy. For a target whose log-density
 has curvatures up to L, a step a is too long where a L is far above 1: it is 0.1 on ou, and 14 to 350 on blr at a = 0.1.
@@ -33,25 +30,21 @@ has curvatures up to L, a step a is too long where a L is far above 1: it is 0.1
 
 where dF/dP(P_k) comes from the critic of the step before, and for P_0 from its density.
 
-`energy=auto` takes kl if the task offers a density, entropy if an internal energy, and js if samples alone; the critic
-of js has bounded slopes (kl_dv takes the logarithm of a mean, biased in batches). `map=auto` is linear where that is
-enough: P_0 and the target are both Gaussian, as third differences of their log-densities are 0. Otherwise it is PReLU,
-or icnn for entropy, whose densities are then exact (Section D).
+`energy=auto` takes kl if the task offers a density, entropy if an internal energy, and js if samples alone (kl_dv takes
+the logarithm of a mean, biased in batches). `map=auto` is linear where P_0 and the target are both Gaussian, as third
+differences of their log-densities are 0; otherwise PReLU, or icnn for entropy, whose densities are then exact.
 
 Defaults are the paper's for Ornstein-Uhlenbeck (section F.3 and the authors' code): T residual, three linear maps
 d -> 64 -> 64 -> d; h an MLP d -> 64 -> 64 -> 1 with PReLU, on the output too, then squared. `num_layer` in their code
 is one less than the number of hidden layers; of their ICNN it is that number. These differ:
 
-- 250 iterations of one critic step, for their 500 of three (`iterations=500,critic_steps=3`): the least, at a quarter
-  of the updates, whose law ten seeds don't tell from theirs by the first metric of any of eight tasks. `ksd` on gmm in
-  8 dimensions and `jsd` on barenblatt do tell it (results/defaults.md).
+- 250 iterations of one critic step, for their 500 of three: a quarter of the updates (results/defaults.md).
 - Learning rates fall to 0 within each JKO step. At constant rates (`decay=none`, the paper's) Adam now and then
-  multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere. On ou, seed 1 was at
-  SymKL 3.6e-5 from the exact JKO law before the last step and at 3.1e-2 after it; now it stays below 1e-5.
+  multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere (results/studies/ou).
 - The critic starts near h = 1, and a squared head has a tail in place of its zero (objectives/variational.py).
-- Maps that are not linear, and their critics, get coordinates in which P_k has size one. With `white=true` T gets the
-  critic's, in which all directions have: for posteriors that are narrow in some.
-- Dropout acts in training only, so that T is a map; the authors judge with it on, and without it in the first layer.
+- Maps that are not linear get coordinates in which P_k has size one; with `white=true` the critic's, in which all
+  directions have: for posteriors that are narrow in some.
+- Dropout acts in training only, so that T is a map; the authors judge with it on, but for the first layer.
 """
 
 from __future__ import annotations
@@ -75,23 +68,10 @@ from gwfbench.nn.mlp import MLP
 from gwfbench.objectives.variational import HEADS, TABLE, entropy
 from gwfbench.protocol import Marginal, Problem, State
 from gwfbench.rng import Streams
+from gwfbench.training import jko_step
 from gwfbench.training.engine import Trainer
 from gwfbench.training.game import Game, Noise, Rounds
-from gwfbench.training.jko_step import (
-    LIMIT,
-    MAPS,
-    Functional,
-    Network,
-    Shift,
-    Transport,
-    gaussian,
-    move,
-    network,
-    offered,
-    on_rows,
-    pushed,
-    require_reach,
-)
+from gwfbench.training.jko_step import Functional, Network, Transport, gaussian, move, network, offered, pushed
 from gwfbench.training.minmax import Decay
 from gwfbench.training.proposals import PROPOSALS, Box, Ellipsoid, Following, Proposal
 from gwfbench.training.states import below, joined
@@ -206,11 +186,11 @@ class VJKO:
         size = self.forces if self.scheme == "forward" else size // self.batch * self.batch
         pool = problem[Initial].draw(size, rng.fork("pool")).contiguous()  # stands for P_k
         if settled.energy == "entropy":
-            require_reach(settled, problem, pool, settled._region(pool))
+            jko_step.require_reach(settled, problem, pool, settled._region(pool))
         yield from settled._laws(problem, rng, pool, {"k": 0})
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
-        settled = _settled(replace(self, map=MAPS[int(state["map"])]), problem, rng)
+        settled = _settled(replace(self, map=jko_step.MAPS[int(state["map"])]), problem, rng)
         yield from settled._laws(problem, rng, torch.as_tensor(state["pool"]).clone(), state)
 
     def _laws(self, problem: Problem, rng: Streams, pool: Tensor, state: State) -> Iterator[Marginal]:
@@ -220,7 +200,7 @@ class VJKO:
 
         def kept(k: int) -> State:
             parts = {key: part for stage in stages for key, part in stage.state().items()}
-            return {"k": k, "map": MAPS.index(self.map), "pool": pool.clone(), **parts}
+            return {"k": k, "map": jko_step.MAPS.index(self.map), "pool": pool.clone(), **parts}
 
         for k in range(int(state["k"]) + 1, len(times)):
             maps = []
@@ -237,7 +217,7 @@ class VJKO:
         last = problem.times[-1]
         if math.isfinite(last):
             return (0.0, *problem.grid(self.step or max(0.05, last / self.steps), self.steps))
-        step, late = self.step or LIMIT / self.steps, self.halve_after
+        step, late = self.step or jko_step.LIMIT / self.steps, self.halve_after
         if late is None:
             return (0.0, *problem.grid(step, self.steps))
         return tuple(accumulate((step if k < late else step * self.late_step for k in range(self.steps)), initial=0.0))
@@ -309,8 +289,8 @@ class _Forward:
     def state(self) -> State:
         return {}
 
-    def solve(self, pool: Tensor, k: int, a: float) -> Shift:
-        return Shift(a, self._kernel, pool[:, : self._forces].clone())
+    def solve(self, pool: Tensor, k: int, a: float) -> jko_step.Shift:
+        return jko_step.Shift(a, self._kernel, pool[:, : self._forces].clone())
 
 
 class _Backward:
@@ -372,7 +352,7 @@ class _Backward:
         if self._row.heads:
             target = None
             if method.energy == "kl":
-                target = on_rows(self._problem[LogDensity], method.rows, rng.fork(f"rows/{k}"))
+                target = jko_step.on_rows(self._problem[LogDensity], method.rows, rng.fork(f"rows/{k}"))
             raw, energy = self._raw, self._functional(gamma, target)
             if method.scheme in TRAPEZOIDS:
                 before, self._last = self._before(energy), gamma
