@@ -14,6 +14,7 @@ from scipy import stats
 
 Row = dict[str, Any]
 SAME = 0.01  # relative difference of two errors that is none
+ROUNDING = 1e-12  # errors below it are none
 LEVEL = 0.05  # of the paired t test
 CALL = "microseconds a gradient"  # seconds, where gradients are counted
 GROUPS = (
@@ -37,6 +38,15 @@ def shown(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
+def percent(part: float) -> str:
+    return f"{100 * part:.2g} %"
+
+
+def difference(off: float) -> str:
+    """Of two values, relative; the rows keep seven digits."""
+    return f"off by {off:.0e}" if off else "the same to seven digits"
+
+
 def ratios(row: Row) -> np.ndarray:
     return numbers(row, "theirs") / numbers(row, "ours")
 
@@ -51,7 +61,7 @@ def verdict(row: Row) -> str:
     """Which error is lower, by a paired t test over the seeds."""
     theirs, ours = numbers(row, "theirs"), numbers(row, "ours")
     gap, size = theirs - ours, max(abs(theirs.mean()), abs(ours.mean()))
-    if np.all(np.abs(gap) <= SAME * size):
+    if np.all(np.abs(gap) <= SAME * size) or size < ROUNDING:
         return "equal"
     spread = gap.std(ddof=1) / math.sqrt(len(gap))
     if spread and 2 * stats.t.sf(abs(gap.mean()) / spread, len(gap) - 1) > LEVEL:
@@ -101,54 +111,61 @@ def findings(rows: Rows) -> list[str]:
     return found
 
 
-def _sinkhorn(rows: Rows) -> str:
-    flow, start = rows("sinkhorn-eight_gaussians", "W2"), "error of the field at the start"
-    default, fine = rows("field-geomloss", start), rows("field-geomloss-fine", start)
+def _flows(rows: Rows) -> str:
+    names = "sinkhorn-eight_gaussians", "sliced-eight_gaussians"
+    (a, b), (c, d) = ([rows(name, "W2")[side] for side in ("ours", "theirs")] for name in names)
+    times = [shown(rows.times(name)) for name in names]
     return (
-        f"On eight Gaussians `sinkhorn_flow` ends at W2 {shown(flow['ours'])} and geomloss's flow at "
-        f"{shown(flow['theirs'])}; geomloss takes {shown(rows.times('sinkhorn-eight_gaussians'))} times as long. At "
-        f"its default its field is off by {default['theirs']:.0%} at the start, ours by {default['ours']:.0%}; with "
-        f"scaling 0.99 by {fine['theirs']:.0%}, in {shown(rows.times('field-geomloss-fine'))} times our seconds. "
-        f"POT's default plans are nearly exact, and take {shown(rows.times('field-pot'))} times as long as ours."
+        f"**Flows by samples are as good, and faster**: on eight Gaussians, with the same points and steps, "
+        f"`sinkhorn_flow` ends at W2 {shown(a)} (geomloss {shown(b)}) and `sliced_flow` at {shown(c)} (POT "
+        f"{shown(d)}), and geomloss and POT take {times[0]} and {times[1]} times as long."
+    )
+
+
+def _fields(rows: Rows) -> str:
+    start, end = (f"error of the field {where}" for where in ("at the start", "near the end"))
+    ours, fine = rows("field-geomloss", start), rows("field-ott-tight", end)
+    return (
+        f"**Sinkhorn fields by default**: ours is off by {percent(ours['ours'])} at the start and "
+        f"{percent(rows('field-geomloss', end)['ours'])} near the end, geomloss's by {percent(ours['theirs'])} and "
+        f"{percent(rows('field-geomloss', end)['theirs'])}; near the end OTT and POT are nearer "
+        f"({percent(rows('field-ott', end)['theirs'])} and {percent(rows('field-pot', end)['theirs'])}) in "
+        f"{shown(rows.times('field-ott'))} and {shown(rows.times('field-pot'))} times our seconds, and with "
+        f"`tolerance=0.001` ours has {percent(fine['ours'])}, where OTT takes "
+        f"{shown(rows.times('field-ott-tight'))} times as long."
     )
 
 
 def _nuts(rows: Rows) -> str:
     bias = rows("nuts", "squared bias of moments, all points")
     return (
-        f"For moments, take BlackJAX's NUTS: from as many gradients its squared bias is {shown(bias['theirs'])}, ours "
-        f"{shown(bias['ours'])}, as `nuts` here keeps one independent point of each chain and not the way there. "
-        f"Its run takes {shown(rows.times('nuts'))} of our seconds once it is compiled (its first call takes "
-        f"{rows('nuts')['first_theirs']:.0f} s); for one chain alone a gradient takes it "
-        f"{shown(rows.times('nuts-alone-blackjax', CALL))} of our time, and Pyro "
+        f"**BlackJAX's NUTS is better for moments, and faster**: with as many gradients its squared bias is "
+        f"{shown(bias['theirs'])} and ours {shown(bias['ours'])}, as `nuts` keeps the last point of each chain alone "
+        f"(as many exact draws: {shown(bias['exact'])}); a gradient takes it {shown(rows.times('nuts', CALL))} of our "
+        f"time after a first call of {rows('nuts')['first_theirs']:.0f} s, and "
+        f"{shown(rows.times('nuts-alone-blackjax', CALL))} in one chain alone, where Pyro takes "
         f"{shown(rows.times('nuts-alone-pyro', CALL))}."
     )
 
 
 def _smc(rows: Rows) -> str:
-    log_z, funnel = rows("smc-logistic", "error of log Z"), rows("smc-funnel", "error of log Z")
+    log_z, funnel = (rows(f"smc-{name}", "error of log Z") for name in ("logistic", "funnel"))
+    times = [shown(rows.times(f"smc-{name}", CALL)) for name in ("logistic", "funnel")]
     return (
-        f"`smc` and BlackJAX's tempered SMC are the same algorithm. From as many gradients log Z is off by "
-        f"{shown(log_z['ours'])} (ours) and {shown(log_z['theirs'])} on ionosphere, and by {shown(funnel['ours'])} and "
-        f"{shown(funnel['theirs'])} on the funnel. BlackJAX takes {shown(rows.times('smc-logistic', CALL))} and "
-        f"{shown(rows.times('smc-funnel', CALL))} of our seconds for each gradient."
+        f"**Tempered SMC is as good, but slower where the density is cheap**: with about as many gradients log Z is "
+        f"off by {shown(log_z['ours'])} on ionosphere and {shown(funnel['ours'])} on the funnel (BlackJAX "
+        f"{shown(log_z['theirs'])}, {verdict(log_z)}, and {shown(funnel['theirs'])}, {verdict(funnel)}), and a "
+        f"gradient takes BlackJAX {times[0]} and {times[1]} of our time."
     )
 
 
-def _distances(rows: Rows) -> str:
-    near = rows("bures-near", "relative error")
+def _metrics(rows: Rows) -> str:
+    names = ("w2-pot", "w2-scipy", "sliced-w2", "fid-512", "fid-1024", "fid-scipy", "near-fidelity", "near-prdc")
+    times = [rows.times(name) for name in names]
+    off = max(gap(row) for row in rows if row["kind"] == "value" and row["name"] in names)
     return (
-        f"Exact W2, sliced W2, FID, precision and recall agree with POT, SciPy, torch-fidelity and prdc to rounding. "
-        f"FID of 2048 features takes torch-fidelity {shown(rows.times('fid-2048'))} times our seconds. For nearly "
-        f"equal Gaussians POT's distance is off by {near['theirs']:.1g} of its size, ours by {near['ours']:.1g}. "
-        f"SciPy's assignment takes {shown(rows.times('w2-scipy'))} of our seconds for W2, without a standard error."
-    )
-
-
-def _sliced(rows: Rows) -> str:
-    return (
-        f"The sliced flow is the same to rounding as POT's distance with autograd, which takes "
-        f"{shown(rows.times('sliced-eight_gaussians'))} times as long."
+        f"**Metrics have the same values** as POT, SciPy, torch-fidelity and prdc (W2, sliced W2, FID, precision, "
+        f"recall: {difference(off)}), and these take {shown(min(times))} to {shown(max(times))} times as long."
     )
 
 
@@ -156,15 +173,14 @@ def _slower(rows: Rows) -> str:
     """Every comparison in which a peer is faster, or its error is lower."""
     fast = [row for row in rows if row["kind"] == "seconds" and ratios(row).max() < 1 and _main(row, rows)]
     good = [row for row in rows if row["kind"] == "error" and "theirs" in verdict(row)]
-    lines = ["**Where a peer is faster in all repeats, or its error is lower:**", ""]
-    for row in fast:
-        lines.append(f"- {row['problem']}: {row['peer']} ({row['their_call']}) takes {between(row)} of our time")
-    for row in good:
-        lines.append(
-            f"- {row['problem']}: {row['peer']} ({row['their_call']}), {row['quantity']} {shown(row['theirs'])}, ours "
-            f"{shown(row['ours'])}"
-        )
-    return "\n".join(lines) if fast or good else ""
+    lines = [
+        f"- {row['problem']}: {row['peer']} ({row['their_call']}) takes {between(row)} of our time" for row in fast
+    ]
+    for name in dict.fromkeys(row["name"] for row in good):
+        mine = [row for row in good if row["name"] == name]
+        each = "; ".join(f"{row['quantity']} {shown(row['theirs'])}, ours {shown(row['ours'])}" for row in mine)
+        lines.append(f"- {mine[0]['problem']}: {mine[0]['peer']} ({mine[0]['their_call']}), {each}")
+    return "\n".join(["**Where a peer is faster in all repeats, or its error is lower:**", "", *lines]) if lines else ""
 
 
 def _main(row: Row, rows: Rows) -> bool:
@@ -172,7 +188,7 @@ def _main(row: Row, rows: Rows) -> bool:
     return row["quantity"] == CALL or not rows.has(row["name"], CALL)
 
 
-FINDINGS: tuple[Callable[[Rows], str], ...] = (_sinkhorn, _sliced, _nuts, _smc, _distances)
+FINDINGS: tuple[Callable[[Rows], str], ...] = (_flows, _fields, _nuts, _smc, _metrics)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -183,44 +199,38 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in every)
 
 
-def speeds(rows: list[Row]) -> str:
-    lines = []
-    for row in (row for row in rows if row["kind"] == "seconds"):
-        unit = "us a gradient" if row["quantity"] != "seconds" else "s"
-        first = f"{row['first_theirs']:.1f} s" if row["first_theirs"] > 1 + 2 * row["theirs"] and unit == "s" else "-"
-        lines.append([
-            f"{row['problem']}; {row['setting']}", f"{row['peer']}: {row['their_call']}", f"`{row['our_call']}`",
-            f"{shown(row['theirs'])} {unit}", f"{shown(row['ours'])} {unit}", between(row), first,
-        ])  # fmt: skip
-    head = ["problem", "theirs", "ours", "theirs takes", "ours takes", "theirs / ours", "their first call"]
-    return table(head, lines)
-
-
-def errors(rows: list[Row]) -> str:
-    lines = [
-        [row["problem"], f"{row['peer']}: {row['their_call']}", row["quantity"], shown(row["theirs"]),
-         shown(row["ours"]), "-" if pd.isna(row["exact"]) else shown(row["exact"]), verdict(row)]
-        for row in rows if row["kind"] == "error"
-    ]  # fmt: skip
-    return table(["problem", "theirs", "error", "theirs", "ours", "exact draws", "verdict"], lines) if lines else ""
-
-
-def values(rows: list[Row]) -> str:
-    lines = [
-        [row["problem"], f"{row['peer']}: {row['their_call']}", row["quantity"], f"{row['theirs']:.6g}",
-         f"{row['ours']:.6g}", f"{gap(row):.1g}"]
-        for row in rows if row["kind"] == "value"
-    ]  # fmt: skip
-    return table(["problem", "theirs", "value", "theirs", "ours", "largest difference"], lines) if lines else ""
+def line(row: Row) -> list[str]:
+    """The line of a measurement."""
+    who, quantity = f"{row['peer']}: {row['their_call']}", str(row["quantity"])
+    if row["kind"] == "seconds":
+        first = row["first_theirs"]
+        late = f"; first call {shown(first)} s" if quantity == "seconds" and first > 1 + 2 * row["theirs"] else ""
+        if quantity == CALL:
+            late = f"; {row['calls_theirs']:.3g} gradients, ours {row['calls_ours']:.3g}"
+        return [who, quantity, shown(row["theirs"]), shown(row["ours"]), "-", between(row) + late]
+    if row["kind"] == "value":
+        return [who, quantity, f"{row['theirs']:.6g}", f"{row['ours']:.6g}", "-", difference(gap(row))]
+    exact = "-" if pd.isna(row["exact"]) else shown(row["exact"])
+    return [who, quantity, shown(row["theirs"]), shown(row["ours"]), exact, verdict(row)]
 
 
 def grouped(found: pd.DataFrame) -> list[str]:
+    """A heading for each group, and a table for each problem."""
     parts, records = [], found.to_dict("records")
+    head = ["theirs", "what", "theirs", "ours", "exact draws", "theirs / ours, or verdict"]
     for title, names in GROUPS:
         rows: list[Row] = [row for row in records if str(row["name"]).startswith(names)]  # type: ignore[assignment]
-        if rows:
-            parts += [f"## {title}", speeds(rows), *filter(None, (errors(rows), values(rows)))]
+        parts += [f"## {title}"] if rows else []
+        for what in dict.fromkeys(map(_heading, rows)):
+            lines = [line(row) for row in rows if _heading(row) == what]
+            before = ["", *(one[0] for one in lines)]
+            once = [["" if one[0] == old else one[0], *one[1:]] for one, old in zip(lines, before, strict=False)]
+            parts += [what, table(head, once)]
     return parts
+
+
+def _heading(row: Row) -> str:
+    return f"**{row['problem']}**: {row['setting']}. Ours: {row['our_call']}"
 
 
 def made(found: pd.DataFrame) -> str:
