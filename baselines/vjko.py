@@ -162,6 +162,7 @@ class VJKO:
     smoke: ClassVar[Mapping[str, object]] = {
         "iterations": 6, "batch": 128, "pool": 1024, "width": 16, "steps": 2, "forces": 64,
     }  # fmt: skip
+    later: ClassVar[Mapping[str, object]] = {"follow": 0.0, "white": False}  # after rows had been published
     reference: ClassVar[str] = """@inproceedings{fan2022variational,
   title={Variational {W}asserstein gradient flow}, author={Fan, Jiaojiao and Zhang, Qinsheng and Taghvaei, Amirhossein
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""

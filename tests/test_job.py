@@ -1,12 +1,14 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import gwfbench
 from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
+from gwfbench.report import rows as kept_rows
 from gwfbench.runs.order import Order
 from gwfbench.store import folders
 from gwfbench.store.record import Run
@@ -79,3 +81,24 @@ def test_a_run_that_could_not_be_read_again_is_not_begun(tmp_path):
     with pytest.raises(ValueError, match="run key"):
         folders.Attempt(tmp_path, Run(who, (), "c", "e", "2026-01-01T00:00:00+00:00"))
     assert not list(tmp_path.iterdir())
+
+
+PLAIN = {"task": "ou", "method": "vjko", "seeds": [0], "device": "cpu", "dtype": "float32", "budget": {}}
+
+
+def test_a_field_that_came_later_leaves_older_keys_alone(monkeypatch):
+    """At the value that is as before it is not in the key; at another one, or if it had always been there, it is."""
+    job, other = (Job.read(PLAIN | {"method": text}) for text in ("vjko", "vjko:follow=0.1"))
+    assert not {"follow", "white"} & job.identity(0).method_fields.keys()
+    assert other.identity(0).method_fields["follow"] == 0.1
+    assert job.identity(0).key != other.identity(0).key
+    key = job.identity(0).key
+    monkeypatch.setattr(type(job.contestant), "later", {})
+    assert job.identity(0).key != key
+
+
+def test_published_runs_of_vjko_have_the_keys_of_today():
+    rows, _ = kept_rows.read(Path(__file__).parents[1] / "results/smoke/rows.csv")
+    for row in rows[rows["method"].str.startswith("vjko")].to_dict("records"):
+        job = Job.read(PLAIN | {"task": row["task"], "method": row["method"]})
+        assert job.identity(row["seed"]).key == row["run_key"]

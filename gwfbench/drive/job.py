@@ -35,11 +35,11 @@ class Job:
 
     def identity(self, seed: int) -> Identity:
         who = self.contestant
-        label, fields = (who.name, {}) if isinstance(who, Control) else (spec(who), _plain(asdict(who)))  # type: ignore[call-overload]
+        label, fields = (who.name, {}) if isinstance(who, Control) else (spec(who), _fields(who))
         return Identity(
             task=spec(self.task),
             task_version=self.task.version,
-            task_fields=_plain(asdict(self.task)),  # type: ignore[call-overload]
+            task_fields=_fields(self.task),
             method=label,
             method_version=who.version,
             method_fields=fields,
@@ -131,6 +131,13 @@ class Job:
         classes, files = self._of_session(), registry.data_files(self.task)
         code = session.code_hash(classes, *modules) if classes else fingerprint.code_hash(*modules)
         return digest(code + contents(files)) if files else code
+
+
+def _fields(plugin: Any) -> dict[str, Any]:
+    """A plug-in's fields as plain values; without those that came later (`later`) where they are as if not there, so
+    that runs of before keep their keys."""
+    later = getattr(plugin, "later", {})
+    return {name: value for name, value in _plain(asdict(plugin)).items() if name not in later or later[name] != value}
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
