@@ -162,6 +162,19 @@ def test_the_reason_is_said_where_it_is_known(cli, tmp_path, monkeypatch):
     assert "DIFFERENT: ula:step=0.05 on ou:horizon=0.1, seed 0" in cli("report")[1]
 
 
+def test_rows_of_the_last_law_alone_are_enough_and_of_another_law_are_not(cli, tmp_path):
+    assert cli("run", *WORDS[:-1], "1", "--no-controls")[0] == 0
+    assert cli("report", "--write", "kept", "--laws", "last")[0] == 0
+    rows = pd.read_csv(tmp_path / "kept/rows.csv")
+    assert rows["step"].nunique() == 1
+    assert cli("verify", "--rows", "kept/rows.csv")[0] == 0
+    assert cli("report", "--write", "kept")[0] == 0
+    rows = pd.read_csv(tmp_path / "kept/rows.csv")
+    rows[rows["step"] == rows["step"].min()].to_csv(tmp_path / "kept/rows.csv", index=False)
+    code, text, _ = cli("verify", "--rows", "kept/rows.csv")
+    assert (code, "the rows lack it" in text) == (1, True), text
+
+
 @pytest.fixture
 def five(cli, tmp_path, monkeypatch):
     """Rows of five seeds and their facts, whose seed 0 a test may change; and what `verify` says of that seed."""

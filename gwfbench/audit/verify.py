@@ -10,8 +10,9 @@ another seed, then and now: inside the interval that holds one more draw in 99 %
 four other seeds in the same rows (t, two-sided). Training can make that much of a last bit. Nothing smaller than the
 spread over seeds is seen then.
 Numbers of points and oracle calls, judged times and the status must be the same in any case, and no law that the run
-has may lack among the rows of a metric. Values that `score` made from the points that the run kept are made in the same
-way again. A run that a budget of seconds cut is compared over the laws that both have.
+has may lack among the rows of a metric, unless they are of the last law alone. Values that `score` made from the points
+that the run kept are made in the same way again. A run that a budget of seconds cut is compared over the laws that both
+have.
 """
 
 from __future__ import annotations
@@ -194,7 +195,10 @@ def _among(off: Sequence[Off], others: pd.DataFrame) -> bool:
 def _lacking(records: Sequence[Mapping[Any, Any]], made: Sequence[Run]) -> str:
     """A law that the run judges by a metric of the rows, and that they lack, in words; empty if there is none."""
     metrics, have = {row["metric"] for row in records}, {(row["step"], row["metric"]) for row in records}
-    for row in (row for run in made for row in run.rows):
+    steps = {step for step, _ in have}
+    last = max((row.step for run in made for row in run.rows), default=0)
+    asked = steps if steps == {last} else None  # `report --laws last` kept the last law of all
+    for row in (row for run in made for row in run.rows if asked is None or row.step in asked):
         if row.metric in metrics and (row.step, row.metric) not in have:
             return f"{_named(vars(row))}, step {row.step}: the rows lack it"
     return ""
