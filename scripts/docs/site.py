@@ -60,9 +60,9 @@ def places() -> dict[str, str]:
 
 
 def shared() -> Iterator[Path]:
-    """Files of results/ that the site has: its pages, and small files that they show or offer."""
+    """Files of results/ that the site has: its pages, and small files that they show or offer; no snapshots."""
     for path in sorted((ROOT / "results").glob("**/*")):
-        if "runs" not in path.parts and path.is_file():
+        if not {"runs", "snapshots"} & {*path.parts} and path.is_file():
             small = path.suffix in WIDE and path.stat().st_size < LARGEST and path.name != "rows.csv"
             if path.suffix == ".md" or (small and path.parent != ROOT / "results"):
                 yield path
