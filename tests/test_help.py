@@ -138,7 +138,7 @@ def test_quiet_and_verbose(cli):
     assert cli("-q", *QUICK)[2] == "", "before the command too, and of a kept answer"
     assert "finished before" in cli(*QUICK)[2]
     code, out, err = cli(*QUICK, "-v", "--force")
-    assert re.search(r"^ +\d+\.\d s  loads torch$", err, re.M)
+    assert re.search(r"^ *\d+\.\d s  loads torch$", err, re.M)
     assert "ou:horizon=0.05 ula seed 0: starts" in err
     assert "starts" not in cli(*QUICK, "--force")[2]
     code, _, err = cli("run", "--task", "oo", "--method", "ula", "-q")

@@ -206,4 +206,3 @@ def test_one_comparison_is_made_and_written(tmp_path):
     rows = peers.read(tmp_path / "peers.csv")
     assert set(rows["quantity"]) == {"seconds", "relative error"}
     assert (tmp_path / "peers.md").read_text() == peers_page.page(rows)
-    assert importlib.util.find_spec("peers") is None  # scripts/ is not left on the path
