@@ -1,6 +1,5 @@
 """scripts/peers.py: its page is what its rows give, its rows are sane, and each adapter does the same work on both sides."""
 
-import importlib.util
 import math
 import subprocess
 import sys
