@@ -87,12 +87,14 @@ class Layout:
 
 def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path, str]:
     """The page of one folder, by file, from its rows."""
-    layout, all_rows = Layout.read(folder), rows
+    layout, all_rows, top = Layout.read(folder), rows, ""
     if layout.suite:
         suite = suites.load(layout.suite)
         own = board_of_suite.of_suite(rows, suite)
         # within the suite's budget they are one contestant's, whatever limits they were told
         rows = rows.assign(budget=rows["budget"].mask(rows.index.isin(own.index), ""))
+        soon = tables.over_tasks(overall(own[board_of_suite.headlines(own, suite)]))
+        top = "\n".join(filter(None, [board_of_suite.markdown(own, suite), soon]))
     shown = boards(rows, layout.metrics or None)
     body = tables.pivoted(shown) if layout.pivot else tables.markdown(shown)
     if layout.ablate:
@@ -101,10 +103,7 @@ def made(folder: Path, rows: pd.DataFrame, facts: kept_rows.Facts) -> dict[Path,
     if layout.bar:
         pairs = bar.against(rows, layout.bar, layout.metrics or None)
         body = f"{bar.markdown(pairs, layout.bar, layout.learnt)}\n{body}"
-    if layout.suite:
-        soon = tables.over_tasks(overall(own[board_of_suite.headlines(own, suite)]))
-        body = "\n".join(filter(None, [board_of_suite.markdown(own, suite), soon, body]))
-    body += _origins(folder)
+    body = "\n".join(filter(None, [top, body])) + _origins(folder)
     page = f"# {escape.markdown(layout.title)}\n\n{body}\n{tables.provenance(all_rows, facts)}"
     verdicts = tables.verified(all_rows, verdict.kept(folder)[0])
     return {
