@@ -116,7 +116,7 @@ def _flows(rows: Rows) -> str:
     (a, b), (c, d) = ([rows(name, "W2")[side] for side in ("ours", "theirs")] for name in names)
     times = [shown(rows.times(name)) for name in names]
     return (
-        f"**Flows by samples are as good, and faster**: on eight Gaussians, with the same points and steps, "
+        f"**Flows by samples end where the peers' do, and sooner**: on eight Gaussians, with the same points, "
         f"`sinkhorn_flow` ends at W2 {shown(a)} (geomloss {shown(b)}) and `sliced_flow` at {shown(c)} (POT "
         f"{shown(d)}), and geomloss and POT take {times[0]} and {times[1]} times as long."
     )
@@ -152,7 +152,7 @@ def _smc(rows: Rows) -> str:
     log_z, funnel = (rows(f"smc-{name}", "error of log Z") for name in ("logistic", "funnel"))
     times = [shown(rows.times(f"smc-{name}", CALL)) for name in ("logistic", "funnel")]
     return (
-        f"**Tempered SMC is as good, but slower where the density is cheap**: with about as many gradients log Z is "
+        f"**Tempered SMC is slower than BlackJAX's on a cheap density**: with about as many gradients log Z is "
         f"off by {shown(log_z['ours'])} on ionosphere and {shown(funnel['ours'])} on the funnel (BlackJAX "
         f"{shown(log_z['theirs'])}, {verdict(log_z)}, and {shown(funnel['theirs'])}, {verdict(funnel)}), and a "
         f"gradient takes BlackJAX {times[0]} and {times[1]} of our time."

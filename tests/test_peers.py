@@ -172,6 +172,7 @@ def test_mistakes_end_with_2_and_say_what_to_do(words, says, monkeypatch, capsys
     [pytest.param(case, marks=[pytest.mark.slow] * case.name.startswith(SLOW)) for case in CASES],
     ids=lambda case: case.name,
 )
+@pytest.mark.timeout(900)  # JAX compiles for long on a busy machine
 @pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend
 def test_both_sides_do_the_same_work_on_a_small_problem(case):
     fidelity = case.peer == "torch-fidelity"  # ours knows how to import it next to a CPU build of torch
