@@ -42,8 +42,7 @@ is one less than the number of hidden layers; of their ICNN it is that number. T
 - Learning rates fall to 0 within each JKO step. At constant rates (`decay=none`, the paper's) Adam now and then
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere (results/studies/ou).
 - The critic starts near h = 1, and a squared head has a tail in place of its zero (objectives/variational.py).
-- Maps that are not linear get coordinates in which P_k has size one; with `white=true` the critic's, in which all
-  directions have: for posteriors that are narrow in some.
+- Maps that are not linear, and their critics, get coordinates in which P_k has size one.
 - Dropout acts in training only, so that T is a map; the authors judge with it on, but for the first layer.
 """
 
@@ -131,8 +130,6 @@ class VJKO:
     "first hidden layer with dropout"
     prelu_output: bool = False
     "whether what T adds to x ends in a PReLU (map=prelu only)"
-    white: bool = False
-    "whether T sees coordinates in which mu_k's covariance is I, and not its size alone one (map=prelu only)"
     strong: Interior = 0.1
     "strong convexity c of the potential of T (map=icnn only)"
     proposal: Literal["iid", "matched", "student"] = "iid"
@@ -174,7 +171,6 @@ class VJKO:
         other = self.map in ("linear", "icnn")
         refuse(self, "dropout", "map", when=self.dropout > 0 and other, expected="map=prelu")
         refuse(self, "prelu_output", "map", when=self.prelu_output and other, expected="map=prelu")
-        refuse(self, "white", "map", when=self.white and other, expected="map=prelu")
         refuse(self, "dropout_from", "dropout", when=self.dropout_from > 1 and not self.dropout, expected="a dropout")
         both = self.box is not None and self.volume != VJKO.volume
         refuse(self, "volume", "box", when=both, expected="one of the two: a box takes the ellipsoid's place")
@@ -238,7 +234,7 @@ def _settled(method: VJKO, problem: Problem, rng: Streams) -> VJKO:
     if method.head == "auto" and energy == "entropy" and method.box:
         head = "exp1"  # h is large on a box
     _require_fit(replace(method, energy=energy, head=head), problem)
-    if chosen == "auto" and (method.dropout or method.prelu_output or method.white):
+    if chosen == "auto" and (method.dropout or method.prelu_output):
         chosen = "prelu"
     if chosen == "auto":
         plain = energy == "kl" and pairs is None
@@ -344,7 +340,7 @@ class _Backward:
         if method.start == "identity":
             self._net.to_identity()
             self._adams["map"].forget()
-        transport = Transport.of(self._net, None if method.map == "linear" else mu, method.white)
+        transport = Transport.of(self._net, None if method.map == "linear" else mu)
         following = None
         if method.follow and not isinstance(gamma, Box | Ellipsoid):
             following = Following(gamma, method.follow)

@@ -24,7 +24,7 @@ from gwfbench.nn.mlp import MLP, ResidualMLP
 from gwfbench.nn.mlp_by_hand import Keep, Perceptron, ResidualLinearByHand, ResidualMLPByHand, inner
 from gwfbench.rng import Streams
 from gwfbench.training.game import Game, Noise, Rounds, by_autograd
-from gwfbench.training.jko_step import Axes, Functional, Network
+from gwfbench.training.jko_step import Frame, Functional, Network
 from gwfbench.training.proposals import copied, draws, tensors
 from gwfbench.training.replay import Replayed
 
@@ -145,7 +145,7 @@ class Engine:
         self._critic = HandCritic(energy, game.raw, n)
         self._law = None if energy.target is None else copied(energy.proposal)
         frame = game.transport.frame
-        self._frame = None if frame is None else type(frame)(*(part.clone() for part in tensors(frame)))
+        self._frame = None if frame is None else Frame(frame.center.clone(), frame.size.clone())
         self._x, self._y, self._u, self._slope, self._score = (pool.new_zeros(seeds, n, d) for _ in range(5))
         self._pull = pool.new_zeros(())  # 1 / (a n)
         self._at = {  # the next row of each table
@@ -202,8 +202,8 @@ class Engine:
         frame = game.transport.frame
         self._move_law(game)
         if self._frame is not None and frame is not None:
-            for mine, theirs in zip(tensors(self._frame), tensors(frame), strict=True):
-                mine.copy_(theirs)
+            self._frame.center.copy_(frame.center)
+            self._frame.size.copy_(frame.size)
         self._pull.fill_(1 / (game.a * self._n))
         for name, steps in (("critic", rounds.critic_steps), ("map", rounds.map_steps)):
             rows = self._adams[name].schedule(rounds.rates(steps))
@@ -255,9 +255,7 @@ class Engine:
 
     def _take_batch(self) -> None:
         torch.index_select(self._blocks, 0, self._next("order"), out=self._x)
-        if isinstance(self._frame, Axes):
-            self._u.copy_(self._frame.to(self._x))
-        elif self._frame is not None:
+        if self._frame is not None:
             torch.sub(self._x, self._frame.center, out=self._u).div_(self._frame.size)
         self._take_image()
 
@@ -267,8 +265,6 @@ class Engine:
             self._at["dropout"] += 1
         if self._frame is None:
             self._y.copy_(self._map.image(self._x))
-        elif isinstance(self._frame, Axes):
-            self._y.copy_(self._frame.back(self._map.image(self._u)))
         else:
             torch.addcmul(self._frame.center, self._map.image(self._u), self._frame.size, out=self._y)
         self._critic.place(self._y)
@@ -282,9 +278,7 @@ class Engine:
         self._slope.add_(self._critic.slope())
         if self._law is not None:
             self._slope.add_(self._law.score(self._y), alpha=1 / self._n).sub_(self._score, alpha=1 / self._n)
-        if isinstance(self._frame, Axes):
-            self._slope.copy_(self._slope @ self._frame.root)
-        elif self._frame is not None:
+        if self._frame is not None:
             self._slope.mul_(self._frame.size)
         self._adams["map"].follow(self._map.gradient(self._slope), self._next("map")[0])
 

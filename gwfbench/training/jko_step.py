@@ -60,35 +60,16 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Axes:
-    """Coordinates u = root^-1 (x - center), in which mu's covariance (or scatter) is I."""
-
-    center: Tensor  # (S, 1, d)
-    axes: Tensor  # (S, d, d), root^-T
-    root: Tensor
-
-    @staticmethod
-    def of(mu: Gaussian | Student) -> Axes:
-        return Axes(mu.mean, mu.axes, mu.root)
-
-    def to(self, x: Tensor) -> Tensor:
-        return (x - self.center) @ self.axes
-
-    def back(self, u: Tensor) -> Tensor:
-        return torch.baddbmm(self.center, u, self.root.mT)
-
-
-@dataclass(frozen=True)
 class Transport:
     """T, a network in the coordinates of a frame; None: in those of the points."""
 
     net: Network
-    frame: Frame | Axes | None
+    frame: Frame | None
 
     @staticmethod
-    def of(net: Network, mu: Gaussian | Student | None, white: bool = False) -> Transport:
-        """In coordinates in which mu has size one, or, white, covariance I; None: in those of the points."""
-        return Transport(net, mu and (Axes.of(mu) if white else Frame.of(mu)))
+    def of(net: Network, mu: Gaussian | Student | None) -> Transport:
+        """In coordinates in which mu has size one; None: in those of the points."""
+        return Transport(net, None if mu is None else Frame.of(mu))
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.net(x) if self.frame is None else self.frame.back(self.net(self.frame.to(x)))

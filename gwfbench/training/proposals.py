@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -178,8 +178,8 @@ class Following:
             mine.copy_(new)
 
 
-def tensors(law: Any) -> list[Tensor]:
-    """What a law or a frame is made of, in the order of its fields."""
+def tensors(law: Proposal) -> list[Tensor]:
+    """What a law is made of, in the order of its fields."""
     return [getattr(law, field.name) for field in fields(law)]
 
 

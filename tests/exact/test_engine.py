@@ -161,7 +161,6 @@ RUNS = {
         ("blr", "rows=20,proposal=student"),
         ("blr", "rows=20,proposal=student,follow=0.2,map_steps=2"),
         ("gmm", "follow=0.1"),
-        ("blr", "white=true,proposal=student,start=previous"),
         ("toy2d", "energy=js"),
         ("toy2d", "energy=kl_samples"),
         ("toy2d", "energy=kl_dv"),

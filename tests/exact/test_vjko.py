@@ -22,7 +22,7 @@ from gwfbench.plugins import registry
 from gwfbench.protocol import Problem
 from gwfbench.rng import Streams
 from gwfbench.training import engine
-from gwfbench.training.jko_step import LIMIT, Axes, Shift, network, step_loss
+from gwfbench.training.jko_step import LIMIT, Shift, network, step_loss
 from gwfbench.training.proposals import DEGREES, Box, Following, Gaussian, Student
 
 L, C = 1.7, 0.6  # the target N(C, 1/L) on the line
@@ -313,15 +313,6 @@ def test_the_likeliest_student_law_is_found():
         assert ((other.log_prob(x) + other.log_mass()).mean(1) < best).all()
 
 
-def test_in_white_coordinates_the_covariance_is_i_and_back_is_where_it_was():
-    _, x = student(3, Streams((0, 1), dtype=torch.float64), 4096)
-    frame = Axes.of(Gaussian.fitted(x))
-    u = frame.to(x)
-    eye = torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
-    torch.testing.assert_close(u.mT @ u / x.shape[1], eye)
-    torch.testing.assert_close(frame.back(u), x)
-
-
 @pytest.mark.parametrize("law", [Gaussian, Student])
 def test_a_law_that_follows_one_cloud_ends_at_its_fit(law):
     _, x = student(3, Streams((0, 1), dtype=torch.float64), 4096)
@@ -472,7 +463,7 @@ def test_the_strong_convexity_is_the_fields():
 
 @pytest.mark.parametrize(
     ("task", "words", "got"),
-    [("ou", "prelu_output=true,map=linear", "prelu_output=true"), ("ou", "white=true,map=icnn", "white=true"), ("ou", "dropout_from=2", "dropout_from=2"),
+    [("ou", "prelu_output=true,map=linear", "prelu_output=true"), ("ou", "dropout_from=2", "dropout_from=2"),
      ("aggregation_diffusion", "head=plain", "head=plain"), ("ou", "proposal=matched,batch=2", "batch=2"),
      ("aggregation", "batch=1", "batch=1"), ("aggregation", "rows=16,energy=kl", "energy=kl"),
      ("toy2d", "follow=0.1,energy=js", "energy=js"), ("ou", "follow=0.1,scheme=section_b", "scheme=section_b"),
@@ -485,7 +476,7 @@ def test_fields_that_do_not_go_together(task, words, got):
     assert got in found.value.got
 
 
-@pytest.mark.parametrize("words", ["dropout=0.1", "prelu_output=true", "white=true"])
+@pytest.mark.parametrize("words", ["dropout=0.1", "prelu_output=true"])
 def test_fields_of_a_prelu_map_choose_it(words):
     from gwfbench.baselines import vjko as module
 
