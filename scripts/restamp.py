@@ -171,8 +171,12 @@ def restamp(rows: pd.DataFrame, run: pd.DataFrame, facts: dict[str, dict[str, An
         job = job_of(first)
     except UserError:
         return "stale: it can't be built any more"
+    try:
+        code = job.code()
+    except UserError:
+        return "unknown: files of its task are not on this machine"
     rows.loc[run.index, "run_key"] = job.identity(int(first["seed"])).key
-    if first["code"] == job.code():
+    if first["code"] == code:
         return "fresh already"
     commit = str(facts.get(first["env"], {}).get("commit", "")).rstrip("+")
     source = [one for one in evidence if (f"{head(task)} {head(method)}", first["code"]) in one.pairs]
@@ -184,7 +188,7 @@ def restamp(rows: pd.DataFrame, run: pd.DataFrame, facts: dict[str, dict[str, An
             "it was driven by other code than that of the commits compared" if not driver else
             "its cell was not shown to give the same numbers today"
         )  # fmt: skip
-    rows.loc[run.index, "code"] = job.code()
+    rows.loc[run.index, "code"] = code
     for index, metric, code in zip(run.index, run["metric"], run["metric_code"], strict=True):
         if metric in TODAY and any((metric, code) in one.metrics for one in good):
             rows.loc[index, "metric_code"] = TODAY[metric]

@@ -17,7 +17,7 @@ METHODS = (  # in this order for ever: a new one is added at the end
     *("vjko", "ula", "svgd", "blob", "mala", "jko_icnn", "smc", "nuts", "gaussian_vi", "dds", "drift_density"),
     *("ksd_descent", "radon_flow", "porous_particles", "mmd_flow", "sliced_flow", "sinkhorn_flow", "drifting"),
     *("gan", "gwf", "sjko", "jko_flow", "kale_flow", "drmmd", "f_flow", "ift_flow", "riesz_flow", "vgrow"),
-    *("gf_drifting",),
+    *("gf_drifting", "pis"),
 )
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#7F7F7F"
