@@ -62,13 +62,16 @@ def _typed(value: object) -> str:
 
 
 def run(tree: Path, wanted: dict[Cell, Cell], out: Path, jobs: int) -> Ends:
-    """What the code in `tree` gives."""
+    """What the code in `tree` gives; controls too where one is wanted."""
     by_task: dict[str, list[str]] = {}
     for task, method in wanted.values():
-        if method not in registry.CONTROLS:
-            by_task.setdefault(task, []).append(method)
-    for task, methods in by_task.items():
+        by_task.setdefault(task, []).append(method)
+    for task, asked in by_task.items():
+        methods = [method for method in asked if method not in registry.CONTROLS]
+        if not methods:
+            continue
         words = [sys.executable, "-m", "gwfbench", "run", "--task", task, "--seeds", "2", "--jobs", str(jobs)]
+        words += [] if len(methods) < len(asked) else ["--no-controls"]
         words += [word for method in dict.fromkeys(methods) for word in ("--method", method)]
         words += ["--timeout", "600", "--out", str(out), "--format", "csv"]
         done = subprocess.run(
