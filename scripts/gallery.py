@@ -14,6 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,7 @@ CUT = {  # settings that are no defaults, and why
         "step=0.005,steps=25,iterations=100,pool=32768",
         "short steps for sharp edges, 100 iterations, for time",
     ),
+    "pis": ("iterations=300,every=20", "300 of 1000 iterations, for time"),
     "sjko": ("steps=10,iterations=60", "10 steps of 60 iterations for 5 of 500, for time"),
     "vjko": ("step=0.02,steps=20,iterations=150,pool=65536", "20 short steps of 150 iterations, for time"),
 }
@@ -147,8 +149,13 @@ def main() -> None:
         (run.identity.task, run.identity.method): run for run in folders.attempts(words.out)[0] if run.status == "ok"
     }
     style = looks((name, "method") for name in every)
+    file = words.folder / "captions.toml"
+    known = {one["method"]: one for one in tomllib.loads(file.read_text())["flow"]} if file.exists() else {}
     captions = []
     for method in every:
+        if method not in chosen and method in known:
+            captions.append(known[method])
+            continue
         task, half = task_of(method)
         found = done.get((registry.canonical("task", task), registry.canonical("method", spec(method))))
         draws = kept_points.read(places[found.attempt]) if found else None
@@ -156,17 +163,14 @@ def main() -> None:
             print(f"no points of {spec(method)} on {task}")
             continue
         path = words.folder / f"{method}.webp"
-        if method in chosen:
-            write(frames(draws, half, _bright(style[method].colour)), path)
-            print(f"{path.name}: {len(draws.laws)} laws, {path.stat().st_size / 1000:.0f} kB")
+        write(frames(draws, half, _bright(style[method].colour)), path)
+        print(f"{path.name}: {len(draws.laws)} laws, {path.stat().st_size / 1000:.0f} kB")
         captions.append({
             "method": method, "task": task, "setting": spec(method), "note": CUT.get(method, ("", ""))[1],
             "seconds": round(found.seconds + found.sample_seconds, 1), "laws": len(draws.laws), "file": path.name,
         })  # fmt: skip
     text = "\n".join("[[flow]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in one.items()) for one in captions)
-    (words.folder / "captions.toml").write_text(
-        f"# made by scripts/gallery.py; seconds of training and sampling\n\n{text}"
-    )
+    file.write_text(f"# made by scripts/gallery.py; seconds of training and sampling\n\n{text}")
 
 
 if __name__ == "__main__":
