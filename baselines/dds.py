@@ -1,30 +1,31 @@
 """Denoising diffusion sampler: a diffusion from a normal law with a learnt drift, which makes it end at the target.
 
-    y_0 ~ N(0, sigma^2 I),   y_{k+1} = sqrt(1 - a_k) y_k + 2 sigma^2 l_k f(k, y_k) + sigma sqrt(a_k) e_k
+    y_0 ~ N(0, sigma^2 I),   y_{k+1} = sqrt(1 - a_k) y_k + 2 l_k b(k, y_k) + sigma sqrt(a_k) e_k
     l_k = 1 - sqrt(1 - a_k),   e_k ~ N(0, I),   k = 0 ... K - 1
 
-(Vargas, Grathwohl and Doucet 2023.) Without f, the law of this process is N(0, sigma^2 I) at each k, exactly, since its
-linear part is solved exactly. A path has the weight
+(Vargas, Grathwohl and Doucet 2023, where b = sigma^2 f.) Without b, the law of this process is N(0, sigma^2 I) at each
+k, exactly, since its linear part is solved exactly. A path has the weight
 
-    log w = log gamma(y_K) - log N(y_K; 0, sigma^2 I) - sum_k [2 sigma^2 l_k^2 / a_k |f_k|^2
-                                                              + 2 sigma l_k / sqrt(a_k) f_k . e_k]
+    log w = log gamma(y_K) - log N(y_K; 0, sigma^2 I) - sum_k [2 l_k^2 / (sigma^2 a_k) |b_k|^2
+                                                              + 2 l_k / (sigma sqrt(a_k)) b_k . e_k]
 
-for the unnormalised density gamma of the target, so that E w = Z for any f and any K. The loss is -E log w, by Adam,
-through the paths (training/paths.py, with u_k = 2 sigma l_k / sqrt(a_k) f_k).
+for the unnormalised density gamma of the target, so that E w = Z for any b and any K. The loss is -E log w, by Adam,
+through the paths (training/paths.py, with u_k = 2 l_k / (sigma sqrt(a_k)) b_k).
 
-Network: f = NN_1(k, y) + NN_2(k) * clip(grad log gamma(y)) (nn/score_drift.py). As in the authors' code ("more
-stable"), the score inside f is held constant when gradients are taken, so the gradient is that of the loss only where
-NN_2 = 0. At the last step the best f is grad log gamma(y) + y / sigma^2.
+Network: b = NN_1(k, y) + NN_2(k) * clip(grad log gamma(y)) (nn/score_drift.py), in the units of the points, as in the
+authors' code. In units of f, a step of Adam would move the points sigma^2 times as far: by a hundredth at sigma = 0.1.
+As in their code ("more stable"), the score inside b is held constant when gradients are taken, so the gradient is that
+of the loss only where NN_2 = 0. At the last step the best b is sigma^2 grad log gamma(y) + y.
 
 Schedule: 1 - a_k = exp(-rate c_k), with c_k in proportion to cos^4(pi/2 (v + 0.008) / 1.008), v = (k + 1/2) / K, and
 sum 1. So steps get shorter towards the target.
 
 log Z is estimated at each law by the log of the mean w over `evidence` new paths. Its standard error is that of the
-mean w, divided by the mean w. Where f is far from the best, few paths carry the mean, and both value and error are too
+mean w, divided by the mean w. Where b is far from the best, few paths carry the mean, and both value and error are too
 small.
 
 The authors' code, with its settings for the funnel, has 128 steps, batch 300, 11,000 Adam steps at 5e-3, rate 6.4 *
-0.6875 = 4.4, clip 100, cos^4, 2000 paths for log Z, and sigma 1.075. They tune sigma and rate for each target.
+0.6875^2 = 3.0, clip 100, cos^4, 2000 paths for log Z, and sigma 1.075. They tune sigma and rate for each target.
 
 This differs here: a_k is an exponential, of which theirs is the first order; v is taken at midpoints; the embedding
 gets the time as k / K; sigma comes from P_0; no gradient is clipped (theirs is at 1, in each parameter); and there are
@@ -78,7 +79,7 @@ class DDS:
     needs: ClassVar[frozenset[type[Info]]] = frozenset({Initial, LogDensity})
     clock: ClassVar[Literal["jko", "flow", "none"]] = "none"
     seeds: ClassVar[Literal["batched", "looped"]] = "batched"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smoke: ClassVar[Mapping[str, object]] = {
         **{"steps": 8, "iterations": 4, "batch": 16, "width": 8, "every": 2, "evidence": 32}
     }

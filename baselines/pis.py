@@ -1,29 +1,29 @@
 """Path integral sampler: Brownian motion from 0 with a learnt drift, which makes it end at the target.
 
-    y_0 = 0,   y_{k+1} = y_k + sigma^2 / K f(k, y_k) + sigma / sqrt(K) e_k,   e_k ~ N(0, I),   k = 0 ... K - 1
+    y_0 = 0,   y_{k+1} = y_k + b(k, y_k) / K + sigma / sqrt(K) e_k,   e_k ~ N(0, I),   k = 0 ... K - 1
 
-(Zhang and Chen 2022, with sigma = 1; Föllmer's process, as K grows, where f is best.) Without f, y_K has the law
+(Zhang and Chen 2022, with sigma = 1; Föllmer's process, as K grows, where b is best.) Without b, y_K has the law
 N(0, sigma^2 I), exactly. A path has the weight
 
-    log w = log gamma(y_K) - log N(y_K; 0, sigma^2 I) - sum_k [sigma^2 / (2 K) |f_k|^2 + sigma / sqrt(K) f_k . e_k]
+    log w = log gamma(y_K) - log N(y_K; 0, sigma^2 I) - sum_k [|b_k|^2 / (2 K sigma^2) + b_k . e_k / (sigma sqrt(K))]
 
-for the unnormalised density gamma of the target, so that E w = Z for any f and any K. The loss is -E log w, by Adam,
-through the paths (training/paths.py, with u_k = sigma / sqrt(K) f_k).
+for the unnormalised density gamma of the target, so that E w = Z for any b and any K. The loss is -E log w, by Adam,
+through the paths (training/paths.py, with u_k = b_k / (sigma sqrt(K))).
 
-Network: f = NN_1(k, y) + NN_2(k) * clip(grad log gamma(y)) (nn/score_drift.py), as `dds` has. The two differ in their
-process alone: this one starts at a point, so that at k = 0 the best f is the same for all paths. At the last step the
-best f is grad log gamma(y) + y / sigma^2.
+Network: b = NN_1(k, y) + NN_2(k) * clip(grad log gamma(y)) (nn/score_drift.py), as `dds` has. The two differ in their
+process alone: this one starts at a point, so that at k = 0 the best b is the same for all paths. At the last step the
+best b is sigma^2 grad log gamma(y) + y.
 
-sigma decides much: where the target is wider than N(0, sigma^2 I), the best f grows as a path goes out, and so do the
+sigma decides much: where the target is wider than N(0, sigma^2 I), the best b grows as a path goes out, and so do the
 weights. By default it is the size of P_0's coordinates.
 
 log Z is estimated at each law by the log of the mean w over `evidence` new paths. Its standard error is that of the
-mean w, divided by the mean w. Where f is far from the best, few paths carry the mean, and both value and error are too
+mean w, divided by the mean w. Where b is far from the best, few paths carry the mean, and both value and error are too
 small.
 
 In the code of Vargas et al. 2023, with which their published values of this method were made, K steps have a length of
-0.05 each and a coefficient s of their own, so that sigma = s sqrt(0.05 K). Their network gives sigma^2 f / K / 0.05 and
-sees the time 0.05 k; here it gives f and sees k / K. They clip the gradient of each parameter at 1.
+0.05 each and a noise s of their own, so that sigma = s sqrt(0.05 K). Their network gives b / (0.05 K) and sees the time
+0.05 k; here it gives b and sees k / K. They clip the gradient of each parameter at 1.
 """
 
 from __future__ import annotations

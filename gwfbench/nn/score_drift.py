@@ -20,7 +20,7 @@ FREQUENCIES = (0.1, 100.0)  # lowest and highest of the time embedding
 
 
 class Control(NamedTuple):
-    """f: (k, y) -> (S, n, d)."""
+    """b: (k, y) -> (S, n, d)."""
 
     hidden: Tensor
     gate: Tensor
@@ -39,7 +39,7 @@ class Control(NamedTuple):
 
 
 class Drift:
-    """The network of f for S seeds. Its parts that depend on time alone are computed once for all steps."""
+    """The network of b for S seeds. Its parts that depend on time alone are computed once for all steps."""
 
     def __init__(self, d: int, width: int, rng: Streams):
         code = [linear_init(rng.fork("code"), *size) for size in ((2 * width, width), (width, width))]
@@ -55,7 +55,7 @@ class Drift:
         self._d, self._width = d, width
 
     def at(self, steps: int, score: Field, clip: float) -> Control:
-        """f at steps 0 ... steps - 1 with the current parameters."""
+        """b at steps 0 ... steps - 1 with the current parameters."""
         phase, *parts = self.parameters.leaves
         c1, c2, g1, g2, g3, gate_end, state_end, into, hidden = zip(parts[::2], parts[1::2], strict=True)
         time = torch.arange(steps, dtype=phase.dtype, device=phase.device)[:, None] / steps

@@ -1,14 +1,14 @@
-"""Diffusions with a learnt drift f, and the weights of their paths.
+"""Diffusions with a learnt drift b, and the weights of their paths.
 
-    y_{k+1} = stay_k y_k + sigma noise_k (u_k + e_k),   u_k = sigma gain_k f(k, y_k),   e_k ~ N(0, I),   k = 0 ... K - 1
+    y_{k+1} = stay_k y_k + sigma noise_k (u_k + e_k),   u_k = gain_k b(k, y_k) / sigma,   e_k ~ N(0, I),   k = 0 ... K-1
 
-Without f the process is Gaussian and ends at N(0, sigma^2 I), exactly. Let gamma be the unnormalised density of the
-target, and weight that process by gamma / N(0, sigma^2 I) at its end. Then the weight of a path of the process with f
+Without b the process is Gaussian and ends at N(0, sigma^2 I), exactly. Let gamma be the unnormalised density of the
+target, and weight that process by gamma / N(0, sigma^2 I) at its end. Then the weight of a path of the process with b
 is
 
     log w = log gamma(y_K) - log N(y_K; 0, sigma^2 I) - sum_k [|u_k|^2 / 2 + u_k . e_k]
 
-so that E w = Z for any f and any K, and E log w <= log Z. The loss is -E log w, which is the KL divergence of paths up
+so that E w = Z for any b and any K, and E log w <= log Z. The loss is -E log w, which is the KL divergence of paths up
 to log Z: E [sum_k |u_k|^2 / 2 + log N(y_K; 0, sigma^2 I) - log gamma(y_K)], by Adam, through the paths.
 """
 
@@ -33,7 +33,7 @@ CHUNK = 16384  # paths at once
 
 @dataclass(frozen=True)
 class Process:
-    """The process without f.
+    """The process without b.
 
     Args:
         sigma: (S, 1, 1).
@@ -58,7 +58,7 @@ class Process:
         y = self.start(noise, n, d)
         cost = torch.zeros_like(y[..., 0])
         for k, (stay, gain, root) in enumerate(zip(self.stay, self.gain, self.noise, strict=True)):
-            e, u = noise.normal(n, d), self.sigma * gain * control(k, y)
+            e, u = noise.normal(n, d), gain / self.sigma * control(k, y)
             y = stay * y + (self.sigma * root) * (u + e)
             cost = cost + (u * (0.5 * u + e)).sum(-1)
         return y, -cost - log_normal(y, self.sigma)
@@ -73,7 +73,7 @@ class Process:
         """
         y, cost = self.start(noise, batch, d), torch.zeros((), device=noise.device, dtype=noise.dtype)
         for k, (stay, gain, root) in enumerate(zip(self.stay, self.gain, self.noise, strict=True)):
-            u = self.sigma * gain * control(k, y)
+            u = gain / self.sigma * control(k, y)
             y = stay * y + (self.sigma * root) * (u + noise.normal(batch, d))
             cost = cost + 0.5 * u.square().sum()
         with torch.no_grad():
@@ -90,7 +90,7 @@ def first_state(sigma: float | None, problem: Problem, rng: Streams) -> State:
 
 @dataclass(frozen=True)
 class Training:
-    """How f is trained, and log Z estimated: fields of the methods, which say what they are."""
+    """How b is trained, and log Z estimated: fields of the methods, which say what they are."""
 
     iterations: int
     batch: int

@@ -56,13 +56,13 @@ def at_start(rest, scale, streams, n):
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_exact_control_gives_every_path_the_weight_z(streams, steps):
-    """For N(m, sigma^2 I) the best step is a shift by a_k c_{k+1} m, which f can make: then nothing but y_0 varies."""
+    """For N(m, sigma^2 I) the best step is a shift by a_k c_{k+1} m, which b can make: then nothing but y_0 varies."""
     made, target = process(steps), normal(SIGMA)
     rest = left(made)
 
     def control(k, y):
         shift = made.noise[k] ** 2 * rest[k + 1] * MEAN
-        return (shift / (2 * SIGMA**2 * (1 - made.stay[k]))).expand_as(y)
+        return (shift / (2 * (1 - made.stay[k]))).expand_as(y)
 
     y, w = made.run(control, streams.fork("run"), 50, 2)
     expected = LOG_Z + at_start(rest, SIGMA, streams.fork("run"), 50)
@@ -76,7 +76,7 @@ def test_the_exact_control_gives_every_path_the_weight_z(streams, steps):
 
 
 def test_with_the_control_of_continuous_time_the_weights_vary_less_by_each_step(streams):
-    """For another variance f = grad log E[gamma / N(0, sigma^2) | y_k] is best only as K grows: var log w is O(1 / K)."""
+    """For another variance b = sigma^2 grad log E[gamma / N(0, sigma^2) | y_k] is best only as K grows: var log w is O(1 / K)."""
     scale, spread = 0.6 * SIGMA, []
     for steps in (32, 128):
         made, noise = process(steps), streams.fork(str(steps))
@@ -84,7 +84,7 @@ def test_with_the_control_of_continuous_time_the_weights_vary_less_by_each_step(
 
         def control(k, y, rest=rest):
             variance = (rest[k] * scale) ** 2 + (1 - rest[k] ** 2) * SIGMA**2
-            return y / SIGMA**2 - (y - rest[k] * MEAN) / variance
+            return y - SIGMA**2 * (y - rest[k] * MEAN) / variance
 
         y, w = made.run(control, noise.fork("run"), 4000, 2)
         log_w = w + normal(scale).log_prob(y) - at_start(rest, scale, noise.fork("run"), 4000)

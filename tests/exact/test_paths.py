@@ -105,15 +105,15 @@ def test_the_gradient_is_that_of_the_loss(streams, gate, name):
         y = SIGMA * noise.normal(30, 2) if name == "dds" else torch.zeros(3, 30, 2, dtype=torch.float64)
         cost = 0.0
         for k in range(6):
-            f = control(k, y)
+            b = control(k, y)
             if name == "dds":
                 a = made.noise[k] ** 2
                 l = 1 - math.sqrt(1 - a)  # noqa: E741
-                cost = cost + (2 * SIGMA[..., 0] ** 2 * l**2 / a) * f.square().sum(-1)
-                y = math.sqrt(1 - a) * y + 2 * SIGMA**2 * l * f + SIGMA * math.sqrt(a) * noise.normal(30, 2)
+                cost = cost + (2 * l**2 / a / SIGMA[..., 0] ** 2) * b.square().sum(-1)
+                y = math.sqrt(1 - a) * y + 2 * l * b + SIGMA * math.sqrt(a) * noise.normal(30, 2)
             else:
-                cost = cost + SIGMA[..., 0] ** 2 / 12 * f.square().sum(-1)
-                y = y + SIGMA**2 / 6 * f + SIGMA / math.sqrt(6) * noise.normal(30, 2)
+                cost = cost + b.square().sum(-1) / (12 * SIGMA[..., 0] ** 2)
+                y = y + b / 6 + SIGMA / math.sqrt(6) * noise.normal(30, 2)
         return (cost + log_normal(y, SIGMA) - skewed(y)).mean(1).sum()
 
     control = drift.at(6, skewed_score, 100.0)

@@ -22,7 +22,7 @@ def test_without_drift_it_is_brownian_motion_from_0(streams, steps):
     assert made.pinned
     assert made.stay == (1.0,) * steps
     assert abs(sum(root**2 for root in made.noise) - 1) < 1e-12  # so that the end has the variance sigma^2
-    assert made.gain == made.noise  # sigma gain f sigma noise = sigma^2 / K f
+    assert made.gain == made.noise  # gain b / sigma sigma noise = b / K
     y, w = made.run(lambda k, y: torch.zeros_like(y), streams, 20_000, 2)
     assert bool(((y.std(1) / SIGMA[:, 0] - 1).abs() < 0.03).all())  # six standard errors
     torch.testing.assert_close(w, -log_normal(y, SIGMA), rtol=1e-12, atol=1e-12)
@@ -30,15 +30,15 @@ def test_without_drift_it_is_brownian_motion_from_0(streams, steps):
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_exact_control_gives_every_path_the_weight_z(streams, steps):
-    """For N(m, sigma^2 I) the best f is the constant m / sigma^2, for any K."""
+    """For N(m, sigma^2 I) the best b is the constant m, for any K."""
     made = process(steps)
-    y, w = made.run(lambda k, y: (MEAN / SIGMA**2).expand_as(y), streams, 50, 2)
+    y, w = made.run(lambda k, y: MEAN.expand_as(y), streams, 50, 2)
     log_w = w + LOG_Z + log_normal(y - MEAN, SIGMA)
     torch.testing.assert_close(log_w, torch.full((3, 50), LOG_Z, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
 def test_with_the_control_of_continuous_time_the_weights_vary_less_by_each_step(streams):
-    """For another variance f = grad log E[gamma / N(0, sigma^2) | y_k] is best only as K grows: var log w is O(1 / K)."""
+    """For another variance b = sigma^2 grad log E[gamma / N(0, sigma^2) | y_k] is best only as K grows: var log w is O(1 / K)."""
     scale, spread = 0.6 * SIGMA, []
     for steps in (32, 128):
 
@@ -46,7 +46,7 @@ def test_with_the_control_of_continuous_time_the_weights_vary_less_by_each_step(
             past = k / steps  # E[g(y_K) | y_k] for g = N(m, s^2) / N(0, sigma^2), with y_K ~ N(y_k, (1 - past) sigma^2)
             precision = 1 / scale**2 - 1 / SIGMA**2  # of g, a Gaussian around `top`
             top = MEAN / scale**2 / precision
-            return (top - y) / (1 / precision + (1 - past) * SIGMA**2)
+            return SIGMA**2 * (top - y) / (1 / precision + (1 - past) * SIGMA**2)
 
         y, w = process(steps).run(control, streams.fork(str(steps)), 4000, 2)
         log_w = w + LOG_Z + log_normal(y - MEAN, scale)
