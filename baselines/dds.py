@@ -72,7 +72,7 @@ class DDS:
     clip: Positive = 100.0
     "largest size of a coordinate of the score within the network"
     every: Count = 100
-    "number of Adam steps per law"
+    "number of Adam steps per law; fewer where a budget of score calls would end before the first"
     evidence: Annotated[int, at_least(2)] = 2000
     "number of paths per estimate of log Z"
 
@@ -94,7 +94,7 @@ class DDS:
 
     def resume(self, problem: Problem, budget: Budget, rng: Streams, state: State) -> Iterator[Marginal]:
         plan = Training(self.iterations, self.batch, self.lr, self.width, self.clip, self.every, self.evidence)
-        return laws(lambda sigma: process(self.steps, self.rate, sigma), plan, problem, rng, state)
+        return laws(lambda sigma: process(self.steps, self.rate, sigma), plan, problem, budget, rng, state)
 
 
 def process(steps: int, rate: float, sigma: Tensor) -> Process:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gwfbench.budget import Budget
 from gwfbench.info import Field, LogDensity
 from gwfbench.nn.adam import Adam
 from gwfbench.nn.score_drift import Drift
@@ -102,18 +103,22 @@ class Training:
 
 
 def laws(
-    process: Callable[[Tensor], Process], plan: Training, problem: Problem, rng: Streams, state: State
+    process: Callable[[Tensor], Process], plan: Training, problem: Problem, budget: Budget, rng: Streams, state: State
 ) -> Iterator[Drawn]:
     """The law of the paths' ends after each `plan.every` Adam steps, with log Z by the mean w over new paths.
 
     Args:
         process: of sigma, (S, 1, 1).
+        budget: where its score calls would end before the first law, laws come more often.
         state: `first_state`, or that of a law.
     """
     (d,), target = problem.shape, problem[LogDensity]
     sigma = torch.as_tensor(state["sigma"]).to(rng.device, rng.dtype)[:, None, None]
     made, drift = process(sigma), Drift(d, plan.width, rng.fork("drift"))
-    steps, adam = len(made.stay), Adam(drift.parameters, plan.lr)
+    steps, adam, every = len(made.stay), Adam(drift.parameters, plan.lr), plan.every
+    if budget.score_calls is not None:
+        first = (budget.score_calls - plan.evidence * steps) // (plan.batch * (steps + 1))
+        every = max(1, min(every, int(first)))
     if "parameters" in state:
         adam.load(state)
 
@@ -127,7 +132,7 @@ def laws(
     for k in range(int(state["k"]) + 1, plan.iterations + 1):
         control = drift.at(steps, target.score, plan.clip)
         adam.descend(made.loss(control, target.score, rng.fork(f"step/{k}"), plan.batch, d), 1.0)
-        if k % plan.every == 0 or k == plan.iterations:
+        if k % every == 0 or k == plan.iterations:
             end, w = paths(plan.evidence, rng.fork(f"evidence/{k}"))
             log_z = log_mean(w + target.log_prob(end))
             kept = {**adam.state(), "k": k, "sigma": sigma[:, 0, 0].clone()}

@@ -154,6 +154,26 @@ def test_sigma_is_the_size_of_p0():
     assert torch.equal(torch.as_tensor(first_state(0.3, problem, streams)["sigma"]), torch.full((2,), 0.3))
 
 
+@pytest.mark.parametrize("name", ["dds", "pis"])
+@pytest.mark.parametrize("calls", [3000, 10_000, None])
+def test_a_small_budget_of_score_calls_gets_a_law(streams, name, calls):
+    made, seen = 0, []
+
+    def counted(x):
+        nonlocal made
+        made += x.shape[1]
+        return skewed_score(x)
+
+    problem = Problem((2,), (math.inf,), (Initial(lambda n, rng: rng.normal(n, 2)), LogDensity(skewed, counted)))
+    method = registry.parse("method", f"{name}:steps=8,batch=10,width=8,iterations=100,every=50,evidence=100")
+    for law in method.fit(problem, Budget(score_calls=calls), streams):
+        seen.append((int(law.t), made))
+    first, used = seen[0]
+    assert first == {3000: 24, 10_000: 50, None: 50}[calls]
+    assert used == first * 90 + 800  # 8 steps and the end of 10 paths; 8 steps of 100
+    assert calls is None or used <= calls
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dds", "pis"])
 def test_trained_it_knows_log_z(name):
