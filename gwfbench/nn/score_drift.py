@@ -34,7 +34,7 @@ class Control(NamedTuple):
         h = F.gelu(torch.baddbmm(bias, h, weight))
         out = torch.baddbmm(end, h, last)
         with torch.no_grad():
-            s = self.score(y.detach()).clamp(-self.clip, self.clip)
+            s = self.score(y.detach()).nan_to_num(0.0).clamp(-self.clip, self.clip)  # none where particles meet (dw4)
         return out + self.gate[:, k : k + 1] * s
 
 

@@ -57,9 +57,9 @@ class Process:
     def run(self, control: Callable[[int, Tensor], Tensor], noise: Streams, n: int, d: int) -> tuple[Tensor, Tensor]:
         """Ends of n paths, (S, n, d), and their log w without log gamma, (S, n)."""
         y = self.start(noise, n, d)
-        cost = torch.zeros_like(y[..., 0])
+        cost, inverse = torch.zeros_like(y[..., 0]), 1 / self.sigma
         for k, (stay, gain, root) in enumerate(zip(self.stay, self.gain, self.noise, strict=True)):
-            e, u = noise.normal(n, d), gain / self.sigma * control(k, y)
+            e, u = noise.normal(n, d), inverse * gain * control(k, y)
             y = stay * y + (self.sigma * root) * (u + e)
             cost = cost + (u * (0.5 * u + e)).sum(-1)
         return y, -cost - log_normal(y, self.sigma)
@@ -73,8 +73,9 @@ class Process:
         score.
         """
         y, cost = self.start(noise, batch, d), torch.zeros((), device=noise.device, dtype=noise.dtype)
+        inverse = 1 / self.sigma
         for k, (stay, gain, root) in enumerate(zip(self.stay, self.gain, self.noise, strict=True)):
-            u = gain / self.sigma * control(k, y)
+            u = inverse * gain * control(k, y)
             y = stay * y + (self.sigma * root) * (u + noise.normal(batch, d))
             cost = cost + 0.5 * u.square().sum()
         with torch.no_grad():

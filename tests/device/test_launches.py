@@ -69,7 +69,7 @@ BOUNDS = (
         "gaussian", "smc:leapfrogs=1,after=0,moves=4", "temperatures", 507, 2, "whether weights are 0; the end", seeds=1
     ),
     Bound("gaussian", "dds:every=1", "iterations", 846),
-    Bound("gaussian", "pis:every=1", "iterations", 821),
+    Bound("gaussian", "pis:every=1", "iterations", 841),
     Bound("gaussian", "drift_density:every=1", "steps", 146, 3, FAR),
     Bound("gaussian", "nuts:depth=1,warmup=1", "laws", 228, 21, "which chains go on", low=6, high=9, seeds=1),
     Bound("gaussian", "blob", "steps", 148, 6, f"{FAR}; bandwidth and speed: t is a number of the host", seeds=1),

@@ -131,6 +131,13 @@ def test_the_gradient_is_that_of_the_loss(streams, gate, name):
     torch.testing.assert_close(slope, (found * way).sum(), rtol=1e-6, atol=1e-4)
 
 
+def test_where_the_target_has_no_score_the_network_goes_without(streams):
+    drift = moved(Drift(2, 4, streams.fork("net")), streams, gate=True)
+    y = streams.fork("y").normal(6, 2)
+    without = drift.at(5, torch.zeros_like, 100.0)(3, y)
+    assert torch.equal(drift.at(5, lambda x: torch.full_like(x, math.nan), 100.0)(3, y), without)
+
+
 def test_it_starts_as_the_reference(streams):
     control = Drift(3, 8, streams).at(4, lambda x: 100 * x, 100.0)
     y = streams.fork("y").normal(5, 3)
