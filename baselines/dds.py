@@ -13,7 +13,7 @@ for the unnormalised density gamma of the target, so that E w = Z for any b and 
 through the paths (training/paths.py, with u_k = 2 l_k / (sigma sqrt(a_k)) b_k).
 
 Network: b = NN_1(k, y) + NN_2(k) * clip(grad log gamma(y)) (nn/score_drift.py), in the units of the points, as in the
-authors' code. In units of f, a step of Adam would move the points sigma^2 times as far: by a hundredth at sigma = 0.1.
+authors' code. If it gave f, a step of Adam would move the points sigma^2 times as far: a hundredth at sigma = 0.1.
 As in their code ("more stable"), the score inside b is held constant when gradients are taken, so the gradient is that
 of the loss only where NN_2 = 0. At the last step the best b is sigma^2 grad log gamma(y) + y.
 
@@ -29,8 +29,7 @@ The authors' code, with its settings for the funnel, has 128 steps, batch 300, 1
 
 This differs here: a_k is an exponential, of which theirs is the first order; v is taken at midpoints; the embedding
 gets the time as k / K; sigma comes from P_0; no gradient is clipped (theirs is at 1, in each parameter); and there are
-1000 Adam steps, for a CPU. An Adam step evaluates the score
-129 times on each path: 38,700 calls.
+1000 Adam steps, for a CPU. An Adam step evaluates the score 129 times on each path: 38,700 calls.
 """
 
 from __future__ import annotations

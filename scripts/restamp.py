@@ -31,6 +31,7 @@ from gwfbench.drive.job import Job
 from gwfbench.errors import UserError
 from gwfbench.metrics import known as known_metrics
 from gwfbench.plugins import registry
+from gwfbench.report import rows as kept_rows
 from gwfbench.rng import Streams
 from gwfbench.store import fingerprint
 
@@ -88,7 +89,7 @@ def main() -> None:
     same = json.loads((ROOT / "results/same_numbers.json").read_text())
     known = [evidence(commit, cells) for commit, cells in same.items()]
     counts: Counter[str] = Counter()
-    for path in sorted(ROOT.glob("results/*/rows.csv")) + sorted(ROOT.glob("results/studies/*/rows.csv")):
+    for path in kept_rows.files(ROOT / "results"):
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)  # as text: nothing else changes
         before = rows.copy()
         for _, run in rows.groupby("attempt", sort=False):
