@@ -12,11 +12,11 @@ predictive law on the test part with at most 4096 draws of x. P_0 is the prior. 
 
 posterior=authors is the density of their code, without (k / 2) log alpha and the Jacobian, and with rate b = 100:
 
-    log p(x) = sum_i log sigmoid(y_i w . f_i) - alpha |w|^2 / 2 - 100 alpha
+    log p(x) = sum_i log max(sigmoid(y_i w . f_i), 1e-5) - alpha |w|^2 / 2 - 100 alpha,   log alpha clipped to [-8, 8]
 
-It tends to a constant as log alpha -> -inf, so it is not a probability law and has no truth. Their clamps inside the
-density (log alpha to [-8, 8], probabilities to 1e-5) are left out, because they would make it non-differentiable. The
-clip of P_0 affects 3.3 % of its draws here, so its density is not offered.
+It tends to a constant as log alpha -> -inf, so it is not a probability law and has no truth. A row whose probability is
+below 1e-5 does not pull on w, and alpha has no slope outside the clip: their settings rely on it (results/studies/blr).
+The clip of P_0 affects 3.3 % of its draws here, so its density is not offered.
 
 Data: gwfbench/data/blr/README.md gives, for each set, its source, how it was prepared to match the paper's, and the
 remaining differences. All seeds share one split: rows permuted by NumPy's default_rng(42), the first int(0.8 N) for
@@ -47,7 +47,8 @@ from gwfbench.metrics import predictive
 from gwfbench.protocol import Instance, Problem, Truth
 from gwfbench.rng import Streams
 
-CLIP = 8.0  # of log alpha in P_0's draws
+CLIP = 8.0  # of log alpha in P_0's draws, and in the authors' density
+FLOOR = 1e-5  # of a row's probability in the authors' density
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,11 @@ class BLR:
         derived = self.posterior == "derived"
         train, test = (torch.from_numpy(part).to(rng.device) for part in signed_rows(self.data, self.data_root))
         k = train.shape[1]
-        law = _Prior(k, 0.01, 0.5 * k + 1) if derived else _Prior(k, 100.0, 0.0)
+        law = _Prior(k, 0.01, 0.5 * k + 1) if derived else _Prior(k, 100.0, 0.0, CLIP)
+        floor = 0.0 if derived else FLOOR
         start, prior = Initial(law.draw, law.log_prob if derived else None), LogDensity(law.log_prob, law.score)
-        problem = Problem((k + 1,), (math.inf,), (start, logistic.posterior(prior, train.to(rng.dtype))))
-        precise = logistic.posterior(prior, train)
+        problem = Problem((k + 1,), (math.inf,), (start, logistic.posterior(prior, train.to(rng.dtype), floor=floor)))
+        precise = logistic.posterior(prior, train, floor=floor)
 
         def score(index: int, x: Tensor) -> Tensor:
             return precise.score(x.double()).to(x.dtype)
@@ -111,6 +113,7 @@ class _Prior:
     k: int
     rate: float
     power: float
+    clip: float = math.inf  # of log alpha
 
     def draw(self, n: int, rng: Streams) -> Tensor:
         alpha = -torch.log1p(-rng.uniform(n, 1)) / self.rate
@@ -119,11 +122,14 @@ class _Prior:
 
     def log_prob(self, x: Tensor) -> Tensor:
         constant = math.log(self.rate) - 0.5 * self.k * math.log(2 * math.pi)
-        return self.power * x[..., -1] - x[..., -1].exp() * (self.rate + 0.5 * x[..., :-1].square().sum(-1)) + constant
+        log_alpha = x[..., -1].clamp(-self.clip, self.clip)
+        return self.power * log_alpha - log_alpha.exp() * (self.rate + 0.5 * x[..., :-1].square().sum(-1)) + constant
 
     def score(self, x: Tensor) -> Tensor:
-        w, alpha = x[..., :-1], x[..., -1:].exp()
-        return torch.cat([-alpha * w, self.power - alpha * (self.rate + 0.5 * w.square().sum(-1, keepdim=True))], -1)
+        w, log_alpha = x[..., :-1], x[..., -1:].clamp(-self.clip, self.clip)
+        alpha, inside = log_alpha.exp(), x[..., -1:].abs() <= self.clip
+        slope = self.power - alpha * (self.rate + 0.5 * w.square().sum(-1, keepdim=True))
+        return torch.cat([-alpha * w, inside * slope], -1)
 
 
 def reference(name: str) -> dict[str, np.ndarray] | None:

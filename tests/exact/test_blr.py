@@ -72,11 +72,35 @@ def test_the_authors_posterior_lacks_what_they_leave_out(streams):
     rest = gap + 5 * x[..., -1] + (100 - 0.01) * x[..., -1].exp()
     torch.testing.assert_close(rest, rest[:1, :1].expand_as(rest))
     far = torch.cat([x[..., :-1], torch.full_like(x[..., -1:], -60.0)], -1)
-    assert theirs.problem[LogDensity].score(far)[..., -1].abs().max() < 1e-20
+    assert theirs.problem[LogDensity].score(far)[..., -1].abs().max() == 0
     assert (theirs.truth.draw, theirs.truth.moments, theirs.truth.exact) == (None, None, False)
     assert theirs.problem[Initial].log_prob is None
     alpha = theirs.problem[Initial].draw(50_000, streams)[..., -1].exp()
     assert abs(float(alpha.mean()) - 0.01) < 5 * 0.01 / 150_000**0.5
+
+
+def slow_authors(x, rows):
+    w, log_alpha = x[:-1], np.clip(x[-1], -8, 8)
+    value = np.log(np.maximum(scipy.special.expit(rows @ w), 1e-5)).sum()
+    return value - np.exp(log_alpha) * (100 + w @ w / 2)
+
+
+def test_the_authors_clips_far_out(streams):
+    """By NumPy, where log alpha is clipped and where nearly all, or no, rows have less than 1e-5; slope is its own."""
+    density, rows = build("blr:data=banana,posterior=authors").problem[LogDensity], blr.signed_rows("banana")[0]
+    seed = streams.fork("x")
+    x = torch.cat([seed.normal(40, 2) * 10 ** seed.uniform(40, 1).mul(3), 24 * seed.uniform(40, 1) - 12], -1).double()
+    assert (x[..., -1].abs() > 8).any()
+    assert ((rows @ x[0, :, :-1].numpy().T < -12).mean(0) > 0.3).any()
+    expected = torch.tensor([[slow_authors(point, rows) for point in seed] for seed in x.numpy()])
+    found = density.log_prob(x)
+    torch.testing.assert_close(found - found[:1, :1], expected - expected[:1, :1])
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(density.log_prob(x).sum(), x)
+    torch.testing.assert_close(density.score(x), gradient)
+    part = density.batch(len(rows) // 2, streams.fork("rows"))
+    (gradient,) = torch.autograd.grad(part.log_prob(x).sum(), x)
+    torch.testing.assert_close(part.score(x), gradient)
 
 
 def test_the_jacobian_by_change_of_variables():
