@@ -42,7 +42,7 @@ is one less than the number of hidden layers; of their ICNN it is that number. T
 - Learning rates fall to 0 within each JKO step. At constant rates (`decay=none`, the paper's) Adam now and then
   multiplies its steps near the optimum, and a JKO step that ends in such a burst ends anywhere (results/studies/ou).
 - The critic starts near h = 1, and a squared head has a tail in place of its zero (objectives/variational.py).
-- Maps that are not linear, and their critics, get coordinates in which P_k has size one.
+- Maps that are not linear, and their critics, get coordinates in which P_k has size one; with `raw` the points' own.
 - Dropout acts in training only, so that T is a map; the authors judge with it on, but for the first layer.
 """
 
@@ -140,6 +140,8 @@ class VJKO:
     "volume of the critic's ellipsoid, in units of the smallest one of its shape that holds P_k (energy=entropy only)"
     box: Annotated[float, at_least(1)] | None = None
     "half the side of a box in the ellipsoid's place, in units of P_k's largest coordinate; default: no box"
+    raw: bool = False
+    "whether T and h see the points as they are; default: in units of mu_k"
     radial: bool | None = None
     "whether the critic's network also sees the squared distance to the centre of P_k; default: on an ellipsoid only"
     warmup: Natural | None = None
@@ -159,7 +161,7 @@ class VJKO:
     smoke: ClassVar[Mapping[str, object]] = {
         "iterations": 6, "batch": 128, "pool": 1024, "width": 16, "steps": 2, "forces": 64,
     }  # fmt: skip
-    later: ClassVar[Mapping[str, object]] = {"follow": 0.0, "white": False}  # after rows had been published
+    later: ClassVar[Mapping[str, object]] = {"follow": 0.0, "raw": False}  # after rows had been published
     reference: ClassVar[str] = """@inproceedings{fan2022variational,
   title={Variational {W}asserstein gradient flow}, author={Fan, Jiaojiao and Zhang, Qinsheng and Taghvaei, Amirhossein
   and Chen, Yongxin}, booktitle={ICML}, year={2022}}"""
@@ -233,13 +235,13 @@ def _settled(method: VJKO, problem: Problem, rng: Streams) -> VJKO:
     head = row.heads[0] if method.head == "auto" and row.heads else method.head
     if method.head == "auto" and energy == "entropy" and method.box:
         head = "exp1"  # h is large on a box
-    _require_fit(replace(method, energy=energy, head=head), problem)
+    radial = energy == "entropy" and not method.box if method.radial is None else method.radial
+    _require_fit(replace(method, energy=energy, head=head, radial=radial), problem)
     if chosen == "auto" and (method.dropout or method.prelu_output):
         chosen = "prelu"
     if chosen == "auto":
         plain = energy == "kl" and pairs is None
         chosen = "linear" if plain and gaussian(problem, rng.fork("probe")) else row.map
-    radial = energy == "entropy" and not method.box if method.radial is None else method.radial
     return replace(method, energy=energy, head=head, map=chosen, radial=radial)
 
 
@@ -263,6 +265,7 @@ def _require_fit(method: VJKO, problem: Problem) -> None:
          "energy=kl or entropy, and a log-density of P_0, for dF/dP(P_0)"),
         (("head", "energy"), method.head == "plain" and method.energy == "entropy" and odd,
          "a task whose exponent m is even, as h may be below 0; or head=squared"),
+        (("raw", "radial"), method.raw and bool(method.radial), "radial=false: its distance is in units of mu_k"),
         (("proposal", "energy"), method.proposal != "iid" and method.energy != "kl",
          "energy=kl: the others draw from the target or a region"),
         (("follow", "energy"), method.follow > 0 and method.energy != "kl",
@@ -340,7 +343,7 @@ class _Backward:
         if method.start == "identity":
             self._net.to_identity()
             self._adams["map"].forget()
-        transport = Transport.of(self._net, None if method.map == "linear" else mu)
+        transport = Transport.of(self._net, None if method.map == "linear" or method.raw else mu)
         following = None
         if method.follow and not isinstance(gamma, Box | Ellipsoid):
             following = Following(gamma, method.follow)
@@ -379,7 +382,8 @@ class _Backward:
             internal = self._problem[InternalEnergy]
             bound = entropy(internal.m, internal.weight, proposal.log_volume)
         head, radial = HEADS[self._method.head], bool(self._method.radial)
-        return Functional(bound, head, proposal, radial or self._method.map != "linear", radial, target)
+        white = self._method.map != "linear" and not self._method.raw
+        return Functional(bound, head, proposal, radial or white, radial, target)
 
     def _before(self, energy: Functional) -> Field:
         """dF/dP at P_k: by the critic as the step before has left it, or by the density of P_0."""

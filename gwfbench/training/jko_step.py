@@ -77,7 +77,8 @@ class Transport:
     def dropped(self, x: Tensor, share: float, noise: Streams, first: int) -> Tensor:
         """T(x) with dropout from that hidden layer on, of a ResidualMLP."""
         assert isinstance(self.net, ResidualMLP)
-        assert self.frame is not None
+        if self.frame is None:
+            return self.net.dropped(x, share, noise, first)
         return self.frame.back(self.net.dropped(self.frame.to(x), share, noise, first))
 
     @property

@@ -446,6 +446,25 @@ def test_dropout_spares_the_layers_before_its_first():
     assert torch.equal(net.dropped(many, 0.5, rng.fork("noise"), 3), net(many))
 
 
+@pytest.mark.parametrize("dropout", ["", ",dropout=0.2"])
+def test_raw_networks_see_the_points_and_others_units_of_mu(dropout):
+    """On a pool of mean 0 and covariance I both are one; on the same pool, five times as wide, they part."""
+    from gwfbench.baselines import vjko as module
+
+    streams, problem = Streams((0,), dtype=torch.float64), problem_of("ou")
+    x = streams.fork("x").normal(256, 2)
+    x = (x - x.mean(1, keepdim=True)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x[0].T, correction=0))).mT
+    for size, same in ((1.0, True), (5.0, False)):
+        images = []
+        for raw in ("false", "true"):
+            words = f"raw={raw},map=prelu,iterations=4,batch=64,width=8,lr=0.01{dropout}"
+            settled = module._settled(vjko(words), problem, streams)
+            transport = module._Backward(settled, problem, streams, {"k": 0}).solve(size * x, 1, 0.1)
+            assert (transport.frame is None) == (raw == "true")
+            images.append(transport(size * x).detach())
+        assert torch.allclose(*images, rtol=0, atol=1e-8) == same
+
+
 def test_the_strong_convexity_is_the_fields():
     """With w and R at 0 grad psi is c x + a: log det = d log c."""
     from gwfbench.baselines import vjko as module
@@ -468,7 +487,8 @@ def test_the_strong_convexity_is_the_fields():
      ("aggregation", "batch=1", "batch=1"), ("aggregation", "rows=16,energy=kl", "energy=kl"),
      ("toy2d", "follow=0.1,energy=js", "energy=js"), ("ou", "follow=0.1,scheme=section_b", "scheme=section_b"),
      ("barenblatt", "rows=16,energy=kl", "energy=kl"), ("barenblatt", "box=1.2,volume=2", "volume=2.0"),
-     ("ou", "head=plain,energy=entropy", "energy=entropy")],
+     ("ou", "head=plain,energy=entropy", "energy=entropy"), ("ou", "raw=true,radial=true", "raw=true,radial=true"),
+     ("barenblatt", "raw=true", "raw=true,radial=true")],
 )  # fmt: skip
 def test_fields_that_do_not_go_together(task, words, got):
     with pytest.raises(UserError) as found:
