@@ -178,6 +178,16 @@ def shares() -> Numbers:
     return {name: short(median("studies/drifting", "w2", task, name), 3) for name in ("drifting", "still")}
 
 
+def figure_4() -> Numbers:
+    """By what factor exact JKO steps are as far from the flow of ou as vjko is, at the paper's settings."""
+    steps, found = last("studies/ou_paper", "symkl", method="exact_jko"), last("studies/ou_paper", "symkl", method="vjko")
+    found = found[found["method"].str.contains("map=prelu") & found["task"].str.contains("dim=")]
+    solver, scheme = (one[one["metric"] == "symkl"].groupby("task")["value"].median() for one in (found, steps))
+    ratio = (scheme / solver).dropna()
+    dims = sorted(int(task.partition("dim=")[2]) for task in ratio.index)
+    return {"factor": f"{ratio.min():.2f} to {ratio.max():.1f} times", "dims": f"n = {dims[0]} to {dims[-1]}"}
+
+
 def fooled() -> Numbers:
     """FID of drifting in pixels over that in the features of an encoder, on CIFAR-10 (JPEG copies)."""
     found = last("studies/cifar10_jpeg", "fid", method="drifting")
