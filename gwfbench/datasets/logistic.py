@@ -65,7 +65,7 @@ class _LogLikelihood(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0][..., None] * _slope(*ctx.saved_tensors, ctx.least), None, None
+        return grads[0][..., None] * _slope(*ctx.saved_tensors, ctx.least), None, None  # pyright: ignore[reportCallIssue]
 
 
 def _slope(w: Tensor, rows: Tensor, least: float) -> Tensor:
