@@ -15,7 +15,7 @@ posterior=authors is the density of their code, without (k / 2) log alpha and th
     log p(x) = sum_i log max(sigmoid(y_i w . f_i), 1e-5) - alpha |w|^2 / 2 - 100 alpha,   log alpha clipped to [-8, 8]
 
 It tends to a constant as log alpha -> -inf, so it is not a probability law and has no truth. A row whose probability is
-below 1e-5 does not pull on w, and alpha has no slope outside the clip: their settings rely on it (results/studies/blr).
+below 1e-5 does not pull on w, and alpha has no slope outside the clip.
 The clip of P_0 affects 3.3 % of its draws here, so its density is not offered.
 
 Data: gwfbench/data/blr/README.md gives, for each set, its source, how it was prepared to match the paper's, and the
