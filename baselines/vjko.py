@@ -15,7 +15,8 @@ volume of the smallest one that holds P_k, as a step needs room for what it adds
 
 The pair term is there where the task offers an interaction energy. h starts where the step before left it. With
 `start=previous`, as in Algorithm 1, T does too, and goes astray where the iterations don't undo the last displacement
-(twonorm). P_k is a pool of particles, pushed once per step; the judged law is T_k o ... o T_1 on fresh points.
+(blr, gmm in 64 dimensions). P_k is a pool of particles, pushed once per step; the judged law is T_k o ... o T_1 on
+fresh points.
 
 As log mu_k is fixed during a step, a wrong h makes it an explicit step of the entropy. For a target whose log-density
 has curvatures up to L, a step a is too long where a L is far above 1: it is 0.1 on ou, and 14 to 350 on blr at a = 0.1.
