@@ -215,14 +215,15 @@ def fid_fooled() -> Numbers:
 
 RUN = "python -m gwfbench run"
 FINDINGS = (
-    Finding("learnt samplers", f"{RUN} --suite sampling", learnt_against_smc),
+    Finding("learnt samplers", f"{RUN} --suite sampling; {RUN} --task lgcp:data=dds127 --seeds 3 --no-curve "
+            "--judge log_z --method smc:particles=2000,temperatures=64,moves=1,after=0", learnt_against_smc),
     Finding("calls of chains", f"{RUN} --suite sampling-small", calls_of_chains),
     Finding("error bars of log Z", "results/studies/log_z/README.md has it", errors_of_log_z),
     Finding("log-Gaussian Cox", "python scripts/disagreements.py", disagreements),
     Finding("the plane", f"{RUN} --suite particles-2d", particles_and_generators),
     Finding("box", "results/studies/barenblatt/README.md and results/studies/gmm_density/README.md have it",
             box_and_ellipsoid),
-    Finding("posteriors", f"{RUN} --suite posteriors", posteriors),
+    Finding("posteriors", f"{RUN} --suite posteriors; results/studies/blr/README.md has that of vjko", posteriors),
     Finding("held for other reasons", "results/studies/ou_paper/README.md and results/studies/blr/README.md have it",
             held_for_other_reasons),
     Finding("proximal term", f"sh results/studies/images/run.sh; {RUN} --task images --method gwf@mnist-quick "
