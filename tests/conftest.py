@@ -5,6 +5,8 @@ import subprocess
 import sys
 import tempfile
 
+os.environ["OMP_NUM_THREADS"] = "1"  # read where torch and NumPy are loaded, here and in the processes that tests start
+
 import pytest
 import torch
 from hypothesis import settings

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -31,6 +32,12 @@ AIS = ((ALL[0], -108.378, 0.012), (ALL[1], -111.596, 0.007))
 
 def build(text, seeds=(3, 5, 8), dtype=torch.float64):
     return registry.parse("task", text).build(Streams(seeds, dtype=dtype).fork("task"))
+
+
+@cache
+def draws(text):
+    """4096 of three seeds, which take half a minute of sonar."""
+    return build(text).truth.draw(0, 4096, Streams((3, 5, 8), dtype=torch.float64))
 
 
 def certificate(text):
@@ -157,7 +164,7 @@ def test_log_z_agrees_with_annealed_importance_sampling_elsewhere(text, value, e
 def test_log_z_from_the_task_s_own_density_and_draws(text):
     """E_pi[q / gamma] = 1 / Z for any normalised q: a narrower normal law about the mean, on draws of the truth."""
     instance = build(text)
-    x = instance.truth.draw(0, 4096, Streams((3, 5, 8), dtype=torch.float64))
+    x = draws(text)
     mean, covariance = (part[0] for part in instance.truth.moments(0))
     q = torch.distributions.MultivariateNormal(mean, 0.7 * covariance)
     w = (q.log_prob(x) - instance.truth.log_prob(0, x)).exp().flatten()
@@ -170,7 +177,7 @@ def test_log_z_from_the_task_s_own_density_and_draws(text):
 def test_draws_obey_the_posterior_s_identities_and_have_the_truth_s_moments(text):
     """E[score] = 0 and E[score x'] = -I hold for our posterior alone. The moments are of the script's own density."""
     instance = build(text)
-    x = instance.truth.draw(0, 4096, Streams((3, 5, 8), dtype=torch.float64)).flatten(0, 1)
+    x = draws(text).flatten(0, 1)
     mean, covariance = (part[0] for part in instance.truth.moments(0))
     sd, d = covariance.diag().sqrt(), x.shape[1]
     white = (x - mean) / sd
@@ -183,8 +190,7 @@ def test_draws_obey_the_posterior_s_identities_and_have_the_truth_s_moments(text
 
 @pytest.mark.slow
 def test_the_weight_of_a_constant_feature_keeps_its_prior():
-    instance = build("logistic:data=ionosphere")
-    x = instance.truth.draw(0, 4096, Streams((3, 5, 8), dtype=torch.float64))[..., 2]
+    x = draws("logistic:data=ionosphere")[..., 2]
     assert scipy.stats.kstest(x.flatten().numpy(), scipy.stats.norm.cdf).pvalue > 1e-6
 
 
