@@ -397,8 +397,34 @@ def test_a_board_says_which_seeds_failed_and_how():
     assert line.seeds == Seeds(2, {4: "oom", 7: "oom"})
     assert str(line.seeds) == "2/4, 2 oom"
     assert str(Seeds(3)) == "3/3"
+
     assert line.cells["symkl"].values == {0: (2.0, 0.1), 1: (3.0, 0.1)}
     assert math.isnan(line.value("a metric that it lacks"))
+
+
+def test_killed_runs_count_as_not_run_and_are_named():
+    """Where as many seeds failed, and so are as bad as `still`, the better one loses its letter."""
+    many = [1.0, 1.01, 0.99, 1.02, 0.98, 1.0]
+    parts = (
+        FLOOR,
+        rows("good", many),
+        rows("bad", [1.2 * value for value in many] * 2),
+        rows("still", [50.0] * 12, "control"),
+    )
+
+    def board(*more):
+        return boards(table_of(*parts, *more))[0]
+
+    started = [row | {"seed": 6, "run_key": "good6", "status": "killed"} for row in rows("good", [0.9])]
+    made = board(started, *(failure("good", seed, "killed") for seed in range(7, 12)), failure("never", 0, "killed"))
+    lines, plain = {line.method: line for line in made.lines}, {line.method: line for line in board().lines}
+    assert str(lines["good"].seeds) == "6/12, 6 killed"
+    assert str(lines["never"].seeds) == "0/1, 1 killed"
+    assert lines["good"].cells == plain["good"].cells
+    assert [lines[name].tier for name in ("good", "bad", "never")] == ["a", "b", ""]
+    assert made.remarks == ["Killed, and not counted until run again: good (6), never (1).", *board().remarks]
+    failed = board(*(failure("good", seed, "error") for seed in range(6, 12)))
+    assert next(line for line in failed.lines if line.method == "good").tier != "a"
 
 
 def test_each_task_has_its_own_order_of_metrics_on_the_board_and_in_its_tables():

@@ -161,6 +161,7 @@ def test_scores_over_tasks_by_hand():
     rows += run("two", "fast", 0, [(11.0, 9, 9)]) + run("two", "fast", 1, [(math.nan, 1, 9)], status="diverged")
     rows += run("one", "slow", 0, [(1.0, 30, 60)]) + run("two", "slow", 0, [(2.0, 40, 10), (9.0, 60, 20)])
     rows += run("one", "alone", 0, [(1.0, 1, 1)])
+    rows += run("two", "fast", 2, [(9.0, 1, 9)], status="killed")  # counts as not run
     table = overall(pd.DataFrame(rows)).set_index("method")
     assert sorted(table.index) == ["fast", "slow"]  # of one task alone nothing can be said over tasks
     fast, slow = table.loc["fast"], table.loc["slow"]

@@ -127,6 +127,15 @@ def test_a_failed_seed_counts_as_still(suite):
     assert found["ula"].failed == 2
 
 
+def test_a_killed_seed_counts_as_not_run(suite):
+    killed = [row | {"status": "killed"} if row["seed"] == 1 else row for row in rows("gaussian", "ula", 0.0 * SPREAD)]
+    parts = *(controls(task) for task in TASKS), killed, rows("gmm:dim=4", "ula", 0.0 * SPREAD)
+    one = entries(suite, *parts)["ula"]
+    assert (one.score, one.failed, sorted(one.scores["gaussian"])) == (pytest.approx(0, abs=1e-3), 0, [0, 2, 3, 4])
+    short = boards.within(boards.of_suite(pd.DataFrame(killed), suite), suite, "calls", 500)
+    assert short["status"].tolist() == ["timeout", "killed", "timeout", "timeout", "timeout"]
+
+
 def test_letters_tell_methods_of_the_same_information_apart(suite):
     found = entries(
         suite,

@@ -186,7 +186,7 @@ def index(root: Path, rows: Mapping[str, pd.DataFrame]) -> str:
             "methods": runs.loc[runs["role"] == "method", "method"].nunique(),
             "seeds": runs["seed"].nunique(),
             "runs": len(runs),
-            "failed": int((~runs["status"].isin(FINISHED)).sum()),
+            "failed": int((~runs["status"].isin((*FINISHED, "killed"))).sum()),
         }
         page = f"[{Path(name).name}]({name}/leaderboard.md)"
         if layout.suite:

@@ -64,6 +64,7 @@ def overall(rows: pd.DataFrame) -> pd.DataFrame:
         uses, tasks (their names), method, score, failed (share of seeds), solved (share of tasks at target), and for
         each cost in `COSTS` and each factor the share of tasks within it of the least; best first within a table.
     """
+    rows = rows[rows["status"] != "killed"] if len(rows) else rows
     if not len(rows):
         return pd.DataFrame()
     rows = contestants(rows)

@@ -50,7 +50,7 @@ class Board:
     @property
     def remarks(self) -> list[str]:
         """What a reader must know in addition to the table, one sentence each."""
-        return [*_untold(self), *_worst(self), *_left(self), *_paid(self), *(
+        return [*_killed(self), *_untold(self), *_worst(self), *_left(self), *_paid(self), *(
             f"{name} is left out: no contestant has a value of it here." for name in self.absent
         ), *(
             f"The runs of {method} were made by {count} versions of the code." for method, count in self.codes.items()
@@ -224,6 +224,12 @@ def _worst(board: Board) -> list[str]:
     ]
 
 
+def _killed(board: Board) -> list[str]:
+    """Whose runs were stopped from outside: their results are not known yet."""
+    who = [f"{line.method} ({line.seeds.killed})" for line in board.lines if line.seeds.killed]
+    return [f"Killed, and not counted until run again: {', '.join(who)}."] if who else []
+
+
 def _untold(board: Board) -> list[str]:
     """Metrics that can't judge here."""
     names = [
@@ -266,15 +272,16 @@ def _roles(rows: pd.DataFrame) -> dict[tuple[str, str, str], str]:
 
 
 def _seeds(rows: pd.DataFrame, final: pd.DataFrame) -> dict[Key, Seeds]:
-    """By (task, method): a seed that has no last law has failed, with the first status of its rows."""
+    """By (task, method): a seed that has no last law has failed, with the first status of its rows, or was killed."""
     finished = set(_distinct(final, ["task", "method", "seed"]))
     ends: dict[Key, dict[int, str]] = defaultdict(dict)
     for task, method, seed, status in _distinct(rows, ["task", "method", "seed", "status"]):
         ends[task, method].setdefault(seed, status)
     found = {}
     for (task, method), statuses in ends.items():
-        failed = {seed: statuses[seed] for seed in sorted(statuses) if (task, method, seed) not in finished}
-        found[task, method] = Seeds(len(statuses) - len(failed), failed)
+        lost = {seed: statuses[seed] for seed in sorted(statuses) if (task, method, seed) not in finished}
+        failed = {seed: status for seed, status in lost.items() if status != "killed"}
+        found[task, method] = Seeds(len(statuses) - len(lost), failed, killed=len(lost) - len(failed))
     return found
 
 

@@ -14,17 +14,19 @@ ROLES = ("method", "floor", "control")  # what a contestant with several, by met
 
 @dataclass(frozen=True)
 class Seeds:
-    """How many seeds finished, and how each of the others ended."""
+    """How many seeds finished, and how the others ended; one that was killed has not failed."""
 
     finished: int
     failed: Mapping[int, str] = field(default_factory=dict)  # status by seed
     worst: int = 0  # finished ones without a value in some metric
+    killed: int = 0
 
     def __str__(self) -> str:
         """As on the board: `3/5, 2 oom`."""
         reasons = "".join(f", {count} {status}" for status, count in Counter(self.failed.values()).most_common())
         worst = f", {self.worst} without a value" if self.worst else ""
-        return f"{self.finished}/{self.finished + len(self.failed)}{reasons}{worst}"
+        killed = f", {self.killed} killed" if self.killed else ""
+        return f"{self.finished}/{self.finished + len(self.failed) + self.killed}{reasons}{killed}{worst}"
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def within(rows: pd.DataFrame, suite: Suite, limit: str, most: float) -> pd.Data
     control = rows["role"] != "method"
     inside = (paid <= most) | control | rows["metric"].isna()
     lost = rows[~rows["run_key"].isin(rows.loc[inside, "run_key"])].drop_duplicates(["run_key", "attempt"])
-    return pd.concat([rows[inside], lost.assign(metric=None, value=math.nan, status="timeout")])
+    status = lost["status"].where(lost["status"] == "killed", "timeout")
+    return pd.concat([rows[inside], lost.assign(metric=None, value=math.nan, status=status)])
 
 
 def entries(rows: pd.DataFrame, suite: Suite) -> list[Entry]:

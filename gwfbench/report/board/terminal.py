@@ -100,7 +100,7 @@ def _scores(board: Board, intervals: bool) -> Iterator[_Column]:
     if not board.metrics:
         yield tier
     seeds = [str(line.seeds) for line in board.lines]
-    if len(set(seeds)) > 1 or any(line.seeds.failed or line.seeds.worst for line in board.lines):
+    if len(set(seeds)) > 1 or any(line.seeds.failed or line.seeds.worst or line.seeds.killed for line in board.lines):
         yield _Column("seeds", seeds, left=True)
 
 
