@@ -1,49 +1,49 @@
-"""Draws pulses.png: laws of the runs of `aggregation_diffusion`, row by row, at some judged times.
+"""Draws pulses.png: laws of seed 0 on `aggregation_diffusion`, a method a row, at some judged times.
 
     python results/studies/aggregation_diffusion/pulses.py results/runs OUT.png
 
-The points are those that the runs of seed 0 kept; the truth's are the control's, `exact`.
+The points are those that the runs kept.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
-TIMES = (4.0, 6.0, 8.0, 10.0, 12.0, 15.0)
+from gwfbench.plugins import registry
+from gwfbench.report import kept_points
+from gwfbench.store import folders
+
+TIMES = ("t = 4", "t = 6", "t = 8", "t = 10", "t = 12", "t = 15")
 ROWS = (
     ("finite volumes", "exact"),
-    ("vjko, FB", "vjko-schemeforward_backward-step0.5-iterations300"),
-    ("vjko, non-FB", "vjko-step0.5-iterations300"),
-    ("jko_icnn", "jko_icnn-step0.5"),
+    ("vjko", "vjko@aggregation_diffusion-quick"),
+    ("vjko, FB", "vjko@aggregation_diffusion-fb-quick"),
+    ("vjko, Fan et al.", "vjko@aggregation_diffusion"),
+    ("vjko, FB, Fan et al.", "vjko@aggregation_diffusion-fb"),
+    ("jko_icnn", "jko_icnn@aggregation_diffusion-quick"),
 )
 
 
-def main(runs: Path, out: Path) -> None:
+def main(out: Path, picture: Path) -> None:
+    attempts = {run.identity.method: run.attempt for run in folders.attempts(out)[0] if run.identity.seed == 0}
+    places = folders.places(out)
     figure = Figure((2 * len(TIMES), 2.1 * len(ROWS)), layout="constrained")
     axes = figure.subplots(len(ROWS), len(TIMES), sharex=True, sharey=True)
-    for row, (label, start) in zip(axes, ROWS, strict=True):
-        (folder,) = runs.glob(f"aggregation_diffusion-{start}*-s0-*")
-        steps = laws(folder / "points.jsonl")
-        with np.load(folder / "draws.npz") as kept:
-            for panel, t in zip(row, TIMES, strict=True):
-                x = kept[f"t{steps[t]}"]
-                panel.scatter(x[:, 0], x[:, 1], s=0.5, alpha=0.3, color="#0072B2", linewidths=0)
-                panel.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect="equal")
+    for row, (label, method) in zip(axes, ROWS, strict=True):
+        kept = kept_points.read(places[attempts[registry.canonical("method", method)]])
+        if kept is None:
+            sys.exit(f"{method}: its points are not finite, or not there")
+        for panel, t in zip(row, TIMES, strict=True):
+            x = kept.laws[kept.times.index(t)]
+            panel.scatter(x[:, 0], x[:, 1], s=0.5, alpha=0.3, color="#0072B2", linewidths=0)
+            panel.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect="equal")
         row[0].set_ylabel(label)
     for panel, t in zip(axes[0], TIMES, strict=True):
-        panel.set_title(f"t = {t:g}")
-    figure.savefig(out, dpi=90)
-
-
-def laws(points: Path) -> dict[float, int]:
-    """The step after which each judged law was kept, by its time."""
-    rows = [json.loads(line) for line in points.read_text(encoding="utf-8").splitlines()]
-    return {row["t"]: row["step"] for row in rows}
+        panel.set_title(t)
+    figure.savefig(picture, dpi=90)
 
 
 if __name__ == "__main__":
