@@ -19,10 +19,10 @@ from gwfbench.store import folders
 TIMES = ("t = 4", "t = 6", "t = 8", "t = 10", "t = 12", "t = 15")
 ROWS = (
     ("finite volumes", "exact"),
-    ("vjko", "vjko@aggregation_diffusion-quick"),
-    ("vjko, FB", "vjko@aggregation_diffusion-fb-quick"),
-    ("vjko, Fan et al.", "vjko@aggregation_diffusion"),
-    ("vjko, FB, Fan et al.", "vjko@aggregation_diffusion-fb"),
+    ("vjko, ours", "vjko@aggregation_diffusion-quick"),
+    ("vjko, FB, ours", "vjko@aggregation_diffusion-fb-quick"),
+    ("vjko, the paper's", "vjko@aggregation_diffusion"),
+    ("vjko, FB, the paper's", "vjko@aggregation_diffusion-fb"),
     ("jko_icnn", "jko_icnn@aggregation_diffusion-quick"),
 )
 
