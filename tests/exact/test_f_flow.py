@@ -41,7 +41,7 @@ def value(x, y, r, lam, alpha):
 
 
 def solved(x, y, lam, alpha):
-    """Near a minimum its value is more exact than its slope by a power of two."""
+    """Near a minimum the error of the value is of the order of the slope squared."""
     witness = envelope_witness(gaussian(0.9), x, y, lam, alpha, tolerance=1e-6)
     return value(x, y, ratios(witness, y.shape[1], lam), lam, alpha)
 
